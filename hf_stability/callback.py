@@ -1,0 +1,347 @@
+"""StabilityCallback: gradient norms by layer, every update step, and a verdict on the run; for any Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from .diagnostics.failures import Verdict, best_constant_score, judge
+from .diagnostics.gradients import GradientMeter
+from .diagnostics.step_record import LAYER_PREFIX, StepRecord
+
+
+logger = logging.get_logger(__name__)
+
+MAX_CLASSES = 16  # more classes than this get no counts a step
+TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more
+LAST_PART = 0.1  # share of training over which "predicts one class" is counted
+
+
+class StabilityCallback(TrainerCallback):
+    """Records a run's gradient norms by layer, loss and logits at every update step, and judges it at the end.
+
+    ```python
+    trainer = Trainer(model, args, train_dataset=..., callbacks=[StabilityCallback()])
+    ```
+
+    It changes no bit of the training, and adds no host synchronisation to the Trainer's own: rows stay on the device
+    until the Trainer logs, evaluates or saves, or `block_steps` have come together.
+
+    On a stock Trainer the norms are those after clipping, the only ones a callback can see; steps that hit the clip are
+    marked (`clipped`), and a vanishing gradient is under it anyhow. [`StableTrainer`] gives the norms before clipping.
+
+    In `<output_dir>/stability` it leaves `steps.rec` (see [`read_steps`]), `verdict.json`, and `tensorboard/`, where
+    the tags are
+
+    | tag | what |
+    | --- | --- |
+    | `grad_norm/<layer>` | norm of the layer's gradient |
+    | `grad_norm/total`, `loss`, `logit_std` | as in the record |
+    | `verdict` (text) | the verdict's sentence |
+
+    Args:
+        compute_metrics: the Trainer's own; with it the verdict compares the final accuracy (R2 for a regression) with
+            the best constant predictor's on the last evaluation, and reports the best constant's score.
+        baseline: the best constant predictor's score, where it is known; compared with `metric` of the last evaluation.
+            Without either, the verdict rests on the training loss, the predicted classes and the gradients, and says so.
+        metric: key of the headline metric, with or without `eval_`. Default: `metric_for_best_model`, else accuracy,
+            else the first one.
+        output_dir: where to write, instead of `<output_dir>/stability`.
+        tensorboard: whether to write TensorBoard's files.
+        block_steps: update steps after which rows are written at the latest. A killed run loses at most these.
+
+    Attributes:
+        verdict: the [`Verdict`] after training, None before.
+        constant: the best constant predictor's score, class and so on, once an evaluation has shown the labels.
+    """
+
+    def __init__(
+        self,
+        compute_metrics: Callable | None = None,
+        baseline: float | None = None,
+        metric: str | None = None,
+        output_dir: str | os.PathLike | None = None,
+        tensorboard: bool = True,
+        block_steps: int = 256,
+    ):
+        self.compute_metrics = compute_metrics
+        self.baseline = baseline
+        self.metric = metric
+        self.output_dir = output_dir
+        self.tensorboard = tensorboard
+        self.block_steps = block_steps
+        self.verdict: Verdict | None = None
+        self.constant: dict[str, Any] | None = None
+        self.evaluation: dict[str, Any] = {}  # the last one: metrics, and predictions and labels where they were seen
+        self.meter: GradientMeter | None = None
+        self._norms: tuple[Tensor, Tensor, bool] | None = None
+        self._hook = None
+        self._writer = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is recorded so far, as arrays: see [`read_steps`]."""
+        self._flush()
+        return self._record.to_dict()
+
+    # ---- what a trainer that knows more can hand over ----------------------------------------------------------------
+
+    def observe_gradients(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> None:
+        """Take this update step's norms from the trainer, instead of another pass over the gradients.
+
+        Args:
+            layer_norms: `(layers,)`, as `meter` gives them.
+            total: 0-d, the total norm.
+            before_clipping: whether they were taken before clipping.
+        """
+        self._norms = (layer_norms, total, before_clipping)
+
+    def observe_evaluation(self, predictions: Any, labels: np.ndarray, metrics: dict[str, float]) -> None:
+        """Take the outputs of an evaluation; the verdict rests on the last one."""
+        self.evaluation = {"predictions": predictions, "labels": labels, "metrics": metrics}
+
+    # ---- the Trainer's events ----------------------------------------------------------------------------------------
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self._args, self._state = args, state
+        self.verdict, self.constant, self.evaluation = None, None, {}
+        self.meter = GradientMeter(model)
+        config = getattr(model, "config", None)
+        num_labels = getattr(config, "num_labels", 0) or 0
+        self._classes = num_labels if 2 <= num_labels <= MAX_CLASSES else 0
+        self._num_labels = num_labels
+        self._label_names = getattr(config, "id2label", None)
+        self._rows: list[tuple[float, float, Tensor]] = []
+        self._micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
+        self._eval_batches: list[tuple[Tensor, Tensor]] = []
+        columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "clipped"]
+        columns += [f"{kind}/{k}" for kind in ("labels", "predicted") for k in range(self._classes)]
+        columns += [LAYER_PREFIX + name for name in self.meter.names]
+        folder = Path(self.output_dir or os.path.join(args.output_dir, "stability"))
+        self._folder = folder if state.is_world_process_zero else None
+        self._record = StepRecord(
+            columns,
+            folder / "steps.rec" if self._folder else None,
+            last_step=state.global_step,
+            info={"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)},
+        )
+        if self._folder:
+            (folder / "verdict.json").unlink(missing_ok=True)
+        self._writer = self._open_writer(folder) if self._folder and self.tensorboard else None
+        self._remove_hook()
+        self._hook = model.register_forward_hook(self._observe_forward, with_kwargs=True)
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if self._norms is not None:
+            layer_norms, total, before_clipping = self._norms
+        else:
+            norms = self.meter.parameter_norms()
+            layer_norms, before_clipping = self.meter.layer_norms(norms), False
+            total = torch.linalg.vector_norm(norms.float())
+        self._norms = None
+        row = torch.cat([*self._micro_batch_columns(total, before_clipping), layer_norms.float()])
+        self._rows.append((state.global_step + 1, float(optimizer.param_groups[0]["lr"]), row))
+        self._micro_batches.clear()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if len(self._rows) >= self.block_steps:
+            self._flush()
+
+    def on_log(self, args, state, control, **kwargs):
+        self._flush()
+
+    def on_save(self, args, state, control, **kwargs):
+        self._flush()
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if self._hook is None:  # an evaluation outside training
+            return
+        self._flush()
+        if self._eval_batches:
+            logits, labels = (torch.cat(part).float().cpu().numpy() for part in zip(*self._eval_batches, strict=True))
+            self.observe_evaluation(logits, labels, dict(metrics or {}))
+            self._eval_batches.clear()
+        elif "labels" not in self.evaluation:
+            self.evaluation = {"metrics": dict(metrics or {})}
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._flush()
+        self._remove_hook()
+        if not state.is_world_process_zero:
+            return
+        self.verdict = self._judge()
+        level = logger.info if self.verdict.status == "ok" else logger.warning
+        level(self.verdict.sentence)
+        write_json(self._folder / "verdict.json", self.verdict.to_dict())
+        if self._writer is not None:
+            self._writer.add_text("verdict", self.verdict.sentence, state.global_step)
+            self._writer.close()
+            self._writer = None
+
+    # ---- a step's row ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _observe_forward(self, module, args, kwargs, output) -> None:
+        loss, logits, labels = _loss_logits_labels(kwargs, output)
+        if module.training:
+            self._micro_batches.append((loss, logits, labels))
+        elif self.compute_metrics is not None and logits is not None and labels is not None and self._args.world_size == 1:
+            self._eval_batches.append((logits, labels))
+
+    @torch.no_grad()
+    def _micro_batch_columns(self, total: Tensor, before_clipping: bool) -> list[Tensor]:
+        """This update step's columns from `loss` to `predicted/<k>`, on the device."""
+        losses = [loss for loss, _, _ in self._micro_batches if loss is not None]
+        logits = [logits for _, logits, labels in self._micro_batches if logits is not None and labels is not None]
+        labels = [labels for _, logits, labels in self._micro_batches if logits is not None and labels is not None]
+        unknown = total.new_full((), math.nan, dtype=torch.float32)
+        loss = torch.stack(losses).float().mean() if losses else unknown
+        counts = unknown.expand(2 * self._classes)
+        logit_std = unknown
+        if logits:
+            logits, labels = torch.cat(logits).float(), torch.cat(labels)
+            if len(logits) > 1:
+                centred = logits - logits.mean(-1, keepdim=True) if logits.shape[-1] > 1 else logits
+                logit_std = centred.std(0).mean()
+            if self._classes and logits.shape[-1] == self._classes and not labels.is_floating_point():
+                classes = torch.arange(self._classes, device=logits.device)
+                counts = torch.cat([(ids[:, None] == classes).float().sum(0) for ids in (labels, logits.argmax(-1))])
+        limit = self._args.max_grad_norm
+        # After clipping the total stands at the limit, up to rounding and the 1e-6 in torch's formula.
+        limit = limit if before_clipping else limit * (1 - 1e-4)
+        clipped = (total > limit).float() if self._args.max_grad_norm else torch.zeros_like(total)
+        scalars = torch.stack([value.to(total.device, torch.float32) for value in (loss, logit_std, total, clipped)])
+        return [scalars, counts.to(total.device)]
+
+    def _flush(self) -> None:
+        """Bring the rows of the last block to the host, the file and TensorBoard."""
+        if not self._rows:
+            return
+        steps, rates, rows = zip(*self._rows, strict=True)
+        self._rows = []
+        block = self._over_processes(torch.stack(rows)).cpu().numpy()
+        block = np.column_stack([np.array(steps, "<f4"), np.array(rates, "<f4"), block])
+        self._record.append(block)
+        if self._writer is not None:
+            every = max(1, self._state.max_steps // TENSORBOARD_POINTS)
+            for row in block[(block[:, 0] - 1) % every == 0]:
+                for column, value in zip(self._record.columns[2:], row[2:], strict=True):
+                    if "/" not in column or column.startswith(LAYER_PREFIX):
+                        tag = {"grad_norm": "grad_norm/total"}.get(column, column)
+                        self._writer.add_scalar(tag, value, int(row[0]))
+            self._writer.flush()
+
+    def _over_processes(self, block: Tensor) -> Tensor:
+        """Each process saw its own examples: average losses and logit spreads, add counts. Norms are global already."""
+        if self._args.world_size == 1 or not torch.distributed.is_initialized():
+            return block
+        own = torch.cat([block[:, :2] / self._args.world_size, block[:, 4 : 4 + 2 * self._classes]], 1).contiguous()
+        torch.distributed.all_reduce(own)
+        return torch.cat([own[:, :2], block[:, 2:4], own[:, 2:], block[:, 4 + 2 * self._classes :]], 1)
+
+    # ---- the verdict -------------------------------------------------------------------------------------------------
+
+    def _judge(self) -> Verdict:
+        record, evaluation = self._record.to_dict(), self.evaluation
+        metrics = evaluation.get("metrics", {})
+        metric, score = headline(metrics, self.metric or self._args.metric_for_best_model)
+        last = record["step"] > (1 - LAST_PART) * self._state.max_steps
+        regression = self._num_labels == 1
+        if "labels" in evaluation and self.compute_metrics is not None and metric is not None and self.constant is None:
+            self.constant = self._best_constant(metric, regression)
+        return judge(
+            eval_labels=evaluation.get("labels"),
+            eval_predictions=evaluation.get("predictions"),
+            num_labels=self._num_labels or None,
+            regression=regression,
+            label_names=self._names_of_labels(),
+            score=score,
+            baseline=self.constant["score"] if self.constant else self.baseline,
+            metric=metric,
+            steps=record["step"],
+            losses=record["loss"],
+            layer_norms=record["layer_norms"],
+            layers=record["layers"],
+            warmup_steps=record["info"]["warmup_steps"],
+            total_steps=self._state.max_steps,
+            train_label_counts=_counts(record["labels"]),
+            train_predicted_counts=_counts(record["predicted"][last]),
+        )
+
+    def _best_constant(self, metric: str, regression: bool) -> dict[str, Any] | None:
+        outputs = self.evaluation["predictions"], self.evaluation["labels"]
+        try:
+            return best_constant_score(self.compute_metrics, *outputs, self._num_labels, metric, regression)
+        except Exception as error:  # the user's own function; a finished training must not be lost over it
+            logger.warning(f"No baseline: compute_metrics failed on a constant prediction: {type(error).__name__}: {error}")
+            return None
+
+    def _names_of_labels(self) -> list[str] | None:
+        names = self._label_names
+        return [str(names[k]) for k in range(self._num_labels)] if names and len(names) == self._num_labels else None
+
+    def _open_writer(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.warning("tensorboard is not installed: the diagnostics go to the record file only.")
+            return None
+        return SummaryWriter(str(folder / "tensorboard"), purge_step=self._state.global_step + 1)
+
+    def _remove_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | None, float | None]:
+    """Key (without `eval_`) and value of the metric that counts: the wanted one, else accuracy, else the first.
+
+    Args:
+        metrics: of an evaluation, keys with or without `eval_`.
+        wanted: `metric_for_best_model`; a loss is not a score.
+    """
+    not_scores = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
+    scores = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+    scores = {key: value for key, value in scores.items() if not key.endswith(not_scores) and isinstance(value, (int, float))}
+    wanted = (wanted or "").removeprefix("eval_")
+    for key in (wanted, "accuracy", *scores):
+        if key in scores:
+            return key, float(scores[key])
+    return None, None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically: it is there whole, or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _loss_logits_labels(kwargs: dict, output: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What a model's forward shows: loss (0-d), logits `(examples, outputs)`, labels `(examples,)`, or None for each."""
+    labels = kwargs.get("labels")
+    if isinstance(output, dict):
+        loss, logits = output.get("loss"), output.get("logits")
+    else:
+        outputs = output if isinstance(output, tuple) else (output,)
+        loss, logits = (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
+    loss = loss.detach() if isinstance(loss, Tensor) and loss.ndim == 0 else None
+    logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
+    return loss, logits, labels
+
+
+def _counts(rows: np.ndarray) -> np.ndarray | None:
+    counts = np.nansum(rows, axis=0)
+    return counts if counts.size and counts.sum() > 0 else None

@@ -1,0 +1,174 @@
+"""AdamW with Adam's bias correction as a switch: off in BERT's original recipe, on in the stable one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import InputError
+
+
+# Where the step counter starts without bias correction. Both factors, 1 - beta1^t and 1 - beta2^t, are then exactly 1
+# in double precision (for any beta below .999996), so that torch's own kernels run uncorrected and unchanged. It is
+# not larger because the counter is a float32, which counts in ones only up to 2^24 = 16 777 216: this leaves 6.7
+# million updates, after which the counter stands still and the factors still are 1.
+UNCORRECTED_START = 10_000_000
+
+
+def effective_step_factor(
+    step: ArrayLike, beta1: float = 0.9, beta2: float = 0.999, bias_correction: bool = True
+) -> float | NDArray[np.float64]:
+    """What bias correction multiplies Adam's step by at update `step`, up to the effect of eps.
+
+        factor(t) = sqrt(1 - beta2^t) / (1 - beta1^t)        1 without bias correction
+
+    With the default betas:
+
+    | t      | 1     | 10    | 100   | 156   | 468   | 1000  |
+    | ------ | ----- | ----- | ----- | ----- | ----- | ----- |
+    | factor | .3162 | .1532 | .3086 | .3801 | .6115 | .7952 |
+
+    The factor stays below 1 for the first thousands of updates: leaving the correction out enlarges the steps of the
+    start, 3.2-fold at the first update and 6.5-fold at the tenth. A fine-tuning run on a small data set ends before
+    that has worn off (RTE, 3 epochs: 468 updates).
+
+    Source: Kingma & Ba, "Adam" (ICLR 2015, arXiv 1412.6980), end of section 2, and Mosbach, Andriushchenko & Klakow
+    (ICLR 2021, arXiv 2006.04884) on what it does to fine-tuning.
+
+    Args:
+        step: number of the update, from 1, unit: optimizer updates. A number, or an array of any shape.
+        beta1, beta2: Adam's decay rates, in [0, 1).
+        bias_correction: False gives 1 everywhere.
+
+    Returns:
+        A float for a number, else a float64 array of `step`'s shape.
+
+    Raises:
+        InputError: a step is below 1, or a beta is outside [0, 1).
+    """
+    t = np.asarray(step, dtype=np.float64)
+    if not np.all(t >= 1):
+        raise InputError(f"step counts the updates from 1, got {step!r}")
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= beta < 1:
+            raise InputError(f"{name} must lie in [0, 1), got {beta!r}")
+    factor = np.sqrt(1 - beta2**t) / (1 - beta1**t) if bias_correction else np.ones_like(t)
+    return float(factor) if factor.ndim == 0 else factor
+
+
+class AdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW` with one more keyword, `bias_correction`.
+
+    One update t with gradient g, learning rate lr, weight decay wd:
+
+        theta <- theta - lr wd theta
+        m     <- beta1 m + (1 - beta1) g
+        v     <- beta2 v + (1 - beta2) g^2
+        theta <- theta - lr (m / c1) / (sqrt(v / c2) + eps)
+
+        c1, c2 = 1 - beta1^t, 1 - beta2^t    with bias correction
+        c1, c2 = 1, 1                        without
+
+    With correction this is torch's AdamW bit for bit: same state, same code. Without, it still is torch's code, fused
+    and foreach included, with the step counter started at `UNCORRECTED_START`, where c1 and c2 are exactly 1: what
+    `state["step"]` then counts is `UNCORRECTED_START` plus the updates of that parameter.
+
+    The optimizer of the paper's released code differs in two places:
+
+    - eps stands outside of the correction there, `lr sqrt(c2) / c1 * m / (sqrt(v) + eps)`. Written like that, the eps
+      here is `eps sqrt(c2)`. Without correction the two are the same.
+    - The weights decay after the step there. One update then differs by lr wd of the step: 2e-7 of it at lr 2e-5 and
+      wd .01.
+
+    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019, arXiv 1711.05101); BERT's own
+    optimizer has no correction (Devlin et al., NAACL 2019, arXiv 1810.04805); what that does to fine-tuning: Mosbach,
+    Andriushchenko & Klakow (ICLR 2021, arXiv 2006.04884).
+
+    Args:
+        params: parameters, named parameters or parameter groups. A group may have a `bias_correction` of its own.
+        lr, betas, eps, weight_decay, amsgrad: as in torch, with torch's defaults. BERT's eps is 1e-6.
+        bias_correction: divide the moments by c1 and c2. Default True, as in torch. It is kept in the parameter
+            groups and thus in the `state_dict`. A parameter takes it up at its first gradient: changing the group's
+            value later has no effect on parameters that were already updated.
+        kwargs: torch's other keywords, `fused`, `foreach`, `capturable`, `differentiable`, `maximize`.
+
+    Raises:
+        InputError (a ValueError): `bias_correction` is not a bool; or it is False with a beta so close to 1 that
+            c1 and c2 would not be 1; or, from `load_state_dict`, the saved groups have another `bias_correction`
+            than this optimizer's (a state of `torch.optim.AdamW` counts as True).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | torch.Tensor = 1e-3,
+        betas: tuple[float | torch.Tensor, float | torch.Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        bias_correction: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **kwargs)
+        self.defaults["bias_correction"] = bias_correction
+        for group in self.param_groups:
+            group.setdefault("bias_correction", bias_correction)
+            _check_group(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, checked before it is added; see `torch.optim.Optimizer.add_param_group`."""
+        # torch's __init__ comes through here as well, before our default is known: __init__ checks those groups.
+        if "bias_correction" in self.defaults:
+            _check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _init_group(self, group: dict[str, Any], *lists: list[torch.Tensor]) -> bool:
+        # torch makes the state of a parameter at its first gradient. It decides where the counter lives and of which
+        # type it is; only the counter's start is ours.
+        fresh = []
+        if not group["bias_correction"]:
+            fresh = [p for p in group["params"] if p.grad is not None and not self.state.get(p)]
+        has_complex = super()._init_group(group, *lists)
+        for p in fresh:
+            self.state[p]["step"].fill_(UNCORRECTED_START)
+        return has_complex
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, after checking that its groups agree with ours on `bias_correction`."""
+        for i, (ours, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
+            # torch's own AdamW has no such key and always corrects.
+            theirs = saved.get("bias_correction", True)
+            if theirs != ours["bias_correction"]:
+                raise InputError(
+                    f"cannot load this optimizer state: its parameter group {i} was trained with "
+                    f"bias_correction={theirs}, this optimizer has bias_correction={ours['bias_correction']}. "
+                    f"Resume with bias_correction={theirs}, or start afresh"
+                )
+        super().load_state_dict(state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("bias_correction", True)  # loaded from torch's AdamW
+            _check_group(group)
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    """Raise InputError unless `bias_correction` is a bool that these betas allow."""
+    bias_correction = group["bias_correction"]
+    if not isinstance(bias_correction, bool):
+        raise InputError(f"bias_correction must be True or False, got {bias_correction!r}")
+    if bias_correction:
+        return
+    for i, beta in enumerate(group["betas"], start=1):
+        beta = float(beta)
+        if 1 - beta**UNCORRECTED_START != 1:
+            raise InputError(
+                f"beta{i}={beta!r} is too close to 1 for bias_correction=False: the correction would still be felt "
+                f"at step {UNCORRECTED_START}, where the counter starts. Use a beta{i} of at most 0.999996"
+            )

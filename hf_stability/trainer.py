@@ -1,0 +1,197 @@
+"""StableTrainer: a Trainer that takes a stability recipe, and knows its gradients before clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch.nn.utils import clip_grads_with_norm_
+from transformers import Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from .callback import StabilityCallback, headline
+from .errors import InputError
+from .methods.adamw import AdamW
+
+
+class StabilityMixin:
+    """What makes a Trainer a [`StableTrainer`]; put it before any subclass: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
+
+    - The optimizer follows `args.bias_correction`.
+    - Gradient norms of each layer, before clipping, come from the one pass that also clips.
+    - The last update step is always evaluated where there is an evaluation set, before any reload of the best model.
+      [`last_metrics`] and [`best_metrics`] keep both; the verdict (`trainer.stability.verdict`) is on the last.
+    - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have random streams of
+      their own. A `model` that is passed in ready has its initialisation behind it.
+    - With `args.total_train_batch_size`, the gradient is the mean over that many examples however they are split: for
+      a `...ForSequenceClassification`, whose loss is a mean over the batch, the stock Trainer sums over accumulation
+      steps and processes instead.
+
+    With arguments that set none of these, weights are the stock Trainer's, bit for bit.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
+        if not found:
+            found = [StabilityCallback()]
+            self.add_callback(found[0])
+        self.stability = found[0]
+        self.stability.compute_metrics = self.stability.compute_metrics or self.compute_metrics
+        self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
+        if getattr(self.args, "total_train_batch_size", None) and "ForSequenceClassification" in type(self.model).__name__:
+            self.model_accepts_loss_kwargs = False
+
+    # ---- optimizer and random streams --------------------------------------------------------------------------------
+
+    @classmethod
+    def get_optimizer_cls_and_kwargs(cls, args, model=None) -> tuple[Any, dict[str, Any]]:
+        optimizer_cls, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
+        if getattr(args, "bias_correction", True):
+            return optimizer_cls, kwargs
+        if optimizer_cls is not torch.optim.AdamW:
+            raise InputError(f"--bias_correction false: --optim {args.optim} is not torch's AdamW")
+        return AdamW, {**kwargs, "bias_correction": False}
+
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        # An optimizer that was passed in goes past get_optimizer_cls_and_kwargs: the argument must not be lost on it.
+        if not getattr(self.args, "bias_correction", True):
+            inner = getattr(optimizer, "optimizer", optimizer)
+            if any(group.get("bias_correction", True) for group in inner.param_groups):
+                raise InputError(
+                    "--bias_correction false, but the optimizer passed to the Trainer has it on: "
+                    "pass hf_stability.AdamW(..., bias_correction=False)"
+                )
+        return optimizer
+
+    def call_model_init(self, trial=None):
+        if getattr(self.args, "seed_streams", False):
+            set_seed(self.args.init_seed)
+        return super().call_model_init(trial)
+
+    # ---- gradient norms before clipping: the one place that stands in for the Trainer's own ----------------------------
+    #
+    # Trainer._clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_: norms of all parameters,
+    # the norm of these, and a multiplication. Here the first of the three is kept, and grouped by layer; the same
+    # kernels in the same order, so that weights stay bitwise the Trainer's. With max_grad_norm 0 the Trainer makes the
+    # pass in _get_grad_norm. Where gradients are not whole tensors of this process, its own way is taken.
+
+    def _clip_grad_norm(self, model):
+        total = self._measure_gradients(model)
+        if total is None:
+            return super()._clip_grad_norm(model)
+        clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
+        return total
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if grad_norm is None:
+            grad_norm = self._measure_gradients(model)
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    def _measure_gradients(self, model) -> torch.Tensor | None:
+        """Total gradient norm as torch's, handing layers' norms to the callback; None where that cannot be."""
+        meter = self.stability.meter
+        if meter is None or not self._gradients_are_whole():
+            return None
+        self.accelerator.unscale_gradients()
+        norms = meter.parameter_norms()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        if len(norms) != len(grads) or len({(g.device, g.dtype, g.layout) for g in grads}) != 1:
+            return None  # unfrozen since, or in several groups, whose norms torch sums in another order
+        total = torch.linalg.vector_norm(norms)
+        self.stability.observe_gradients(meter.layer_norms(norms), total, before_clipping=True)
+        return total
+
+    def _gradients_are_whole(self) -> bool:
+        whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        return self.accelerator.distributed_type in whole and not getattr(
+            self, "is_distributed_loading_by_transformers", False
+        )
+
+    # ---- evaluations -------------------------------------------------------------------------------------------------
+
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        first = next(iter(self.eval_dataset)) if isinstance(self.eval_dataset, dict) else None
+        if self.is_in_train and metric_key_prefix == ("eval" if first is None else f"eval_{first}"):
+            metrics = {key.replace(metric_key_prefix, "eval", 1): value for key, value in output.metrics.items()}
+            labels = output.label_ids
+            if output.predictions is not None and getattr(labels, "ndim", 0) == 1:
+                self.stability.observe_evaluation(output.predictions, labels, metrics)
+            else:
+                self.stability.evaluation = {"metrics": metrics}
+        return output
+
+    @property
+    def last_metrics(self) -> dict[str, Any]:
+        """Metrics of the last evaluation, with `step` and `epoch`; the verdict is on these."""
+        return self._evaluations()[-1] if self._evaluations() else {}
+
+    @property
+    def best_metrics(self) -> dict[str, Any]:
+        """Metrics of the evaluation with the best headline metric (the earliest of equals), with `step` and `epoch`.
+
+        The best of many evaluations is selected on the evaluation set: compare it between equal numbers of evaluations.
+        """
+        sign = -1 if self.args.greater_is_better is False and not self._wanted().endswith("loss") else 1
+        scored = [(sign * headline(m, self._wanted())[1], -m["step"], m) for m in self._evaluations() if headline(m)[0]]
+        return max(scored, key=lambda item: item[:2])[2] if scored else {}
+
+    def _wanted(self) -> str:
+        return (self.stability.metric or self.args.metric_for_best_model or "").removeprefix("eval_")
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        """Metrics of each evaluated step, several evaluation sets joined."""
+        by_step: dict[int, dict[str, Any]] = {}
+        for entry in self.state.log_history:
+            if any(key.startswith("eval_") for key in entry):
+                by_step.setdefault(entry["step"], {}).update(entry)
+        return list(by_step.values())
+
+
+class StableFlowCallback(TrainerCallback):
+    """The part of [`StabilityMixin`] that hangs on the Trainer's events: the dropout stream, and the last evaluation.
+
+    Args:
+        has_eval: whether the trainer has anything to evaluate on.
+    """
+
+    def __init__(self, has_eval: Callable[[], bool]):
+        self.has_eval = has_eval
+        self.evaluated_step = -1
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.evaluated_step = -1
+        if getattr(args, "seed_streams", False):
+            # After a resume the Trainer loads the checkpoint's random state later than this.
+            set_seed((args.dropout_seed + args.process_index) % 2**32)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluated_step = state.global_step
+
+    def on_step_end(self, args, state, control, eval_dataloader=None, **kwargs):
+        # With eval_strategy "epoch" the end of the epoch evaluates; otherwise now, before the last step is saved.
+        if self._is_last(state, control) and args.eval_strategy != IntervalStrategy.EPOCH and self.has_eval():
+            control.should_evaluate = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._is_last(state, control) and self.evaluated_step != state.global_step and self.has_eval():
+            control.should_evaluate = True
+
+    def _is_last(self, state, control) -> bool:
+        return state.global_step >= state.max_steps or control.should_training_stop
+
+
+class StableTrainer(StabilityMixin, Trainer):
+    """Hugging Face's [`~transformers.Trainer`] with [`StabilityMixin`]: drop-in, with `StableTrainingArguments`.
+
+    ```python
+    args = StableTrainingArguments.from_recipe("mosbach2021", model_type="bert", output_dir="out")
+    trainer = StableTrainer(model_init=model_init, args=args, train_dataset=..., eval_dataset=..., compute_metrics=...)
+    trainer.train()
+    print(trainer.stability.verdict.sentence)
+    ```
+    """

@@ -1,0 +1,126 @@
+"""Hugging Face's TrainingArguments, plus ours."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import TrainingArguments
+
+from .errors import InputError
+from .recipe import load_recipe, resolve
+
+
+# The optimizers that run torch's AdamW kernels, the ones that have a bias correction to leave out.
+TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
+
+
+@dataclass
+class StableTrainingArguments(TrainingArguments):
+    """Hugging Face's [`~transformers.TrainingArguments`] with the fields a stability recipe needs.
+
+    With the defaults of our fields, training is the stock Trainer's, bit for bit.
+
+    Raises:
+        InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it, or
+            `bias_correction` is off with an optimizer that is not torch's AdamW.
+    """
+
+    recipe: str | None = field(default=None, init=False)  # the recipe these were made from; set by from_recipe
+    bias_correction: bool = field(
+        default=True,
+        metadata={
+            "help": "Adam's bias correction. BERT's original optimizer leaves it out, which makes early steps larger "
+            "by up to 6.5 times and runs fail (Mosbach et al. 2021)."
+        },
+    )
+    total_train_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Examples an update step over all devices and accumulation steps. The per-device size is derived: "
+            "this / (processes x gradient_accumulation_steps)."
+        },
+    )
+    seed_streams: bool = field(
+        default=False,
+        metadata={
+            "help": "Draw initialisation, data order and dropout from three separate random streams, made from --seed "
+            "by numpy's SeedSequence. Off: Hugging Face's habit, where seeds 1 and 2 share the order of most epochs."
+        },
+    )
+    init_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the new head's initialisation. Default with --seed_streams: from --seed."}
+    )
+    dropout_seed: int | None = field(
+        default=None, metadata={"help": "Seed of dropout. Default with --seed_streams: from --seed."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.total_train_batch_size is not None:
+            self.per_device_train_batch_size = self._derived_batch_size()
+        if not self.bias_correction and self.optim not in TORCH_ADAMW:
+            raise InputError(
+                f"--optim {getattr(self.optim, 'value', self.optim)}: bias correction can be left out of torch's AdamW only. "
+                f"Give --optim {' or '.join(TORCH_ADAMW)}, or --bias_correction true."
+            )
+        if self.seed_streams:
+            streams = seed_streams(self.seed)
+            self.init_seed = streams["init_seed"] if self.init_seed is None else self.init_seed
+            self.data_seed = streams["data_seed"] if self.data_seed is None else self.data_seed
+            self.dropout_seed = streams["dropout_seed"] if self.dropout_seed is None else self.dropout_seed
+
+    def _derived_batch_size(self) -> int:
+        total, devices = self.total_train_batch_size, self.world_size * max(1, self.n_gpu)
+        parts = devices * self.gradient_accumulation_steps
+        if total < 1 or total % parts:
+            raise InputError(
+                f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x "
+                f"{self.gradient_accumulation_steps} accumulation step(s): give a multiple of {parts}, or another "
+                "--gradient_accumulation_steps or number of processes."
+            )
+        default = type(self).__dataclass_fields__["per_device_train_batch_size"].default
+        if self.per_device_train_batch_size not in (default, total // parts):
+            raise InputError(
+                f"--per_device_train_batch_size {self.per_device_train_batch_size} contradicts --total_train_batch_size "
+                f"{total}, from which it is derived ({total // parts}): to save memory give --gradient_accumulation_steps, "
+                "for another batch give --total_train_batch_size."
+            )
+        return total // parts
+
+    @classmethod
+    def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides) -> "StableTrainingArguments":
+        """The arguments of a recipe, for use from Python.
+
+        Args:
+            recipe: a packaged recipe's name, or the path of a `.yaml` file.
+            model_type: `model.config.model_type`; picks the recipe's part for that model type.
+            overrides: training arguments that go over the recipe's.
+
+        The recipe's `model_config` (dropout ...) is not part of the training arguments: see
+        [`resolve_model_config`][hf_stability.recipe.resolve_model_config].
+        """
+        loaded = load_recipe(recipe)
+        values = {name: r.value for name, r in resolve(loaded, model_type, given=overrides).items()}
+        args = cls(**values)
+        args.recipe = loaded.name
+        return args
+
+
+def seed_streams(seed: int) -> dict[str, int]:
+    """Three independent random streams from one seed: initialisation, data order, dropout.
+
+    They are the children of `numpy.random.SeedSequence(seed)`, in this order. The data seed has 62 bits, because
+    accelerate seeds epoch `e`'s order with `data_seed + e`: small neighbouring seeds would share epochs' orders. The
+    other two have 32 bits, as many as numpy's `seed` takes.
+
+    Args:
+        seed: the run's seed, a non-negative integer.
+
+    Returns:
+        `{"init_seed": ..., "data_seed": ..., "dropout_seed": ...}`
+    """
+    init, data, dropout = np.random.SeedSequence(seed).spawn(3)
+    return {
+        "init_seed": int(init.generate_state(1)[0]),
+        "data_seed": int(data.generate_state(1, np.uint64)[0] >> np.uint64(2)),
+        "dropout_seed": int(dropout.generate_state(1)[0]),
+    }
