@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_stability.errors import InputError
+from ..errors import InputError
 
 
 SCHEMA = "hf_stability.verdict/1"
@@ -726,8 +726,9 @@ def _regression_evidence(outputs: np.ndarray, labels: np.ndarray) -> dict[str, A
         raise InputError("eval labels hold NaN or Inf")
     if values.shape != labels.shape:
         raise InputError(f"eval predictions {outputs.shape} do not fit {len(labels)} eval labels: need one value each")
-    one_value = values.std() < 0.01 * labels.std()
-    return {"examples": len(labels), "r2": r_squared(values, labels), "one_value": one_value}
+    with np.errstate(over="ignore"):  # values so wild that their squares overflow: R2 is -inf
+        one_value = values.std() < 0.01 * labels.std()
+        return {"examples": len(labels), "r2": r_squared(values, labels), "one_value": one_value}
 
 
 def _headline_evidence(score: float | None, baseline: float | None, metric: str | None) -> dict[str, Any]:
