@@ -1,0 +1,73 @@
+"""The metrics of GLUE, as a script for `evaluate.load`.
+
+It is copied into Hugging Face's modules cache and run from there. Therefore it imports nothing from this package, and
+one module per line: the scanner of `evaluate` misreads `import a, b`.
+"""
+
+import warnings
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+
+DESCRIPTION = """Accuracy, F1, Matthews correlation; and, configured as `regression`, Pearson and Spearman correlation.
+Greater is better for all. A measure that is undefined (constant predictions or labels) is 0.
+"""
+
+
+def _correlation(function, predictions, references):
+    """`function` of scipy on two arrays of shape (num_examples,); 0.0 where that is undefined (NaN, or an error)."""
+    if len(predictions) < 2 or not np.isfinite(predictions).all():
+        return 0.0
+    if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        return 0.0
+    value = float(function(predictions, references)[0])
+    return value if np.isfinite(value) else 0.0
+
+
+def _measure(name, predictions, references):
+    """One metric as a float. F1 is that of class 1, as in GLUE; a name with `and` is the mean of two."""
+    if name == "accuracy":
+        return float(accuracy_score(references, predictions))
+    if name == "f1":
+        return float(f1_score(references, predictions, zero_division=0.0))
+    if name == "acc_and_f1":
+        return (_measure("accuracy", predictions, references) + _measure("f1", predictions, references)) / 2
+    if name == "matthews_correlation":
+        value = float(matthews_corrcoef(references, predictions))
+        return value if np.isfinite(value) else 0.0
+    if name == "pearson":
+        return _correlation(stats.pearsonr, predictions, references)
+    if name == "spearman":
+        return _correlation(stats.spearmanr, predictions, references)
+    if name == "pearson_and_spearman":
+        return (_measure("pearson", predictions, references) + _measure("spearman", predictions, references)) / 2
+    raise ValueError(f"unknown metric {name!r}")
+
+
+class GlueMetric(evaluate.Metric):
+    """`compute(predictions=, references=, metrics=)`: two arrays of shape (num_examples,), and the names wanted.
+
+    Configurations: `classification` (int class ids), `regression` (floats).
+    """
+
+    def _info(self):
+        dtype = "float64" if self.config_name == "regression" else "int64"
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description="",
+            # No `format="numpy"`: that of `datasets` rounds floats to 32 bits.
+            features=datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}),
+        )
+
+    def _compute(self, predictions, references, metrics):
+        predictions = np.asarray(predictions)
+        references = np.asarray(references)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of constant predictions: they are expected, and counted as 0
+            with np.errstate(all="ignore"):
+                return {name: _measure(name, predictions, references) for name in metrics}

@@ -1,0 +1,267 @@
+"""The single entry to a task's data, and what happens to it before training: cutting, tokenising, keeping on disk."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .files import load_files
+from .glue import GLUE_TASKS, load_glue
+from .task import Task, TaskData
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_BAR_ROWS = 20_000  # fewer are tokenised in a second or two
+_RECORD = "task.json"
+
+
+def load_task_data(
+    task_name: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    train_file: str | os.PathLike | None = None,
+    validation_file: str | os.PathLike | None = None,
+) -> TaskData:
+    """The data of a GLUE task, of a bundled demo task, or of the user's own files.
+
+    Args:
+        task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task; None with files.
+        data_dir: for a GLUE task, a folder in the official layout; None: the hub's copy.
+        train_file, validation_file: see `files.load_files`; both or none.
+
+    Raises:
+        InputError: contradicting or missing arguments, an unknown task, and all that the loaders find.
+    """
+    if task_name is not None and (train_file is not None or validation_file is not None):
+        raise InputError(f"--task_name {task_name}: give either it or --train_file with --validation_file, not both")
+    if task_name is None:
+        if train_file is None and validation_file is None:
+            raise InputError("no data: give --task_name, or --train_file with --validation_file")
+        if validation_file is None:
+            raise InputError(f"--train_file {train_file}: --validation_file is missing")
+        if train_file is None:
+            raise InputError(f"--validation_file {validation_file}: --train_file is missing")
+        if data_dir is not None:
+            raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with --train_file")
+        return load_files(train_file, validation_file)
+
+    name = task_name.strip().lower()
+    glue_name = name.replace("-", "")  # SST-2 and STS-B are how GLUE spells them
+    if glue_name in GLUE_TASKS:
+        return load_glue(glue_name, data_dir)
+
+    from .demo.data import DEMO_TASKS, load_demo_data
+
+    if name in DEMO_TASKS:
+        if data_dir is not None:
+            raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name; {name} is bundled")
+        return load_demo_data(name)
+    known = [*GLUE_TASKS, *DEMO_TASKS]
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise InputError(f"--task_name {task_name}: unknown{hint} (known: {', '.join(known)})")
+
+
+def subsample(data: TaskData, max_train_samples: int | None = None, max_eval_samples: int | None = None) -> TaskData:
+    """The first rows: `max_train_samples` for training, `max_eval_samples` of each development set; None for all.
+
+    Raises:
+        InputError: less than one row is asked for.
+    """
+    for flag, count in (("--max_train_samples", max_train_samples), ("--max_eval_samples", max_eval_samples)):
+        if count is not None and count < 1:
+            raise InputError(f"{flag} {count}: expected 1 or more")
+
+    def first(rows: Dataset, count: int | None) -> Dataset:
+        return rows if count is None or count >= len(rows) else rows.select(range(count))
+
+    validation = {name: first(rows, max_eval_samples) for name, rows in data.validation.items()}
+    return replace(data, train=first(data.train, max_train_samples), validation=validation)
+
+
+def data_fingerprint(data: TaskData) -> str:
+    """SHA-256, in hexadecimal, over the texts and labels of all splits in order.
+
+    It depends on nothing else (library versions, file formats, column names), so that records made on two machines can
+    be told to be of the same data. Regression labels count as float32, which is what they are stored and trained as.
+    """
+    digest = hashlib.sha256()
+    for rows in (data.train, *data.validation.values()):
+        digest.update(struct.pack("<q", len(rows)))  # lengths first: no two different sequences share a byte string
+        for batch in rows.iter(batch_size=1000):
+            for *texts, label in zip(*(batch[name] for name in (*data.task.text_columns, "label")), strict=True):
+                for text in texts:
+                    encoded = text.encode("utf-8")
+                    digest.update(struct.pack("<q", len(encoded)) + encoded)
+                digest.update(struct.pack("<f" if data.task.is_regression else "<q", label))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TokenizedData:
+    """A task's data, ready for a Trainer.
+
+    Args:
+        task: what it is.
+        train: columns `input_ids`, `attention_mask`, `token_type_ids` (where the tokenizer gives them) and `label`.
+        validation: the development sets by name, with the same columns; the first is the one that counts.
+        truncated_share: share of the training examples, in [0, 1], that were longer than the maximum and lost tokens.
+    """
+
+    task: Task
+    train: Dataset
+    validation: dict[str, Dataset]
+    truncated_share: float
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes everything to `folder`, replacing an earlier save; a reader sees the whole of it or nothing.
+
+        Raises:
+            FileExistsError: `folder` exists and is not an earlier save.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / _RECORD).is_file():
+            raise FileExistsError(f"{folder} exists and holds no tokenized data")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(
+            tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+        )  # a sibling: renaming is atomic
+        try:
+            new, old = temporary / "new", temporary / "old"
+            rows = len(self.train) + sum(map(len, self.validation.values()))
+            with _quiet_unless_large(rows):
+                self.train.save_to_disk(new / "train")
+                for name, split in self.validation.items():
+                    split.save_to_disk(new / "validation" / name)
+            record = {
+                "task": asdict(self.task),
+                "validation": list(self.validation),
+                "truncated_share": self.truncated_share,
+            }
+            (new / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> TokenizedData:
+        """What `save` wrote, memory-mapped: processes that load the same folder share its pages.
+
+        Raises:
+            FileNotFoundError: no such folder, or not one that `save` wrote.
+        """
+        from datasets import load_from_disk
+
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{folder} holds no tokenized data") from error
+        fields = record["task"]
+        names = fields["label_names"]
+        task = Task(
+            fields["name"],
+            tuple(fields["text_columns"]),
+            None if names is None else tuple(names),
+            tuple(fields["metrics"]),
+        )
+        validation = {
+            name: load_from_disk(folder / "validation" / name, keep_in_memory=False) for name in record["validation"]
+        }
+        return cls(task, load_from_disk(folder / "train", keep_in_memory=False), validation, record["truncated_share"])
+
+
+def tokenize(
+    data: TaskData, tokenizer: PreTrainedTokenizerBase, max_seq_length: int = 128, pad_to_max_length: bool = False
+) -> TokenizedData:
+    """Texts to token ids.
+
+    Args:
+        max_seq_length: in tokens, special tokens included; what is longer is truncated (of a pair, the longer text
+            first). It is lowered to the tokenizer's own limit, with a warning.
+        pad_to_max_length: pad all to `max_seq_length` here; else leave it to the collator, batch by batch.
+
+    Raises:
+        InputError: `max_seq_length` leaves no room for text.
+    """
+    is_pair = len(data.task.text_columns) == 2
+    special = tokenizer.num_special_tokens_to_add(pair=is_pair)
+    if max_seq_length < special + len(data.task.text_columns):
+        raise InputError(f"--max_seq_length {max_seq_length}: no room for text beside {special} special tokens")
+    if max_seq_length > tokenizer.model_max_length:
+        logger.warning(
+            "--max_seq_length %d: lowered to the tokenizer's limit of %d", max_seq_length, tokenizer.model_max_length
+        )
+        max_seq_length = tokenizer.model_max_length
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        texts = [batch[name] for name in data.task.text_columns]
+        encoded = tokenizer(
+            *texts,
+            truncation=True,
+            max_length=max_seq_length,
+            padding="max_length" if pad_to_max_length else False,
+            return_attention_mask=True,
+        )
+        # Only what fills the whole length can have been longer: it alone is tokenised again, in full.
+        truncated = [False] * len(texts[0])
+        full = [row for row, mask in enumerate(encoded["attention_mask"]) if sum(mask) >= max_seq_length]
+        if full:
+            whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False, verbose=False)
+            for row, ids in zip(full, whole["input_ids"], strict=True):
+                truncated[row] = len(ids) > max_seq_length
+        return {**encoded, "truncated": truncated}
+
+    def encode_split(rows: Dataset) -> tuple[Dataset, float]:
+        unused = [name for name in rows.column_names if name != "label"]
+        # In memory, not from datasets' cache: that is keyed by a pickle of the tokenizer, which changes with use.
+        encoded = rows.map(
+            encode,
+            batched=True,
+            remove_columns=unused,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=os.urandom(8).hex(),
+            desc="tokenizing",
+        )
+        share = float(encoded.with_format("numpy")["truncated"][:].mean())
+        return encoded.remove_columns("truncated"), share
+
+    with _quiet_unless_large(len(data.train) + sum(map(len, data.validation.values()))):
+        train, truncated_share = encode_split(data.train)
+        validation = {name: encode_split(rows)[0] for name, rows in data.validation.items()}
+    return TokenizedData(data.task, train, validation, truncated_share)
+
+
+@contextmanager
+def _quiet_unless_large(num_rows: int) -> Iterator[None]:
+    """No progress bars of `datasets` within it, unless there is enough work to wait for."""
+    import datasets
+
+    if num_rows > PROGRESS_BAR_ROWS or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

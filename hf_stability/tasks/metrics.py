@@ -1,0 +1,81 @@
+"""From a Trainer's predictions to a task's metrics, by the metric script shipped in `glue_metric`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .task import Task
+
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
+
+
+METRIC_FOLDER = Path(__file__).parent / "glue_metric"
+
+
+def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` for the Trainer, that returns `task.metrics` as floats in that order, greater being better.
+
+    The metric script is loaded by `evaluate` from this package: no network. Its copy in Hugging Face's modules cache
+    is made under a file lock, and predictions are kept in memory, so that many processes can share one cache.
+
+    Returns:
+        A function of `EvalPrediction`. Predictions: logits of shape (num_examples, num_labels), or class ids of shape
+        (num_examples,); for regression scores of shape (num_examples, 1) or (num_examples,); or a tuple or list with
+        one of these first. Undefined correlations (constant predictions, say) are 0.0, never NaN.
+
+    Raises:
+        RuntimeError: `evaluate` cannot load the script, as when a killed process left half a copy in the cache.
+    """
+    import evaluate
+
+    config_name = "regression" if task.is_regression else "classification"
+    try:
+        metric = evaluate.load(str(METRIC_FOLDER), config_name, keep_in_memory=True)
+    except Exception as error:
+        cache = Path(evaluate.config.HF_MODULES_CACHE) / "evaluate_modules" / "metrics" / METRIC_FOLDER.name
+        raise RuntimeError(
+            f"the metric script cannot be loaded ({type(error).__name__}: {error}); if a damaged copy is the cause, "
+            f"delete {cache}"
+        ) from error
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        predictions, labels = (
+            to_predictions(task, prediction.predictions),
+            np.asarray(prediction.label_ids).reshape(-1),
+        )
+        if predictions.shape != labels.shape:
+            raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels of task {task.name}")
+        return metric.compute(predictions=predictions, references=labels, metrics=task.metrics)
+
+    return compute_metrics
+
+
+def to_predictions(task: Task, predictions) -> np.ndarray:
+    """Class ids (int64) or scores (float64) of shape (num_examples,) from whatever a model returned.
+
+    Args:
+        predictions: see `build_compute_metrics`. A row of NaN logits (a diverged run) counts as class 0.
+
+    Raises:
+        ValueError: another shape, such as that of a classifier with another number of labels.
+    """
+    if isinstance(predictions, (tuple, list)):
+        predictions = predictions[0]
+    predictions = np.asarray(predictions)
+    if task.is_regression:
+        if predictions.ndim == 1 or predictions.ndim == 2 and predictions.shape[1] == 1:
+            return predictions.reshape(-1).astype(np.float64)
+    elif predictions.ndim == 1 and np.issubdtype(predictions.dtype, np.integer):
+        return predictions.astype(np.int64)
+    elif predictions.ndim == 2 and predictions.shape[1] == task.num_labels:
+        return predictions.argmax(axis=1).astype(np.int64)
+    raise ValueError(
+        f"predictions of shape {predictions.shape} and type {predictions.dtype} do not fit task {task.name}: expected "
+        f"(num_examples, {task.num_labels})"
+    )
