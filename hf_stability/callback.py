@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
-from transformers.utils import logging
 
 from .diagnostics.failures import Verdict, best_constant_score, judge
 from .diagnostics.gradients import GradientMeter
 from .diagnostics.step_record import LAYER_PREFIX, StepRecord
+from .errors import InputError
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 16  # more classes than this get no counts a step
 TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more
@@ -121,6 +122,7 @@ class StabilityCallback(TrainerCallback):
         self._classes = num_labels if 2 <= num_labels <= MAX_CLASSES else 0
         self._num_labels = num_labels
         self._label_names = getattr(config, "id2label", None)
+        self._saw_loss = False  # a NaN loss is divergence, no loss at all is a model that returns none
         self._rows: list[tuple[float, float, Tensor]] = []
         self._micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
         self._eval_batches: list[tuple[Tensor, Tensor]] = []
@@ -194,8 +196,14 @@ class StabilityCallback(TrainerCallback):
     def _observe_forward(self, module, args, kwargs, output) -> None:
         loss, logits, labels = _loss_logits_labels(kwargs, output)
         if module.training:
+            self._saw_loss |= loss is not None
             self._micro_batches.append((loss, logits, labels))
-        elif self.compute_metrics is not None and logits is not None and labels is not None and self._args.world_size == 1:
+        elif (
+            self.compute_metrics is not None
+            and logits is not None
+            and labels is not None
+            and self._args.world_size == 1
+        ):
             self._eval_batches.append((logits, labels))
 
     @torch.no_grad()
@@ -257,33 +265,48 @@ class StabilityCallback(TrainerCallback):
         metric, score = headline(metrics, self.metric or self._args.metric_for_best_model)
         last = record["step"] > (1 - LAST_PART) * self._state.max_steps
         regression = self._num_labels == 1
-        if "labels" in evaluation and self.compute_metrics is not None and metric is not None and self.constant is None:
+        if (
+            "labels" in evaluation
+            and self.compute_metrics is not None
+            and metric is not None
+            and self.constant is None
+        ):
             self.constant = self._best_constant(metric, regression)
-        return judge(
-            eval_labels=evaluation.get("labels"),
-            eval_predictions=evaluation.get("predictions"),
-            num_labels=self._num_labels or None,
-            regression=regression,
-            label_names=self._names_of_labels(),
-            score=score,
-            baseline=self.constant["score"] if self.constant else self.baseline,
-            metric=metric,
-            steps=record["step"],
-            losses=record["loss"],
-            layer_norms=record["layer_norms"],
-            layers=record["layers"],
-            warmup_steps=record["info"]["warmup_steps"],
-            total_steps=self._state.max_steps,
-            train_label_counts=_counts(record["labels"]),
-            train_predicted_counts=_counts(record["predicted"][last]),
-        )
+        evidence = {
+            "eval_labels": evaluation.get("labels"),
+            "eval_predictions": evaluation.get("predictions"),
+            "num_labels": self._num_labels or None,
+            "regression": regression,
+            "label_names": self._names_of_labels(),
+            "score": score,
+            "baseline": self.constant["score"] if self.constant else self.baseline,
+            "metric": metric,
+            "steps": record["step"],
+            "losses": record["loss"] if self._saw_loss else None,
+            "layer_norms": record["layer_norms"],
+            "layers": record["layers"],
+            "warmup_steps": record["info"]["warmup_steps"],
+            "total_steps": self._state.max_steps,
+            "train_label_counts": _counts(record["labels"]),
+            "train_predicted_counts": _counts(record["predicted"][last]),
+        }
+        try:
+            return judge(**evidence)
+        except (
+            InputError
+        ) as error:  # outputs of another shape than a verdict knows: token labels, several labels at once
+            logger.warning(f"The verdict leaves the evaluation out: {error}")
+            evidence.update(eval_labels=None, eval_predictions=None)
+            return judge(**evidence)
 
     def _best_constant(self, metric: str, regression: bool) -> dict[str, Any] | None:
         outputs = self.evaluation["predictions"], self.evaluation["labels"]
         try:
             return best_constant_score(self.compute_metrics, *outputs, self._num_labels, metric, regression)
         except Exception as error:  # the user's own function; a finished training must not be lost over it
-            logger.warning(f"No baseline: compute_metrics failed on a constant prediction: {type(error).__name__}: {error}")
+            logger.warning(
+                f"No baseline: compute_metrics failed on a constant prediction: {type(error).__name__}: {error}"
+            )
             return None
 
     def _names_of_labels(self) -> list[str] | None:
@@ -313,7 +336,9 @@ def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | 
     """
     not_scores = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
     scores = {key.removeprefix("eval_"): value for key, value in metrics.items()}
-    scores = {key: value for key, value in scores.items() if not key.endswith(not_scores) and isinstance(value, (int, float))}
+    scores = {
+        key: value for key, value in scores.items() if not key.endswith(not_scores) and isinstance(value, (int, float))
+    }
     wanted = (wanted or "").removeprefix("eval_")
     for key in (wanted, "accuracy", *scores):
         if key in scores:
@@ -335,7 +360,9 @@ def _loss_logits_labels(kwargs: dict, output: Any) -> tuple[Tensor | None, Tenso
         loss, logits = output.get("loss"), output.get("logits")
     else:
         outputs = output if isinstance(output, tuple) else (output,)
-        loss, logits = (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
+        loss, logits = (
+            (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
+        )
     loss = loss.detach() if isinstance(loss, Tensor) and loss.ndim == 0 else None
     logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 2 else None
     labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None

@@ -96,7 +96,9 @@ def load_recipe(name: str) -> Recipe:
     path = Path(name) if name.endswith((".yaml", ".yml")) else recipe_dir() / f"{name}.yaml"
     if not path.is_file():
         known = recipe_names()
-        raise InputError(f"--recipe {name}: no such recipe{nearest(name, known)}. Known: {', '.join(known)}, or a .yaml file.")
+        raise InputError(
+            f"--recipe {name}: no such recipe{nearest(name, known)}. Known: {', '.join(known)}, or a .yaml file."
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -128,7 +130,9 @@ def parse_recipe(content: Any, path: Path) -> Recipe:
             "model_config": dict(part.get("model_config") or {}),
         }
     if errors:
-        raise InputError(f"{path} has {len(errors)} error{'s' * (len(errors) > 1)}:\n" + "\n".join(f"  {e}" for e in errors))
+        raise InputError(
+            f"{path} has {len(errors)} error{'s' * (len(errors) > 1)}:\n" + "\n".join(f"  {e}" for e in errors)
+        )
     return Recipe(path.stem, path, args, dict(sections["model_config"]), model_types)
 
 

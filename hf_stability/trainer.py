@@ -41,7 +41,10 @@ class StabilityMixin:
         self.stability = found[0]
         self.stability.compute_metrics = self.stability.compute_metrics or self.compute_metrics
         self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
-        if getattr(self.args, "total_train_batch_size", None) and "ForSequenceClassification" in type(self.model).__name__:
+        if (
+            getattr(self.args, "total_train_batch_size", None)
+            and "ForSequenceClassification" in type(self.model).__name__
+        ):
             self.model_accepts_loss_kwargs = False
 
     # ---- optimizer and random streams --------------------------------------------------------------------------------
@@ -113,7 +116,9 @@ class StabilityMixin:
 
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
-    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         first = next(iter(self.eval_dataset)) if isinstance(self.eval_dataset, dict) else None
         if self.is_in_train and metric_key_prefix == ("eval" if first is None else f"eval_{first}"):
@@ -137,7 +142,9 @@ class StabilityMixin:
         The best of many evaluations is selected on the evaluation set: compare it between equal numbers of evaluations.
         """
         sign = -1 if self.args.greater_is_better is False and not self._wanted().endswith("loss") else 1
-        scored = [(sign * headline(m, self._wanted())[1], -m["step"], m) for m in self._evaluations() if headline(m)[0]]
+        scored = [
+            (sign * headline(m, self._wanted())[1], -m["step"], m) for m in self._evaluations() if headline(m)[0]
+        ]
         return max(scored, key=lambda item: item[:2])[2] if scored else {}
 
     def _wanted(self) -> str:

@@ -47,7 +47,8 @@ class StableTrainingArguments(TrainingArguments):
         },
     )
     init_seed: int | None = field(
-        default=None, metadata={"help": "Seed of the new head's initialisation. Default with --seed_streams: from --seed."}
+        default=None,
+        metadata={"help": "Seed of the new head's initialisation. Default with --seed_streams: from --seed."},
     )
     dropout_seed: int | None = field(
         default=None, metadata={"help": "Seed of dropout. Default with --seed_streams: from --seed."}

@@ -1,0 +1,351 @@
+"""The command line: `hf-stability`, and `run_glue_stable.py`, its twin for `accelerate launch`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .recipe import Recipe, load_recipe, nearest, recipe_names
+from .training_args import StableTrainingArguments
+
+
+PROG = "hf-stability"
+
+EXAMPLES = """
+examples:
+  # the bundled demo, offline, a few minutes on two cores
+  accelerate launch run_glue_stable.py --task_name demo_pair --recipe devlin2019 mosbach2021 --seeds 3
+
+  # the paper's comparison on RTE: 25 seeds of each recipe, on one GPU or as many as there are
+  accelerate launch run_glue_stable.py --model_name_or_path bert-large-uncased --task_name rte \\
+      --recipe transformers_default devlin2019 mosbach2021 --seeds 25 --output_dir rte
+
+  # your own model and data; what would be run, and where each value comes from
+  hf-stability --model_name_or_path ./my-roberta --train_file train.csv --validation_file dev.csv --dry_run
+
+A study can be interrupted: the same command goes on with what is missing, and more --seeds add to it. Every argument of
+Hugging Face's Trainer can be given too, and goes over the recipe's: --learning_rate 3e-5, --num_train_epochs 10, --bf16
+(--help_all lists them). Watch a study with: tensorboard --logdir OUTPUT_DIR/runs
+"""
+
+# The Trainer's arguments that --help shows; --help_all shows all of them.
+COMMON_ARGS = (
+    "output_dir", "learning_rate", "num_train_epochs", "max_steps", "total_train_batch_size", "gradient_accumulation_steps",
+    "warmup_steps", "weight_decay", "max_grad_norm", "bias_correction", "optim", "eval_strategy", "bf16", "fp16", "use_cpu",
+)  # fmt: skip
+
+
+@dataclass
+class ModelArguments:
+    """The pretrained model."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder made by save_pretrained, or a name on the hub. Default: the demo's."}
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "The tokenizer, where it is not the model's."})
+
+
+@dataclass
+class DataArguments:
+    """The task."""
+
+    task_name: str | None = field(
+        default=None,
+        metadata={"help": "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the bundled demo_pair, demo_cola."},
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "GLUE in its official layout (RTE/train.tsv ...). Default: nyu-mll/glue on the hub."},
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Your own data (.csv, .tsv, .json, .jsonl): a column `label`, one or two of text."},
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "Its development set, with the same columns."})
+    max_seq_length: int = field(default=128, metadata={"help": "Tokens; longer examples are truncated."})
+    pad_to_max_length: bool = field(
+        default=False, metadata={"help": "Pad all to max_seq_length, not each batch to its longest (slower on a CPU)."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Only the first examples of the training set."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Only the first examples of the development sets."}
+    )
+
+
+@dataclass
+class StudyArguments:
+    """The study: recipes, seeds, and how they are run."""
+
+    recipe: list[str] = field(
+        default_factory=lambda: ["mosbach2021"],
+        metadata={"help": "One or more recipes by name, or .yaml files."},
+    )
+    seeds: list[str] = field(
+        default_factory=lambda: ["5"],
+        metadata={"help": "A count (25: seeds 1 to 25), seeds (3 7 9), or ranges (1000-1019)."},
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Runs at a time, each in a process of its own. Default: one a GPU, else one a core. 0: in this process."
+        },
+    )
+    threads_per_run: int = field(
+        default=1, metadata={"help": "CPU threads of a run; changes results in the last digits."}
+    )
+    keep_model: str = field(
+        default="none",
+        metadata={
+            "help": "Which models to keep in the runs' folders.",
+            "choices": ["none", "last", "failed_and_best"],
+        },
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print what would be run and where each value comes from; write nothing."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a study.
+
+    Returns:
+        the exit code: 0; 1 where a run crashed; 2 for bad input (one line on standard error, nothing written);
+        130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)  # a batch system's kill ends a study as Ctrl-C does
+    try:
+        return _main(argv)
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\n{PROG}: interrupted. Finished runs are kept; the same command goes on with what is missing.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _main(argv: list[str]) -> int:
+    known = parser(all_help="--help_all" in argv)
+    given = parse(known, argv)
+    own = {
+        cls: cls(**{f.name: given.pop(f.name) for f in fields(cls) if f.name in given})
+        for cls in (ModelArguments, DataArguments, StudyArguments)
+    }
+    return run_study(own[ModelArguments], own[DataArguments], own[StudyArguments], given)
+
+
+# ---- the study ---------------------------------------------------------------------------------------------------------
+
+
+def run_study(
+    model_args: ModelArguments, data_args: DataArguments, study_args: StudyArguments, given: dict[str, Any]
+) -> int:
+    """Everything is looked at before anything is written; then the runs. `given` are the training arguments given."""
+    from .study import prepare
+
+    prepare.check_given(given)
+    seeds = prepare.parse_seeds(study_args.seeds)
+    recipes = [load_recipe(name) for name in study_args.recipe]
+    if study_args.threads_per_run < 1:
+        raise InputError(f"--threads_per_run {study_args.threads_per_run}: give 1 or more")
+    if study_args.workers is not None and study_args.workers < 0:
+        raise InputError(f"--workers {study_args.workers}: give 0 (in this process) or more")
+
+    from .study.run import quiet
+    from .study.study import check_folder, run_jobs
+    from .tasks.load import data_fingerprint, load_task_data, subsample, tokenize
+    from .tasks.presets import task_preset
+
+    quiet()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
+    is_demo = (data_args.task_name or "").startswith("demo_")
+    model = model_args.model_name_or_path or (_demo_model() if is_demo else None)
+    if model is None:
+        raise InputError(
+            "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
+        )
+    data = load_task_data(data_args.task_name, data_args.data_dir, data_args.train_file, data_args.validation_file)
+    data = subsample(data, data_args.max_train_samples, data_args.max_eval_samples)
+    preset = task_preset(data.task.name)
+    folder = Path(given.pop("output_dir", None) or f"results/{data.task.name}")
+    config = prepare.load_config(model)
+    processes, device = _processes_and_device(recipes, config.model_type, preset, given)
+    tokenizer_name = model_args.tokenizer_name or model
+    tokenizer = prepare.load_tokenizer(tokenizer_name)
+    tokens = tokenize(data, tokenizer, data_args.max_seq_length, data_args.pad_to_max_length)
+    if tokens.truncated_share > 0.05:
+        print(
+            f"{tokens.truncated_share:.0%} of the training examples are longer than --max_seq_length {data_args.max_seq_length}",
+            file=sys.stderr,
+        )
+    texts = data_fingerprint(data)
+    data_folder = folder / "data" / texts[:16]
+    jobs = prepare.make_jobs(
+        recipes,
+        seeds,
+        model,
+        config,
+        tokens,
+        data_folder,
+        preset,
+        given,
+        tokenizer=tokenizer_name,
+        keep_model=study_args.keep_model,
+        threads=study_args.threads_per_run,
+        processes=processes,
+        device=device,
+    )
+    check_folder(jobs, folder)
+    if study_args.dry_run:
+        print(describe(jobs, data))
+        return 0
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process:
+        tokens.save(data_folder)
+    runs = run_jobs(jobs, folder, _workers(study_args, processes, device))
+    if not main_process:
+        return 0
+    print(f"\n{folder}: summary.md, and a folder for each run. To watch: tensorboard --logdir {folder / 'runs'}")
+    crashed = [run.name for run in runs if run.status == "crashed"]
+    if crashed:
+        print(
+            f"{PROG}: {len(crashed)} run(s) crashed: see {folder / 'runs' / crashed[0] / 'error.txt'}", file=sys.stderr
+        )
+    return 1 if crashed else 0
+
+
+def _processes_and_device(recipes: Sequence[Recipe], model_type: str, preset: dict, given: dict) -> tuple[int, str]:
+    """Build each recipe's training arguments once, so that what they refuse is said now; processes and device."""
+    from .study.prepare import resolved_settings
+
+    for recipe in recipes:
+        settings, _ = resolved_settings(recipe, model_type, preset, given)
+        values = {name: r.value for name, r in settings.items()}
+        try:
+            args = StableTrainingArguments(**{**values, "output_dir": tempfile.gettempdir()})
+        except InputError:
+            raise
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(f"--recipe {recipe.name}: {' '.join(str(error).split())}") from None
+    return args.world_size, args.device.type
+
+
+def _workers(study_args: StudyArguments, processes: int, device: str) -> int:
+    if processes > 1:
+        return 0  # the processes of a distributed run train every run together
+    if study_args.workers is not None:
+        return study_args.workers
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // study_args.threads_per_run)
+
+
+def _demo_model() -> str:
+    from .tasks.demo.data import demo_model_path
+
+    return str(demo_model_path())
+
+
+def describe(jobs: Sequence, data) -> str:
+    """What `--dry_run` prints: data, then for each recipe its runs and every value that is set, with its source."""
+    from .study.summary import markdown_table
+
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
+    lines = [
+        f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
+        f"model {jobs[0].model}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
+    ]
+    for recipe in dict.fromkeys(job.recipe for job in jobs):
+        runs = [job for job in jobs if job.recipe == recipe]
+        values = {**runs[0].args, **{f"model_config.{name}": value for name, value in runs[0].model_config.items()}}
+        rows = [[name, str(value), runs[0].sources[name]] for name, value in values.items()]
+        lines += ["", f"{recipe}: {len(runs)} run(s), seeds {', '.join(str(job.seed) for job in runs)}"]
+        lines += [markdown_table(["argument", "value", "from"], rows)]
+        lines += [f"ids: {', '.join(job.id for job in runs)}"]
+    lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
+    return "\n".join(lines)
+
+
+# ---- parsing -----------------------------------------------------------------------------------------------------------
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Shows `--max_steps X` once, not beside `--max-steps X` too."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=34, width=119)
+
+    def _format_action_invocation(self, action):
+        if not action.option_strings or action.dest == "help":
+            return super()._format_action_invocation(action)
+        values = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
+        return action.option_strings[0] + values
+
+
+def parser(all_help: bool = False):
+    """The parser of every flag: ours, and all of the Trainer's; `--help` shows ours and the common ones."""
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message):
+            raise InputError(message)
+
+    built = Parser(
+        (ModelArguments, DataArguments, StudyArguments, StableTrainingArguments),
+        prog=PROG,
+        description="Fine-tune a BERT-like model over many seeds with one or more recipes: scores, a verdict on every run, and "
+        "the gradients of every layer on record.",
+        epilog=EXAMPLES,
+        usage=f"{PROG} [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]\n"
+        "       [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    ours = {f.name for cls in (ModelArguments, DataArguments, StudyArguments) for f in fields(cls)}
+    for action in built._actions:
+        if action.dest not in ("help", *ours, *COMMON_ARGS) and not all_help:
+            action.help = argparse.SUPPRESS
+        if action.nargs != 0 and (action.choices is None or len(action.choices) > 5):
+            action.metavar = "X"
+    built.add_argument("--help_all", action="help", help="show every argument of the Trainer too")
+    return built
+
+
+def parse(known, argv: list[str]) -> dict[str, Any]:
+    """The flags that were given, by field name.
+
+    Raises:
+        InputError: an unknown flag (with the nearest one), a value of the wrong type, or a stray word.
+    """
+    for action in known._actions:
+        action.default = argparse.SUPPRESS
+    namespace, unknown = known.parse_known_args(argv)
+    if unknown:
+        flags = [option for action in known._actions for option in action.option_strings]
+        name = unknown[0].split("=")[0]
+        hint = nearest(name, flags) if name.startswith("-") else "; a flag begins with --"
+        raise InputError(
+            f"{name}: no such argument{hint}. --help shows what there is; recipes: {', '.join(recipe_names())}"
+        )
+    return vars(namespace)

@@ -1,0 +1,157 @@
+"""Where jobs run: in this process, or in local worker processes. Both give the same bits.
+
+An executor is a function `execute(jobs, folders, listen, ...)` that runs every job and calls `listen(event)` for each
+[`Event`]; Ray's will be another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from .plan import Job
+from .records import RunRecord, read_run
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job.
+
+    Args:
+        job: the job.
+        kind: "progress", "finished" or "crashed".
+        steps, total: update steps done and in all, of a "progress".
+        run: the record of a "finished" run.
+        error: the last line of a crash's traceback; the whole stands in the run's `error.txt`.
+    """
+
+    job: Job
+    kind: str
+    steps: int = 0
+    total: int = 0
+    run: RunRecord | None = None
+    error: str = ""
+
+
+Listen = Callable[[Event], None]
+
+
+def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
+    """Run the jobs here, one after the other. The only way for the processes of a distributed run."""
+    from .run import run_job
+
+    for job, folder in zip(jobs, folders, strict=True):
+        try:
+            run = run_job(job, folder, lambda steps, total, job=job: listen(Event(job, "progress", steps, total)))
+        except Exception as error:
+            if job.processes > 1:
+                raise  # the other processes would wait for this one for ever
+            listen(Event(job, "crashed", error=_write_error(folder, error)))
+        else:
+            listen(Event(job, "finished", run=run))
+        gc.collect()  # a Trainer holds itself in cycles: without this the memory of all runs adds up
+
+
+def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Listen, workers: int) -> None:
+    """Run the jobs in up to `workers` processes at a time, each job in a fresh one.
+
+    The processes are forked from a server that has imported `transformers.trainer` once: a job starts in hundredths of a
+    second, and its memory is gone with it. On a machine with GPUs, worker i sees GPU i only.
+
+    A worker that dies (killed, out of memory) is a crash of its job; on Ctrl-C, or when this process is killed, all
+    workers end.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # A misspelt name here would be ignored in silence, and cost 3-7 s a job; a test looks at it.
+    context.set_forkserver_preload(["transformers.trainer", "hf_stability.study.run"])
+    pending = list(zip(jobs, folders, strict=True))[::-1]
+    running: dict[Connection, tuple] = {}
+    free_slots = list(range(workers))[::-1]
+    try:
+        while pending or running:
+            while pending and free_slots:
+                job, folder = pending.pop()
+                receiver, sender = context.Pipe(duplex=False)
+                slot = free_slots.pop()
+                process = context.Process(target=_work, args=(job, folder, sender, slot), daemon=True)
+                process.start()
+                sender.close()
+                running[receiver] = (job, folder, process, slot)
+            for receiver in wait(list(running)):
+                job, folder, process, slot = running[receiver]
+                try:
+                    kind, *content = receiver.recv()
+                except EOFError:  # the worker is gone
+                    process.join()
+                    del running[receiver]
+                    receiver.close()
+                    free_slots.append(slot)
+                    listen(_last_event(job, folder, process.exitcode))
+                    continue
+                if kind == "progress":
+                    listen(Event(job, kind, *content))
+    finally:
+        for _, _, process, _ in running.values():
+            process.terminate()
+        for _, _, process, _ in running.values():
+            process.join(timeout=10)
+            if process.is_alive():
+                process.kill()
+
+
+def _last_event(job: Job, folder: Path, exitcode: int | None) -> Event:
+    run = read_run(folder) if exitcode == 0 else None
+    if run is not None:
+        return Event(job, "finished", run=run)
+    with contextlib.suppress(OSError, IndexError):
+        return Event(job, "crashed", error=(folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()[-1])
+    how = f"killed by {signal.Signals(-exitcode).name}" if exitcode and exitcode < 0 else f"exit code {exitcode}"
+    return Event(job, "crashed", error=f"the worker process ended: {how}")
+
+
+def _work(job: Job, folder: Path, sender: Connection, slot: int) -> None:
+    """The worker process: one job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if job.device == "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible_gpus()[slot]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    from .run import run_job
+
+    try:
+        run_job(job, folder, lambda steps, total: sender.send(("progress", steps, total)))
+    except Exception as error:
+        _write_error(folder, error)
+        raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _visible_gpus() -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _write_error(folder: Path, error: Exception) -> str:
+    """Leave the traceback in the run's folder; its last line."""
+    lines = traceback.format_exception(error)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text("".join(lines), encoding="utf-8")
+    return lines[-1].strip().splitlines()[0]

@@ -1,0 +1,115 @@
+"""What a study is to run: one [`Job`] for each recipe and seed, known by a hash of everything that changes its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+JOB_SCHEMA = "hf_stability.job/1"
+
+# What does not change a result, and so is no part of a job's id. Everything else is: the cadence of evaluation (the
+# evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
+IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources")
+IGNORED_ARGS = (
+    "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
+    "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
+    "save_only_model", "seed", "use_cpu",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: everything a worker needs to know.
+
+    Args:
+        recipe: the recipe's name.
+        seed: the run's seed, from which its three random streams come.
+        task: the task's name.
+        args: training arguments that are set anywhere (recipe, task, command line), without `seed` and `output_dir`.
+        model_config: values for the model's config (dropout ...).
+        model_fingerprint: hash of the pretrained weights and config.
+        data_fingerprint: hash of the token ids and labels of all splits.
+        threads: CPU threads of the run.
+        processes: number of processes that train it together (`torchrun`, `accelerate launch`).
+        device: "cpu" or "cuda".
+        model, tokenizer: where the weights and the tokenizer are; a name or a folder.
+        data_folder: where the tokenised data are.
+        keep_model: "none", "last" or "failed_and_best".
+        sources: where each of `args` and `model_config` came from, in words.
+    """
+
+    recipe: str
+    seed: int
+    task: str
+    args: dict[str, Any]
+    model_config: dict[str, Any]
+    model_fingerprint: str
+    data_fingerprint: str
+    threads: int = 1
+    processes: int = 1
+    device: str = "cpu"
+    model: str = ""
+    tokenizer: str = ""
+    data_folder: str = ""
+    keep_model: str = "none"
+    sources: dict[str, str] = field(default_factory=dict)
+    schema: str = JOB_SCHEMA
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over all that changes the result, the first 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes the result, as JSON: the job without `IGNORED_FIELDS` and `IGNORED_ARGS`."""
+        content = {key: value for key, value in self.to_dict().items() if key not in IGNORED_FIELDS}
+        content["args"] = {key: value for key, value in self.args.items() if key not in IGNORED_ARGS}
+        return json.loads(json.dumps(content))
+
+    @property
+    def name(self) -> str:
+        """`recipe/seed-003`: the run's folder below `runs/`, and its name in TensorBoard."""
+        return f"{self.recipe}/seed-{self.seed:03d}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Job:
+        """Raises InputError where the schema is another version's."""
+        if content.get("schema") != JOB_SCHEMA:
+            raise InputError(f"job schema {content.get('schema')!r}: this version reads {JOB_SCHEMA}")
+        return cls(**content)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two identities, a line each: `args.learning_rate: 2e-05 -> 3e-05`."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key, "(not set)"), new.get(key, "(not set)")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+def check_jobs(jobs: Iterable[Job]) -> None:
+    """Raises InputError where two jobs would write to one folder (a recipe or seed given twice)."""
+    seen: set[str] = set()
+    for job in jobs:
+        if job.name in seen:
+            raise InputError(f"{job.name} is planned twice: give each recipe and each seed once")
+        seen.add(job.name)
+
+
+def run_folder(study_folder: Path, job: Job) -> Path:
+    """Where a job's run is kept."""
+    return study_folder / "runs" / job.name

@@ -1,0 +1,85 @@
+"""What is kept of a run, in its folder; `run.json` is written last, so that a run that has one is whole.
+
+| file | what |
+| --- | --- |
+| `config.json` | the job: everything that was set, where it came from, the random streams, versions |
+| `metrics.json` | the last and the best evaluation, and all of them |
+| `predictions.npz` | logits and labels of the last evaluation of the first development set |
+| `steps.rec` | the record of every update step: see [`read_steps`][hf_stability.diagnostics.step_record.read_steps] |
+| `verdict.json` | the verdict with its evidence |
+| `tensorboard/` | events |
+| `times.json` | seconds; apart, so that everything else is the same bytes when it is run again |
+| `model/` | the model after the last step, where it is kept |
+| `error.txt` | the traceback of a run that crashed; it has no `run.json` and is run again |
+| `run.json` | the run's record |
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+RUN_SCHEMA = "hf_stability.run/1"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of a finished run.
+
+    Args:
+        id: the job's id.
+        recipe, seed, task: the job's.
+        status: the verdict's: `ok`, `failed`, `diverged`; `crashed` for one that raised (never written to disk).
+        metric: key of the headline metric; greater is better.
+        last, best: the headline metric at the end of training, and at the best evaluation.
+        accuracy: at the end of training; None for a regression.
+        baseline: the headline metric of the best constant predictor.
+        train_loss: mean over the last 10% of the update steps.
+        steps: update steps.
+        evaluations: how many evaluations `best` is the best of.
+        sentence: the verdict in words.
+    """
+
+    id: str
+    recipe: str
+    seed: int
+    task: str
+    status: str
+    metric: str
+    last: float | None = None
+    best: float | None = None
+    accuracy: float | None = None
+    baseline: float | None = None
+    train_loss: float | None = None
+    steps: int = 0
+    evaluations: int = 0
+    sentence: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    schema: str = RUN_SCHEMA
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe}/seed-{self.seed:03d}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_run(folder: Path) -> RunRecord | None:
+    """The record of the run in a folder; None where the run is missing or was not finished.
+
+    Raises:
+        InputError: it is another version's.
+    """
+    try:
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if content.get("schema") != RUN_SCHEMA:
+        raise InputError(f"{folder / 'run.json'}: schema {content.get('schema')!r}, this version reads {RUN_SCHEMA}")
+    return RunRecord(**content)

@@ -1,0 +1,278 @@
+"""One run, from a job to its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainerCallback,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from ..callback import LAST_PART, StabilityCallback, write_json
+from ..errors import InputError
+from ..recipe import nearest
+from ..tasks.load import TokenizedData
+from ..tasks.metrics import build_compute_metrics
+from ..trainer import StableTrainer
+from ..training_args import StableTrainingArguments
+from ..version import __version__
+from .plan import Job
+from .records import RunRecord
+
+
+# report(update steps done, update steps in all)
+Report = Callable[[int, int], None]
+
+TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord | None:
+    """Train, evaluate and judge one run, and leave it in `folder`.
+
+    A folder of an unfinished run is resumed from its newest whole checkpoint where there is one (`--save_strategy`),
+    and begun anew otherwise. Every process of a distributed run calls this; only the main one writes.
+
+    Args:
+        job: what to run.
+        folder: where to leave it; see `records.py` for the files.
+        report: is told of the progress, update step by update step.
+
+    Returns:
+        the run's record; None in the other processes of a distributed run.
+    """
+    started = time.time()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
+        quiet()
+        args = training_arguments(job, folder)
+        checkpoint = _prepare_folder(job, folder, args)
+        trainer = make_trainer(job, args, report)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if job.keep_model != "none":
+            trainer.save_model(str(folder / "model"))
+        if not args.should_save:
+            return None
+        return _write_results(job, folder, trainer, time.time() - started)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def quiet() -> None:
+    """A study says a line for each run; what the libraries say of loading weights and of new heads is not among it."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("hf_stability").setLevel(logging.ERROR)  # the verdict stands in the run's line
+
+
+def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
+    """The job's training arguments, as the Trainer takes them."""
+    free = {"report_to": "none", "dataloader_pin_memory": job.device == "cuda"}
+    fixed = {"output_dir": str(folder), "seed": job.seed, "disable_tqdm": True}
+    args = StableTrainingArguments(**{**free, **job.args, **fixed})
+    args.recipe = job.recipe
+    return args
+
+
+def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None = None) -> StableTrainer:
+    """The trainer of a job, its data loaded; `model_init` loads the pretrained weights."""
+    data = TokenizedData.load(job.data_folder)
+    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer or job.model)
+    config = model_config(job.model, data.task, job.model_config)
+
+    def model_init():
+        return AutoModelForSequenceClassification.from_pretrained(job.model, config=config)
+
+    callbacks: list[TrainerCallback] = [StabilityCallback(output_dir=args.output_dir, metric=data.task.headline)]
+    if report is not None:
+        callbacks.append(ReportCallback(report))
+    validation = data.validation
+    trainer = StableTrainer(
+        model_init=model_init,
+        args=args,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=data.train,
+        eval_dataset=validation if len(validation) > 1 else next(iter(validation.values())),
+        processing_class=tokenizer,
+        compute_metrics=build_compute_metrics(data.task),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def model_config(model: str, task, values: dict[str, Any]):
+    """The pretrained model's config for a task, with a recipe's values put in.
+
+    Raises:
+        InputError: the config has no such field.
+    """
+    config = AutoConfig.from_pretrained(model)
+    for name in values:
+        if not hasattr(config, name):
+            known = list(config.to_dict())
+            raise InputError(
+                f"model_config.{name}: a {config.model_type} config has no such field{nearest(name, known)}"
+            )
+    names = task.label_names
+    labels = (
+        {"num_labels": 1}
+        if names is None
+        else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    )
+    config.update(
+        {**values, **labels, "problem_type": "regression" if names is None else "single_label_classification"}
+    )
+    return config
+
+
+class ReportCallback(TrainerCallback):
+    """Tells a function of each update step."""
+
+    def __init__(self, report: Report):
+        self.report = report
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.report(state.global_step, state.max_steps)
+
+
+# ---- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
+    """Make the folder ready; the checkpoint to resume from, if there is one."""
+    checkpoint = newest_whole_checkpoint(folder) if _unfinished_job_id(folder) == job.id else None
+    args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
+    if args.should_save:
+        if checkpoint is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").unlink(missing_ok=True)
+        streams = {name: getattr(args, name) for name in ("init_seed", "data_seed", "dropout_seed")}
+        config = {
+            "id": job.id,
+            "job": job.to_dict(),
+            "streams": streams,
+            "versions": versions(),
+            "args": args.to_dict(),
+        }
+        write_json(folder / "config.json", config)
+    args.distributed_state.wait_for_everyone()
+    return checkpoint
+
+
+def _unfinished_job_id(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def newest_whole_checkpoint(folder: Path) -> str | None:
+    """The newest of the Trainer's checkpoints that was written to its end, or None.
+
+    The Trainer does not write them atomically, but `trainer_state.json` last: one that can be read stands for the rest.
+    """
+    found = {}
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            found[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = str(state.parent)
+        except (OSError, ValueError, KeyError):
+            continue
+    return found[max(found)] if found else None
+
+
+def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float) -> RunRecord:
+    evaluations = trainer._evaluations()
+    last, best = trainer.last_metrics, trainer.best_metrics
+    times = {
+        "wall": seconds,
+        "train": _times(trainer.state.log_history[-1]),
+        "evaluations": [_times(e) for e in evaluations],
+    }
+    evaluations, last, best = [_without_times(e) for e in evaluations], _without_times(last), _without_times(best)
+    metric = trainer.stability.metric
+    key = next((k for k in last if k.startswith("eval_") and k.endswith(f"_{metric}")), None)  # MNLI: the first set's
+    if trainer.stability.evaluation.get("predictions") is not None:
+        evaluation = trainer.stability.evaluation
+        logits = evaluation["predictions"]
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        np.savez_compressed(folder / "predictions.npz", logits=logits, labels=evaluation["labels"])
+    write_json(
+        folder / "metrics.json", finite({"metric": metric, "last": last, "best": best, "evaluations": evaluations})
+    )
+    write_json(folder / "times.json", times)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    record, verdict, constant = trainer.stability.record, trainer.stability.verdict, trainer.stability.constant
+    final = record["loss"][record["step"] > (1 - LAST_PART) * trainer.state.max_steps]
+    run = RunRecord(
+        id=job.id,
+        recipe=job.recipe,
+        seed=job.seed,
+        task=job.task,
+        status=verdict.status,
+        metric=metric,
+        last=last.get(key),
+        best=best.get(key),
+        accuracy=last.get(key.replace(metric, "accuracy")) if key else None,
+        baseline=constant["score"] if constant else None,
+        train_loss=float(np.mean(final, dtype=np.float64)) if len(final) else None,
+        steps=trainer.state.global_step,
+        evaluations=len(evaluations),
+        sentence=verdict.sentence,
+        metrics={k: v for k, v in last.items() if k.startswith("eval_")},
+    )
+    write_json(folder / "run.json", finite(run.to_dict()))
+    return run
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on in its last digits."""
+    import accelerate
+    import datasets
+
+    modules = (torch, transformers, accelerate, datasets, np)
+    found = {module.__name__: module.__version__ for module in modules}
+    return {
+        "hf_stability": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        **found,
+    }
+
+
+def finite(content: Any) -> Any:
+    """JSON has no NaN and no Inf: they become null."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key == "step" or key.endswith(TIMES)}
+
+
+def _without_times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if not key.endswith(TIMES)}

@@ -1,0 +1,192 @@
+"""Many runs: what is missing is run, what is there is kept, and the tables are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+from .executors import Event, execute_in_process, execute_in_workers
+from .plan import Job, check_jobs, differences, run_folder
+from .records import RunRecord, read_run
+from .summary import summarize, to_markdown, write_summary
+
+
+KEEP_MODEL = ("none", "last", "failed_and_best")
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: str | os.PathLike,
+    workers: int = 0,
+    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> list[RunRecord]:
+    """Run a study's jobs, each once: a job whose run is already in the folder is not run again.
+
+    Jobs of other recipes and seeds that the folder holds stay, and are in its tables: seeds can be added. A job that is
+    in the folder with other settings is refused. Interrupted at any point, finished runs stay whole; running it again
+    runs what is missing.
+
+    Args:
+        jobs: what to run, each recipe and seed once.
+        folder: the study's folder.
+        workers: number of worker processes; 0 runs in this process.
+        quiet: no progress bar and no lines.
+        say: takes a line for each finished run; default: prints it above the progress bar.
+
+    Returns:
+        the records of `jobs`, in their order, those of crashed runs with status `crashed`.
+
+    Raises:
+        InputError: two jobs are of the same recipe and seed, or the folder has one of them with other settings.
+        KeyboardInterrupt: Ctrl-C, after all workers have ended.
+    """
+    folder = Path(folder)
+    main = _is_main(jobs)
+    check_jobs(jobs)
+    check_folder(jobs, folder)
+    done = {job.name: run for job in jobs if (run := read_run(run_folder(folder, job))) is not None}
+    missing = [job for job in jobs if job.name not in done]
+    if jobs and jobs[0].processes > 1:
+        missing = _of_main_process(missing)
+    runs = dict(done)
+    with Progress(len(jobs), len(done), quiet or not main, say) as progress:
+
+        def listen(event: Event) -> None:
+            progress.show(event)
+            if not main or event.kind == "progress":
+                return
+            runs[event.job.name] = event.run or _crashed(event)
+            prune_models(folder, [run for run in runs.values() if run.status != "crashed"], event.job.keep_model)
+
+        folders = [run_folder(folder, job) for job in missing]
+        if workers and missing:
+            execute_in_workers(missing, folders, listen, min(workers, len(missing)))
+        else:
+            execute_in_process(missing, folders, listen)
+    if not main:
+        return []
+    ours = [runs[job.name] for job in jobs]
+    others = [run for run in read_runs(folder) if run.name not in runs]
+    summary = summarize(sorted([*ours, *others], key=lambda run: _order(run, jobs)))
+    write_summary(folder, summary)
+    if not quiet:
+        progress.say(to_markdown(summary))
+    return ours
+
+
+def check_folder(jobs: Sequence[Job], folder: Path) -> None:
+    """Refuse a folder that is none, cannot be written to, or holds a run of one of the jobs with other settings."""
+    nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder}: this is a file; give a folder")
+    if not nearest_existing.is_dir() or not _writable(nearest_existing):
+        raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
+    for job in jobs:
+        path = run_folder(folder, job)
+        if read_run(path) is None:
+            continue
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        changes = differences(Job.from_dict(config["job"]).identity(), job.identity())
+        if changes:
+            raise InputError(
+                f"--output_dir {folder}: {job.name} was run with other settings; give another folder, or these settings:\n"
+                + "\n".join(f"  {line}" for line in changes)
+            )
+
+
+def read_runs(folder: Path) -> list[RunRecord]:
+    """Every finished run below a study's folder, sorted by folder."""
+    runs = (read_run(path.parent) for path in sorted(folder.glob("runs/*/*/run.json")))
+    return [run for run in runs if run is not None]
+
+
+def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> None:
+    """With `failed_and_best`, delete the models of runs that are neither failed nor their recipe's best."""
+    if keep_model != "failed_and_best":
+        return
+    for run in runs:
+        rivals = [other for other in runs if other.recipe == run.recipe and other.last is not None]
+        best = max(rivals, key=lambda other: (other.last, -other.seed), default=None)
+        if run.status == "ok" and run is not best:
+            shutil.rmtree(folder / "runs" / run.name / "model", ignore_errors=True)
+
+
+class Progress:
+    """The progress bar of a study (in runs, with fractions), and a line above it for each finished run."""
+
+    def __init__(self, total: int, done: int, quiet: bool, say: Callable[[str], None] | None = None):
+        self.quiet, self.custom_say, self.done = quiet, say, done
+        self.fractions: dict[str, float] = {}
+        self.skipped = done
+        form = "{desc}: {n:.1f}/{total} |{bar}| {elapsed}<{remaining}"
+        self.bar = tqdm(total=total, initial=done, disable=quiet, desc="runs", bar_format=form, file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        if self.skipped:
+            self.say(f"{self.skipped} finished run{'s' * (self.skipped > 1)} found, kept")
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.bar.close()
+
+    def say(self, line: str) -> None:
+        if self.quiet:
+            return
+        if self.custom_say is not None:
+            self.custom_say(line)
+        else:
+            with tqdm.external_write_mode(file=sys.stdout):
+                print(line, flush=True)
+
+    def show(self, event: Event) -> None:
+        if event.kind == "progress":
+            self.fractions[event.job.name] = min(event.steps / max(event.total, 1), 0.99)
+        else:
+            self.fractions.pop(event.job.name, None)
+            self.done += 1
+            what = event.run.sentence if event.run else f"crashed: {event.error}"
+            self.say(f"{event.job.name}: {what}")
+        self.bar.n = self.done + sum(self.fractions.values())
+        self.bar.refresh() if event.kind != "progress" else self.bar.update(0)
+
+
+def _crashed(event: Event) -> RunRecord:
+    job = event.job
+    return RunRecord(job.id, job.recipe, job.seed, job.task, "crashed", "", sentence=f"crashed: {event.error}")
+
+
+def _order(run: RunRecord, jobs: Sequence[Job]) -> tuple:
+    recipes = list(dict.fromkeys(job.recipe for job in jobs))
+    return (recipes.index(run.recipe) if run.recipe in recipes else len(recipes), run.recipe, run.seed)
+
+
+def _writable(path: Path) -> bool:
+    try:
+        tempfile.TemporaryFile(dir=path).close()  # os.access says yes to root on everything
+    except OSError:
+        return False
+    return True
+
+
+def _is_main(jobs: Sequence[Job]) -> bool:
+    if not jobs or jobs[0].processes == 1:
+        return True
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def _of_main_process(missing: list[Job]) -> list[Job]:
+    """What the main process found missing: all processes must run the same jobs."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([missing])[0]
