@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from .diagnostics.failures import Verdict, best_constant_score, judge
 from .diagnostics.gradients import GradientMeter
+from .diagnostics.outputs import combine_statistics, output_statistics
 from .diagnostics.step_record import LAYER_PREFIX, StepRecord
 from .errors import InputError
 
@@ -83,6 +84,7 @@ class StabilityCallback(TrainerCallback):
         self.block_steps = block_steps
         self.verdict: Verdict | None = None
         self.constant: dict[str, Any] | None = None
+        self.trainer_hands_over = False  # set by a trainer that calls observe_evaluation
         self.evaluation: dict[str, Any] = {}  # the last one: metrics, and predictions and labels where they were seen
         self.meter: GradientMeter | None = None
         self._norms: tuple[Tensor, Tensor, bool] | None = None
@@ -121,11 +123,15 @@ class StabilityCallback(TrainerCallback):
         num_labels = getattr(config, "num_labels", 0) or 0
         self._classes = num_labels if 2 <= num_labels <= MAX_CLASSES else 0
         self._num_labels = num_labels
+        self._width = num_labels if num_labels <= MAX_CLASSES else 0
         self._label_names = getattr(config, "id2label", None)
         self._saw_loss = False  # a NaN loss is divergence, no loss at all is a model that returns none
-        self._rows: list[tuple[float, float, Tensor]] = []
+        self._rows: list[tuple[int, float, Tensor, Tensor]] = []
         self._micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
         self._eval_batches: list[tuple[Tensor, Tensor]] = []
+        self._evaluated_step = -1
+        # A process of several sees its share of an evaluation only, and not which examples are there twice as padding.
+        self._sees_evaluations = bool(self.compute_metrics) and not self.trainer_hands_over and args.world_size == 1
         columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "clipped"]
         columns += [f"{kind}/{k}" for kind in ("labels", "predicted") for k in range(self._classes)]
         columns += [LAYER_PREFIX + name for name in self.meter.names]
@@ -151,8 +157,10 @@ class StabilityCallback(TrainerCallback):
             layer_norms, before_clipping = self.meter.layer_norms(norms), False
             total = torch.linalg.vector_norm(norms.float())
         self._norms = None
-        row = torch.cat([*self._micro_batch_columns(total, before_clipping), layer_norms.float()])
-        self._rows.append((state.global_step + 1, float(optimizer.param_groups[0]["lr"]), row))
+        rate = float(optimizer.param_groups[0]["lr"])
+        self._rows.append(
+            (state.global_step + 1, rate, self._seen_here(total), self._norms_row(layer_norms, total, before_clipping))
+        )
         self._micro_batches.clear()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -169,12 +177,14 @@ class StabilityCallback(TrainerCallback):
         if self._hook is None:  # an evaluation outside training
             return
         self._flush()
-        if self._eval_batches:
-            logits, labels = (torch.cat(part).float().cpu().numpy() for part in zip(*self._eval_batches, strict=True))
+        batches, self._eval_batches = self._eval_batches, []
+        if self.trainer_hands_over or self._evaluated_step == state.global_step:
+            return  # of several evaluation sets the first counts
+        self._evaluated_step = state.global_step
+        self.evaluation = {"metrics": dict(metrics or {})}
+        if batches:
+            logits, labels = (torch.cat(part).float().cpu().numpy() for part in zip(*batches, strict=True))
             self.observe_evaluation(logits, labels, dict(metrics or {}))
-            self._eval_batches.clear()
-        elif "labels" not in self.evaluation:
-            self.evaluation = {"metrics": dict(metrics or {})}
 
     def on_train_end(self, args, state, control, **kwargs):
         self._flush()
@@ -198,47 +208,39 @@ class StabilityCallback(TrainerCallback):
         if module.training:
             self._saw_loss |= loss is not None
             self._micro_batches.append((loss, logits, labels))
-        elif (
-            self.compute_metrics is not None
-            and logits is not None
-            and labels is not None
-            and self._args.world_size == 1
-        ):
+        elif self._sees_evaluations and logits is not None and labels is not None:
             self._eval_batches.append((logits, labels))
 
     @torch.no_grad()
-    def _micro_batch_columns(self, total: Tensor, before_clipping: bool) -> list[Tensor]:
-        """This update step's columns from `loss` to `predicted/<k>`, on the device."""
+    def _seen_here(self, total: Tensor) -> Tensor:
+        """Loss and output statistics of the examples that this process has seen in this step, on the device."""
         losses = [loss for loss, _, _ in self._micro_batches if loss is not None]
-        logits = [logits for _, logits, labels in self._micro_batches if logits is not None and labels is not None]
-        labels = [labels for _, logits, labels in self._micro_batches if logits is not None and labels is not None]
-        unknown = total.new_full((), math.nan, dtype=torch.float32)
-        loss = torch.stack(losses).float().mean() if losses else unknown
-        counts = unknown.expand(2 * self._classes)
-        logit_std = unknown
-        if logits:
-            logits, labels = torch.cat(logits).float(), torch.cat(labels)
-            if len(logits) > 1:
-                centred = logits - logits.mean(-1, keepdim=True) if logits.shape[-1] > 1 else logits
-                logit_std = centred.std(0).mean()
-            if self._classes and logits.shape[-1] == self._classes and not labels.is_floating_point():
-                classes = torch.arange(self._classes, device=logits.device)
-                counts = torch.cat([(ids[:, None] == classes).float().sum(0) for ids in (labels, logits.argmax(-1))])
-        limit = self._args.max_grad_norm
+        loss = torch.stack(losses).float().mean() if losses else torch.full((), torch.nan)
+        seen = [
+            (logits, labels) for _, logits, labels in self._micro_batches if logits is not None and labels is not None
+        ]
+        logits, labels = (torch.cat(part) for part in zip(*seen, strict=True)) if seen else (None, None)
+        statistics = output_statistics(logits, labels, self._width, self._classes, total.device)
+        return torch.cat([loss.to(total.device)[None], statistics])
+
+    def _norms_row(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> Tensor:
+        limit = self._args.max_grad_norm or math.inf
         # After clipping the total stands at the limit, up to rounding and the 1e-6 in torch's formula.
-        limit = limit if before_clipping else limit * (1 - 1e-4)
-        clipped = (total > limit).float() if self._args.max_grad_norm else torch.zeros_like(total)
-        scalars = torch.stack([value.to(total.device, torch.float32) for value in (loss, logit_std, total, clipped)])
-        return [scalars, counts.to(total.device)]
+        clipped = total > (limit if before_clipping else limit * (1 - 1e-4))
+        return torch.cat([torch.stack([total.float(), clipped.float()]), layer_norms.float().to(total.device)])
 
     def _flush(self) -> None:
         """Bring the rows of the last block to the host, the file and TensorBoard."""
         if not self._rows:
             return
-        steps, rates, rows = zip(*self._rows, strict=True)
+        steps, rates, seen, norms = zip(*self._rows, strict=True)
         self._rows = []
-        block = self._over_processes(torch.stack(rows)).cpu().numpy()
-        block = np.column_stack([np.array(steps, "<f4"), np.array(rates, "<f4"), block])
+        seen = self._of_all_processes(torch.stack(seen)).cpu().numpy()
+        norms = torch.stack(norms).cpu().numpy()
+        outputs = combine_statistics(seen[..., 1:], self._width)
+        loss = seen[..., 0].mean(0, dtype=np.float64)
+        block = [steps, rates, loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:]]
+        block = np.column_stack([np.asarray(part, "<f4") for part in block])
         self._record.append(block)
         if self._writer is not None:
             every = max(1, self._state.max_steps // TENSORBOARD_POINTS)
@@ -249,13 +251,13 @@ class StabilityCallback(TrainerCallback):
                         self._writer.add_scalar(tag, value, int(row[0]))
             self._writer.flush()
 
-    def _over_processes(self, block: Tensor) -> Tensor:
-        """Each process saw its own examples: average losses and logit spreads, add counts. Norms are global already."""
+    def _of_all_processes(self, seen: Tensor) -> Tensor:
+        """`(steps, columns)` of this process -> `(processes, steps, columns)`. Gradient norms are global already."""
         if self._args.world_size == 1 or not torch.distributed.is_initialized():
-            return block
-        own = torch.cat([block[:, :2] / self._args.world_size, block[:, 4 : 4 + 2 * self._classes]], 1).contiguous()
-        torch.distributed.all_reduce(own)
-        return torch.cat([own[:, :2], block[:, 2:4], own[:, 2:], block[:, 4 + 2 * self._classes :]], 1)
+            return seen[None]
+        gathered = [torch.empty_like(seen) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(gathered, seen)
+        return torch.stack(gathered)
 
     # ---- the verdict -------------------------------------------------------------------------------------------------
 

@@ -232,6 +232,9 @@ def coerce(value: Any, annotation: Any) -> Any:
         ValueError: it is not of that type.
     """
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
+    if enums and isinstance(value, str):  # `SchedulerType | str` takes the names of schedulers, and no other text
+        options = enums
     for option in options:  # exact matches first: a str | float field keeps the float it was given
         if option is type(None) and value is None:
             return None

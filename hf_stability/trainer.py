@@ -39,6 +39,7 @@ class StabilityMixin:
             found = [StabilityCallback()]
             self.add_callback(found[0])
         self.stability = found[0]
+        self.stability.trainer_hands_over = True
         self.stability.compute_metrics = self.stability.compute_metrics or self.compute_metrics
         self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
         if (

@@ -1,12 +1,8 @@
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # benchmarks/ is no part of the package
 from benchmarks.timing import interleaved, machine, ratio_interval
 
 

@@ -1,0 +1,393 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from hf_stability import AdamW, StabilityCallback, StabilityMixin, StableTrainer, StableTrainingArguments
+from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.errors import InputError
+from tests import toy
+
+
+FAST = {**toy.QUIET, "learning_rate": 1e-3, "num_train_epochs": 2}
+
+
+def stable(tmp_path, recipe=None, name="run", architecture="bert", callbacks=None, **values):
+    trainer_values = {
+        k: values.pop(k) for k in ("resume", "init", "eval_dataset", "compute_metrics", "model_init") if k in values
+    }
+    values = {**FAST, "output_dir": str(tmp_path / name), **values}
+    make = StableTrainingArguments.from_recipe if recipe else StableTrainingArguments
+    args = make(recipe, architecture, **values) if recipe else make(**values)
+    return toy.train(StableTrainer, args, callbacks, architecture=architecture, **trainer_values)
+
+
+# ---- without a recipe it is the Trainer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
+@pytest.mark.parametrize(
+    "values", [{}, {"max_grad_norm": 0.0}, {"max_grad_norm": 0.05}, {"gradient_accumulation_steps": 3}]
+)
+def test_without_a_recipe_it_is_the_trainer_bitwise(tmp_path, architecture, values):
+    values = {**FAST, "eval_strategy": "epoch", "logging_steps": 3, **values}
+    stock = toy.train(Trainer, TrainingArguments(str(tmp_path / "a"), **values), architecture=architecture)
+    ours = toy.train(StableTrainer, StableTrainingArguments(str(tmp_path / "b"), **values), architecture=architecture)
+    assert torch.equal(toy.weights(stock), toy.weights(ours))
+    for a, b in zip(stock.state.log_history, ours.state.log_history, strict=True):
+        timed = ("runtime", "per_second")
+        assert {k: v for k, v in a.items() if not k.endswith(timed)} == {
+            k: v for k, v in b.items() if not k.endswith(timed)
+        }
+
+
+def test_plain_training_arguments_will_do(tmp_path):
+    trainer = toy.train(StableTrainer, TrainingArguments(str(tmp_path), **FAST))
+    assert trainer.stability.verdict.status in ("ok", "failed")
+
+
+# ---- the optimizer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "corrects"), [("devlin2019", False), ("mosbach2021", True)])
+def test_the_optimizer_follows_the_recipe(tmp_path, recipe, corrects):
+    trainer = stable(tmp_path, recipe, max_steps=2)
+    optimizer = trainer.optimizer.optimizer
+    assert isinstance(optimizer, AdamW) is not corrects
+    counters = {float(state["step"]) for state in optimizer.state.values()}
+    assert counters == ({2.0} if corrects else {1e7 + 2})
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
+def test_an_optimizer_that_is_passed_in_must_leave_the_correction_out_too(tmp_path):
+    args = StableTrainingArguments(str(tmp_path), bias_correction=False, **FAST)
+    model = toy.model()
+    for optimizer_class, fails in ((torch.optim.AdamW, True), (AdamW, False)):
+        extra = {} if fails else {"bias_correction": False}
+        trainer = StableTrainer(
+            model, args, train_dataset=toy.data(16), optimizers=(optimizer_class(model.parameters(), **extra), None)
+        )
+        if fails:
+            with pytest.raises(InputError, match="bias_correction=False"):
+                trainer.train()
+        else:
+            trainer.train()
+
+
+# ---- batches ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_a_batch_of_16_is_the_same_however_it_is_split(tmp_path, accumulation):
+    no_dropout = {"model_init": lambda: toy.model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)}
+    whole = stable(tmp_path, "devlin2019", "a", max_steps=4, **no_dropout)
+    split = stable(tmp_path, "devlin2019", "b", max_steps=4, gradient_accumulation_steps=accumulation, **no_dropout)
+    for column in ("loss", "grad_norm", "layer_norms", "logit_std", "labels", "predicted"):
+        np.testing.assert_allclose(
+            whole.stability.record[column], split.stability.record[column], rtol=1e-4, atol=1e-6
+        )
+    torch.testing.assert_close(toy.weights(whole), toy.weights(split), rtol=1e-4, atol=1e-6)
+
+
+# ---- norms before clipping -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.01, 1.0])
+def test_norms_are_those_before_clipping(tmp_path, max_grad_norm):
+    class Slow(TrainerCallback):  # the paper's loop, on a run that never clips
+        norms = []
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            self.norms.append([p.grad.norm().item() for p in model.parameters()])
+
+    slow = Slow()
+    stable(tmp_path, name="a", max_grad_norm=0.0, max_steps=1, callbacks=[slow])
+    trainer = stable(tmp_path, name="b", max_grad_norm=max_grad_norm, max_steps=1)
+    record = trainer.stability.record
+    total = np.linalg.norm(slow.norms[0])
+    assert record["grad_norm"][0] == pytest.approx(total, rel=1e-5)
+    assert np.linalg.norm(record["layer_norms"][0]) == pytest.approx(total, rel=1e-5)
+    assert record["clipped"][0] == (0 < max_grad_norm < total)
+
+
+def test_a_parameter_that_is_unfrozen_later_is_clipped_all_the_same(tmp_path):
+    class Unfreeze(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            model.bert.embeddings.requires_grad_(state.global_step >= 2)
+
+    def run(trainer_class, args_class, name):
+        args = args_class(str(tmp_path / name), **{**FAST, "max_grad_norm": 0.05, "max_steps": 6})
+        model = toy.model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        model.bert.embeddings.requires_grad_(False)
+        trainer = trainer_class(
+            model, args, train_dataset=toy.data(64), optimizers=(optimizer, None), callbacks=[Unfreeze()]
+        )
+        trainer.train()
+        return toy.weights(trainer)
+
+    assert torch.equal(run(Trainer, TrainingArguments, "a"), run(StableTrainer, StableTrainingArguments, "b"))
+
+
+# ---- the last evaluation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"eval_strategy": "epoch"},
+        {"eval_strategy": "epoch", "max_steps": 5},
+        {"eval_strategy": "steps", "eval_steps": 3},
+        {"eval_strategy": "steps", "eval_steps": 8},
+    ],
+)
+def test_the_last_step_is_evaluated_once(tmp_path, values):
+    trainer = stable(tmp_path, **values)
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    assert evaluated.count(trainer.state.global_step) == 1
+    assert trainer.last_metrics["step"] == trainer.state.global_step == evaluated[-1]
+
+
+def test_without_an_evaluation_set_nothing_is_evaluated(tmp_path):
+    trainer = stable(tmp_path, eval_dataset=None)
+    assert trainer.last_metrics == trainer.best_metrics == {}
+    assert trainer.stability.verdict.basis == "training_only"
+
+
+def test_a_run_stopped_early_is_evaluated_too(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    trainer = stable(tmp_path, callbacks=[Stop()])
+    assert trainer.last_metrics["step"] == 3
+
+
+def test_verdict_and_last_metrics_are_of_the_last_step_though_the_best_is_reloaded(tmp_path):
+    class Scores:
+        values = iter([0.9, 0.2])
+
+        def __call__(self, prediction):  # the best is the first epoch's, whatever the model does
+            constant = len(set(prediction.predictions.argmax(-1).tolist())) == 1 and prediction.predictions.max() == 1
+            return {"accuracy": 0.5 if constant else next(self.values)}
+
+    trainer = stable(
+        tmp_path,
+        compute_metrics=Scores(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+    )
+    assert (trainer.last_metrics["eval_accuracy"], trainer.best_metrics["eval_accuracy"]) == (0.2, 0.9)
+    assert trainer.best_metrics["step"] < trainer.last_metrics["step"]
+    assert trainer.stability.evaluation["metrics"]["eval_accuracy"] == 0.2
+    assert trainer.state.best_model_checkpoint.endswith(str(trainer.best_metrics["step"]))
+
+
+def test_the_best_of_a_run_without_eval_strategy_can_be_reloaded(tmp_path):
+    trainer = stable(
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        callbacks=[EarlyStoppingCallback(5)],
+    )
+    assert os.path.isdir(trainer.state.best_model_checkpoint)
+
+
+def test_the_constants_are_scored_once_and_only_at_the_end(tmp_path):
+    calls = []
+
+    def compute_metrics(prediction):
+        calls.append(prediction.predictions.shape)
+        return toy.accuracy(prediction)
+
+    trainer = stable(tmp_path, compute_metrics=compute_metrics, eval_strategy="epoch")
+    assert calls == [(40, 2)] * (2 + 2)  # two epochs, two constants
+    labels = np.array(toy.data(40, seed=1)["label"])
+    assert trainer.stability.constant["score"] == max(labels.mean(), 1 - labels.mean())
+
+
+# ---- any Trainer subclass --------------------------------------------------------------------------------------------------
+
+
+def test_the_mixin_goes_with_another_trainer(tmp_path):
+    class StableSeq2SeqTrainer(StabilityMixin, Seq2SeqTrainer):
+        pass
+
+    args = Seq2SeqTrainingArguments(str(tmp_path), **FAST)
+    trainer = toy.train(StableSeq2SeqTrainer, args)
+    assert len(trainer.stability.record["step"]) == trainer.state.global_step
+
+
+def test_a_callback_that_is_given_is_the_trainers_own(tmp_path):
+    mine = StabilityCallback(tensorboard=False)
+    trainer = stable(tmp_path, callbacks=[mine], max_steps=2)
+    assert trainer.stability is mine
+    assert sum(isinstance(c, StabilityCallback) for c in trainer.callback_handler.callbacks) == 1
+
+
+def test_several_evaluation_sets(tmp_path):
+    sets = {"matched": toy.data(40, seed=1), "mismatched": toy.data(30, seed=2)}
+    trainer = stable(tmp_path, eval_dataset=sets, eval_strategy="epoch")
+    assert {"eval_matched_accuracy", "eval_mismatched_accuracy"} < set(trainer.last_metrics)
+    assert len(trainer.stability.evaluation["labels"]) == 40
+    assert trainer.best_metrics["eval_matched_accuracy"] >= trainer.last_metrics["eval_matched_accuracy"]
+
+
+def test_a_regression(tmp_path):
+    args = StableTrainingArguments(str(tmp_path), **{**FAST, "num_train_epochs": 1})
+
+    def mse(prediction):
+        return {"mse": float(((prediction.predictions.squeeze() - prediction.label_ids) ** 2).mean())}
+
+    trainer = toy.train(StableTrainer, args, regression=True, compute_metrics=mse)
+    assert trainer.stability.verdict.basis == "eval_r2"
+
+
+# ---- random streams ---------------------------------------------------------------------------------------------------------
+
+
+class Orders(TrainerCallback):
+    """The order of the examples of each epoch, as the model sees them."""
+
+    def __init__(self):
+        self.epochs, self.batches = [], []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        model.register_forward_pre_hook(self.see, with_kwargs=True)
+
+    def see(self, module, args, kwargs):
+        if module.training:
+            self.batches += kwargs["input_ids"].tolist()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.epochs.append(str(self.batches))
+        self.batches = []
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_no_two_runs_share_an_epochs_order(tmp_path, streams):
+    seen = []
+    for seed in (1, 2, 3):
+        orders = Orders()
+        stable(tmp_path, seed=seed, seed_streams=streams, num_train_epochs=3, callbacks=[orders])
+        seen += orders.epochs
+    assert len(seen) == 9
+    # Without streams, seed 1's second epoch is seed 2's first: five orders in nine epochs.
+    assert len(set(seen)) == (9 if streams else 5)
+
+
+def test_each_stream_changes_its_own_thing_only(tmp_path):
+    def run(**seeds):
+        orders = Orders()
+        first = []
+
+        class First(TrainerCallback):
+            def on_train_begin(self, args, state, control, model=None, **kwargs):
+                first.append(toy.weights(model).clone())
+
+        trainer = stable(tmp_path, seed=1, seed_streams=True, callbacks=[orders, First()], **seeds)
+        return first[0], orders.epochs, toy.weights(trainer)
+
+    init, order, end = run()
+    other_init, same_order, _ = run(init_seed=7)
+    assert not torch.equal(init, other_init) and order == same_order
+    same_init, other_order, _ = run(data_seed=7)
+    assert torch.equal(init, same_init) and order != other_order
+    same_init, same_order, other_end = run(dropout_seed=7)
+    assert torch.equal(init, same_init) and order == same_order and not torch.equal(end, other_end)
+    assert torch.equal(run()[2], end)
+
+
+# ---- bitwise, twice in a row and after a resume ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
+@pytest.mark.parametrize("recipe", ["devlin2019", "mosbach2021", "transformers_default"])
+def test_a_run_is_the_same_twice_and_after_a_resume_in_mid_epoch(tmp_path, recipe, architecture):
+    values = {
+        "num_train_epochs": 3,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "logging_steps": 3,
+        "eval_strategy": "epoch",
+    }
+    if recipe != "transformers_default":
+        values["total_train_batch_size"] = 8
+
+    class Die(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if (
+                state.global_step == 12
+            ):  # in the second epoch of 8 steps; the last checkpoint is step 9's... and 12 is unsaved
+                raise KeyboardInterrupt
+
+    whole = stable(tmp_path, recipe, "whole", architecture, **values)
+    again = stable(tmp_path, recipe, "again", architecture, **values)
+    with pytest.raises(KeyboardInterrupt):
+        stable(tmp_path, recipe, "resumed", architecture, callbacks=[Die()], **values)
+    resumed = stable(tmp_path, recipe, "resumed", architecture, resume=True, **values)
+    assert resumed._initial_global_step == 9
+    bytes_of = {n: (tmp_path / n / "stability" / "steps.rec").read_bytes() for n in ("whole", "again", "resumed")}
+    assert len(read_steps(tmp_path / "whole" / "stability" / "steps.rec")["step"]) == 24
+    for trainer, name in ((again, "again"), (resumed, "resumed")):
+        assert torch.equal(toy.weights(whole), toy.weights(trainer))
+        assert bytes_of["whole"] == bytes_of[name]
+        assert whole.stability.verdict == trainer.stability.verdict
+        for a, b in zip(whole._evaluations(), trainer._evaluations(), strict=True):
+            assert {k: v for k, v in a.items() if "_per_" not in k and "runtime" not in k} == {
+                k: v for k, v in b.items() if "_per_" not in k and "runtime" not in k
+            }
+
+
+# ---- two processes -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_equal_one(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        from hf_stability import StableTrainer, StableTrainingArguments
+        from tests import toy
+        args = StableTrainingArguments.from_recipe("devlin2019", "bert", output_dir=sys.argv[1], max_steps=5, **toy.QUIET)
+        init = lambda: toy.model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        trainer = toy.train(StableTrainer, args, model_init=init)
+        trainer.save_model()
+        assert trainer.is_world_process_zero() == (trainer.stability.verdict is not None)
+        """)
+    )
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    runs = [[sys.executable], [*torchrun, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]]
+    for i, launcher in enumerate(runs):
+        done = subprocess.run(
+            [*launcher, str(script), str(tmp_path / str(i))], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (read_steps(tmp_path / str(i) / "stability" / "steps.rec") for i in range(2))
+    for column in ("loss", "grad_norm", "layer_norms", "logit_std", "labels", "predicted"):
+        np.testing.assert_allclose(one[column], two[column], rtol=1e-4, atol=1e-6)
+    from safetensors.torch import load_file
+
+    one, two = (load_file(tmp_path / str(i) / "model.safetensors") for i in range(2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
