@@ -88,12 +88,15 @@ class StabilityCallback(TrainerCallback):
         self.evaluation: dict[str, Any] = {}  # the last one: metrics, and predictions and labels where they were seen
         self.meter: GradientMeter | None = None
         self._norms: tuple[Tensor, Tensor, bool] | None = None
+        self._record: StepRecord | None = None
         self._hook = None
         self._writer = None
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is recorded so far, as arrays: see [`read_steps`]."""
+        """What is recorded so far, as arrays: see [`read_steps`]. In mid-training, a call for all processes together."""
+        if self._record is None:
+            raise RuntimeError("nothing is recorded yet: the callback's trainer has not trained")
         self._flush()
         return self._record.to_dict()
 

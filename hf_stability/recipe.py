@@ -67,15 +67,12 @@ class Resolved:
 def recipe_dir() -> Path:
     """The folder of the packaged recipes.
 
-    Installed, it is the package `hf_stability.recipes`. Inside a clone the folder `hf_stability/` shadows an installed
-    package, and the recipes stand beside it.
+    Installed, they are the package `hf_stability.recipes`, below this folder; in a clone they stand beside it, also where
+    the clone's folder shadows an installed package.
     """
-    import importlib.util
-
-    spec = importlib.util.find_spec("hf_stability.recipes")
-    if spec is not None and spec.origin is not None:
-        return Path(spec.origin).parent
-    return Path(__file__).parent.parent / "recipes"
+    clone = Path(__file__).parents[1]
+    in_clone = (clone / "setup.cfg").is_file() and (clone / "recipes").is_dir()
+    return clone / "recipes" if in_clone else Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:

@@ -1,0 +1,432 @@
+"""Pretrains a small model on the demo's text: the command that made the bundled ones.
+
+    python -m hf_stability.tasks.demo.pretrain --architecture bert --output_dir /tmp/bert
+
+Masked language modelling and, where the architecture has it, a task on sentence pairs, from random initial weights, on
+text that is generated as it is used (`data.pretraining_pairs`): no example comes twice by design. It takes half an
+hour on one CPU core. The same command gives the same weights again on the same machine and the same versions; others
+round differently.
+
+A run that is killed goes on from its last checkpoint when the same command is given again. Text and masks of a step
+depend on the seed and the step alone, and there is no dropout: the weights come out bitwise as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from hf_stability.errors import InputError
+from hf_stability.tasks.demo.data import HELDOUT_SEED, pretraining_pairs
+from hf_stability.tasks.demo.grammar import WORDS
+from hf_stability.version import __version__
+
+
+MASKED_SHARE = 0.15  # of the words; 80% of these become [MASK], 10% another word, 10% stay (Devlin et al. 2019)
+WARMUP_SHARE = 0.1  # of the update steps: linear warmup, then linear decay to 0
+BETAS, EPSILON, WEIGHT_DECAY, MAX_GRAD_NORM = (0.9, 0.98), 1e-6, 0.01, 1.0
+# BERT's .02 is made for a hidden size of 768. At 64, twelve layers of such weights hardly change their input.
+INITIALIZER_RANGE = 0.05
+MAX_LENGTH = 64  # tokens; the longest pair has fewer than 50
+BATCHES_PER_CHUNK = 16  # batches are cut from chunks of this many, sorted by length: less padding
+HELDOUT_PAIRS = 1024
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs from one family to the other.
+
+    Args:
+        model_class: name of the pretraining model in `transformers`.
+        special_tokens: the vocabulary's first entries, the id of each is its place.
+        roles: names of the special tokens for the tokenizer (`pad_token=...`).
+        single, pair: templates of `tokenizers` for one and two sentences; `:1` is the token type.
+        pair_label: the model's keyword for the sentence-pair label; None if it is not trained on pairs.
+        pair_task: `"same"` (does the second belong to the first?), `"order"` (are they in order?), None.
+        config: what goes to the model's configuration beside the common sizes.
+        fine_tuning: what the SAVED configuration says instead, for whoever fine-tunes: the family's usual values.
+    """
+
+    model_class: str
+    special_tokens: tuple[str, ...]
+    roles: dict[str, str]
+    single: str
+    pair: str
+    pair_label: str | None
+    pair_task: str | None
+    config: dict
+    fine_tuning: dict
+
+
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_BERT_ROLES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+_USUAL = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02}
+
+ARCHITECTURES = {
+    "bert": Architecture(
+        model_class="BertForPreTraining",
+        special_tokens=_BERT_SPECIAL,
+        roles=_BERT_ROLES,
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        pair_label="next_sentence_label",
+        pair_task="same",
+        config={"max_position_embeddings": MAX_LENGTH},
+        fine_tuning=_USUAL,
+    ),
+    # No task on pairs: two sentences are just a longer text. Positions are counted from pad_token_id + 1.
+    "roberta": Architecture(
+        model_class="RobertaForMaskedLM",
+        special_tokens=("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        roles={
+            "bos_token": "<s>",
+            "cls_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "sep_token": "</s>",
+            "unk_token": "<unk>",
+            "mask_token": "<mask>",
+        },
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        pair_label=None,
+        pair_task=None,
+        config={"max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1},
+        fine_tuning=_USUAL,
+    ),
+    # One layer's weights, used twelve times. Dropout 0 is ALBERT v2's own value for fine-tuning.
+    "albert": Architecture(
+        model_class="AlbertForPreTraining",
+        special_tokens=_BERT_SPECIAL,
+        roles=_BERT_ROLES,
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        pair_label="sentence_order_label",
+        pair_task="order",
+        config={"max_position_embeddings": MAX_LENGTH, "embedding_size": 32, "classifier_dropout_prob": 0.0},
+        fine_tuning={
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "classifier_dropout_prob": 0.1,
+            "initializer_range": 0.02,
+        },
+    ),
+}
+SIZES = {"hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 256}
+
+
+def build_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the language's words: id 0-4 special tokens, then `grammar.WORDS` in order."""
+    family = ARCHITECTURES[architecture]
+    vocabulary = {word: index for index, word in enumerate([*family.special_tokens, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=family.roles["unk_token"]))
+    tokenizer.pre_tokenizer = Whitespace()  # parts words from punctuation, too
+    tokenizer.post_processor = TemplateProcessing(
+        single=family.single,
+        pair=family.pair,
+        special_tokens=[(token, vocabulary[token]) for token in family.special_tokens],
+    )
+    input_names = ["input_ids", "attention_mask"]
+    if ":1" in family.pair:
+        input_names.insert(1, "token_type_ids")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=input_names, model_max_length=MAX_LENGTH, **family.roles
+    )
+
+
+def build_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> transformers.PreTrainedModel:
+    """The pretraining model with random weights (drawn from torch's global state); `overrides` go to its config."""
+    family = ARCHITECTURES[architecture]
+    model_class = getattr(transformers, family.model_class)
+    special_ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_dropout_prob": 0.0,  # text that never repeats cannot be overfitted
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": INITIALIZER_RANGE,
+        **SIZES,
+        **special_ids,
+        **family.config,
+        **overrides,
+    }
+    return model_class(model_class.config_class(**settings))
+
+
+@lru_cache(maxsize=2)
+def _chunk(seed: int, index: int, batch_size: int) -> tuple[tuple[dict, ...], ...]:
+    """The batches of pairs of one chunk: pairs of like length together, the batches in random order."""
+    pairs = pretraining_pairs(f"{seed}-{index}", batch_size * BATCHES_PER_CHUNK)
+    pairs.sort(key=lambda pair: len((pair["text_a"] + " " + pair["text_b"]).split()))
+    batches = [tuple(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)]
+    random.Random(f"order-{seed}-{index}").shuffle(batches)
+    return tuple(batches)
+
+
+def text_batch(seed: int, step: int, batch_size: int) -> tuple[dict, ...]:
+    """The pairs of update step `step` (from 0)."""
+    return _chunk(seed, step // BATCHES_PER_CHUNK, batch_size)[step % BATCHES_PER_CHUNK]
+
+
+def model_inputs(
+    pairs: tuple[dict, ...] | list[dict],
+    tokenizer: PreTrainedTokenizerFast,
+    architecture: str,
+    generator: torch.Generator,
+) -> dict[str, torch.Tensor]:
+    """Masks a batch of pairs.
+
+    Returns the model's keyword arguments: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `labels`, each
+    of shape `(pairs, tokens)`, padded to the longest pair; and the pair label of shape `(pairs,)` if there is one.
+    """
+    family = ARCHITECTURES[architecture]
+    first, second = [pair["text_a"] for pair in pairs], [pair["text_b"] for pair in pairs]
+    pair_labels = torch.tensor([pair["label"] for pair in pairs])
+    if family.pair_task == "order":
+        pair_labels = torch.randint(2, (len(pairs),), generator=generator)
+        turned = [(b, a) if swap else (a, b) for a, b, swap in zip(first, second, pair_labels.tolist(), strict=True)]
+        first, second = [a for a, _ in turned], [b for _, b in turned]
+
+    inputs = dict(tokenizer(first, second, padding="longest", return_tensors="pt"))
+    ids = inputs["input_ids"]
+    is_word = ids >= len(family.special_tokens)
+    masked = is_word & (torch.rand(ids.shape, generator=generator) < MASKED_SHARE)
+    fate = torch.rand(ids.shape, generator=generator)
+    random_words = torch.randint(len(family.special_tokens), len(tokenizer), ids.shape, generator=generator)
+    inputs["labels"] = ids.masked_fill(~masked, IGNORED)
+    inputs["input_ids"] = torch.where(masked & (fate >= 0.9), random_words, ids).masked_fill(
+        masked & (fate < 0.8), tokenizer.mask_token_id
+    )
+    if family.pair_label:
+        inputs[family.pair_label] = pair_labels
+    return inputs
+
+
+def learning_rate_at(step: int, steps: int, peak: float) -> float:
+    """Learning rate of update step `step` (from 0) of `steps`: up linearly over the warmup, then down to 0."""
+    warmup = max(1, int(WARMUP_SHARE * steps))
+    return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+
+
+def build_optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """Plain torch AdamW; no weight decay on biases and layer norms (the parameters with one dimension)."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [value for value in parameters if value.dim() > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [value for value in parameters if value.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, eps=EPSILON)
+
+
+@torch.no_grad()
+def evaluate(model: transformers.PreTrainedModel, tokenizer: PreTrainedTokenizerFast, architecture: str) -> dict:
+    """Masked-LM and pair accuracy (shares) and losses (nats) on `HELDOUT_PAIRS` pairs of a seed of their own.
+
+    `masked_lm_baseline` is the accuracy of always guessing the most frequent of the masked words.
+    """
+    family = ARCHITECTURES[architecture]
+    model.eval()
+    pairs = pretraining_pairs(HELDOUT_SEED, HELDOUT_PAIRS)
+    generator = torch.Generator().manual_seed(0)
+    masked_logits, masked_labels, pair_logits, pair_labels = [], [], [], []
+    for start in range(0, len(pairs), 128):
+        inputs = model_inputs(pairs[start : start + 128], tokenizer, architecture, generator)
+        labels = inputs.pop("labels")
+        if family.pair_label:
+            pair_labels.append(inputs.pop(family.pair_label))
+        outputs = model(**inputs)
+        word_logits = outputs.logits if family.pair_label is None else outputs.prediction_logits
+        masked_logits.append(word_logits[labels != IGNORED])
+        masked_labels.append(labels[labels != IGNORED])
+        if family.pair_label:
+            # BERT's head is named after the next sentence, ALBERT's after their order.
+            head = "seq_relationship_logits" if family.pair_task == "same" else "sop_logits"
+            pair_logits.append(outputs[head])
+
+    def loss_and_accuracy(logits: list[torch.Tensor], labels: list[torch.Tensor]) -> tuple[float, float]:
+        scores, truth = torch.cat(logits), torch.cat(labels)
+        loss = torch.nn.functional.cross_entropy(scores, truth).item()
+        return round(loss, 4), round((scores.argmax(-1) == truth).float().mean().item(), 4)
+
+    figures: dict = {}
+    figures["masked_lm_loss"], figures["masked_lm_accuracy"] = loss_and_accuracy(masked_logits, masked_labels)
+    most_frequent = torch.cat(masked_labels).bincount().max().item()
+    figures["masked_lm_baseline"] = round(most_frequent / sum(map(len, masked_labels)), 4)
+    if family.pair_label:
+        figures["pair_loss"], figures["pair_accuracy"] = loss_and_accuracy(pair_logits, pair_labels)
+    return figures
+
+
+def write_atomically(state: dict, path: Path) -> None:
+    """`torch.save` that leaves either the old file or the whole new one, whenever the process is killed."""
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def pretrain(
+    architecture: str,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    steps: int = 9000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    checkpoint_every: int = 300,
+    checkpoint: str | Path | None = None,
+    **config_overrides,
+) -> dict:
+    """Pretrains a model, or goes on with one that was interrupted, and saves it for `from_pretrained`.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        output_dir: where the model, its tokenizer and `pretraining.json` go.
+        seed: of the initial weights, the text and the masks.
+        steps: update steps.
+        batch_size: sentence pairs a step.
+        learning_rate: the peak.
+        checkpoint_every: update steps between two checkpoints.
+        checkpoint: the checkpoint's file, removed at the end; default: `checkpoint.pt` in `output_dir`.
+        config_overrides: other sizes of the model.
+
+    Returns what `pretraining.json` says: the settings, the figures of `evaluate`, minutes, versions.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"--architecture {architecture!r} is unknown: choose one of {', '.join(ARCHITECTURES)}")
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = Path(checkpoint) if checkpoint else output_dir / "checkpoint.pt"
+    settings = {
+        "architecture": architecture,
+        "seed": seed,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        **config_overrides,
+    }
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(architecture)
+    model = build_model(architecture, tokenizer, **config_overrides)
+    optimizer = build_optimizer(model, learning_rate)
+    first_step, seconds_before = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != settings:
+            raise InputError(
+                f"{checkpoint} belongs to a run with other settings ({state['settings']}, now {settings}): "
+                "give the same ones to go on with it, or delete it to start anew"
+            )
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first_step, seconds_before = state["step"], state["seconds"]
+
+    started = time.monotonic()
+    model.train()
+    bar = tqdm(
+        range(first_step, steps), initial=first_step, total=steps, unit="step", desc=f"pretraining {architecture}"
+    )
+    for step in bar:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)  # any number far above the steps would do
+        inputs = model_inputs(text_batch(seed, step, batch_size), tokenizer, architecture, generator)
+        loss = model(**inputs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, learning_rate)
+        optimizer.step()
+        done = step + 1
+        if done % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        if done % checkpoint_every == 0 and done < steps:
+            seconds = seconds_before + time.monotonic() - started
+            state = {"settings": settings, "step": done, "seconds": seconds}
+            write_atomically({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint)
+    minutes = (seconds_before + time.monotonic() - started) / 60
+
+    report = {
+        **settings,
+        "parameters": sum(value.numel() for value in model.parameters()),
+        **evaluate(model, tokenizer, architecture),
+        "heldout_pairs": HELDOUT_PAIRS,
+        "minutes": round(minutes, 1),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "hf_stability": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    for name, value in ARCHITECTURES[architecture].fine_tuning.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    (output_dir / "pretraining.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    checkpoint.unlink(missing_ok=True)
+    return report
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_stability.tasks.demo.pretrain",
+        description=(
+            "Pretrains the demo's small model (12 layers, hidden size 64) from scratch on generated text: masked words, "
+            "and sentence pairs for BERT and ALBERT. Half an hour on one CPU core for BERT with the defaults, which are "
+            "those of the bundled model. Killed? Give the same command again: it goes on from its last checkpoint."
+        ),
+        epilog=(
+            "A first look, a minute long: --architecture bert --steps 200 --output_dir /tmp/bert-trial. "
+            "Fine-tuning: AutoModelForSequenceClassification.from_pretrained(OUTPUT_DIR)."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="bert", help="the family of the model")
+    parser.add_argument(
+        "--output_dir", required=True, help="folder for model.safetensors, config, tokenizer and pretraining.json"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights, the text and the masks")
+    parser.add_argument(
+        "--steps", type=int, default=9000, help="update steps; a tenth is warmup. Below about 3000 fine-tuning fails"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="sentence pairs a step")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak, at the end of the warmup")
+    parser.add_argument(
+        "--checkpoint_every", type=int, default=300, help="update steps from one checkpoint to the next"
+    )
+    parser.add_argument(
+        "--checkpoint", default=None, help="file of the checkpoint (default: checkpoint.pt in the output folder)"
+    )
+    arguments = vars(parser.parse_args(argv))
+    # One thread: sums are added in one order, and a model this small gains nothing from a second.
+    torch.set_num_threads(1)
+    try:
+        report = pretrain(**arguments)
+    except InputError as error:
+        parser.error(str(error))
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""One study by two processes: `torchrun --nproc_per_node 2 run_glue_stable.py --use_cpu`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_stability.diagnostics.step_record import read_steps
+
+
+SCRIPT = Path(__file__).parents[1] / "run_glue_stable.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+NO_DROPOUT = """
+args: {learning_rate: 1e-3, total_train_batch_size: 8, bias_correction: false, max_grad_norm: 0.5, seed_streams: true}
+model_config: {hidden_dropout_prob: 0, attention_probs_dropout_prob: 0}
+"""
+
+
+def launch(launcher, *arguments):
+    command = [sys.executable, *launcher, str(SCRIPT), "--use_cpu", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def study(tmp_path, tiny_model, tiny_csv):
+    (tmp_path / "mine.yaml").write_text(NO_DROPOUT)
+    train, dev = tiny_csv
+    words = ["--model_name_or_path", tiny_model("bert"), "--train_file", train, "--validation_file", dev, "--max_steps", "6"]
+    return [*map(str, words), "--recipe", str(tmp_path / "mine.yaml"), "--seeds", "2"]
+
+
+def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
+    two = launch(TORCHRUN, *study, "--output_dir", str(tmp_path / "two"))
+    one = launch([], *study, "--output_dir", str(tmp_path / "one"))
+    assert (one.returncode, two.returncode) == (0, 0), two.stderr[-2000:]
+    for out in (one.stdout, two.stdout):
+        assert out.count("mine/seed-001: ") == out.count("mine/seed-002: ") == 1
+        assert out.count("| mine ") == 1
+    for seed in ("seed-001", "seed-002"):
+        folders = [tmp_path / name / "runs" / "mine" / seed for name in ("one", "two")]
+        assert [sorted(os.listdir(f)) for f in folders] == [sorted(os.listdir(folders[0]))] * 2
+        records = [read_steps(folder / "steps.rec") for folder in folders]
+        for column in ("loss", "grad_norm", "layer_norms", "logit_std", "labels", "predicted"):
+            np.testing.assert_allclose(records[0][column], records[1][column], rtol=1e-3, atol=1e-5)
+        logits = [np.load(folder / "predictions.npz")["logits"] for folder in folders]
+        np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-4)
+        runs = [json.loads((folder / "run.json").read_text()) for folder in folders]
+        assert runs[0]["last"] == runs[1]["last"] and runs[0]["status"] == runs[1]["status"]
+        assert runs[0]["id"] != runs[1]["id"]  # their last digits differ: they are not each other's repetition
+
+
+def test_two_processes_say_a_wrong_argument_once(tmp_path, study):
+    done = launch(TORCHRUN, *study, "--learning_rat", "1", "--output_dir", str(tmp_path / "study"))
+    assert done.stderr.count("hf-stability: error: --learning_rat: no such argument (did you mean --learning_rate?)") == 1
+    assert done.returncode != 0 and not (tmp_path / "study").exists()
