@@ -157,6 +157,8 @@ class NounPhrase:
 
 @dataclass(frozen=True)
 class Sentence:
+    """A sentence: a subject, what is said of it, and perhaps an adverb at its end."""
+
     subject: NounPhrase
     predicate: Predicate
     adverb: str | None = None
@@ -191,6 +193,7 @@ WORDS = _all_words()
 
 
 def noun_phrase_words(phrase: NounPhrase) -> list[str]:
+    """The words of a noun phrase in order, its modifier included."""
     words = [phrase.determiner]
     if phrase.adjective:
         words.append(phrase.adjective)
@@ -206,6 +209,7 @@ def noun_phrase_words(phrase: NounPhrase) -> list[str]:
 
 
 def predicate_words(predicate: Predicate) -> list[str]:
+    """The words of a predicate in order: verb, preposition, object."""
     words = [predicate.verb.form]
     if predicate.preposition:
         words.append(predicate.preposition)

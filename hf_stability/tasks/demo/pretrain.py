@@ -389,6 +389,7 @@ def pretrain(
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The command: see `--help`."""
     parser = argparse.ArgumentParser(
         prog="python -m hf_stability.tasks.demo.pretrain",
         description=(
