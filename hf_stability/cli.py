@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -123,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _interrupt)  # a batch system's kill ends a study as Ctrl-C does
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set this
+    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # a batch system's kill: as Ctrl-C
     try:
         return _main(argv)
     except InputError as error:
@@ -136,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(signum, frame):
@@ -169,6 +174,7 @@ def run_study(
     if study_args.workers is not None and study_args.workers < 0:
         raise InputError(f"--workers {study_args.workers}: give 0 (in this process) or more")
 
+    from .study.plan import check_jobs
     from .study.run import quiet
     from .study.study import check_folder, run_jobs
     from .tasks.load import data_fingerprint, load_task_data, subsample, tokenize
@@ -213,6 +219,7 @@ def run_study(
         processes=processes,
         device=device,
     )
+    check_jobs(jobs)
     check_folder(jobs, folder)
     if study_args.dry_run:
         print(describe(jobs, data))
@@ -314,8 +321,8 @@ def parser(all_help: bool = False):
     built = Parser(
         (ModelArguments, DataArguments, StudyArguments, StableTrainingArguments),
         prog=PROG,
-        description="Fine-tune a BERT-like model over many seeds with one or more recipes: scores, a verdict on every run, and "
-        "the gradients of every layer on record.",
+        description="Fine-tune a BERT-like model over many seeds with one or more recipes: scores, a verdict\n"
+        "on every run, and the gradients of every layer on record.",
         epilog=EXAMPLES,
         usage=f"{PROG} [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]\n"
         "       [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]",

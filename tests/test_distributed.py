@@ -13,7 +13,16 @@ from hf_stability.diagnostics.step_record import read_steps
 
 
 SCRIPT = Path(__file__).parents[1] / "run_glue_stable.py"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node",
+    "2",
+    "--rdzv_backend",
+    "c10d",
+    "--rdzv_endpoint",
+    "localhost:0",
+]
 NO_DROPOUT = """
 args: {learning_rate: 1e-3, total_train_batch_size: 8, bias_correction: false, max_grad_norm: 0.5, seed_streams: true}
 model_config: {hidden_dropout_prob: 0, attention_probs_dropout_prob: 0}
@@ -30,7 +39,16 @@ def launch(launcher, *arguments):
 def study(tmp_path, tiny_model, tiny_csv):
     (tmp_path / "mine.yaml").write_text(NO_DROPOUT)
     train, dev = tiny_csv
-    words = ["--model_name_or_path", tiny_model("bert"), "--train_file", train, "--validation_file", dev, "--max_steps", "6"]
+    words = [
+        "--model_name_or_path",
+        tiny_model("bert"),
+        "--train_file",
+        train,
+        "--validation_file",
+        dev,
+        "--max_steps",
+        "6",
+    ]
     return [*map(str, words), "--recipe", str(tmp_path / "mine.yaml"), "--seeds", "2"]
 
 
@@ -56,5 +74,7 @@ def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
 
 def test_two_processes_say_a_wrong_argument_once(tmp_path, study):
     done = launch(TORCHRUN, *study, "--learning_rat", "1", "--output_dir", str(tmp_path / "study"))
-    assert done.stderr.count("hf-stability: error: --learning_rat: no such argument (did you mean --learning_rate?)") == 1
+    assert (
+        done.stderr.count("hf-stability: error: --learning_rat: no such argument (did you mean --learning_rate?)") == 1
+    )
     assert done.returncode != 0 and not (tmp_path / "study").exists()

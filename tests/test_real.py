@@ -13,7 +13,9 @@ STEPS = 20
 DEV = {"cola": 1043, "mrpc": 408, "rte": 277}
 
 
-@pytest.mark.parametrize("task", ["cola", pytest.param("mrpc", marks=pytest.mark.slow), pytest.param("rte", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", ["cola", pytest.param("mrpc", marks=pytest.mark.slow), pytest.param("rte", marks=pytest.mark.slow)]
+)
 def test_two_recipes_and_two_seeds_of_real_weights_on_real_data(tmp_path, glue_dir, minilm, task, capsys):
     command = ["--model_name_or_path", str(minilm), "--task_name", task, "--data_dir", str(glue_dir)]
     command += ["--recipe", "devlin2019", "mosbach2021", "--seeds", "2", "--max_steps", str(STEPS), "--use_cpu"]
@@ -33,6 +35,9 @@ def test_two_recipes_and_two_seeds_of_real_weights_on_real_data(tmp_path, glue_d
         constant = max(predictions["labels"].mean(), 1 - predictions["labels"].mean())
         assert run["status"] == ("failed" if accuracy <= constant else "ok")
     # The same seed starts both recipes alike: same head, same first batch, same dropout, and so the same first loss.
-    first = [read_steps(tmp_path / "study" / "runs" / r / "seed-001" / "steps.rec")["loss"][0] for r in ("devlin2019", "mosbach2021")]
+    first = [
+        read_steps(tmp_path / "study" / "runs" / r / "seed-001" / "steps.rec")["loss"][0]
+        for r in ("devlin2019", "mosbach2021")
+    ]
     assert first[0] == first[1]
     assert summary["metric"] in capsys.readouterr().out

@@ -6,7 +6,6 @@ An executor is a function `execute(jobs, folders, listen, ...)` that runs every 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -31,7 +30,7 @@ class Event:
         kind: "progress", "finished" or "crashed".
         steps, total: update steps done and in all, of a "progress".
         run: the record of a "finished" run.
-        error: the last line of a crash's traceback; the whole stands in the run's `error.txt`.
+        error: what raised a crash, in a line; the whole traceback stands in the run's `error.txt`.
     """
 
     job: Job
@@ -41,6 +40,16 @@ class Event:
     run: RunRecord | None = None
     error: str = ""
 
+
+# What worker processes find imported. A misspelt name would be ignored in silence; a test looks at them.
+PRELOAD = [
+    "transformers.trainer",  # 3-7 s a job
+    "hf_stability.study.run",
+    "datasets",  # from here on together 1 s a job
+    "evaluate",
+    "sklearn.metrics",
+    "torch.utils.tensorboard",
+]
 
 Listen = Callable[[Event], None]
 
@@ -71,10 +80,10 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     workers end.
     """
     context = multiprocessing.get_context("forkserver")
-    # A misspelt name here would be ignored in silence, and cost 3-7 s a job; a test looks at it.
-    context.set_forkserver_preload(["transformers.trainer", "hf_stability.study.run"])
+    context.set_forkserver_preload(PRELOAD)
     pending = list(zip(jobs, folders, strict=True))[::-1]
     running: dict[Connection, tuple] = {}
+    errors: dict[Connection, str] = {}
     free_slots = list(range(workers))[::-1]
     try:
         while pending or running:
@@ -90,14 +99,16 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
                 job, folder, process, slot = running[receiver]
                 try:
                     kind, *content = receiver.recv()
-                except EOFError:  # the worker is gone
+                except (EOFError, OSError):  # the worker is gone
                     process.join()
                     del running[receiver]
                     receiver.close()
                     free_slots.append(slot)
-                    listen(_last_event(job, folder, process.exitcode))
+                    listen(_last_event(job, folder, process.exitcode, errors.pop(receiver, None)))
                     continue
-                if kind == "progress":
+                if kind == "error":
+                    errors[receiver] = content[0]
+                else:
                     listen(Event(job, kind, *content))
     finally:
         for _, _, process, _ in running.values():
@@ -108,12 +119,12 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
                 process.kill()
 
 
-def _last_event(job: Job, folder: Path, exitcode: int | None) -> Event:
-    run = read_run(folder) if exitcode == 0 else None
-    if run is not None:
+def _last_event(job: Job, folder: Path, exitcode: int | None, error: str | None) -> Event:
+    run = read_run(folder)
+    if run is not None:  # whole, however the process ended after it
         return Event(job, "finished", run=run)
-    with contextlib.suppress(OSError, IndexError):
-        return Event(job, "crashed", error=(folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()[-1])
+    if error is not None:
+        return Event(job, "crashed", error=error)
     how = f"killed by {signal.Signals(-exitcode).name}" if exitcode and exitcode < 0 else f"exit code {exitcode}"
     return Event(job, "crashed", error=f"the worker process ended: {how}")
 
@@ -123,7 +134,8 @@ def _work(job: Job, folder: Path, sender: Connection, slot: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if job.device == "cuda":
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible_gpus()[slot]
+        gpus = _visible_gpus()
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]  # more workers than GPUs share them
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     from .run import run_job
@@ -131,7 +143,7 @@ def _work(job: Job, folder: Path, sender: Connection, slot: int) -> None:
     try:
         run_job(job, folder, lambda steps, total: sender.send(("progress", steps, total)))
     except Exception as error:
-        _write_error(folder, error)
+        sender.send(("error", _write_error(folder, error)))
         raise SystemExit(1) from None
 
 

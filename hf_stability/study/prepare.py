@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..errors import InputError
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
@@ -27,6 +33,12 @@ STUDY_DEFAULTS = {
     "per_device_eval_batch_size": 32,
 }
 
+# In a model's config: what a task sets, and what says nothing of the model.
+NOT_THE_MODEL = (
+    "id2label", "label2id", "num_labels", "problem_type", "architectures", "transformers_version", "dtype", "torch_dtype",
+    "_name_or_path", "use_cache",
+)  # fmt: skip
+
 # A study sets these itself.
 OWN_ARGS = {
     "seed": "give --seeds",
@@ -36,8 +48,13 @@ OWN_ARGS = {
     "load_best_model_at_end": "a study reports the last and the best evaluation of each run itself",
     "metric_for_best_model": "a study takes the task's headline metric",
     "push_to_hub": "a study keeps its models in its folder; see --keep_model",
+    "hub_token": "it would be kept in the runs' config.json; huggingface_hub has `hf auth login` for it",
     "resume_from_checkpoint": "run the same command again: it goes on where it stopped",
 }
+
+MAX_SEEDS = 100_000  # more is a mistake: a seed given as a count
+
+HUB_TIMEOUT_S = 5.0  # without a network the libraries retry for 23 s for each of a model's files
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -46,7 +63,27 @@ def check_given(given: Mapping[str, Any]) -> None:
     """Refuse training arguments that a study sets itself."""
     for name, way_out in OWN_ARGS.items():
         if name in given:
-            raise InputError(f"--{name} {given[name]}: not in a study: {way_out}")
+            value = "" if name == "hub_token" else f" {given[name]}"
+            raise InputError(f"--{name}{value}: not in a study: {way_out}")
+
+
+def check_settings(settings: Mapping[str, Resolved]) -> None:
+    """Refuse resolved training arguments that would only be noticed in the runs, or that would make ids say less.
+
+    Raises:
+        InputError: an evaluation cadence that is left to `logging_steps`, which is no part of a job's id; a size below 1,
+            a rate below 0, no training at all.
+    """
+    values = {name: r.value for name, r in settings.items()}
+    if getattr(values["eval_strategy"], "value", values["eval_strategy"]) == "steps" and not values.get("eval_steps"):
+        raise InputError("--eval_strategy steps: give --eval_steps, the update steps between evaluations")
+    for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+        if values.get(name, 1) < 1:
+            raise InputError(f"--{name} {values[name]}: give 1 or more")
+    if not 0 <= values.get("learning_rate", 0) < math.inf:
+        raise InputError(f"--learning_rate {values['learning_rate']}: give a number of 0 or more")
+    if values.get("max_steps", -1) < 1 and values.get("num_train_epochs", 3) <= 0:
+        raise InputError(f"--num_train_epochs {values['num_train_epochs']}: no training; give more, or --max_steps")
 
 
 def load_config(model: str):
@@ -65,6 +102,8 @@ def load_config(model: str):
             )
     elif folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise InputError(f"--model_name_or_path {model}: no such folder")
+    else:
+        _look_for_hub(model)
     try:
         return transformers.AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -78,29 +117,45 @@ def load_config(model: str):
 
 def load_tokenizer(model: str):
     """The tokenizer of a pretrained model. Raises InputError where there is none."""
+    if not Path(model).is_dir():
+        _look_for_hub(model)
     try:
-        return transformers.AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    except Exception as error:  # each class of tokenizers misses its files in its own way
         raise InputError(f"--tokenizer_name {model}: no tokenizer there ({_first_line(error)})") from None
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes one without words of no files
+        raise InputError(f"--tokenizer_name {model}: no tokenizer there (no files of one; save_pretrained makes them)")
+    return tokenizer
 
 
 def fingerprint_model(model: str, config) -> str:
-    """SHA-256 over a model's pretrained weights, wherever they are; a new head, which is drawn anew, left out.
+    """SHA-256 over a model's pretrained weights, wherever they are, and its config.
+
+    A head that is drawn anew is left out, and so is what a task sets in the config (labels).
+
+    Args:
+        model: a folder or a name on the hub.
+        config: the model's own, with the task's labels put in.
 
     Raises:
         InputError: the weights cannot be loaded.
     """
     try:
         loaded, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            model, config=config, output_loading_info=True
+            model, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # damaged files, by whatever library reads them
         raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
-    new = set(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
+    other_size = {key for key, *_ in info.get("mismatched_keys", ())}
+    misfit = sorted(key for key in other_size if key.startswith(f"{loaded.base_model_prefix}."))
+    if misfit:
+        raise InputError(f"--model_name_or_path {model}: {misfit[0]} has not the size that config.json says")
+    new = set(info["missing_keys"]) | other_size
     pretrained = {name: tensor for name, tensor in loaded.state_dict().items() if name not in new}
     if not any(name.startswith(loaded.base_model_prefix) for name in pretrained):
         raise InputError(f"--model_name_or_path {model}: none of its weights is a {type(loaded).__name__}'s")
-    digest = hashlib.sha256()
+    settings = {key: value for key, value in config.to_diff_dict().items() if key not in NOT_THE_MODEL}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(pretrained.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy())
@@ -125,8 +180,13 @@ def fingerprint_tokens(data: TokenizedData) -> str:
 def resolved_settings(
     recipe: Recipe, model_type: str, preset: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[dict[str, Resolved], dict[str, Resolved]]:
-    """Training arguments and model config values of a recipe on a study, with where each came from."""
+    """Training arguments and model config values of a recipe on a study, with where each came from.
+
+    Raises:
+        InputError: see [`check_settings`].
+    """
     args = resolve(recipe, model_type, preset, "task preset", given, base=STUDY_DEFAULTS)
+    check_settings(args)
     return args, resolve_model_config(recipe, model_type)
 
 
@@ -157,7 +217,7 @@ def make_jobs(
     Raises:
         InputError: a setting that no run could start with.
     """
-    weights = fingerprint_model(model, config)
+    weights = fingerprint_model(model, model_config(model, data.task, {}))
     tokens = fingerprint_tokens(data)
     jobs = []
     for recipe in recipes:
@@ -195,22 +255,44 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
     Raises:
         InputError: not a number, none, negative, or one twice.
     """
-    seeds: list[int] = []
+    ranges = []
     for word in words:
         first, dash, last = word.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not re.fullmatch("[0-9]+(-[0-9]+)?", word):
             raise InputError(f"--seeds {word}: give a count (25), seeds (3 7 9), or a range (1000-1019)")
         if dash and int(last) < int(first):
             raise InputError(f"--seeds {word}: the range is empty")
-        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+        ranges.append(range(int(first), int(last or first) + 1))
     if len(words) == 1 and "-" not in words[0]:
-        seeds = list(range(1, seeds[0] + 1))
+        ranges = [range(1, ranges[0].start + 1)]
+    together = " ".join(words)
+    if sum(map(len, ranges)) > MAX_SEEDS:
+        raise InputError(f"--seeds {together}: {sum(map(len, ranges))} runs; a range of one is one seed (7-7)")
+    seeds = [seed for part in ranges for seed in part]
     if not seeds:
-        raise InputError(f"--seeds {' '.join(words)}: no run; give 1 or more")
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        raise InputError(f"--seeds {together}: no run; give 1 or more")
+    if max(seeds) >= 2**32:
+        raise InputError(f"--seeds {together}: {max(seeds)} is too large; a seed has 32 bits")
+    twice = [seed for seed, count in Counter(seeds).items() if count > 1]
     if twice:
-        raise InputError(f"--seeds {' '.join(words)}: {twice[0]} is there twice; every seed is a run of its own")
+        raise InputError(f"--seeds {together}: {min(twice)} is there twice; every seed is a run of its own")
     return seeds
+
+
+def _look_for_hub(model: str) -> None:
+    """Where the hub cannot be reached, tell the libraries: they then use the copy in the cache, or say that there is none.
+
+    Every process asks for every file otherwise, and waits for an answer.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError):  # the hub answered; loading says what is wrong
+        return
+    except Exception:  # whatever goes wrong on the way: names, proxies, certificates, time limits
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the worker processes
 
 
 def _first_line(error: Exception) -> str:

@@ -85,6 +85,7 @@ def quiet() -> None:
 def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     """The job's training arguments, as the Trainer takes them."""
     free = {"report_to": "none", "dataloader_pin_memory": job.device == "cuda"}
+    free |= {"log_level": "error", "log_level_replica": "error"}  # the Trainer sets the libraries' verbosity again
     fixed = {"output_dir": str(folder), "seed": job.seed, "disable_tqdm": True}
     args = StableTrainingArguments(**{**free, **job.args, **fixed})
     args.recipe = job.recipe
@@ -98,7 +99,10 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     config = model_config(job.model, data.task, job.model_config)
 
     def model_init():
-        return AutoModelForSequenceClassification.from_pretrained(job.model, config=config)
+        # Mismatched sizes: the head of a model that was fine-tuned on a task with other labels; prepare.py checks the rest.
+        return AutoModelForSequenceClassification.from_pretrained(
+            job.model, config=config, ignore_mismatched_sizes=True
+        )
 
     callbacks: list[TrainerCallback] = [StabilityCallback(output_dir=args.output_dir, metric=data.task.headline)]
     if report is not None:
@@ -159,13 +163,15 @@ class ReportCallback(TrainerCallback):
 
 def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
     """Make the folder ready; the checkpoint to resume from, if there is one."""
-    checkpoint = newest_whole_checkpoint(folder) if _unfinished_job_id(folder) == job.id else None
+    unfinished = _unfinished_job_id(folder) == job.id
+    checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value) if unfinished else None
     args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
     if args.should_save:
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").unlink(missing_ok=True)
+        for leftover in ("run.json", "error.txt"):
+            (folder / leftover).unlink(missing_ok=True)
         streams = {name: getattr(args, name) for name in ("init_seed", "data_seed", "dropout_seed")}
         config = {
             "id": job.id,
@@ -186,18 +192,31 @@ def _unfinished_job_id(folder: Path) -> str | None:
         return None
 
 
-def newest_whole_checkpoint(folder: Path) -> str | None:
-    """The newest of the Trainer's checkpoints that was written to its end, or None.
+def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch") -> str | None:
+    """The newest of the Trainer's checkpoints from which a run goes on as if it had not been stopped, or None.
 
     The Trainer does not write them atomically, but `trainer_state.json` last: one that can be read stands for the rest.
     """
     found = {}
-    for state in folder.glob("checkpoint-*/trainer_state.json"):
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
         try:
-            found[json.loads(state.read_text(encoding="utf-8"))["global_step"]] = str(state.parent)
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if _can_go_on(state, eval_strategy):
+                found[state["global_step"]] = str(path.parent)
         except (OSError, ValueError, KeyError):
             continue
     return found[max(found)] if found else None
+
+
+def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
+    """Not where an evaluation was still to come: that after the last step, and that of an epoch that ends with the step
+    (`--save_strategy steps` saves before it; it would be missing, and what it draws from the random state too)."""
+    step = state["global_step"]
+    evaluated = any(
+        entry["step"] == step and any(key.startswith("eval_") for key in entry) for entry in state["log_history"]
+    )
+    at_epoch_end = float(state["epoch"]).is_integer()
+    return step < state["max_steps"] and (evaluated or not at_epoch_end or eval_strategy != "epoch")
 
 
 def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float) -> RunRecord:
@@ -210,7 +229,8 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
     }
     evaluations, last, best = [_without_times(e) for e in evaluations], _without_times(last), _without_times(best)
     metric = trainer.stability.metric
-    key = next((k for k in last if k.startswith("eval_") and k.endswith(f"_{metric}")), None)  # MNLI: the first set's
+    sets = trainer.eval_dataset
+    prefix = f"eval_{next(iter(sets))}_" if isinstance(sets, dict) else "eval_"  # MNLI: the first set counts
     if trainer.stability.evaluation.get("predictions") is not None:
         evaluation = trainer.stability.evaluation
         logits = evaluation["predictions"]
@@ -231,9 +251,9 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
         task=job.task,
         status=verdict.status,
         metric=metric,
-        last=last.get(key),
-        best=best.get(key),
-        accuracy=last.get(key.replace(metric, "accuracy")) if key else None,
+        last=last.get(f"{prefix}{metric}"),
+        best=best.get(f"{prefix}{metric}"),
+        accuracy=last.get(f"{prefix}accuracy"),
         baseline=constant["score"] if constant else None,
         train_loss=float(np.mean(final, dtype=np.float64)) if len(final) else None,
         steps=trainer.state.global_step,
@@ -275,4 +295,5 @@ def _times(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_times(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if not key.endswith(TIMES)}
+    # Sorted, as those are that a resumed run reads from its checkpoint.
+    return {key: metrics[key] for key in sorted(metrics) if not key.endswith(TIMES)}

@@ -19,6 +19,7 @@ from .records import RunRecord, read_run
 from .summary import summarize, to_markdown, write_summary
 
 
+SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint")
 KEEP_MODEL = ("none", "last", "failed_and_best")
 
 
@@ -84,21 +85,33 @@ def run_jobs(
 
 
 def check_folder(jobs: Sequence[Job], folder: Path) -> None:
-    """Refuse a folder that is none, cannot be written to, or holds a run of one of the jobs with other settings."""
-    nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Refuse a folder that is none, cannot be written to, or holds runs with other settings.
+
+    Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
+    """
+    try:
+        nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {error.strerror}; give another folder") from None
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder}: this is a file; give a folder")
     if not nearest_existing.is_dir() or not _writable(nearest_existing):
         raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
-    for job in jobs:
-        path = run_folder(folder, job)
-        if read_run(path) is None:
-            continue
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        changes = differences(Job.from_dict(config["job"]).identity(), job.identity())
+    by_recipe = {job.recipe: job.identity() for job in jobs}
+    for run in read_runs(folder):
+        path = folder / "runs" / run.name / "config.json"
+        try:
+            old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a run's settings ({_one_line(error)}); move {path.parent} away") from None
+        if run.recipe in by_recipe:
+            changes = differences({**old, "seed": None}, {**by_recipe[run.recipe], "seed": None})
+        else:
+            new = next(iter(by_recipe.values()), old)
+            changes = differences(*({key: identity[key] for key in SAME_IN_A_STUDY} for identity in (old, new)))
         if changes:
             raise InputError(
-                f"--output_dir {folder}: {job.name} was run with other settings; give another folder, or these settings:\n"
+                f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
 
@@ -167,6 +180,10 @@ def _crashed(event: Event) -> RunRecord:
 def _order(run: RunRecord, jobs: Sequence[Job]) -> tuple:
     recipes = list(dict.fromkeys(job.recipe for job in jobs))
     return (recipes.index(run.recipe) if run.recipe in recipes else len(recipes), run.recipe, run.seed)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _writable(path: Path) -> bool:

@@ -1,0 +1,319 @@
+"""`run_jobs`: what is missing is run, what is there is kept; with either executor, the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from hf_stability.callback import write_json
+from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.errors import InputError
+from hf_stability.study import run as run_module
+from hf_stability.study.executors import Event, execute_in_process
+from hf_stability.study.records import RunRecord, read_run
+from hf_stability.study.run import newest_whole_checkpoint, run_job
+from hf_stability.study.study import check_folder, prune_models, read_runs, run_jobs
+
+
+RUN_FILES = ["config.json", "metrics.json", "predictions.npz", "run.json", "steps.rec", "times.json", "verdict.json"]
+SUMMARIES = ["summary.csv", "summary.json", "summary.md"]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every file of a study that must be the same bytes each time."""
+    names = {*RUN_FILES, *SUMMARIES} - {"config.json", "times.json"}  # paths, versions; seconds
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in names}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When each file was last written."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_jobs, tmp_path_factory):
+    """A study of two recipes and two seeds, run in this process: its folder, jobs and records. Not to be changed."""
+    folder = tmp_path_factory.mktemp("study")
+    jobs = tiny_jobs(folder, ["devlin2019", "mosbach2021"])
+    return folder, jobs, run_jobs(jobs, folder, quiet=True)
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """The same in a folder of the test's own."""
+    folder, jobs, _ = finished
+    shutil.copytree(folder, tmp_path / "study")
+    return tmp_path / "study", jobs
+
+
+def test_every_run_leaves_its_files_and_its_record(finished):
+    folder, jobs, runs = finished
+    assert [(run.recipe, run.seed, run.id) for run in runs] == [(job.recipe, job.seed, job.id) for job in jobs]
+    for job, run in zip(jobs, runs, strict=True):
+        path = folder / "runs" / job.recipe / f"seed-00{job.seed}"
+        assert sorted(p.name for p in path.iterdir()) == sorted([*RUN_FILES, "tensorboard"])
+        assert run.status in ("ok", "failed") and run.steps == 4 and run.evaluations == 2 and run.metric == "accuracy"
+        assert read_run(path) == run
+        assert list(read_steps(path / "steps.rec")["step"]) == [1, 2, 3, 4]
+        with np.load(path / "predictions.npz") as saved:
+            correct = (saved["logits"].argmax(-1) == saved["labels"]).mean()
+        assert run.last == run.accuracy == correct
+        assert json.loads((path / "config.json").read_text())["job"] == job.to_dict()
+    assert sorted(p.name for p in folder.iterdir() if p.is_file()) == SUMMARIES
+
+
+def test_seeds_and_recipes_make_different_runs(finished):
+    folder, jobs, _ = finished
+    records = {(folder / "runs" / job.name / "steps.rec").read_bytes() for job in jobs}
+    assert len(records) == len(jobs) == 4
+
+
+def test_running_a_finished_study_again_changes_nothing_but_writes_the_same_summary(study):
+    folder, jobs = study
+    before, written = results(folder), stamps(folder)
+    said = []
+    run_jobs(jobs, folder, say=said.append)
+    assert results(folder) == before
+    assert {name for name, stamp in stamps(folder).items() if stamp != written[name]} == set(SUMMARIES)
+    assert said[0] == "4 finished runs found, kept" and "| devlin2019 " in said[1] and len(said) == 2
+
+
+def test_only_what_is_missing_is_run_and_gives_the_same_bytes(study):
+    folder, jobs = study
+    before, written = results(folder), stamps(folder)
+    missing = folder / "runs" / jobs[1].name
+    (missing / "run.json").unlink()  # as after a kill in the last moment
+    (missing / "steps.rec").write_bytes(b"half a rec")
+    said = []
+    runs = run_jobs(jobs, folder, say=said.append)
+    assert results(folder) == before
+    changed = {name for name, stamp in stamps(folder).items() if stamp != written.get(name)}
+    assert {name.split("/seed-")[0] for name in changed - {*SUMMARIES}} == {"runs/devlin2019"}
+    assert all("seed-002" in name for name in changed - {*SUMMARIES})
+    assert said[0] == "3 finished runs found, kept" and said[1] == f"devlin2019/seed-002: {runs[1].sentence}"
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (3,)], ids=["the same seeds", "another seed"])
+def test_a_changed_setting_is_refused_with_the_difference_and_nothing_is_written(study, tiny_jobs, tmp_path, seeds):
+    folder, _ = study
+    changed = tiny_jobs(tmp_path, seeds=seeds, learning_rate=3e-5)
+    written = stamps(folder)
+    with pytest.raises(InputError, match="devlin2019/seed-00. was run with other settings") as error:
+        run_jobs(changed, folder, quiet=True)
+    assert str(error.value).splitlines()[1:] == ["  args.learning_rate: 2e-05 -> 3e-05"]
+    assert stamps(folder) == written
+
+
+def test_runs_of_another_model_do_not_come_into_the_same_table(study, tiny_jobs, make_tiny_model, tmp_path):
+    folder, jobs = study
+    shutil.rmtree(folder / "runs" / "mosbach2021")
+    others = tiny_jobs(tmp_path, ["mosbach2021"], model=make_tiny_model("bert", seed=1))
+    with pytest.raises(InputError, match="(?s)devlin2019/seed-001 was run with other settings.*model_fingerprint: "):
+        run_jobs(others, folder, quiet=True)
+    check_folder(jobs, folder)  # another recipe on the same model is welcome
+
+
+def test_what_changes_no_result_is_not_refused(study, tiny_jobs, tmp_path):
+    folder, _ = study
+    check_folder(tiny_jobs(tmp_path / "elsewhere", keep_model="last", logging_steps=1, save_strategy="epoch"), folder)
+
+
+def test_seeds_and_recipes_can_be_added(study, tiny_jobs):
+    folder, jobs = study
+    before = results(folder)
+    added = tiny_jobs(folder, ["transformers_default", "devlin2019"], seeds=(3,))
+    runs = run_jobs(added, folder, quiet=True)
+    assert [run.name for run in runs] == ["transformers_default/seed-003", "devlin2019/seed-003"]
+    after = results(folder)
+    assert {name: after[name] for name in before if name not in SUMMARIES} == {
+        name: content for name, content in before.items() if name not in SUMMARIES
+    }
+    recipes = json.loads((folder / "summary.json").read_text())["recipes"]
+    assert {figures["recipe"]: figures["runs"] for figures in recipes} == {
+        "transformers_default": 1,
+        "devlin2019": 3,
+        "mosbach2021": 2,
+    }
+    everything = [run.name for run in read_runs(folder)]
+    assert len(everything) == 6 and everything == sorted(everything)
+
+
+def test_worker_processes_give_the_same_bytes_as_this_process(finished, tiny_jobs, tmp_path):
+    folder, jobs, runs = finished
+    again = tiny_jobs(tmp_path, ["devlin2019", "mosbach2021"])
+    assert [job.id for job in again] == [job.id for job in jobs]
+    assert run_jobs(again, tmp_path, workers=2, quiet=True) == runs
+    assert results(tmp_path) == results(folder)
+
+
+def test_a_crash_is_of_one_job_and_is_run_again(study):
+    folder, jobs = study
+    before = results(folder)
+    shutil.rmtree(folder / "runs")
+    lost = [
+        dataclasses.replace(job, data_folder=str(folder / "gone")) if i == 1 else job for i, job in enumerate(jobs)
+    ]
+    said = []
+    runs = run_jobs(lost, folder, say=said.append)
+    assert [run.status == "crashed" for run in runs] == [False, True, False, False]
+    assert runs[1].sentence.startswith("crashed: FileNotFoundError") and runs[1].last is None
+    assert any(line.startswith("devlin2019/seed-002: crashed: FileNotFoundError") for line in said)
+    path = folder / "runs" / jobs[1].name
+    assert "Traceback" in (path / "error.txt").read_text() and not (path / "run.json").exists()
+    assert "1 (+1 crashed)" in (folder / "summary.md").read_text()
+    run_jobs(jobs, folder, quiet=True)
+    assert results(folder) == before and not (path / "error.txt").exists()
+
+
+def test_a_crash_reads_the_same_from_a_worker(tiny_jobs, tmp_path):
+    jobs = [dataclasses.replace(job, data_folder=str(tmp_path / "gone")) for job in tiny_jobs(tmp_path, seeds=(1,))]
+    here, worker = (run_jobs(jobs, tmp_path / str(n), workers=n, quiet=True)[0] for n in (0, 1))
+    assert here == worker and here.status == "crashed"
+    assert (tmp_path / "0" / "summary.md").read_bytes() == (tmp_path / "1" / "summary.md").read_bytes()
+
+
+def test_an_interruption_leaves_finished_runs_whole(study):
+    folder, jobs = study
+    before = results(folder)
+    shutil.rmtree(folder / "runs")
+
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, folder, say=interrupt)
+    assert [run.name for run in read_runs(folder)] == [jobs[0].name]
+    run_jobs(jobs, folder, quiet=True)
+    assert results(folder) == before
+
+
+class Killed(BaseException):
+    """As abrupt as a kill: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("last", [5, 8], ids=["in mid-epoch", "after its last step"])
+def test_a_run_is_resumed_bit_by_bit(tiny_jobs, tmp_path, monkeypatch, last):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), max_steps=8, save_strategy="steps", save_steps=2, logging_steps=2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_job(job, whole)
+    seen = []
+
+    def killed(*_):
+        raise Killed
+
+    with pytest.raises(Killed), monkeypatch.context() as patch:
+        patch.setattr(run_module, "_write_results", killed)
+        run_job(job, cut, lambda step, total: step == last < total and killed())
+    (cut / "error.txt").write_text("of an earlier crash")
+    (cut / "checkpoint-7").mkdir()  # one whose writing was cut off: the Trainer writes its state last
+    start = int(newest_whole_checkpoint(cut).rpartition("-")[2])
+    assert start == 4  # epochs have 3 steps: 6 was saved before the evaluation that ends its epoch
+    run_job(job, cut, lambda step, total: seen.append(step))
+    assert seen == list(range(start + 1, 9))
+    assert results(cut) == results(whole)
+    assert sorted(p.name for p in cut.iterdir()) == sorted([*RUN_FILES, "tensorboard"])  # no checkpoint, no error.txt
+
+
+def test_a_run_with_other_settings_is_not_resumed(tiny_jobs, tmp_path):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), save_strategy="steps", save_steps=2)
+    (other,) = tiny_jobs(tmp_path, seeds=(1,), save_strategy="steps", save_steps=2, learning_rate=1e-3)
+
+    def killed(step, total):
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_job(job, tmp_path / "run", killed)
+    seen = []
+    run_job(other, tmp_path / "run", lambda step, total: seen.append(step))
+    assert seen == [1, 2, 3, 4]
+
+
+def test_the_last_model_is_kept(tiny_jobs, tmp_path):
+    jobs = tiny_jobs(tmp_path, keep_model="last")
+    run_jobs(jobs, tmp_path, quiet=True)
+    for job in jobs:
+        path = tmp_path / "runs" / job.name
+        model = AutoModelForSequenceClassification.from_pretrained(path / "model")
+        assert model.config.num_labels == 2
+        assert (path / "model" / "tokenizer.json").is_file()  # so that it can be used as it is
+
+
+def record(seed: int, last: float | None, status: str = "ok", recipe: str = "a") -> RunRecord:
+    return RunRecord("id", recipe, seed, "rte", status, "accuracy", last=last)
+
+
+def test_of_the_models_only_failed_ones_and_each_recipes_best_are_kept(tmp_path):
+    runs = [
+        record(1, 0.7),
+        record(2, 0.8),
+        record(3, 0.8),
+        record(4, 0.5, "failed"),
+        record(5, None, "diverged"),
+        record(1, 0.6, recipe="b"),
+    ]
+    for run in runs:
+        (tmp_path / "runs" / run.name / "model").mkdir(parents=True)
+    for keep_model in ("none", "last"):
+        prune_models(tmp_path, runs, keep_model)
+        assert len(list(tmp_path.glob("runs/*/*/model"))) == 6
+    prune_models(tmp_path, runs, "failed_and_best")
+    kept = sorted(str(p.parent.relative_to(tmp_path / "runs")) for p in tmp_path.glob("runs/*/*/model"))
+    assert kept == ["a/seed-002", "a/seed-004", "a/seed-005", "b/seed-001"]  # of equals the first
+
+
+def test_models_are_pruned_while_the_study_runs(tiny_jobs, tmp_path):
+    jobs = tiny_jobs(
+        tmp_path, ["transformers_default"], seeds=(1, 2, 3), keep_model="failed_and_best", learning_rate=1e-3
+    )
+    runs = run_jobs(jobs, tmp_path, quiet=True)
+    best = max(runs, key=lambda run: (run.last, -run.seed))
+    expected = {run.name for run in runs if run.status != "ok" or run is best}
+    assert {str(p.parent.relative_to(tmp_path / "runs")) for p in tmp_path.glob("runs/*/*/model")} == expected
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/study", "x" * 300])
+def test_a_folder_that_cannot_be_written_to_is_refused(tiny_jobs, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    jobs = tiny_jobs(tmp_path / "data", seeds=(1,))
+    Path("file").write_text("mine")
+    with pytest.raises(InputError, match="--output_dir .*give a"):
+        run_jobs(jobs, place, quiet=True)
+    assert Path("file").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["data", "file"]
+
+
+def test_a_run_whose_settings_are_lost_is_named(study):
+    folder, jobs = study
+    (folder / "runs" / jobs[0].name / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="seed-001/config.json: not a run's settings"):
+        run_jobs(jobs, folder, quiet=True)
+
+
+def test_a_damaged_record_is_run_again(study):
+    folder, jobs = study
+    before = results(folder)
+    (folder / "runs" / jobs[2].name / "run.json").write_text('{"schema": "hf_stab')
+    run_jobs(jobs, folder, quiet=True)
+    assert results(folder) == before
+
+
+def test_a_run_of_another_version_is_refused(study):
+    folder, jobs = study
+    path = folder / "runs" / jobs[0].name / "run.json"
+    write_json(path, {**json.loads(path.read_text()), "schema": "hf_stability.run/0"})
+    with pytest.raises(InputError, match="schema 'hf_stability.run/0'"):
+        run_jobs(jobs, folder, quiet=True)
+
+
+def test_events_tell_of_every_step_and_then_of_the_run(tiny_jobs, tmp_path):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    events: list[Event] = []
+    execute_in_process([job], [tmp_path / "run"], events.append)
+    assert [(e.kind, e.steps, e.total) for e in events[:-1]] == [("progress", step, 4) for step in (1, 2, 3, 4)]
+    assert events[-1].kind == "finished" and events[-1].run == read_run(tmp_path / "run")

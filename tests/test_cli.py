@@ -1,0 +1,478 @@
+"""The command line: what it says of itself, what it refuses and how, and whole studies on tiny models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_stability import cli
+from hf_stability.recipe import recipe_names
+from hf_stability.tasks.glue import GLUE_TASKS
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """A function of arguments that runs the command in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()  # what making a model printed
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+@pytest.fixture
+def tiny(tiny_model, tiny_csv):
+    """The arguments of a study on the tiny model and data, of few steps and in this process."""
+    train, dev = tiny_csv
+    return [
+        *("--model_name_or_path", tiny_model(), "--train_file", train, "--validation_file", dev),
+        *("--max_steps", "4", "--workers", "0", "--use_cpu"),
+    ]
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+# --- help and dry run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help_all", "-h"])
+def test_help_says_what_there_is(run, flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(flag)
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for word in (*recipe_names(), "--recipe", "--seeds", "--keep_model", "--bias_correction", "rte", "examples:"):
+        assert word in text, word
+    assert all(task in text for task in GLUE_TASKS)
+    assert ("--adam_beta1" in text) == (flag == "--help_all")
+    assert "--learning-rate" not in text  # each flag once
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def rows_of_dry_run(text: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """Recipe -> argument -> value and source."""
+    recipes: dict[str, dict[str, tuple[str, str]]] = {}
+    for line in text.splitlines():
+        if ": " in line and " run(s), seeds " in line:
+            rows = recipes.setdefault(line.partition(":")[0], {})
+        elif line.startswith("| ") and not line.startswith("| argument"):
+            name, value, source = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name] = (value, source)
+    return recipes
+
+
+def test_dry_run_shows_each_value_with_its_source_and_writes_nothing(run, tiny, tmp_path):
+    code, out, err = run(*tiny, "--recipe", "devlin2019", "transformers_default", "--seeds", "3", "--dry_run")
+    assert code == 0 and err == "" and list(tmp_path.iterdir()) == []
+    assert out.splitlines()[0].startswith("task custom: train 48, validation 24 examples, from files")
+    rows = rows_of_dry_run(out)
+    assert list(rows) == ["devlin2019", "transformers_default"]
+    assert rows["devlin2019"]["bias_correction"] == ("False", "recipe devlin2019")
+    assert rows["devlin2019"]["learning_rate"] == ("2e-05", "recipe devlin2019")
+    assert rows["devlin2019"]["max_steps"] == ("4", "--max_steps")
+    assert rows["devlin2019"]["eval_strategy"] == ("epoch", "study default")
+    assert rows["devlin2019"]["model_config.hidden_dropout_prob"] == ("0.1", "recipe devlin2019")
+    assert "learning_rate" not in rows["transformers_default"]  # the Trainer's default
+    assert out.count("3 run(s), seeds 1, 2, 3") == 2
+    ids = [line.removeprefix("ids: ").split(", ") for line in out.splitlines() if line.startswith("ids: ")]
+    assert len({i for part in ids for i in part}) == 6
+
+
+def test_values_come_from_the_command_line_then_task_model_type_recipe_study_and_trainer(
+    run, tiny, tiny_model, tmp_path, monkeypatch
+):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "args: {learning_rate: 1e-5, weight_decay: 0.1, adam_beta2: 0.9, logging_steps: 7, warmup_steps: 5}\n"
+        "model_types: {bert: {args: {weight_decay: 0.2, adam_beta2: 0.91, warmup_steps: 6}}}\n"
+    )
+    from hf_stability.tasks import presets
+
+    monkeypatch.setitem(presets.PRESETS, "custom", {"adam_beta2": 0.92, "warmup_steps": 8})
+    arguments = [*tiny, "--recipe", str(recipe), "--warmup_steps", "9", "--dry_run"]
+
+    def rows(*more):
+        code, out, _ = run(*arguments, *more)
+        assert code == 0
+        return rows_of_dry_run(out)["mine"]
+
+    assert {name: value for name, value in rows().items() if name not in ("max_steps", "use_cpu")} == {
+        "warmup_steps": ("9.0", "--warmup_steps"),
+        "adam_beta2": ("0.92", "task preset"),
+        "weight_decay": ("0.2", "recipe mine, bert"),
+        "learning_rate": ("1e-05", "recipe mine"),
+        "logging_steps": ("7.0", "recipe mine"),
+        "eval_strategy": ("epoch", "study default"),
+        "save_strategy": ("no", "study default"),
+        "per_device_eval_batch_size": ("32", "study default"),
+    }
+    albert = rows("--model_name_or_path", tiny_model("albert"))
+    assert albert["weight_decay"] == ("0.1", "recipe mine") and albert["adam_beta2"] == ("0.92", "task preset")
+    assert rows("--adam_beta2", "0.5")["adam_beta2"] == ("0.5", "--adam_beta2")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def without(name: str):
+    """A copy of the tiny model without files of this name."""
+
+    def make(folder: Path, model: str) -> list[str]:
+        shutil.copytree(model, folder / "m")
+        for path in (folder / "m").glob(name):
+            path.unlink()
+        return ["--model_name_or_path", "m"]
+
+    return make
+
+
+def files(**contents: str):
+    """Files with these contents (`train` is train.csv), and the flag to use each."""
+
+    def make(folder: Path, model: str) -> list[str]:
+        arguments = []
+        for name, content in contents.items():
+            suffix, flag = (".yaml", "recipe") if name.startswith("r") else (".csv", f"{name}_file")
+            (folder / (name + suffix)).write_text(content)
+            arguments += [f"--{flag}", name + suffix]
+        return arguments
+
+    return make
+
+
+def damaged(name: str, content: str):
+    def make(folder: Path, model: str) -> list[str]:
+        shutil.copytree(model, folder / "m")
+        (folder / "m" / name).write_text(content)
+        return ["--model_name_or_path", "m"]
+
+    return make
+
+
+def in_the_way(output: str):
+    def make(folder: Path, model: str) -> list[str]:
+        (folder / "file").write_text("mine")
+        return ["--output_dir", output]
+
+    return make
+
+
+TWO_CLASSES = "sentence,label\ngood film,1\nbad film,0\n"
+
+# What is given over the good arguments, and what the line must say.
+BAD = {
+    "unknown flag": (["--learning_rat", "1"], "--learning_rat: no such argument (did you mean --learning_rate?)"),
+    "unknown flag with =": (["--learning_rat=1"], "--learning_rat: no such argument (did you mean --learning_rate?)"),
+    "shortened flag": (["--learn", "1"], "--learn: no such argument"),
+    "stray word": (["--dry_run", "true", "hello"], "hello: no such argument; a flag begins with --"),
+    "word for a number": (["--learning_rate", "abc"], "--learning_rate", "abc"),
+    "fraction for a count": (["--max_steps", "1.5"], "--max_steps", "1.5"),
+    "word for a switch": (["--bias_correction", "maybe"], "--bias_correction", "maybe"),
+    "value missing": (["--learning_rate"], "--learning_rate", "expected one argument"),
+    "unknown choice": (["--keep_model", "all"], "--keep_model", "all", "failed_and_best"),
+    "unknown optimizer": (["--optim", "adamx"], "--optim", "adamx"),
+    "unknown scheduler": (["--lr_scheduler_type", "lineal"], "lineal"),
+    # recipes
+    "unknown recipe": (["--recipe", "mosbach2012"], "--recipe mosbach2012", "did you mean mosbach2021?", "devlin2019"),
+    "recipe file missing": (["--recipe", "gone.yaml"], "--recipe gone.yaml: no such recipe"),
+    "recipe twice": (["--recipe", "devlin2019", "devlin2019"], "devlin2019/seed-001 is planned twice"),
+    "broken YAML": (files(r="args: [1\n"), "r.yaml: not a YAML file"),
+    "recipe is a list": (files(r="- 1\n"), "r.yaml: a recipe is a mapping"),
+    "unknown model config": (files(r="model_config: {hidden_dropout: 0.1}\n"), "did you mean hidden_dropout_prob?"),
+    # models
+    "no model": (["--model_name_or_path", ""], "--model_name_or_path is missing"),
+    "no such folder": (["--model_name_or_path", "./nowhere"], "--model_name_or_path ./nowhere: no such folder"),
+    "model is a file": (in_the_way("out"), ["--model_name_or_path", "file"], "--model_name_or_path file"),
+    "neither network nor copy of the model": (["--model_name_or_path", "no-such-model"], "no-such-model", "hub"),
+    "impossible name": (["--model_name_or_path", "a b c!"], "a b c!"),
+    "no weights": (without("model.safetensors"), "--model_name_or_path m: no weights in this folder"),
+    "no config": (without("config.json"), "--model_name_or_path m: no config.json"),
+    "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer there"),
+    "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
+    "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
+    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights do not load"),
+    # data
+    "no data": (["--train_file", ""], "--train_file"),
+    "unknown task": (["--task_name", "rtee"], "--task_name rtee"),
+    "data file missing": (["--train_file", "gone.csv"], "--train_file gone.csv: no such file"),
+    "empty": (files(train=""), "--train_file train.csv: the file is empty"),
+    "no rows": (files(train="sentence,label\n"), "--train_file train.csv: column names, but no rows"),
+    "one class": (files(train="sentence,label\na,1\nb,1\n"), "train.csv: all rows (2) have the label '1'"),
+    "no column label": (files(train="sentence,y\na,1\nb,0\n"), "train.csv: no column 'label', only sentence, y"),
+    "no text": (files(train="x,label\n1,1\n2,0\n"), "train.csv: no column of text"),
+    "other columns in dev": (files(train=TWO_CLASSES, validation="text,label\na,1\n"), "validation.csv: no column"),
+    "label out of range": (files(train="sentence,label\na,0\nb,7\n"), "train.csv, line 3: label 7"),
+    "label out of range in dev": (
+        files(train=TWO_CLASSES, validation="sentence,label\na,2\n"),
+        "validation.csv, line 2: label 2",
+    ),
+    "no room for text": (["--max_seq_length", "2"], "--max_seq_length 2: no room"),
+    "negative length": (["--max_seq_length", "-5"], "--max_seq_length -5: no room"),
+    "no example": (["--max_train_samples", "0"], "--max_train_samples 0: expected 1 or more"),
+    # the study
+    "no seed": (["--seeds", "0"], "--seeds 0: no run"),
+    "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),
+    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is there twice"),
+    "no seeds after the flag": (["--seeds"], "--seeds", "expected at least one argument"),
+    "the Trainer's seed": (["--seed", "3"], "--seed 3: not in a study: give --seeds"),
+    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not in a study"),
+    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not in a study"),
+    "no threads": (["--threads_per_run", "0"], "--threads_per_run 0"),
+    "fewer workers than none": (["--workers", "-1"], "--workers -1"),
+    "output is a file": (in_the_way("file"), "--output_dir file: this is a file"),
+    "output below a file": (in_the_way("file/below"), "--output_dir file/below: cannot write to"),
+    "output not writable": (["--output_dir", "/proc/study"], "--output_dir /proc/study: cannot write to /proc"),
+    "output name too long": (["--output_dir", "x" * 300], "--output_dir xxx", "too long"),
+    # settings
+    "no correction of sgd": (["--bias_correction", "false", "--optim", "sgd"], "--optim sgd", "adamw_torch"),
+    "indivisible batch": (
+        ["--total_train_batch_size", "7", "--gradient_accumulation_steps", "2"],
+        "--total_train_batch_size 7 cannot be divided",
+    ),
+    "no batch": (["--total_train_batch_size", "0"], "--total_train_batch_size 0"),
+    "no accumulation": (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0: give 1 or more"),
+    "contradictory batch": (
+        ["--per_device_train_batch_size", "4"],
+        "--per_device_train_batch_size 4 contradicts --total_train_batch_size 16",
+    ),
+    "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: give --eval_steps"),
+    "negative warmup": (["--warmup_steps", "-1"], "warmup_steps"),
+    "negative rate": (["--learning_rate", "-1"], "--learning_rate -1.0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(run, tiny, tiny_model, tmp_path, case):
+    given, *expected = BAD[case]
+    more = []
+    if isinstance(expected[0], list):
+        more = expected.pop(0)
+    made = given(tmp_path, tiny_model()) if callable(given) else given
+    if "--task_name" in made:
+        made = [*made, "--train_file", ""]
+    before, started = tree(tmp_path), time.monotonic()
+    code, out, err = run(*tiny, "--seeds", "1", *made, *more)
+    assert time.monotonic() - started < 10
+    assert code == 2
+    assert err.startswith("hf-stability: error: ") and err.endswith("\n") and err.count("\n") == 1, err
+    assert all(part in err for part in expected), err
+    assert out == "" and tree(tmp_path) == before
+
+
+def test_unknown_task_with_the_nearest(run, tiny_model, tmp_path):
+    code, _, err = run("--model_name_or_path", tiny_model(), "--task_name", "rtee")
+    assert code == 2 and err.count("\n") == 1 and "--task_name rtee: unknown; did you mean rte?" in err
+
+
+def test_no_network_and_no_copy_of_the_data(run, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    started = time.monotonic()
+    code, _, err = run("--model_name_or_path", tiny_model(), "--task_name", "wnli")
+    assert code == 2 and err.count("\n") == 1 and time.monotonic() - started < 10
+    assert "--task_name wnli: no cached copy" in err and "give --data_dir" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [["--task_name", "wnli"], ["--model_name_or_path", "no-such-model-anywhere"]])
+def test_a_hub_that_does_not_answer_is_not_waited_for(tiny, tmp_path, what):
+    """In a process that was not told to be offline, with a hub at an address where nobody listens."""
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    arguments = [*tiny[:2], *what] if "--task_name" in what else [*tiny, *what]
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "run_glue_stable.py"), *arguments],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert time.monotonic() - started < 40  # most of it imports; the libraries' own retries alone take 23
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("hf-stability: error: ") and not (tmp_path / "results").exists()
+
+
+def test_all_errors_of_a_recipe_are_told_at_once(run, tiny, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("args:\n  learning_rat: 1\n  num_train_epochs: x\n  max_grad_norm: null\nmodel_confg: {}\n")
+    code, out, err = run(*tiny, "--recipe", recipe)
+    assert code == 2 and out == ""
+    first, *lines = err.splitlines()
+    assert first.startswith("hf-stability: error: ") and first.endswith("mine.yaml has 4 errors:")
+    assert sorted(lines) == [
+        "  args.learning_rat: no such key (did you mean learning_rate?)",
+        "  args.max_grad_norm: expected float, found None",
+        "  args.num_train_epochs: expected float, found 'x'",
+        "  model_confg: no such key (did you mean model_config?)",
+    ]
+
+
+def test_from_a_shell_it_is_one_line_and_no_traceback(tmp_path):
+    """Through the script, with whatever the libraries print on import."""
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "run_glue_stable.py"), "--task_name", "rte", "--recipe", "nonesuch"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("hf-stability: error: --recipe nonesuch") and ended.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- whole studies ---------------------------------------------------------------------------------------------------
+
+
+def config_of(folder: Path, recipe: str, seed: int) -> dict:
+    return json.loads((folder / "runs" / recipe / f"seed-{seed:03d}" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
+def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, architecture):
+    recipes = ("devlin2019", "mosbach2021")
+    arguments = [*tiny, "--model_name_or_path", tiny_model(architecture), "--recipe", *recipes, "--seeds", "2"]
+    code, out, err = run(*arguments)
+    assert code == 0 and "Traceback" not in err
+    folder = tmp_path / "results" / "custom"
+    for recipe in recipes:
+        for seed in (1, 2):
+            assert f"{recipe}/seed-00{seed}: " in out
+            content = config_of(folder, recipe, seed)
+            values, drawn = content["args"], content["job"]["model_config"]
+            assert values["bias_correction"] is (recipe == "mosbach2021")
+            expected = {"bert": (1.0, 0.01, 0.999), "roberta": (0, 0.1, 0.98), "albert": (1.0, 0, 0.999)}
+            assert (values["max_grad_norm"], values["weight_decay"], values["adam_beta2"]) == expected[architecture]
+            dropout = 0 if architecture == "albert" else 0.1
+            assert drawn["hidden_dropout_prob"] == drawn["attention_probs_dropout_prob"] == dropout
+            assert ("classifier_dropout_prob" in drawn) == (architecture == "albert")
+    with open(folder / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["recipe"], row["seed"]) for row in rows] == [(r, s) for r in recipes for s in ("1", "2")]
+    assert "accuracy: mean" in out and f"{Path('results/custom')}: summary.md" in out
+
+    before = {name: (folder / name).read_bytes() for name in ("summary.csv", "summary.json", "summary.md")}
+    code, out, err = run(*arguments)
+    assert code == 0 and "4 finished runs found, kept" in out
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+    written = tree(folder)
+    code, out, err = run(*arguments, "--weight_decay", "0.5")
+    assert code == 2 and out == "" and tree(folder) == written
+    assert err.splitlines()[1:] == [f"  args.weight_decay: {float(expected[architecture][1])} -> 0.5"]
+
+
+def test_a_crashed_run_gives_exit_code_1_and_names_its_traceback(run, tiny, tmp_path, monkeypatch):
+    from hf_stability.study import run as run_module
+
+    make_trainer = run_module.make_trainer
+
+    def fails_for_seed_2(job, *args):
+        if job.seed == 2:
+            raise RuntimeError("out of memory")
+        return make_trainer(job, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "make_trainer", fails_for_seed_2)
+        code, out, err = run(*tiny, "--seeds", "2", "--output_dir", "study")
+    assert code == 1 and "seed-002: crashed: RuntimeError: out of memory" in out
+    errors = tmp_path / "study" / "runs" / "mosbach2021" / "seed-002" / "error.txt"
+    assert "1 run(s) crashed: see study/runs/mosbach2021/seed-002/error.txt" in err
+    assert "fails_for_seed_2" in errors.read_text()
+    assert run(*tiny, "--seeds", "2", "--output_dir", "study")[0] == 0 and not errors.exists()
+
+
+def test_a_value_of_the_command_line_trains_with_it(run, tiny, tmp_path):
+    flags = [
+        "--learning_rate",
+        "1e-3",
+        "--gradient_accumulation_steps",
+        "4",
+        "--pad_to_max_length",
+        "--keep_model",
+        "last",
+    ]
+    assert run(*tiny, *flags, "--seeds", "5-5", "--max_seq_length", "16", "--output_dir", "study")[0] == 0
+    values = config_of(tmp_path / "study", "mosbach2021", 5)["args"]
+    assert values["learning_rate"] == 1e-3 and values["per_device_train_batch_size"] == 4
+    assert (tmp_path / "study" / "runs" / "mosbach2021" / "seed-005" / "model" / "config.json").is_file()
+
+
+def test_mnli_is_judged_by_its_matched_development_set(run, tiny, tiny_model, tmp_path):
+    words = ("entailment", "neutral", "contradiction")
+    for name, size in (("train", 24), ("dev_matched", 12), ("dev_mismatched", 9)):
+        rows = [f"{i}\tgood film {i % 7}\tbad book\t{words[i % 3]}\n" for i in range(size)]
+        path = tmp_path / "glue" / "MNLI" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("index\tsentence1\tsentence2\tgold_label\n" + "".join(rows))
+    code, out, err = run(
+        *("--model_name_or_path", tiny_model(), "--task_name", "mnli", "--data_dir", "glue", "--output_dir", "study"),
+        *("--seeds", "1", "--max_steps", "2", "--workers", "0", "--use_cpu"),
+    )
+    assert code == 0, err
+    folder = tmp_path / "study" / "runs" / "mosbach2021" / "seed-001"
+    metrics = json.loads((folder / "metrics.json").read_text())["last"]
+    record = json.loads((folder / "run.json").read_text())
+    assert {"eval_validation_matched_accuracy", "eval_validation_mismatched_accuracy"} <= set(metrics)
+    with np.load(folder / "predictions.npz") as saved:
+        assert saved["logits"].shape == (12, 3)
+        accuracy = (saved["logits"].argmax(-1) == saved["labels"]).mean()
+    assert record["last"] == record["accuracy"] == metrics["eval_validation_matched_accuracy"] == accuracy
+    assert record["baseline"] == pytest.approx(1 / 3)
+
+
+def test_stsb_is_a_regression(run, tiny_model, tmp_path):
+    for name, size in (("train", 24), ("dev", 12)):
+        rows = [f"{i}\tgood film {i % 5}\tbad book\t{i % 6 * 0.9:.3f}\n" for i in range(size)]
+        path = tmp_path / "glue" / "STS-B" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("index\tsentence1\tsentence2\tscore\n" + "".join(rows))
+    code, out, err = run(
+        *("--model_name_or_path", tiny_model(), "--task_name", "STS-B", "--data_dir", "glue", "--output_dir", "study"),
+        *("--seeds", "1", "--max_steps", "2", "--workers", "0", "--use_cpu"),
+    )
+    assert code == 0, err
+    folder = tmp_path / "study" / "runs" / "mosbach2021" / "seed-001"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["metric"] == "pearson_and_spearman" and record["accuracy"] is None and record["baseline"] == 0
+    assert record["last"] == record["metrics"]["eval_pearson_and_spearman"]
+    with np.load(folder / "predictions.npz") as saved:
+        assert saved["logits"].shape == (12, 1)
+        assert saved["labels"] == pytest.approx([round(i % 6 * 0.9, 3) for i in range(12)])
+
+
+def test_mrpcs_headline_is_f1_and_not_a_metric_whose_name_ends_alike(run, tiny_model, tmp_path):
+    (tmp_path / "MRPC").mkdir()
+    for name, size in (("train", 24), ("dev", 12)):
+        rows = [f"{int(i % 3 > 0)}\t{i}\t{i + 50}\tgood film\tfine film {i}\n" for i in range(size)]
+        header = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+        (tmp_path / "MRPC" / f"{name}.tsv").write_text(header + "".join(rows))
+    code, out, err = run(
+        *("--model_name_or_path", tiny_model(), "--task_name", "mrpc", "--data_dir", ".", "--output_dir", "study"),
+        *("--seeds", "1-1", "--max_steps", "2", "--workers", "0", "--use_cpu"),
+    )
+    assert code == 0, err
+    record = json.loads((tmp_path / "study" / "runs" / "mosbach2021" / "seed-001" / "run.json").read_text())
+    metrics = record["metrics"]
+    assert record["metric"] == "f1" and record["last"] == metrics["eval_f1"] != metrics["eval_acc_and_f1"]
+    assert record["accuracy"] == metrics["eval_accuracy"] and record["baseline"] == pytest.approx(0.8)
