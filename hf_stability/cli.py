@@ -44,6 +44,9 @@ COMMON_ARGS = (
 )  # fmt: skip
 
 
+TELL_TRUNCATED = 0.05  # share of truncated training examples from which on it is said
+
+
 @dataclass
 class ModelArguments:
     """The pretrained model."""
@@ -164,7 +167,42 @@ def run_study(
     model_args: ModelArguments, data_args: DataArguments, study_args: StudyArguments, given: dict[str, Any]
 ) -> int:
     """Everything is looked at before anything is written; then the runs. `given` are the training arguments given."""
+    from .study.run import quiet
+    from .study.study import run_jobs
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
+    with quiet():
+        jobs, data, tokens, folder = plan_study(model_args, data_args, study_args, given)
+        if study_args.dry_run:
+            print(describe(jobs, data))
+            return 0
+        is_main = os.environ.get("RANK", "0") == "0"
+        if is_main:
+            tokens.save(jobs[0].data_folder)
+        runs = run_jobs(jobs, folder, _workers(study_args, jobs[0].processes, jobs[0].device))
+    if not is_main:
+        return 0
+    print(f"\n{folder}: summary.md, and a folder for each run. To watch: tensorboard --logdir {folder / 'runs'}")
+    crashed = [run.name for run in runs if run.status == "crashed"]
+    if crashed:
+        error = folder / "runs" / crashed[0] / "error.txt"
+        print(f"{PROG}: {len(crashed)} run(s) crashed: see {error}", file=sys.stderr)
+    return 1 if crashed else 0
+
+
+def plan_study(
+    model_args: ModelArguments, data_args: DataArguments, study_args: StudyArguments, given: dict[str, Any]
+) -> tuple[list, Any, Any, Path]:
+    """The study's jobs, its data as text and as tokens, and its folder; nothing is written.
+
+    Raises:
+        InputError: anything is wrong with any argument.
+    """
     from .study import prepare
+    from .study.plan import check_jobs
+    from .study.study import check_folder
+    from .tasks.load import data_fingerprint, load_task_data, subsample, tokenize
+    from .tasks.presets import task_preset
 
     prepare.check_given(given)
     seeds = prepare.parse_seeds(study_args.seeds)
@@ -173,44 +211,31 @@ def run_study(
         raise InputError(f"--threads_per_run {study_args.threads_per_run}: give 1 or more")
     if study_args.workers is not None and study_args.workers < 0:
         raise InputError(f"--workers {study_args.workers}: give 0 (in this process) or more")
-
-    from .study.plan import check_jobs
-    from .study.run import quiet
-    from .study.study import check_folder, run_jobs
-    from .tasks.load import data_fingerprint, load_task_data, subsample, tokenize
-    from .tasks.presets import task_preset
-
-    quiet()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
-    is_demo = (data_args.task_name or "").startswith("demo_")
-    model = model_args.model_name_or_path or (_demo_model() if is_demo else None)
+    data = load_task_data(data_args.task_name, data_args.data_dir, data_args.train_file, data_args.validation_file)
+    data = subsample(data, data_args.max_train_samples, data_args.max_eval_samples)
+    preset = task_preset(data.task.name)
+    given = dict(given)
+    folder = Path(given.pop("output_dir", None) or f"results/{data.task.name}")
+    model = model_args.model_name_or_path or (_demo_model() if data.task.name.startswith("demo_") else None)
     if model is None:
         raise InputError(
             "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
         )
-    data = load_task_data(data_args.task_name, data_args.data_dir, data_args.train_file, data_args.validation_file)
-    data = subsample(data, data_args.max_train_samples, data_args.max_eval_samples)
-    preset = task_preset(data.task.name)
-    folder = Path(given.pop("output_dir", None) or f"results/{data.task.name}")
     config = prepare.load_config(model)
     processes, device = _processes_and_device(recipes, config.model_type, preset, given)
     tokenizer_name = model_args.tokenizer_name or model
     tokenizer = prepare.load_tokenizer(tokenizer_name)
     tokens = tokenize(data, tokenizer, data_args.max_seq_length, data_args.pad_to_max_length)
-    if tokens.truncated_share > 0.05:
-        print(
-            f"{tokens.truncated_share:.0%} of the training examples are longer than --max_seq_length {data_args.max_seq_length}",
-            file=sys.stderr,
-        )
-    texts = data_fingerprint(data)
-    data_folder = folder / "data" / texts[:16]
+    if tokens.truncated_share > TELL_TRUNCATED:
+        share, length = f"{tokens.truncated_share:.0%}", data_args.max_seq_length
+        print(f"{share} of the training examples are longer than --max_seq_length {length}", file=sys.stderr)
     jobs = prepare.make_jobs(
         recipes,
         seeds,
         model,
         config,
         tokens,
-        data_folder,
+        folder / "data" / data_fingerprint(data)[:16],
         preset,
         given,
         tokenizer=tokenizer_name,
@@ -221,22 +246,7 @@ def run_study(
     )
     check_jobs(jobs)
     check_folder(jobs, folder)
-    if study_args.dry_run:
-        print(describe(jobs, data))
-        return 0
-    main_process = os.environ.get("RANK", "0") == "0"
-    if main_process:
-        tokens.save(data_folder)
-    runs = run_jobs(jobs, folder, _workers(study_args, processes, device))
-    if not main_process:
-        return 0
-    print(f"\n{folder}: summary.md, and a folder for each run. To watch: tensorboard --logdir {folder / 'runs'}")
-    crashed = [run.name for run in runs if run.status == "crashed"]
-    if crashed:
-        print(
-            f"{PROG}: {len(crashed)} run(s) crashed: see {folder / 'runs' / crashed[0] / 'error.txt'}", file=sys.stderr
-        )
-    return 1 if crashed else 0
+    return jobs, data, tokens, folder
 
 
 def _processes_and_device(recipes: Sequence[Recipe], model_type: str, preset: dict, given: dict) -> tuple[int, str]:

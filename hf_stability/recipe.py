@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -122,14 +123,16 @@ def parse_recipe(content: Any, path: Path) -> Recipe:
             errors.append(f"{where}: expected a mapping, found {part!r}")
             continue
         _check_names(part, MODEL_TYPE_SECTIONS, where, errors)
-        model_types[str(model_type)] = {
-            "args": _checked_args(part.get("args") or {}, f"{where}.args", errors),
-            "model_config": dict(part.get("model_config") or {}),
-        }
+        config = part.get("model_config") or {}
+        if not isinstance(config, Mapping):
+            errors.append(f"{where}.model_config: expected a mapping, found {config!r}")
+            config = {}
+        args_part = _checked_args(part.get("args") or {}, f"{where}.args", errors)
+        model_types[str(model_type)] = {"args": args_part, "model_config": dict(config)}
+    if len(errors) == 1:
+        raise InputError(f"{path}: {errors[0]}")
     if errors:
-        raise InputError(
-            f"{path} has {len(errors)} error{'s' * (len(errors) > 1)}:\n" + "\n".join(f"  {e}" for e in errors)
-        )
+        raise InputError(f"{path} has {len(errors)} errors:\n" + "\n".join(f"  {error}" for error in errors))
     return Recipe(path.stem, path, args, dict(sections["model_config"]), model_types)
 
 
@@ -228,6 +231,8 @@ def coerce(value: Any, annotation: Any) -> Any:
     Raises:
         ValueError: it is not of that type.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, found {value!r}")
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
     if enums and isinstance(value, str):  # `SchedulerType | str` takes the names of schedulers, and no other text
@@ -265,9 +270,10 @@ def _convert(value: Any, option: Any) -> Any:
         return value if value in [member.value for member in option] else _NO
     if option is float and isinstance(value, (int, float, str)):
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
             return _NO
+        return number if math.isfinite(number) else _NO
     if option is int and isinstance(value, str):
         try:
             return int(value)

@@ -72,6 +72,8 @@ class StableTrainingArguments(TrainingArguments):
     def _derived_batch_size(self) -> int:
         total, devices = self.total_train_batch_size, self.world_size * max(1, self.n_gpu)
         parts = devices * self.gradient_accumulation_steps
+        if parts < 1:
+            raise InputError(f"--gradient_accumulation_steps {self.gradient_accumulation_steps}: give 1 or more")
         if total < 1 or total % parts:
             raise InputError(
                 f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 from pathlib import Path
@@ -16,15 +15,6 @@ import torch
 
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def loud_libraries():
-    """A study quietens the libraries and leaves them so; each test starts with what they say by default."""
-    import transformers
-
-    logging.getLogger("hf_stability").setLevel(logging.NOTSET)
-    transformers.logging.set_verbosity_warning()
 
 
 GOOD, BAD, OTHER = (

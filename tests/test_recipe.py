@@ -111,10 +111,25 @@ model_types:
         assert piece in text
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "args: 3", "args: {a: ", "just words", "model_types: {bert: 3}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        "args: 3",
+        "args: {a: ",
+        "just words",
+        "model_types: {bert: 3}",
+        "model_types: {bert: {model_config: [1]}}",
+    ],
+)
 def test_what_is_no_recipe_is_an_input_error(tmp_path, text):
     with pytest.raises(InputError, match="mine.yaml"):
         load_recipe(write(tmp_path, text))
+
+
+def test_a_single_error_is_a_single_line(tmp_path):
+    with pytest.raises(InputError, match=r"mine.yaml: args.x: no such key$"):
+        load_recipe(write(tmp_path, "args: {x: 1}"))
 
 
 def test_an_unknown_recipe_names_the_nearest():
@@ -130,7 +145,7 @@ def test_a_rate_that_yaml_reads_as_text_becomes_a_number(tmp_path):
     assert load_recipe(write(tmp_path, "args: {learning_rate: 2e-5}")).args == {"learning_rate": 2e-5}
 
 
-@given(st.floats(allow_nan=False))
+@given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_float_field_takes_any_way_of_writing_a_float(value):
     assert coerce(str(value), float) == coerce(value, float) == value
 
@@ -144,7 +159,17 @@ def test_an_int_field_takes_an_int_and_never_a_fraction(value):
 
 @pytest.mark.parametrize(
     ("value", "annotation"),
-    [(True, float), (1, bool), ("yes", bool), (None, float), ("x", int), ([], dict), ("linea", SchedulerType)],
+    [
+        (True, float),
+        (1, bool),
+        ("yes", bool),
+        (None, float),
+        (float("nan"), float),
+        (float("inf"), float),
+        ("x", int),
+        ([], dict),
+        ("linea", SchedulerType),
+    ],
 )
 def test_what_is_of_another_type_is_refused(value, annotation):
     with pytest.raises(ValueError, match="expected"):

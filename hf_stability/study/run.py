@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -9,7 +10,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +62,35 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
     threads = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
-        quiet()
-        args = training_arguments(job, folder)
-        checkpoint = _prepare_folder(job, folder, args)
-        trainer = make_trainer(job, args, report)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        if job.keep_model != "none":
-            trainer.save_model(str(folder / "model"))
-        if not args.should_save:
-            return None
-        return _write_results(job, folder, trainer, time.time() - started)
+        with quiet():
+            args = training_arguments(job, folder)
+            checkpoint = _prepare_folder(job, folder, args)
+            trainer = make_trainer(job, args, report)
+            trainer.train(resume_from_checkpoint=checkpoint)
+            if job.keep_model != "none":
+                trainer.save_model(str(folder / "model"))
+            if not args.should_save:
+                return None
+            return _write_results(job, folder, trainer, time.time() - started)
     finally:
         torch.set_num_threads(threads)
 
 
-def quiet() -> None:
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
     """A study says a line for each run; what the libraries say of loading weights and of new heads is not among it."""
+    ours, bars = logging.getLogger("hf_stability"), transformers.logging.is_progress_bar_enabled()
+    level, verbosity = ours.level, transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("hf_stability").setLevel(logging.ERROR)  # the verdict stands in the run's line
+    ours.setLevel(logging.ERROR)  # the verdict stands in the run's line
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:

@@ -36,6 +36,8 @@ def run_jobs(
     in the folder with other settings is refused. Interrupted at any point, finished runs stay whole; running it again
     runs what is missing.
 
+    With `workers`, a script of your own that calls this needs the usual `if __name__ == "__main__":` of multiprocessing.
+
     Args:
         jobs: what to run, each recipe and seed once.
         folder: the study's folder.
@@ -59,7 +61,7 @@ def run_jobs(
     if jobs and jobs[0].processes > 1:
         missing = _of_main_process(missing)
     runs = dict(done)
-    with Progress(len(jobs), len(done), quiet or not main, say) as progress:
+    with Progress(missing, len(done), quiet or not main, say) as progress:
 
         def listen(event: Event) -> None:
             progress.show(event)
@@ -134,22 +136,27 @@ def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> No
 
 
 class Progress:
-    """The progress bar of a study (in runs, with fractions), and a line above it for each finished run."""
+    """The progress bar of a study, in shares of its work, and a line above it for each finished run."""
 
-    def __init__(self, total: int, done: int, quiet: bool, say: Callable[[str], None] | None = None):
-        self.quiet, self.custom_say, self.done = quiet, say, done
-        self.fractions: dict[str, float] = {}
-        self.skipped = done
-        form = "{desc}: {n:.1f}/{total} |{bar}| {elapsed}<{remaining}"
-        self.bar = tqdm(total=total, initial=done, disable=quiet, desc="runs", bar_format=form, file=sys.stderr)
+    def __init__(self, jobs: Sequence[Job], found: int, quiet: bool, say: Callable[[str], None] | None = None):
+        self.quiet, self.custom_say = quiet, say
+        self.found, self.done, self.runs = found, found, found + len(jobs)
+        work = {job.name: _work(job) for job in jobs}
+        self.shares = {name: amount / sum(work.values()) for name, amount in work.items()}
+        self.fractions = dict.fromkeys(self.shares, 0.0)
+        form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
+        self.bar = tqdm(total=1.0, disable=quiet or not jobs, desc=self._count(), bar_format=form, file=sys.stderr)
 
     def __enter__(self) -> Progress:
-        if self.skipped:
-            self.say(f"{self.skipped} finished run{'s' * (self.skipped > 1)} found, kept")
+        if self.found:
+            self.say(f"{self.found} finished run{'s' * (self.found > 1)} found, kept")
         return self
 
     def __exit__(self, *exc) -> None:
         self.bar.close()
+
+    def _count(self) -> str:
+        return f"{self.done} of {self.runs} runs"
 
     def say(self, line: str) -> None:
         if self.quiet:
@@ -161,15 +168,26 @@ class Progress:
                 print(line, flush=True)
 
     def show(self, event: Event) -> None:
+        """Move the bar; say a line where a run has ended."""
+        name = event.job.name
         if event.kind == "progress":
-            self.fractions[event.job.name] = min(event.steps / max(event.total, 1), 0.99)
+            self.fractions[name] = event.steps / max(event.total, 1)
         else:
-            self.fractions.pop(event.job.name, None)
+            self.fractions[name] = 1.0
             self.done += 1
-            what = event.run.sentence if event.run else f"crashed: {event.error}"
-            self.say(f"{event.job.name}: {what}")
-        self.bar.n = self.done + sum(self.fractions.values())
-        self.bar.refresh() if event.kind != "progress" else self.bar.update(0)
+            self.say(f"{name}: {event.run.sentence if event.run else f'crashed: {event.error}'}")
+            self.bar.set_description_str(self._count(), refresh=False)
+        share = sum(self.shares[job] * fraction for job, fraction in self.fractions.items())
+        self.bar.update(min(share, 1.0) - self.bar.n)
+
+
+def _work(job: Job) -> float:
+    """How much work a job is, next to the study's others: in update steps or, where epochs are given, epochs / batch."""
+    if job.args.get("max_steps", -1) > 0:
+        return job.args["max_steps"]
+    accumulated = job.args.get("per_device_train_batch_size", 8) * job.args.get("gradient_accumulation_steps", 1)
+    batch = job.args.get("total_train_batch_size") or accumulated * job.processes
+    return job.args.get("num_train_epochs", 3.0) / batch
 
 
 def _crashed(event: Event) -> RunRecord:
