@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -16,7 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from tqdm import tqdm
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
@@ -39,11 +48,12 @@ data, each with default settings and every update step recorded:
   stock Trainer + StabilityCallback   norms after clipping, from a pass of their own; limit {LIMITS["stock Trainer + StabilityCallback"]}
   the paper's loop                    `.norm().item()` of each parameter, before and after clipping
 
-The trainers run in threads that take turns, one update step at a time, so that all see the same machine; a turn is --steps
-steps, and each turn of ours includes writing a block of the record and of TensorBoard's events. The result is the median
-over blocks of the ratio to the stock Trainer, with its 95% bootstrap interval. The exit status is 1 if the upper end of an
-interval exceeds its limit. A run too noisy to tell fails as well: look at both ends, take more --blocks, and leave the
-machine alone meanwhile.
+The trainers run in threads that take turns, so that all see the same machine; a turn is --steps update steps, and each
+turn of ours includes writing a block of the record and of TensorBoard's events. Where a trainer's tensors come to lie in
+memory can make its steps faster or slower by some percent for its whole life: so every one of --rounds begins with four new
+trainers, made in an order drawn anew. The result is the median over rounds of the ratio to the stock Trainer, with its 95%
+bootstrap interval. The exit status is 1 if the upper end of an interval exceeds its limit. A run too noisy to tell fails as
+well: look at both ends, take more --rounds, and leave the machine alone meanwhile.
 """
 
 
@@ -58,34 +68,41 @@ class PaperLoop(Trainer):
 
 
 class Gate(TrainerCallback):
-    """Lets a training go on by one update step at a time."""
+    """A training in a thread of its own, which goes on by one update step at a time.
 
-    def __init__(self):
-        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+    Args:
+        make_trainer: makes the trainer, in that thread.
+        threads: CPU threads of the training; OpenMP keeps the number by thread.
+    """
+
+    def __init__(self, make_trainer, threads: int):
+        self.go, self.done, self.stopping = threading.Semaphore(0), threading.Semaphore(0), False
+        self.thread = threading.Thread(target=self.run, args=(make_trainer, threads), daemon=True)
+        self.thread.start()
+        self.done.acquire()  # it stands before its first step
+
+    def run(self, make_trainer, threads: int) -> None:
+        torch.set_num_threads(threads)
+        trainer = make_trainer()
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(self)
+        trainer.train()
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.done.release()
         self.go.acquire()
+        control.should_training_stop = self.stopping
 
     def step(self) -> None:
         """One update step, from the last one's end to the next one's begin."""
         self.go.release()
         self.done.acquire()
 
-
-def start(make_trainer, threads: int) -> Gate:
-    """Start a training in a thread of its own, and stop it before its first update step."""
-    gate = Gate()
-
-    def run():
-        torch.set_num_threads(threads)  # OpenMP keeps it by thread
-        trainer = make_trainer()
-        trainer.add_callback(gate)
-        trainer.train()
-
-    threading.Thread(target=run, daemon=True).start()
-    gate.done.acquire()
-    return gate
+    def stop(self) -> None:
+        """End the training, and wait for its end."""
+        self.stopping = True
+        self.go.release()
+        self.thread.join()
 
 
 def contestants(size: str, tokens: int, steps: int, max_steps: int, folder: str) -> dict:
@@ -143,28 +160,30 @@ def main() -> int:
     parser.add_argument(
         "--tokens", type=int, default=16, help="tokens an example, batch 16 (default: %(default)s, CoLA's)"
     )
-    parser.add_argument("--blocks", type=int, default=30, help="turns of each trainer (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=30, help="times that all are made anew (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=2, help="turns of each trainer in a round (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="update steps in a turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write every block's times there")
     options = parser.parse_args()
-    if min(options.blocks, options.steps, options.threads, options.tokens) < 1:
-        parser.error("--blocks, --steps, --threads and --tokens must be at least 1")
+    if min(options.rounds, options.turns, options.steps, options.threads, options.tokens) < 1:
+        parser.error("--rounds, --turns, --steps, --threads and --tokens must be at least 1")
     torch.set_num_threads(options.threads)
-    warmup = 3
-    max_steps = options.blocks * options.steps + warmup + 2
+    logging.getLogger("hf_stability").setLevel(logging.ERROR)  # verdicts on a few steps
+    rng = np.random.default_rng(0)
+    warmup = 2
+    max_steps = warmup + options.turns * options.steps + 2
     with tempfile.TemporaryDirectory() as folder:
-        made = contestants(options.size, options.tokens, options.steps, max_steps, folder)
-        gates = {name: start(trainer, options.threads) for name, trainer in made.items()}
-        steps = {name: gate.step for name, gate in gates.items()}
-        times = interleaved(steps, options.blocks, options.steps, warmup=warmup)
-    about = {
-        **machine(),
-        "size": options.size,
-        "tokens": options.tokens,
-        "blocks": options.blocks,
-        "steps": options.steps,
-    }
+        make = contestants(options.size, options.tokens, options.steps, max_steps, folder)
+        times: dict[str, list[float]] = {name: [] for name in make}
+        for i in tqdm(range(options.rounds), desc="rounds", unit="round"):
+            gates = {name: Gate(make[name], options.threads) for name in rng.permutation(list(make))}
+            steps = {name: gate.step for name, gate in gates.items()}
+            taken = interleaved(steps, options.turns, options.steps, warmup=warmup, seed=i, progress=False)
+            for name, gate in gates.items():
+                times[name].append(statistics.fmean(taken[name]))
+                gate.stop()
+    about = {**machine(), **{key: value for key, value in vars(options).items() if key not in ("json", "threads")}}
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
     print(f"| update step | ms, median | ratio to {PEER} | 95% interval | limit |\n|---|---|---|---|---|")
     too_slow = []

@@ -274,6 +274,8 @@ def _workers(study_args: StudyArguments, processes: int, device: str) -> int:
         import torch
 
         return torch.cuda.device_count()
+    if device != "cpu":
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // study_args.threads_per_run)
 

@@ -79,6 +79,8 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     A worker that dies (killed, out of memory) is a crash of its job; on Ctrl-C, or when this process is killed, all
     workers end.
     """
+    # Asking CUDA itself whether there is a GPU, as an import may, would make it unusable in the server's forks.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     pending = list(zip(jobs, folders, strict=True))[::-1]

@@ -71,19 +71,21 @@ def run_jobs(
             prune_models(folder, [run for run in runs.values() if run.status != "crashed"], event.job.keep_model)
 
         folders = [run_folder(folder, job) for job in missing]
-        if workers and missing:
-            execute_in_workers(missing, folders, listen, min(workers, len(missing)))
-        else:
-            execute_in_process(missing, folders, listen)
+        try:
+            if workers and missing:
+                execute_in_workers(missing, folders, listen, min(workers, len(missing)))
+            else:
+                execute_in_process(missing, folders, listen)
+        except KeyboardInterrupt:
+            if main and runs:
+                _write_tables(folder, jobs, runs)
+            raise
     if not main:
         return []
-    ours = [runs[job.name] for job in jobs]
-    others = [run for run in read_runs(folder) if run.name not in runs]
-    summary = summarize(sorted([*ours, *others], key=lambda run: _order(run, jobs)))
-    write_summary(folder, summary)
+    summary = _write_tables(folder, jobs, runs)
     if not quiet:
         progress.say(to_markdown(summary))
-    return ours
+    return [runs[job.name] for job in jobs]
 
 
 def check_folder(jobs: Sequence[Job], folder: Path) -> None:
@@ -188,6 +190,14 @@ def _work(job: Job) -> float:
     accumulated = job.args.get("per_device_train_batch_size", 8) * job.args.get("gradient_accumulation_steps", 1)
     batch = job.args.get("total_train_batch_size") or accumulated * job.processes
     return job.args.get("num_train_epochs", 3.0) / batch
+
+
+def _write_tables(folder: Path, jobs: Sequence[Job], runs: dict[str, RunRecord]) -> dict:
+    """The summary of these runs and of all others in the folder, written."""
+    others = [run for run in read_runs(folder) if run.name not in runs]
+    summary = summarize(sorted([*runs.values(), *others], key=lambda run: _order(run, jobs)))
+    write_summary(folder, summary)
+    return summary
 
 
 def _crashed(event: Event) -> RunRecord:

@@ -170,6 +170,7 @@ def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tiny_model, tin
     assert "hf-stability: interrupted. Finished runs are kept" in text and "Traceback" not in text
     whole = {path: path.stat().st_mtime_ns for path in finished()}
     assert 1 <= len(whole) < 4
+    assert (tmp_path / "study" / "summary.csv").read_text().count("\n") == 1 + len(whole)
     assert main(command("study", "0")) == 0
     assert len(finished()) == 4 and all(path.stat().st_mtime_ns == stamp for path, stamp in whole.items())
 
