@@ -84,7 +84,7 @@ class StabilityMixin:
     # pass in _get_grad_norm. Where gradients are not whole tensors of this process, its own way is taken.
 
     def _clip_grad_norm(self, model):
-        total = self._measure_gradients(model)
+        total = self._measure_gradients()
         if total is None:
             return super()._clip_grad_norm(model)
         clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
@@ -92,18 +92,17 @@ class StabilityMixin:
 
     def _get_grad_norm(self, model, grad_norm=None):
         if grad_norm is None:
-            grad_norm = self._measure_gradients(model)
+            grad_norm = self._measure_gradients()
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
-    def _measure_gradients(self, model) -> torch.Tensor | None:
+    def _measure_gradients(self) -> torch.Tensor | None:
         """Total gradient norm as torch's, handing layers' norms to the callback; None where that cannot be."""
         meter = self.stability.meter
         if meter is None or not self._gradients_are_whole():
             return None
         self.accelerator.unscale_gradients()
         norms = meter.parameter_norms()
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        if len(norms) != len(grads) or len({(g.device, g.dtype, g.layout) for g in grads}) != 1:
+        if not (meter.is_whole() and meter.same_kind):
             return None  # unfrozen since, or in several groups, whose norms torch sums in another order
         total = torch.linalg.vector_norm(norms)
         self.stability.observe_gradients(meter.layer_norms(norms), total, before_clipping=True)

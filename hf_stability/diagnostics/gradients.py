@@ -50,20 +50,25 @@ class GradientMeter:
         layer_of = {id(p): i for i, group in enumerate(layers.values()) for p in group}
         self.names = list(layers)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.frozen = [p for p in model.parameters() if not p.requires_grad]
         self.index = torch.tensor([layer_of[id(p)] for p in self.parameters])
         self.present: list[int] = []  # parameters with a gradient, as of the last measure
+        self.same_kind = True  # whether these gradients are of one device, precision and layout
         self._present_index = self.index[:0]
 
     def parameter_norms(self) -> Tensor:
         """Norm of each parameter that has a gradient now, `(len(self.present),)`, in the model's order."""
         present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
-        if not present:
-            self.present = present
-            return torch.zeros(0)
-        norms = tensor_norms([self.parameters[i].grad for i in present])
+        grads = [self.parameters[i].grad for i in present]
+        norms = tensor_norms(grads) if grads else torch.zeros(0)
         if present != self.present or self._present_index.device != norms.device:
             self.present, self._present_index = present, self.index[present].to(norms.device)
+            self.same_kind = len({(grad.device, grad.dtype, grad.layout) for grad in grads}) == 1
         return norms
+
+    def is_whole(self) -> bool:
+        """Whether no other parameter has a gradient: one that was frozen when the meter was made."""
+        return all(p.grad is None for p in self.frozen)
 
     def layer_norms(self, parameter_norms: Tensor) -> Tensor:
         """Norm of each layer, `(len(self.names),)`, from [`parameter_norms`]."""
