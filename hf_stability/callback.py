@@ -25,6 +25,7 @@ from .errors import InputError
 logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 16  # more classes than this get no counts a step
+MAX_WIDTH = 128  # more outputs than this get no logit_std
 TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more
 LAST_PART = 0.1  # share of training over which "predicts one class" is counted
 
@@ -55,7 +56,7 @@ class StabilityCallback(TrainerCallback):
         compute_metrics: the Trainer's own; with it the verdict compares the final accuracy (R2 for a regression) with
             the best constant predictor's on the last evaluation, and reports the best constant's score.
         baseline: the best constant predictor's score, where it is known; compared with `metric` of the last evaluation.
-            Without either, the verdict rests on the training loss, the predicted classes and the gradients, and says so.
+            Greater is better. Without either, the verdict rests on the training loss, the predicted classes and the gradients, and says so.
         metric: key of the headline metric, with or without `eval_`. Default: `metric_for_best_model`, else accuracy,
             else the first one.
         output_dir: where to write, instead of `<output_dir>/stability`.
@@ -63,7 +64,7 @@ class StabilityCallback(TrainerCallback):
         block_steps: update steps after which rows are written at the latest. A killed run loses at most these.
 
     Attributes:
-        verdict: the [`Verdict`] after training, None before.
+        verdict: the [`Verdict`] after training; None before, and in all processes but the main one.
         constant: the best constant predictor's score, class and so on, once an evaluation has shown the labels.
     """
 
@@ -118,7 +119,7 @@ class StabilityCallback(TrainerCallback):
 
     # ---- the Trainer's events ----------------------------------------------------------------------------------------
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         self._args, self._state = args, state
         self.verdict, self.constant, self.evaluation = None, None, {}
         self.meter = GradientMeter(model)
@@ -126,7 +127,8 @@ class StabilityCallback(TrainerCallback):
         num_labels = getattr(config, "num_labels", 0) or 0
         self._classes = num_labels if 2 <= num_labels <= MAX_CLASSES else 0
         self._num_labels = num_labels
-        self._width = num_labels if num_labels <= MAX_CLASSES else 0
+        self._train_dataloader = train_dataloader
+        self._width = num_labels if num_labels <= MAX_WIDTH else 0
         self._label_names = getattr(config, "id2label", None)
         self._saw_loss = False  # a NaN loss is divergence, no loss at all is a model that returns none
         self._rows: list[tuple[int, float, Tensor, Tensor]] = []
@@ -159,6 +161,8 @@ class StabilityCallback(TrainerCallback):
             norms = self.meter.parameter_norms()
             layer_norms, before_clipping = self.meter.layer_norms(norms), False
             total = torch.linalg.vector_norm(norms.float())
+            if not self.meter.present or _is_sharded(args):  # not zero: unknown
+                layer_norms, total = layer_norms * math.nan, total * math.nan
         self._norms = None
         rate = float(optimizer.param_groups[0]["lr"])
         self._rows.append(
@@ -217,14 +221,16 @@ class StabilityCallback(TrainerCallback):
     @torch.no_grad()
     def _seen_here(self, total: Tensor) -> Tensor:
         """Loss and output statistics of the examples that this process has seen in this step, on the device."""
-        losses = [loss for loss, _, _ in self._micro_batches if loss is not None]
-        loss = torch.stack(losses).float().mean() if losses else torch.full((), torch.nan)
-        seen = [
-            (logits, labels) for _, logits, labels in self._micro_batches if logits is not None and labels is not None
-        ]
+        device = total.device  # under DataParallel the batches are on several
+        batches = [[part.to(device) if part is not None else None for part in batch] for batch in self._micro_batches]
+        losses = [loss.float() for loss, _, _ in batches if loss is not None]
+        sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
+        loss = sum(loss * (size / sum(sizes)) for loss, size in zip(losses, sizes, strict=True))
+        loss = loss if losses else torch.full((), torch.nan, device=device)
+        seen = [(logits, labels) for _, logits, labels in batches if logits is not None and labels is not None]
         logits, labels = (torch.cat(part) for part in zip(*seen, strict=True)) if seen else (None, None)
-        statistics = output_statistics(logits, labels, self._width, self._classes, total.device)
-        return torch.cat([loss.to(total.device)[None], statistics])
+        statistics = output_statistics(logits, labels, self._width, self._classes, device)
+        return torch.cat([loss[None], statistics])
 
     def _norms_row(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> Tensor:
         limit = self._args.max_grad_norm or math.inf
@@ -241,7 +247,7 @@ class StabilityCallback(TrainerCallback):
         seen = self._of_all_processes(torch.stack(seen)).cpu().numpy()
         norms = torch.stack(norms).cpu().numpy()
         outputs = combine_statistics(seen[..., 1:], self._width)
-        loss = seen[..., 0].mean(0, dtype=np.float64)
+        loss = _weighted_mean(seen[..., 0], seen[..., 1])
         block = [steps, rates, loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:]]
         block = np.column_stack([np.asarray(part, "<f4") for part in block])
         self._record.append(block)
@@ -270,6 +276,10 @@ class StabilityCallback(TrainerCallback):
         metric, score = headline(metrics, self.metric or self._args.metric_for_best_model)
         last = record["step"] > (1 - LAST_PART) * self._state.max_steps
         regression = self._num_labels == 1
+        wanted = self.metric or self._args.metric_for_best_model or ""
+        lower_is_better = self._args.greater_is_better is False and wanted and not wanted.endswith("loss")
+        if lower_is_better:  # baselines are for scores, where greater is better
+            metric, score = None, None
         if (
             "labels" in evaluation
             and self.compute_metrics is not None
@@ -277,6 +287,7 @@ class StabilityCallback(TrainerCallback):
             and self.constant is None
         ):
             self.constant = self._best_constant(metric, regression)
+        known = bool(np.isfinite(record["layer_norms"]).any())
         evidence = {
             "eval_labels": evaluation.get("labels"),
             "eval_predictions": evaluation.get("predictions"),
@@ -284,14 +295,15 @@ class StabilityCallback(TrainerCallback):
             "regression": regression,
             "label_names": self._names_of_labels(),
             "score": score,
-            "baseline": self.constant["score"] if self.constant else self.baseline,
+            "baseline": None if lower_is_better else self.constant["score"] if self.constant else self.baseline,
             "metric": metric,
             "steps": record["step"],
             "losses": record["loss"] if self._saw_loss else None,
-            "layer_norms": record["layer_norms"],
-            "layers": record["layers"],
+            "layer_norms": record["layer_norms"] if known else None,
+            "layers": record["layers"] if known else None,
             "warmup_steps": record["info"]["warmup_steps"],
             "total_steps": self._state.max_steps,
+            "constant_loss": _label_variance(self._train_dataloader) if regression else None,
             "train_label_counts": _counts(record["labels"]),
             "train_predicted_counts": _counts(record["predicted"][last]),
         }
@@ -372,6 +384,25 @@ def _loss_logits_labels(kwargs: dict, output: Any) -> tuple[Tensor | None, Tenso
     logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 2 else None
     labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
     return loss, logits, labels
+
+
+def _weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples where these are known."""
+    sizes = np.where(np.isfinite(sizes), sizes, 1.0)
+    return (values.astype(np.float64) * sizes).sum(0) / sizes.sum(0)
+
+
+def _label_variance(dataloader) -> float | None:
+    """Variance of a regression's training labels: the loss of the best constant. None where there is no label column."""
+    dataset = getattr(dataloader, "dataset", None)
+    name = next((n for n in ("labels", "label") if n in (getattr(dataset, "column_names", None) or ())), None)
+    return None if name is None else float(np.var(np.asarray(dataset[name], dtype=np.float64)))
+
+
+def _is_sharded(args) -> bool:
+    """Whether a process sees a part of the gradients only."""
+    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
 
 
 def _counts(rows: np.ndarray) -> np.ndarray | None:

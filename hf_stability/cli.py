@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import InputError
 from .recipe import Recipe, load_recipe, nearest, recipe_names
-from .training_args import StableTrainingArguments
+from .training_args import StableTrainingArguments, derived_batch_size
 
 
 PROG = "hf-stability"
@@ -171,7 +171,7 @@ def run_study(
     from .study.study import run_jobs
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
-    with quiet():
+    with quiet(ours=False):
         jobs, data, tokens, folder = plan_study(model_args, data_args, study_args, given)
         if study_args.dry_run:
             print(describe(jobs, data))
@@ -213,6 +213,10 @@ def plan_study(
         raise InputError(f"--workers {study_args.workers}: give 0 (in this process) or more")
     data = load_task_data(data_args.task_name, data_args.data_dir, data_args.train_file, data_args.validation_file)
     data = subsample(data, data_args.max_train_samples, data_args.max_eval_samples)
+    if not data.task.is_regression and len(set(data.train["label"])) < 2:
+        raise InputError(
+            f"--max_train_samples {data_args.max_train_samples}: these examples are all of one class; give more"
+        )
     preset = task_preset(data.task.name)
     given = dict(given)
     folder = Path(given.pop("output_dir", None) or f"results/{data.task.name}")
@@ -222,7 +226,7 @@ def plan_study(
             "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
         )
     config = prepare.load_config(model)
-    processes, device = _processes_and_device(recipes, config.model_type, preset, given)
+    processes, device, precision = _processes_and_device(recipes, config.model_type, preset, given)
     tokenizer_name = model_args.tokenizer_name or model
     tokenizer = prepare.load_tokenizer(tokenizer_name)
     tokens = tokenize(data, tokenizer, data_args.max_seq_length, data_args.pad_to_max_length)
@@ -243,26 +247,39 @@ def plan_study(
         threads=study_args.threads_per_run,
         processes=processes,
         device=device,
+        precision=precision,
     )
     check_jobs(jobs)
     check_folder(jobs, folder)
     return jobs, data, tokens, folder
 
 
-def _processes_and_device(recipes: Sequence[Recipe], model_type: str, preset: dict, given: dict) -> tuple[int, str]:
-    """Build each recipe's training arguments once, so that what they refuse is said now; processes and device."""
+def _processes_and_device(
+    recipes: Sequence[Recipe], model_type: str, preset: dict, given: dict
+) -> tuple[int, str, dict[str, str]]:
+    """Build each recipe's training arguments once, so that what they refuse is said now.
+
+    Returns:
+        number of processes, device, and by recipe the precision (which `accelerate launch` can set too).
+    """
     from .study.prepare import resolved_settings
 
+    precision = {}
     for recipe in recipes:
         settings, _ = resolved_settings(recipe, model_type, preset, given)
         values = {name: r.value for name, r in settings.items()}
+        total = values.pop("total_train_batch_size", None)  # this process may see more GPUs than a run will
+        per_device = values.pop("per_device_train_batch_size", None) if total is not None else None
         try:
             args = StableTrainingArguments(**{**values, "output_dir": tempfile.gettempdir()})
         except InputError:
             raise
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(f"--recipe {recipe.name}: {' '.join(str(error).split())}") from None
-    return args.world_size, args.device.type
+        if total is not None:
+            derived_batch_size(total, args.world_size, args.gradient_accumulation_steps, per_device)
+        precision[recipe.name] = args.mixed_precision
+    return args.world_size, args.device.type, precision
 
 
 def _workers(study_args: StudyArguments, processes: int, device: str) -> int:

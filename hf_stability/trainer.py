@@ -41,12 +41,8 @@ class StabilityMixin:
         self.stability = found[0]
         self.stability.trainer_hands_over = True
         self.stability.compute_metrics = self.stability.compute_metrics or self.compute_metrics
+        self._final_history: list[dict] | None = None  # the log as training left it
         self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
-        if (
-            getattr(self.args, "total_train_batch_size", None)
-            and "ForSequenceClassification" in type(self.model).__name__
-        ):
-            self.model_accepts_loss_kwargs = False
 
     # ---- optimizer and random streams --------------------------------------------------------------------------------
 
@@ -76,6 +72,22 @@ class StabilityMixin:
             set_seed(self.args.init_seed)
         return super().call_model_init(trial)
 
+    # ---- the batch's loss --------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.get("labels")
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+        if num_items_in_batch is None or labels is None or not self._loss_is_a_batch_mean():
+            return result
+        # The Trainer takes the loss for a sum over these examples / num_items_in_batch, the examples of the whole step.
+        share = labels.numel() / num_items_in_batch
+        return (result[0] * share, result[1]) if return_outputs else result * share
+
+    def _loss_is_a_batch_mean(self) -> bool:
+        is_classifier = "ForSequenceClassification" in type(self.model).__name__
+        standard = self.label_smoother is None and self.compute_loss_func is None and self.model_accepts_loss_kwargs
+        return bool(getattr(self.args, "total_train_batch_size", None)) and is_classifier and standard
+
     # ---- gradient norms before clipping: the one place that stands in for the Trainer's own ----------------------------
     #
     # Trainer._clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_: norms of all parameters,
@@ -100,10 +112,10 @@ class StabilityMixin:
         meter = self.stability.meter
         if meter is None or not self._gradients_are_whole():
             return None
+        if not meter.is_whole():
+            return None  # unfrozen since, or in several groups, whose norms torch sums in another order
         self.accelerator.unscale_gradients()
         norms = meter.parameter_norms()
-        if not (meter.is_whole() and meter.same_kind):
-            return None  # unfrozen since, or in several groups, whose norms torch sums in another order
         total = torch.linalg.vector_norm(norms)
         self.stability.observe_gradients(meter.layer_norms(norms), total, before_clipping=True)
         return total
@@ -115,6 +127,12 @@ class StabilityMixin:
         )
 
     # ---- evaluations -------------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        self._final_history = None
+        output = super().train(*args, **kwargs)
+        self._final_history = list(self.state.log_history)
+        return output
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -141,11 +159,18 @@ class StabilityMixin:
 
         The best of many evaluations is selected on the evaluation set: compare it between equal numbers of evaluations.
         """
-        sign = -1 if self.args.greater_is_better is False and not self._wanted().endswith("loss") else 1
-        scored = [
-            (sign * headline(m, self._wanted())[1], -m["step"], m) for m in self._evaluations() if headline(m)[0]
-        ]
+        wanted = self._wanted()
+        sign = -1 if self.args.greater_is_better is False and wanted and not wanted.endswith("loss") else 1
+        scores = [(headline(self._of_first_set(metrics), wanted)[1], metrics) for metrics in self._evaluations()]
+        scored = [(sign * score, -metrics["step"], metrics) for score, metrics in scores if score is not None]
         return max(scored, key=lambda item: item[:2])[2] if scored else {}
+
+    def _of_first_set(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The metrics of the evaluation set that counts, without its name."""
+        if not isinstance(self.eval_dataset, dict):
+            return metrics
+        prefix = f"eval_{next(iter(self.eval_dataset))}_"
+        return {f"eval_{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)}
 
     def _wanted(self) -> str:
         return (self.stability.metric or self.args.metric_for_best_model or "").removeprefix("eval_")
@@ -153,7 +178,7 @@ class StabilityMixin:
     def _evaluations(self) -> list[dict[str, Any]]:
         """Metrics of each evaluated step, several evaluation sets joined."""
         by_step: dict[int, dict[str, Any]] = {}
-        for entry in self.state.log_history:
+        for entry in self._final_history or self.state.log_history:  # not what is evaluated after training
             if any(key.startswith("eval_") for key in entry):
                 by_step.setdefault(entry["step"], {}).update(entry)
         return list(by_step.values())

@@ -57,7 +57,12 @@ class StableTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.total_train_batch_size is not None:
-            self.per_device_train_batch_size = self._derived_batch_size()
+            default = type(self).__dataclass_fields__["per_device_train_batch_size"].default
+            given = None if self.per_device_train_batch_size == default else self.per_device_train_batch_size
+            devices = self.world_size * max(1, self.n_gpu)
+            self.per_device_train_batch_size = derived_batch_size(
+                self.total_train_batch_size, devices, self.gradient_accumulation_steps, given
+            )
         if not self.bias_correction and self.optim not in TORCH_ADAMW:
             raise InputError(
                 f"--optim {getattr(self.optim, 'value', self.optim)}: bias correction can be left out of torch's AdamW only. "
@@ -68,26 +73,6 @@ class StableTrainingArguments(TrainingArguments):
             self.init_seed = streams["init_seed"] if self.init_seed is None else self.init_seed
             self.data_seed = streams["data_seed"] if self.data_seed is None else self.data_seed
             self.dropout_seed = streams["dropout_seed"] if self.dropout_seed is None else self.dropout_seed
-
-    def _derived_batch_size(self) -> int:
-        total, devices = self.total_train_batch_size, self.world_size * max(1, self.n_gpu)
-        parts = devices * self.gradient_accumulation_steps
-        if parts < 1:
-            raise InputError(f"--gradient_accumulation_steps {self.gradient_accumulation_steps}: give 1 or more")
-        if total < 1 or total % parts:
-            raise InputError(
-                f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x "
-                f"{self.gradient_accumulation_steps} accumulation step(s): give a multiple of {parts}, or another "
-                "--gradient_accumulation_steps or number of processes."
-            )
-        default = type(self).__dataclass_fields__["per_device_train_batch_size"].default
-        if self.per_device_train_batch_size not in (default, total // parts):
-            raise InputError(
-                f"--per_device_train_batch_size {self.per_device_train_batch_size} contradicts --total_train_batch_size "
-                f"{total}, from which it is derived ({total // parts}): to save memory give --gradient_accumulation_steps, "
-                "for another batch give --total_train_batch_size."
-            )
-        return total // parts
 
     @classmethod
     def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides) -> "StableTrainingArguments":
@@ -106,6 +91,35 @@ class StableTrainingArguments(TrainingArguments):
         args = cls(**values)
         args.recipe = loaded.name
         return args
+
+
+def derived_batch_size(total: int, devices: int, accumulation: int, per_device: int | None = None) -> int:
+    """Examples a device and micro-batch, so that an update step sees `total` examples.
+
+    Args:
+        total: examples an update step.
+        devices: processes, times the GPUs of each.
+        accumulation: accumulation steps.
+        per_device: what the user gave, None for nothing.
+
+    Raises:
+        InputError: it cannot be divided, or `per_device` is another number.
+    """
+    if accumulation < 1:
+        raise InputError(f"--gradient_accumulation_steps {accumulation}: give 1 or more")
+    parts = devices * accumulation
+    if total < 1 or total % parts:
+        raise InputError(
+            f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x {accumulation} accumulation "
+            f"step(s): give a multiple of {parts}, or another --gradient_accumulation_steps or number of processes."
+        )
+    if per_device not in (None, total // parts):
+        raise InputError(
+            f"--per_device_train_batch_size {per_device} contradicts --total_train_batch_size {total}, from which it is "
+            f"derived ({total // parts}): to save memory give --gradient_accumulation_steps, for another batch give "
+            "--total_train_batch_size."
+        )
+    return total // parts
 
 
 def seed_streams(seed: int) -> dict[str, int]:

@@ -26,7 +26,9 @@ FAST = {**toy.QUIET, "learning_rate": 1e-3, "num_train_epochs": 2}
 
 def stable(tmp_path, recipe=None, name="run", architecture="bert", callbacks=None, **values):
     trainer_values = {
-        k: values.pop(k) for k in ("resume", "init", "eval_dataset", "compute_metrics", "model_init") if k in values
+        k: values.pop(k)
+        for k in ("resume", "init", "train_dataset", "eval_dataset", "compute_metrics", "model_init")
+        if k in values
     }
     values = {**FAST, "output_dir": str(tmp_path / name), **values}
     make = StableTrainingArguments.from_recipe if recipe else StableTrainingArguments
@@ -89,11 +91,20 @@ def test_an_optimizer_that_is_passed_in_must_leave_the_correction_out_too(tmp_pa
 # ---- batches ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rows", [64, 58])  # 58: the last batch of the epoch has 10, in micro-batches of 8 and 2
 @pytest.mark.parametrize("accumulation", [2, 4])
-def test_a_batch_of_16_is_the_same_however_it_is_split(tmp_path, accumulation):
+def test_a_batch_of_16_is_the_same_however_it_is_split(tmp_path, accumulation, rows):
     no_dropout = {"model_init": lambda: toy.model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)}
-    whole = stable(tmp_path, "devlin2019", "a", max_steps=4, **no_dropout)
-    split = stable(tmp_path, "devlin2019", "b", max_steps=4, gradient_accumulation_steps=accumulation, **no_dropout)
+    whole = stable(tmp_path, "devlin2019", "a", max_steps=4, train_dataset=toy.data(rows), **no_dropout)
+    split = stable(
+        tmp_path,
+        "devlin2019",
+        "b",
+        max_steps=4,
+        gradient_accumulation_steps=accumulation,
+        train_dataset=toy.data(rows),
+        **no_dropout,
+    )
     for column in ("loss", "grad_norm", "layer_norms", "logit_std", "labels", "predicted"):
         np.testing.assert_allclose(
             whole.stability.record[column], split.stability.record[column], rtol=1e-4, atol=1e-6
@@ -212,6 +223,13 @@ def test_the_best_of_a_run_without_eval_strategy_can_be_reloaded(tmp_path):
     assert os.path.isdir(trainer.state.best_model_checkpoint)
 
 
+def test_what_is_evaluated_after_training_is_not_the_last_evaluation(tmp_path):
+    trainer = stable(tmp_path, eval_strategy="epoch")
+    last = trainer.last_metrics
+    trainer.evaluate(toy.data(8, seed=5))
+    assert trainer.last_metrics == last
+
+
 def test_the_constants_are_scored_once_and_only_at_the_end(tmp_path):
     calls = []
 
@@ -259,7 +277,10 @@ def test_a_regression(tmp_path):
         return {"mse": float(((prediction.predictions.squeeze() - prediction.label_ids) ** 2).mean())}
 
     trainer = toy.train(StableTrainer, args, regression=True, compute_metrics=mse)
-    assert trainer.stability.verdict.basis == "eval_r2"
+    verdict = trainer.stability.verdict
+    assert verdict.basis == "eval_r2"
+    labels = np.array(toy.data(64, regression=True)["label"])
+    assert verdict.evidence["constant_loss"] == pytest.approx(labels.var())
 
 
 # ---- random streams ---------------------------------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ def test_a_per_device_size_that_contradicts_is_an_error(tmp_path):
         make(tmp_path, total_train_batch_size=16, per_device_train_batch_size=4)
 
 
+def test_no_accumulation_steps_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="--gradient_accumulation_steps 0"):
+        make(tmp_path, total_train_batch_size=16, gradient_accumulation_steps=0)
+
+
 @pytest.mark.parametrize("optim", ["sgd", "adafactor"])
 def test_no_correction_needs_torchs_adamw(tmp_path, optim):
     with pytest.raises(InputError, match=f"--optim {optim}"):

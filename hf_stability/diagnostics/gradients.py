@@ -56,19 +56,24 @@ class GradientMeter:
         self.same_kind = True  # whether these gradients are of one device, precision and layout
         self._present_index = self.index[:0]
 
-    def parameter_norms(self) -> Tensor:
-        """Norm of each parameter that has a gradient now, `(len(self.present),)`, in the model's order."""
+    def gradients(self) -> list[Tensor]:
+        """The gradients that there are now, in the model's order."""
         present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         grads = [self.parameters[i].grad for i in present]
-        norms = tensor_norms(grads) if grads else torch.zeros(0)
-        if present != self.present or self._present_index.device != norms.device:
-            self.present, self._present_index = present, self.index[present].to(norms.device)
+        if grads and (present != self.present or self._present_index.device != grads[0].device):
+            self._present_index = self.index[present].to(grads[0].device)
             self.same_kind = len({(grad.device, grad.dtype, grad.layout) for grad in grads}) == 1
-        return norms
+        self.present = present
+        return grads
 
     def is_whole(self) -> bool:
-        """Whether no other parameter has a gradient: one that was frozen when the meter was made."""
-        return all(p.grad is None for p in self.frozen)
+        """Whether the gradients are of one kind, and no other parameter has one (frozen when the meter was made)."""
+        return bool(self.gradients()) and self.same_kind and all(p.grad is None for p in self.frozen)
+
+    def parameter_norms(self) -> Tensor:
+        """Norm of each parameter that has a gradient now, `(len(self.present),)`, in the model's order."""
+        grads = self.gradients()
+        return tensor_norms(grads) if grads else torch.zeros(0)
 
     def layer_norms(self, parameter_norms: Tensor) -> Tensor:
         """Norm of each layer, `(len(self.names),)`, from [`parameter_norms`]."""

@@ -7,7 +7,7 @@ come rows of little-endian float32, one value a column. A file cut short by a ki
 | --- | --- |
 | `step` | update step, from 1 |
 | `learning_rate` | the rate of this step |
-| `loss` | mean training loss of the step's examples, unfiltered: NaN and Inf are there |
+| `loss` | training loss, mean over the step's examples (nats for a classification), unfiltered: NaN and Inf are there |
 | `logit_std` | how far the logits differ between the step's examples: their standard deviation, mean over classes |
 | `grad_norm` | total gradient norm, before clipping where StableTrainer records, after it where the callback does |
 | `clipped` | 1 where the step hit `max_grad_norm` |

@@ -6,13 +6,15 @@ An executor is a function `execute(jobs, folders, listen, ...)` that runs every 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -83,6 +85,8 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    with _safe_path():
+        multiprocessing.forkserver.ensure_running()
     pending = list(zip(jobs, folders, strict=True))[::-1]
     running: dict[Connection, tuple] = {}
     errors: dict[Connection, str] = {}
@@ -93,7 +97,7 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
                 job, folder = pending.pop()
                 receiver, sender = context.Pipe(duplex=False)
                 slot = free_slots.pop()
-                process = context.Process(target=_work, args=(job, folder, sender, slot), daemon=True)
+                process = context.Process(target=_work, args=(job, folder, sender, slot))
                 process.start()
                 sender.close()
                 running[receiver] = (job, folder, process, slot)
@@ -119,6 +123,20 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
             process.join(timeout=10)
             if process.is_alive():
                 process.kill()
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """The server must not import a user's `evaluate.py` or `datasets.py` from the working folder (Python 3.11 on)."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _last_event(job: Job, folder: Path, exitcode: int | None, error: str | None) -> Event:

@@ -16,6 +16,8 @@ JOB_SCHEMA = "hf_stability.job/1"
 
 # What does not change a result, and so is no part of a job's id. Everything else is: the cadence of evaluation (the
 # evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
+# Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be
+# finished after an upgrade.
 IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources")
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
@@ -39,6 +41,7 @@ class Job:
         threads: CPU threads of the run.
         processes: number of processes that train it together (`torchrun`, `accelerate launch`).
         device: "cpu" or "cuda".
+        mixed_precision: "no", "bf16" or "fp16", whoever set it: the arguments or `accelerate launch`.
         model, tokenizer: where the weights and the tokenizer are; a name or a folder.
         data_folder: where the tokenised data are.
         keep_model: "none", "last" or "failed_and_best".
@@ -55,6 +58,7 @@ class Job:
     threads: int = 1
     processes: int = 1
     device: str = "cpu"
+    mixed_precision: str = "no"
     model: str = ""
     tokenizer: str = ""
     data_folder: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -24,6 +25,8 @@ from ..tasks.load import TokenizedData
 from .plan import Job
 from .run import model_config
 
+
+logger = logging.getLogger(__name__)
 
 # What a study sets that the Trainer would not; a recipe, a task and the command line go over these.
 STUDY_DEFAULTS = {
@@ -204,6 +207,7 @@ def make_jobs(
     threads: int = 1,
     processes: int = 1,
     device: str = "cpu",
+    precision: Mapping[str, str] | None = None,
 ) -> list[Job]:
     """The jobs of a study, recipe by recipe.
 
@@ -213,6 +217,7 @@ def make_jobs(
         data, data_folder: the tokenised data, and where the jobs will find them.
         preset, given: the task's and the command line's training arguments.
         tokenizer, keep_model, threads, processes, device: see [`Job`].
+        precision: by recipe, the `mixed_precision` of [`Job`]; default: "no".
 
     Raises:
         InputError: a setting that no run could start with.
@@ -222,6 +227,8 @@ def make_jobs(
     jobs = []
     for recipe in recipes:
         args, model_values = resolved_settings(recipe, config.model_type, preset or {}, given or {})
+        if recipe.model_types and config.model_type not in recipe.model_types:
+            model_values = _known_to(config, recipe, model_values)
         values = {name: r.value for name, r in model_values.items()}
         model_config(model, data.task, values)  # speaks up now, not in every run
         sources = {name: r.source for name, r in args.items()}
@@ -238,6 +245,7 @@ def make_jobs(
                 threads=threads,
                 processes=processes,
                 device=device,
+                mixed_precision=(precision or {}).get(recipe.name, "no"),
                 model=model,
                 tokenizer=tokenizer,
                 data_folder=str(data_folder),
@@ -247,6 +255,17 @@ def make_jobs(
             for seed in seeds
         ]
     return jobs
+
+
+def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
+    """A recipe's common values that a model of a type it has no part for has under the same name; the rest is said."""
+    unknown = [name for name in values if not hasattr(config, name)]
+    if unknown:
+        logger.warning(
+            f"--recipe {recipe.name} has no part for {config.model_type}, whose config has no {', '.join(unknown)}: "
+            "the model's own values stay"
+        )
+    return {name: r for name, r in values.items() if name not in unknown}
 
 
 def parse_seeds(words: Sequence[str]) -> list[int]:

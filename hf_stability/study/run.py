@@ -77,17 +77,22 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """A study says a line for each run; what the libraries say of loading weights and of new heads is not among it."""
-    ours, bars = logging.getLogger("hf_stability"), transformers.logging.is_progress_bar_enabled()
-    level, verbosity = ours.level, transformers.logging.get_verbosity()
+def quiet(ours: bool = True) -> Iterator[None]:
+    """A study says a line for each run; what the libraries say of loading weights and of new heads is not among it.
+
+    Args:
+        ours: silence our own warnings too: in a run the verdict stands in its line.
+    """
+    logger, bars = logging.getLogger("hf_stability"), transformers.logging.is_progress_bar_enabled()
+    level, verbosity = logger.level, transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    ours.setLevel(logging.ERROR)  # the verdict stands in the run's line
+    if ours:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        ours.setLevel(level)
+        logger.setLevel(level)
         transformers.logging.set_verbosity(verbosity)
         if bars:
             transformers.logging.enable_progress_bar()
@@ -212,11 +217,17 @@ def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch") -> str |
     for path in folder.glob("checkpoint-*/trainer_state.json"):
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            if _can_go_on(state, eval_strategy):
+            if _can_go_on(state, eval_strategy) and _has_training_state(path.parent):
                 found[state["global_step"]] = str(path.parent)
         except (OSError, ValueError, KeyError):
             continue
     return found[max(found)] if found else None
+
+
+def _has_training_state(checkpoint: Path) -> bool:
+    """Not where only the model was saved (`--save_only_model`)."""
+    files = [file.name for file in checkpoint.iterdir()]
+    return {"optimizer.pt", "scheduler.pt"} <= set(files) and any(name.startswith("rng_state") for name in files)
 
 
 def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
@@ -272,7 +283,8 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
         sentence=verdict.sentence,
         metrics={k: v for k, v in last.items() if k.startswith("eval_")},
     )
-    write_json(folder / "run.json", finite(run.to_dict()))
+    run = RunRecord(**finite(run.to_dict()))  # what is read back later
+    write_json(folder / "run.json", run.to_dict())
     return run
 
 

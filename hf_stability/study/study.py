@@ -68,7 +68,7 @@ def run_jobs(
             if not main or event.kind == "progress":
                 return
             runs[event.job.name] = event.run or _crashed(event)
-            prune_models(folder, [run for run in runs.values() if run.status != "crashed"], event.job.keep_model)
+            prune_models(folder, read_runs(folder), event.job.keep_model)
 
         folders = [run_folder(folder, job) for job in missing]
         try:
@@ -77,7 +77,7 @@ def run_jobs(
             else:
                 execute_in_process(missing, folders, listen)
         except KeyboardInterrupt:
-            if main and runs:
+            if main and read_runs(folder):
                 _write_tables(folder, jobs, runs)
             raise
     if not main:

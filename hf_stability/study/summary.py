@@ -16,7 +16,7 @@ from .records import RunRecord
 
 
 SUMMARY_SCHEMA = "hf_stability.summary/1"
-NOT_OK = ("failed", "diverged", "crashed")
+NOT_OK = ("failed", "diverged")
 RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps", "evaluations",
     "sentence",
@@ -98,7 +98,8 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     metric = summary["metric"] or "score"
     text = (
         f"# Scores over seeds\n\n{to_markdown(summary)}\n\n`failed` counts failed and diverged runs; mean, std (ddof = 1), "
-        f"median and max are of {metric} at the end of training, over all runs that have one.\n\n## Runs\n\n"
+        f"median and max are of {metric} at the end of training, over all runs that have one. A small std says nothing of "
+        "stability where runs fail.\n\n## Runs\n\n"
         + markdown_table(["recipe", "seed", f"{metric}, last", f"{metric}, best", "verdict"], runs)
         + "\n"
     )

@@ -299,3 +299,14 @@ def test_a_folder_asks_nobody(online, monkeypatch, tiny_model):
     prepare.load_config(tiny_model())
     prepare.load_tokenizer(tiny_model())
     assert not prepare.constants.HF_HUB_OFFLINE
+
+
+def test_a_model_type_without_a_part_keeps_its_own_values_and_says_so(caplog):
+    from hf_stability.recipe import load_recipe, resolve_model_config
+    from tests import toy
+
+    recipe = load_recipe("devlin2019")
+    values = prepare._known_to(toy.CONFIGS["distilbert"], recipe, resolve_model_config(recipe, "distilbert"))
+    assert not values and "distilbert" in caplog.text and "hidden_dropout_prob" in caplog.text
+    values = prepare._known_to(toy.CONFIGS["electra"], recipe, resolve_model_config(recipe, "electra"))
+    assert set(values) == {"hidden_dropout_prob", "attention_probs_dropout_prob"}

@@ -317,3 +317,32 @@ def test_events_tell_of_every_step_and_then_of_the_run(tiny_jobs, tmp_path):
     execute_in_process([job], [tmp_path / "run"], events.append)
     assert [(e.kind, e.steps, e.total) for e in events[:-1]] == [("progress", step, 4) for step in (1, 2, 3, 4)]
     assert events[-1].kind == "finished" and events[-1].run == read_run(tmp_path / "run")
+
+
+def test_data_can_be_loaded_by_processes_of_their_own(tiny_jobs, tmp_path):
+    jobs = tiny_jobs(tmp_path, seeds=[1], dataloader_num_workers=1)
+    assert [run.status for run in run_jobs(jobs, tmp_path, workers=1, quiet=True)] != ["crashed"]
+
+
+def test_a_diverged_run_reads_the_same_now_and_later(tiny_jobs, tmp_path):
+    jobs = tiny_jobs(tmp_path, seeds=[1], learning_rate=1e30, max_grad_norm=0.0)
+    runs = run_jobs(jobs, tmp_path, quiet=True)
+    assert runs[0].status == "diverged"
+    summary = (tmp_path / "summary.json").read_bytes()
+    json.loads(summary, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+    assert run_jobs(jobs, tmp_path, quiet=True) == runs
+    assert (tmp_path / "summary.json").read_bytes() == summary
+
+
+def test_a_checkpoint_of_the_model_alone_is_not_resumed_from(tiny_jobs, tmp_path):
+    from hf_stability.study.run import newest_whole_checkpoint
+
+    whole = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    state = '{"global_step": 2, "max_steps": 8, "epoch": 0.5, "log_history": []}'
+    for name in whole:
+        (checkpoint / name).write_text(state)
+    assert newest_whole_checkpoint(tmp_path) == str(checkpoint)
+    (checkpoint / "optimizer.pt").unlink()
+    assert newest_whole_checkpoint(tmp_path) is None
