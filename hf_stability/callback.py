@@ -49,7 +49,7 @@ class StabilityCallback(TrainerCallback):
     | tag | what |
     | --- | --- |
     | `grad_norm/<layer>` | norm of the layer's gradient |
-    | `grad_norm/total`, `loss`, `logit_std` | as in the record |
+    | `grad_norm/total`, `loss`, `logit_std`, `clipped` | as in the record |
     | `verdict` (text) | the verdict's sentence |
 
     Args:

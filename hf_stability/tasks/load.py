@@ -207,11 +207,7 @@ def tokenize(
     special = tokenizer.num_special_tokens_to_add(pair=is_pair)
     if max_seq_length < special + len(data.task.text_columns):
         raise InputError(f"--max_seq_length {max_seq_length}: no room for text beside {special} special tokens")
-    if max_seq_length > tokenizer.model_max_length:
-        logger.warning(
-            "--max_seq_length %d: lowered to the tokenizer's limit of %d", max_seq_length, tokenizer.model_max_length
-        )
-        max_seq_length = tokenizer.model_max_length
+    asked, max_seq_length = max_seq_length, min(max_seq_length, tokenizer.model_max_length)
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
         texts = [batch[name] for name in data.task.text_columns]
@@ -249,6 +245,8 @@ def tokenize(
     with _quiet_unless_large(len(data.train) + sum(map(len, data.validation.values()))):
         train, truncated_share = encode_split(data.train)
         validation = {name: encode_split(rows)[0] for name, rows in data.validation.items()}
+    if asked > max_seq_length and truncated_share > 0:
+        logger.warning("--max_seq_length %d: lowered to the tokenizer's limit of %d", asked, max_seq_length)
     return TokenizedData(data.task, train, validation, truncated_share)
 
 

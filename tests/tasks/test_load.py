@@ -215,6 +215,9 @@ def test_length_limits(tokenizer, caplog):
     tokenized = tokenize(make(PAIR, [100]), tokenizer, max_seq_length=500)
     assert len(tokenized.train["input_ids"][0]) == 64 and tokenized.truncated_share == 1.0
     assert "--max_seq_length 500: lowered to the tokenizer's limit of 64" in caplog.text
+    caplog.clear()
+    tokenize(make(PAIR, [2]), tokenizer, max_seq_length=500)
+    assert not caplog.text  # nothing was lost
     with pytest.raises(InputError, match="--max_seq_length 4: no room for text beside 3 special tokens"):
         tokenize(make(PAIR, [2]), tokenizer, max_seq_length=4)
 
