@@ -364,9 +364,14 @@ def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | 
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically: it is there whole, or not at all."""
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: it is there whole, or not at all."""
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

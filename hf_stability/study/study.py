@@ -20,7 +20,6 @@ from .summary import summarize, to_markdown, write_summary
 
 
 SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint")
-KEEP_MODEL = ("none", "last", "failed_and_best")
 
 
 def run_jobs(

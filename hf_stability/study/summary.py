@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..callback import write_json
+from ..callback import write_json, write_text
 from .records import RunRecord
 
 
@@ -104,9 +103,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         + "\n"
     )
     for name, content in (("summary.csv", table.getvalue()), ("summary.md", text)):
-        temporary = folder / f"{name}.new"
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        write_text(folder / name, content)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
