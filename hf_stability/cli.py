@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .recipe import Recipe, load_recipe, nearest, recipe_names
+from .errors import InputError, nearest
+from .recipe import Recipe, load_recipe, recipe_names
 from .training_args import StableTrainingArguments, derived_batch_size
 
 

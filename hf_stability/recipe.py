@@ -9,13 +9,13 @@ A recipe file has these keys, each optional:
 | `model_types` | by `config.model_type` (`bert`, `roberta`, `albert` ...): `args` and `model_config` that go over the above |
 
 What a value in force came from is kept beside it (see [`Resolved`]), in the order of precedence: command line > task
-preset > model type > recipe > default.
+preset > model type > recipe > default. A task's preset is for the packaged recipes, whose values are full-size models':
+in a recipe file of your own, what you wrote goes over it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import math
 import types
@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from .errors import InputError
+from .errors import InputError, nearest
 
 
 SECTIONS = ("args", "model_config", "model_types")
@@ -55,6 +55,11 @@ class Recipe:
     args: dict[str, Any] = field(default_factory=dict)
     model_config: dict[str, Any] = field(default_factory=dict)
     model_types: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether it came with the library, and not from a user's own file."""
+        return self.path.parent == recipe_dir()
 
 
 @dataclass(frozen=True)
@@ -151,18 +156,19 @@ def resolve(
     Args:
         recipe: a checked recipe, or None.
         model_type: `config.model_type`; a model type that the recipe has no part for takes the recipe's common values.
-        preset: the task's own values (the bundled demo's).
+        preset: the task's own values (the bundled demo's); over a packaged recipe, under a user's own file.
         given: what the user gave on the command line or as keywords; wins.
         given_name: how a given value's source is called, `{}` being the field.
         base, base_name: values that everything else goes over, instead of the Trainer's defaults.
     """
-    layers: list[tuple[Mapping[str, Any], str]] = [(base or {}, base_name)]
+    of_recipe: list[tuple[Mapping[str, Any], str]] = []
     if recipe is not None:
-        layers.append((recipe.args, f"recipe {recipe.name}"))
+        of_recipe.append((recipe.args, f"recipe {recipe.name}"))
         if model_type in recipe.model_types:
-            layers.append((recipe.model_types[model_type]["args"], f"recipe {recipe.name}, {model_type}"))
-    layers.append((preset or {}, preset_name))
-    layers.append((given or {}, given_name))
+            of_recipe.append((recipe.model_types[model_type]["args"], f"recipe {recipe.name}, {model_type}"))
+    of_task = [(preset or {}, preset_name)]
+    middle = of_recipe + of_task if recipe is None or recipe.is_packaged else of_task + of_recipe
+    layers = [(base or {}, base_name), *middle, (given or {}, given_name)]
     return {
         name: Resolved(value, source.format(name) if "{}" in source else source)
         for values, source in layers
@@ -181,12 +187,6 @@ def resolve_model_config(recipe: Recipe | None, model_type: str | None = None) -
 
 
 # ---- names and types ------------------------------------------------------------------------------------------------
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`" (did you mean X?)"`, or nothing where nothing is near."""
-    found = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _check_names(content: Mapping, known: typing.Iterable[str], where: str, errors: list[str]) -> None:

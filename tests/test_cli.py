@@ -106,7 +106,7 @@ def test_values_come_from_the_command_line_then_task_model_type_recipe_study_and
     )
     from hf_stability.tasks import presets
 
-    monkeypatch.setitem(presets.PRESETS, "custom", {"adam_beta2": 0.92, "warmup_steps": 8})
+    monkeypatch.setitem(presets.PRESETS, "custom", {"adam_beta2": 0.92, "warmup_steps": 8, "adam_beta1": 0.8})
     arguments = [*tiny, "--recipe", str(recipe), "--warmup_steps", "9", "--dry_run"]
 
     def rows(*more):
@@ -116,7 +116,8 @@ def test_values_come_from_the_command_line_then_task_model_type_recipe_study_and
 
     assert {name: value for name, value in rows().items() if name not in ("max_steps", "use_cpu")} == {
         "warmup_steps": ("9.0", "--warmup_steps"),
-        "adam_beta2": ("0.92", "task preset"),
+        "adam_beta1": ("0.8", "task preset"),
+        "adam_beta2": ("0.91", "recipe mine, bert"),
         "weight_decay": ("0.2", "recipe mine, bert"),
         "learning_rate": ("1e-05", "recipe mine"),
         "logging_steps": ("7.0", "recipe mine"),
@@ -125,7 +126,7 @@ def test_values_come_from_the_command_line_then_task_model_type_recipe_study_and
         "per_device_eval_batch_size": ("32", "study default"),
     }
     albert = rows("--model_name_or_path", tiny_model("albert"))
-    assert albert["weight_decay"] == ("0.1", "recipe mine") and albert["adam_beta2"] == ("0.92", "task preset")
+    assert albert["weight_decay"] == ("0.1", "recipe mine") and albert["adam_beta2"] == ("0.9", "recipe mine")
     assert rows("--adam_beta2", "0.5")["adam_beta2"] == ("0.5", "--adam_beta2")
 
 

@@ -179,7 +179,10 @@ def test_what_is_of_another_type_is_refused(value, annotation):
 # ---- precedence -----------------------------------------------------------------------------------------------------------
 
 
-def test_command_line_over_preset_over_model_type_over_recipe_over_study_default(tmp_path):
+@pytest.mark.parametrize("packaged", [True, False])
+def test_command_line_over_preset_over_model_type_over_recipe_over_study_default(tmp_path, monkeypatch, packaged):
+    if packaged:
+        monkeypatch.setattr("hf_stability.recipe.recipe_dir", lambda: tmp_path)
     text = """
 args: {learning_rate: 1, weight_decay: 1, adam_beta2: 1, max_steps: 1}
 model_types: {roberta: {args: {weight_decay: 2, adam_beta2: 2, max_steps: 2}}}
@@ -188,7 +191,7 @@ model_types: {roberta: {args: {weight_decay: 2, adam_beta2: 2, max_steps: 2}}}
     found = resolve(
         recipe,
         "roberta",
-        {"adam_beta2": 3.0, "max_steps": 3},
+        {"adam_beta2": 3.0, "max_steps": 3, "adam_beta1": 3.0},
         "task preset",
         {"max_steps": 4},
         base={"logging_steps": 0, "learning_rate": 0},
@@ -197,7 +200,10 @@ model_types: {roberta: {args: {weight_decay: 2, adam_beta2: 2, max_steps: 2}}}
         "logging_steps": (0, "study default"),
         "learning_rate": (1.0, "recipe mine"),
         "weight_decay": (2.0, "recipe mine, roberta"),
-        "adam_beta2": (3.0, "task preset"),
+        "adam_beta1": (3.0, "task preset"),
+        # What a user wrote in a file of his own is meant for the task.
+        "adam_beta2": (3.0, "task preset") if packaged else (2.0, "recipe mine, roberta"),
         "max_steps": (4, "--max_steps"),
     }
+    assert recipe.is_packaged == packaged
     assert resolve(recipe, "bert")["weight_decay"].value == 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .files import load_files
 from .glue import GLUE_TASKS, load_glue
 from .task import Task, TaskData
@@ -74,9 +73,7 @@ def load_task_data(
             raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name; {name} is bundled")
         return load_demo_data(name)
     known = [*GLUE_TASKS, *DEMO_TASKS]
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise InputError(f"--task_name {task_name}: unknown{hint} (known: {', '.join(known)})")
+    raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Known: {', '.join(known)}.")
 
 
 def subsample(data: TaskData, max_train_samples: int | None = None, max_eval_samples: int | None = None) -> TaskData:

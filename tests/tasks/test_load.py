@@ -85,8 +85,8 @@ def make(task: Task, lengths: list[int], labels: list | None = None) -> TaskData
             "--data_dir d: goes with a GLUE --task_name",
         ),
         ({"task_name": "demo_pair", "data_dir": "d"}, "--data_dir d: .* demo_pair is bundled"),
-        ({"task_name": "mrcp"}, "--task_name mrcp: unknown; did you mean mrpc.*known: cola, sst2, .*demo_pair"),
-        ({"task_name": "xyzzy"}, r"--task_name xyzzy: unknown \(known: cola"),
+        ({"task_name": "mrcp"}, r"--task_name mrcp: no such task \(did you mean mrpc\?\). Known: cola, sst2, .*demo_pair"),
+        ({"task_name": "xyzzy"}, "--task_name xyzzy: no such task. Known: cola"),
     ],
 )
 def test_contradictions(arguments, message):
