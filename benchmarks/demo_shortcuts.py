@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
-from hf_stability.tasks.demo.data import DEMO_TASKS, demo_splits
+from hf_stability.tasks.demo.data import demo_splits
 
 
 def words(text: str, mark: str = "") -> list[str]:
@@ -66,7 +66,7 @@ def main() -> None:
     """Print the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| task | input | accuracy | Matthews |\n|---|---|---|---|")
-    for task in DEMO_TASKS:
+    for task in INPUTS:
         splits = demo_splits(task)
         labels = [row["label"] for row in splits["test"]]
         constant = max(sum(labels), len(labels) - sum(labels)) / len(labels)

@@ -63,7 +63,7 @@ class DataArguments:
 
     task_name: str | None = field(
         default=None,
-        metadata={"help": "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the bundled demo_pair, demo_cola."},
+        metadata={"help": "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the bundled demo_pair, demo_cola, demo_nli."},
     )
     data_dir: str | None = field(
         default=None,
@@ -80,6 +80,13 @@ class DataArguments:
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Only the first examples of the training set."}
+    )
+    validation_half: str | None = field(
+        default=None,
+        metadata={
+            "help": "Only this half of each development set: choose settings on the first, report on the second.",
+            "choices": ["first", "second"],
+        },
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Only the first examples of the development sets."}
@@ -201,7 +208,7 @@ def plan_study(
     from .study import prepare
     from .study.plan import check_jobs
     from .study.study import check_folder
-    from .tasks.load import data_fingerprint, load_task_data, subsample, tokenize
+    from .tasks.load import data_fingerprint, half_of_validation, load_task_data, subsample, tokenize
     from .tasks.presets import task_preset
 
     prepare.check_given(given)
@@ -212,6 +219,7 @@ def plan_study(
     if study_args.workers is not None and study_args.workers < 0:
         raise InputError(f"--workers {study_args.workers}: give 0 (in this process) or more")
     data = load_task_data(data_args.task_name, data_args.data_dir, data_args.train_file, data_args.validation_file)
+    data = half_of_validation(data, data_args.validation_half)
     data = subsample(data, data_args.max_train_samples, data_args.max_eval_samples)
     if not data.task.is_regression and len(set(data.train["label"])) < 2:
         raise InputError(

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch.nn.utils import clip_grads_with_norm_
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from .callback import StabilityCallback, headline
 from .errors import InputError
-from .methods.adamw import AdamW
+from .methods.adamw import AdamW, effective_step_factor
 
 
 class StabilityMixin:
     """What makes a Trainer a [`StableTrainer`]; put it before any subclass: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
 
-    - The optimizer follows `args.bias_correction`.
+    - The optimizer follows `args.bias_correction`, the learning rate `args.lr_bias_correction`.
     - Gradient norms of each layer, before clipping, come from the one pass that also clips.
     - The last update step is always evaluated where there is an evaluation set, before any reload of the best model.
       [`last_metrics`] and [`best_metrics`] keep both; the verdict (`trainer.stability.verdict`) is on the last.
@@ -66,6 +67,22 @@ class StabilityMixin:
                     "pass hf_stability.AdamW(..., bias_correction=False)"
                 )
         return optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if not (is_new and getattr(self.args, "lr_bias_correction", False)):
+            return scheduler
+        if not isinstance(scheduler, LambdaLR):
+            kind = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+            raise InputError(f"--lr_bias_correction true: --lr_scheduler_type {kind} is no function of the step; give another")
+        betas = self.args.adam_beta1, self.args.adam_beta2
+
+        def corrected(shape: Callable[[int], float]) -> Callable[[int], float]:
+            return lambda done: shape(done) * effective_step_factor(done + 1, *betas)  # update t follows t - 1 done
+
+        self.lr_scheduler = LambdaLR(scheduler.optimizer, [corrected(shape) for shape in scheduler.lr_lambdas])
+        return self.lr_scheduler
 
     def call_model_init(self, trial=None):
         if getattr(self.args, "seed_streams", False):

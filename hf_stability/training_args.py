@@ -20,8 +20,8 @@ class StableTrainingArguments(TrainingArguments):
     With the defaults of our fields, training is the stock Trainer's, bit for bit.
 
     Raises:
-        InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it, or
-            `bias_correction` is off with an optimizer that is not torch's AdamW.
+        InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it,
+            `bias_correction` is off with an optimizer that is not torch's AdamW, or `lr_bias_correction` is on with it.
     """
 
     recipe: str | None = field(default=None, init=False)  # the recipe these were made from; set by from_recipe
@@ -30,6 +30,13 @@ class StableTrainingArguments(TrainingArguments):
         metadata={
             "help": "Adam's bias correction. BERT's original optimizer leaves it out, which makes early steps larger "
             "by up to 6.5 times and runs fail (Mosbach et al. 2021)."
+        },
+    )
+    lr_bias_correction: bool = field(
+        default=False,
+        metadata={
+            "help": "Put what bias correction does to the step into the learning rate: at update t it is multiplied by "
+            "sqrt(1 - beta2^t) / (1 - beta1^t). Goes with --bias_correction false, and equals true up to eps and weight decay."
         },
     )
     total_train_batch_size: int | None = field(
@@ -67,6 +74,11 @@ class StableTrainingArguments(TrainingArguments):
             raise InputError(
                 f"--optim {getattr(self.optim, 'value', self.optim)}: bias correction can be left out of torch's AdamW only. "
                 f"Give --optim {' or '.join(TORCH_ADAMW)}, or --bias_correction true."
+            )
+        if self.lr_bias_correction and self.bias_correction:
+            raise InputError(
+                "--lr_bias_correction true: the optimizer corrects already, and the step would be corrected twice; "
+                "give --bias_correction false, too"
             )
         if self.seed_streams:
             streams = seed_streams(self.seed)

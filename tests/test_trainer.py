@@ -88,6 +88,30 @@ def test_an_optimizer_that_is_passed_in_must_leave_the_correction_out_too(tmp_pa
             trainer.train()
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.98)])
+def test_the_correction_in_the_learning_rate_is_the_correction_up_to_eps(tmp_path, betas):
+    values = {"adam_beta1": betas[0], "adam_beta2": betas[1], "adam_epsilon": 1e-15, "warmup_steps": 0.25}
+    # In double precision: keys' biases have a gradient of 0, and Adam makes whole steps of single precision's noise.
+    values["model_init"] = lambda: toy.model().double()
+    on = stable(tmp_path, name="on", **values)
+    off = stable(tmp_path, name="off", bias_correction=False, **values)
+    by_rate = stable(tmp_path, name="by_rate", bias_correction=False, lr_bias_correction=True, **values)
+    torch.testing.assert_close(toy.weights(by_rate), toy.weights(on), rtol=1e-6, atol=1e-8)
+    assert (toy.weights(off) - toy.weights(on)).abs().max() > 1e-3
+    rates = {run: read_steps(tmp_path / run / "stability" / "steps.rec") for run in ("on", "by_rate")}
+    steps = rates["on"]["step"].astype(float)
+    factor = np.sqrt(1 - betas[1] ** steps) / (1 - betas[0] ** steps)
+    np.testing.assert_allclose(
+        rates["by_rate"]["learning_rate"], rates["on"]["learning_rate"] * factor, rtol=1e-6, atol=1e-12
+    )
+
+
+def test_the_correction_in_the_learning_rate_goes_with_schedules_of_the_step_only(tmp_path):
+    values = {"bias_correction": False, "lr_bias_correction": True, "eval_strategy": "epoch"}
+    with pytest.raises(InputError, match="--lr_scheduler_type reduce_lr_on_plateau"):
+        stable(tmp_path, lr_scheduler_type="reduce_lr_on_plateau", **values)
+
+
 # ---- batches ----------------------------------------------------------------------------------------------------------------
 
 
@@ -342,7 +366,7 @@ def test_each_stream_changes_its_own_thing_only(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
-@pytest.mark.parametrize("recipe", ["devlin2019", "mosbach2021", "transformers_default"])
+@pytest.mark.parametrize("recipe", ["devlin2019", "mosbach2021", "transformers_default", "lr_bias_correction"])
 def test_a_run_is_the_same_twice_and_after_a_resume_in_mid_epoch(tmp_path, recipe, architecture):
     values = {
         "num_train_epochs": 3,
@@ -353,6 +377,8 @@ def test_a_run_is_the_same_twice_and_after_a_resume_in_mid_epoch(tmp_path, recip
     }
     if recipe != "transformers_default":
         values["total_train_batch_size"] = 8
+    if recipe == "lr_bias_correction":
+        recipe, values = "devlin2019", {**values, "lr_bias_correction": True}
 
     class Die(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -21,11 +21,18 @@ def test_only_our_own_fields_are_added():
     assert ours - theirs == {
         "recipe",
         "bias_correction",
+        "lr_bias_correction",
         "total_train_batch_size",
         "seed_streams",
         "init_seed",
         "dropout_seed",
     }
+
+
+def test_a_step_is_not_corrected_twice(tmp_path):
+    with pytest.raises(InputError, match="--lr_bias_correction true.*--bias_correction false"):
+        make(tmp_path, lr_bias_correction=True)
+    assert make(tmp_path, lr_bias_correction=True, bias_correction=False).lr_bias_correction
 
 
 def test_every_field_of_ours_has_a_help():

@@ -76,6 +76,30 @@ def load_task_data(
     raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Known: {', '.join(known)}.")
 
 
+def half_of_validation(data: TaskData, half: str | None = None) -> TaskData:
+    """The first or the second half of each development set, in the order of its rows: settings chosen on the one can be
+    confirmed on the other. Of an odd number the second half has one row more.
+
+    Args:
+        half: `"first"`, `"second"`, or None for the whole.
+
+    Raises:
+        InputError: the half lacks a class that the whole set has: its rows are sorted.
+    """
+    if half is None:
+        return data
+    halves = {}
+    for name, rows in data.validation.items():
+        middle = len(rows) // 2
+        part = rows.select(range(middle) if half == "first" else range(middle, len(rows)))
+        if not data.task.is_regression and set(part["label"]) != set(rows["label"]):
+            raise InputError(
+                f"--validation_half {half}: it lacks a class that the whole {name} set has; shuffle the file's rows"
+            )
+        halves[name] = part
+    return replace(data, validation=halves)
+
+
 def subsample(data: TaskData, max_train_samples: int | None = None, max_eval_samples: int | None = None) -> TaskData:
     """The first rows: `max_train_samples` for training, `max_eval_samples` of each development set; None for all.
 

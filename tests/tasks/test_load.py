@@ -27,7 +27,14 @@ from transformers import (
 from hf_stability.errors import InputError
 from hf_stability.tasks import load
 from hf_stability.tasks.glue import GLUE_TASKS
-from hf_stability.tasks.load import TokenizedData, data_fingerprint, load_task_data, subsample, tokenize
+from hf_stability.tasks.load import (
+    TokenizedData,
+    data_fingerprint,
+    half_of_validation,
+    load_task_data,
+    subsample,
+    tokenize,
+)
 from hf_stability.tasks.metrics import build_compute_metrics
 from hf_stability.tasks.task import Task, TaskData
 
@@ -85,7 +92,10 @@ def make(task: Task, lengths: list[int], labels: list | None = None) -> TaskData
             "--data_dir d: goes with a GLUE --task_name",
         ),
         ({"task_name": "demo_pair", "data_dir": "d"}, "--data_dir d: .* demo_pair is bundled"),
-        ({"task_name": "mrcp"}, r"--task_name mrcp: no such task \(did you mean mrpc\?\). Known: cola, sst2, .*demo_pair"),
+        (
+            {"task_name": "mrcp"},
+            r"--task_name mrcp: no such task \(did you mean mrpc\?\). Known: cola, sst2, .*demo_pair",
+        ),
         ({"task_name": "xyzzy"}, "--task_name xyzzy: no such task. Known: cola"),
     ],
 )
@@ -126,6 +136,17 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 
 
 # --- cutting and fingerprint -----------------------------------------------------------------------------------------
+
+
+def test_halves_of_the_development_set():
+    data = make(PAIR, [3, 4, 5, 6, 7])
+    assert half_of_validation(data) is data
+    first, second = (half_of_validation(data, half).validation["validation"] for half in ("first", "second"))
+    assert first[:]["label"] + second[:]["label"] == data.validation["validation"][:]["label"]
+    assert (len(first), len(second)) == (2, 3)
+    with pytest.raises(InputError, match="--validation_half first: it lacks a class .* shuffle"):
+        half_of_validation(make(PAIR, [3, 4, 5, 6], labels=[0, 0, 1, 1]), "first")
+    assert half_of_validation(make(SCORE, [3, 4, 5, 6]), "first").validation["validation"].num_rows == 2
 
 
 def test_subsample():

@@ -28,6 +28,9 @@ def fingerprint(rows: list) -> str:
 FINGERPRINTS = {
     "demo_pair": "1d6c14d982483cde",
     "demo_cola": "f7355dc4dab7a90c",
+    "demo_nli": "88d7f5d70b36e003",
+    "demo_pair, second half": "3342d8cea6a0c96a",
+    "demo_cola, second half": "6f4af7a64fc6ca3f",
     "pretraining": "6cc107055433e532",
     "heldout": "47516894bb1efea0",
 }
@@ -36,6 +39,9 @@ FINGERPRINTS = {
 @pytest.mark.parametrize("name", TASKS)
 def test_first_rows_are_pinned(splits, name):
     assert fingerprint([rows[:50] for rows in splits[name].values()]) == FINGERPRINTS[name]
+    second_half = f"{name}, second half"
+    if second_half in FINGERPRINTS:
+        assert fingerprint(splits[name]["validation"][500:550]) == FINGERPRINTS[second_half]
 
 
 def test_pretraining_text_is_pinned():
@@ -45,7 +51,10 @@ def test_pretraining_text_is_pinned():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_splits_have_their_sizes_and_columns(splits, name):
-    assert {split: len(rows) for split, rows in splits[name].items()} == SPLIT_SIZES
+    sizes = {"train": 10_000, "validation": 1000, "test": 2000}
+    if name != "demo_nli":
+        sizes |= {"train": 1000, "train_full": 10_000}
+    assert {split: len(rows) for split, rows in splits[name].items()} == sizes
     assert all(set(row) == {*DEMO_TASKS[name].text_columns, "label"} for row in splits[name]["test"])
 
 
@@ -56,11 +65,21 @@ def test_no_first_sentence_comes_twice_in_any_split(splits, name):
     assert len(set(sentences)) == len(sentences)
 
 
-@pytest.mark.parametrize(("name", "share"), [("demo_pair", 0.5), ("demo_cola", 0.7)])
-def test_label_balance(splits, name, share):
+def test_the_intermediate_task_has_no_premise_of_the_target_task(splits):
+    pair, nli = (
+        {row["sentence1"] for rows in splits[name].values() for row in rows} for name in ("demo_pair", "demo_nli")
+    )
+    assert not pair & nli
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"), [("demo_pair", (0.5, 0.5)), ("demo_cola", (0.3, 0.7)), ("demo_nli", (1 / 3, 1 / 3, 1 / 3))]
+)
+def test_label_balance(splits, name, shares):
     for split, rows in splits[name].items():
-        ones = sum(row["label"] for row in rows) / len(rows)
-        assert ones == pytest.approx(share, abs=0.05), split  # 500 rows: standard error .022
+        for label, share in enumerate(shares):
+            count = sum(row["label"] == label for row in rows)
+            assert count / len(rows) == pytest.approx(share, abs=0.05), split  # 1000 rows: standard error .016
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -101,8 +120,13 @@ def test_words_alone_do_not_tell_whether_a_hypothesis_follows(splits, features):
     assert held_out_accuracy(features, splits["demo_pair"]) < 0.54  # chance .50, standard error .011
 
 
+def test_words_alone_hardly_tell_the_classes_of_the_intermediate_task_apart(splits):
+    nli = {"train_full": splits["demo_nli"]["train"], "test": splits["demo_nli"]["test"]}
+    assert held_out_accuracy(lambda row: row["sentence2"], nli) < 0.40  # chance .33, standard error .011
+
+
 def test_words_alone_hardly_tell_whether_a_sentence_is_acceptable(splits):
-    majority = sum(row["label"] for row in splits["demo_cola"]["test"]) / SPLIT_SIZES["test"]
+    majority = sum(row["label"] for row in splits["demo_cola"]["test"]) / SPLIT_SIZES["demo_cola"]["test"]
     assert held_out_accuracy(lambda row: row["sentence"], splits["demo_cola"]) < majority + 0.04
 
 
@@ -133,11 +157,11 @@ def test_tasks_describe_themselves():
     assert {name: task.name for name, task in DEMO_TASKS.items()} == {name: name for name in TASKS}
     assert DEMO_TASKS["demo_pair"].headline == "accuracy"
     assert DEMO_TASKS["demo_cola"].headline == "matthews_correlation"
-    assert {task.num_labels for task in DEMO_TASKS.values()} == {2}
+    assert [task.num_labels for task in DEMO_TASKS.values()] == [2, 2, 3]
 
 
 def test_unknown_names_are_input_errors():
-    with pytest.raises(InputError, match="demo_rte.*demo_pair, demo_cola"):
+    with pytest.raises(InputError, match="demo_rte.*demo_pair, demo_cola, demo_nli"):
         data.load_demo_data("demo_rte")
     with pytest.raises(InputError, match="'gpt'.*--architecture gpt"):
         data.demo_model_path("gpt")
