@@ -29,7 +29,7 @@ from hf_stability.recipe import recipe_dir
 
 TASK = "demo_pair"
 RECIPES = ("transformers_default", "devlin2019", "mosbach2021")
-GRID = (1e-4, 2e-4, 3e-4, 4e-4)  # the same for every recipe
+GRID = (1e-4, 2e-4, 2.5e-4, 3e-4, 4e-4)  # the same for every recipe
 CHOICE_SEEDS = ("1000-1003",)
 MORE_CHOICE_SEEDS = ("1004-1009",)  # devlin2019's: a failed share is read off these
 CONFIRM_SEEDS = ("1-20",)
@@ -59,9 +59,14 @@ def mean_factor(epochs: int) -> float:
     return float((shape * effective_step_factor(np.arange(1, len(shape) + 1))).sum() / shape.sum())
 
 
+def arm_name(recipe: str, rate: float) -> str:
+    """Name of an arm of the grid: `devlin2019-3e-04`."""
+    return f"{recipe}-{rate:.1e}".replace(".0e", "e")
+
+
 def choice_arms(recipe: str) -> dict[str, dict[str, Any]]:
     """An arm for each rate of the grid: its name, and what it sets over the packaged recipe."""
-    return {f"{recipe}-{rate:.0e}": {"recipe": recipe, "learning_rate": rate} for rate in GRID}
+    return {arm_name(recipe, rate): {"recipe": recipe, "learning_rate": rate} for rate in GRID}
 
 
 def confirm_arms(rate: float, best_rates: dict[str, float]) -> dict[str, dict[str, Any]]:
@@ -81,6 +86,13 @@ def confirm_arms(rate: float, best_rates: dict[str, float]) -> dict[str, dict[st
         if best != rate
     }
     return arms
+
+
+def arm_values(part: str, name: str) -> dict[str, Any]:
+    """What an arm sets over its recipe, by the part and its name."""
+    if part == "confirm":
+        return confirm_arms(RATE, BEST_RATES)[name]
+    return next(arms[name] for recipe in RECIPES if name in (arms := choice_arms(recipe)))
 
 
 def write_arm(folder: Path, name: str, values: dict[str, Any]) -> Path:
