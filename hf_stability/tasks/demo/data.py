@@ -153,8 +153,10 @@ def load_demo_data(name: str) -> TaskData:
     )
 
 
-def pretraining_pairs(seed: int | str, n: int) -> list[dict]:
+def pretraining_pairs(seed: int | str, n: int, related: bool = False) -> list[dict]:
     """`n` pairs of sentences to pretrain on: `text_a`, `text_b` and `label` (0: belong together, 1: do not).
+
+    With `related` all belong together: consecutive text, for models that are not trained to tell.
 
     The label is BERT's next-sentence label in spirit. Half of the second sentences say again a part of what the first
     one says. Of the others, half say such a part with one word exchanged (without these, the model learns to compare
@@ -166,7 +168,7 @@ def pretraining_pairs(seed: int | str, n: int) -> list[dict]:
     rows = []
     for _ in range(n):
         first = grammar.draw_sentence(rng)
-        label = int(rng.random() < 0.5)
+        label = 0 if related else int(rng.random() < 0.5)
         second = rng.choice(grammar.facts(first))
         if label == 1:
             which = rng.choice(["one word", "one word", "part", "whole"])

@@ -58,7 +58,8 @@ class Architecture:
         roles: names of the special tokens for the tokenizer (`pad_token=...`).
         single, pair: templates of `tokenizers` for one and two sentences; `:1` is the token type.
         pair_label: the model's keyword for the sentence-pair label; None if it is not trained on pairs.
-        pair_task: `"same"` (does the second belong to the first?), `"order"` (are they in order?), None.
+        pair_task: `"same"` (does the second belong to the first? in half of the pairs it does not), `"order"` (are they
+            in order?), None. But for "same" the two always belong together, like the consecutive text of the originals.
         config: what goes to the model's configuration beside the common sizes.
         fine_tuning: what the SAVED configuration says instead, for whoever fine-tunes: the family's usual values.
     """
@@ -175,18 +176,19 @@ def build_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrid
 
 
 @lru_cache(maxsize=2)
-def _chunk(seed: int, index: int, batch_size: int) -> tuple[tuple[dict, ...], ...]:
+def _chunk(seed: int, index: int, batch_size: int, related: bool) -> tuple[tuple[dict, ...], ...]:
     """The batches of pairs of one chunk: pairs of like length together, the batches in random order."""
-    pairs = pretraining_pairs(f"{seed}-{index}", batch_size * BATCHES_PER_CHUNK)
+    pairs = pretraining_pairs(f"{seed}-{index}", batch_size * BATCHES_PER_CHUNK, related)
     pairs.sort(key=lambda pair: len((pair["text_a"] + " " + pair["text_b"]).split()))
     batches = [tuple(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)]
     random.Random(f"order-{seed}-{index}").shuffle(batches)
     return tuple(batches)
 
 
-def text_batch(seed: int, step: int, batch_size: int) -> tuple[dict, ...]:
+def text_batch(seed: int, step: int, batch_size: int, architecture: str = "bert") -> tuple[dict, ...]:
     """The pairs of update step `step` (from 0)."""
-    return _chunk(seed, step // BATCHES_PER_CHUNK, batch_size)[step % BATCHES_PER_CHUNK]
+    related = ARCHITECTURES[architecture].pair_task != "same"
+    return _chunk(seed, step // BATCHES_PER_CHUNK, batch_size, related)[step % BATCHES_PER_CHUNK]
 
 
 def model_inputs(
@@ -247,7 +249,7 @@ def evaluate(model: transformers.PreTrainedModel, tokenizer: PreTrainedTokenizer
     """
     family = ARCHITECTURES[architecture]
     model.eval()
-    pairs = pretraining_pairs(HELDOUT_SEED, HELDOUT_PAIRS)
+    pairs = pretraining_pairs(HELDOUT_SEED, HELDOUT_PAIRS, related=family.pair_task != "same")
     generator = torch.Generator().manual_seed(0)
     masked_logits, masked_labels, pair_logits, pair_labels = [], [], [], []
     for start in range(0, len(pairs), 128):
@@ -349,7 +351,7 @@ def pretrain(
     )
     for step in bar:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)  # any number far above the steps would do
-        inputs = model_inputs(text_batch(seed, step, batch_size), tokenizer, architecture, generator)
+        inputs = model_inputs(text_batch(seed, step, batch_size, architecture), tokenizer, architecture, generator)
         loss = model(**inputs).loss
         optimizer.zero_grad()
         loss.backward()

@@ -85,10 +85,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, arc
 
     real_batch = pretrain.text_batch
 
-    def interrupting_batch(seed: int, step: int, batch_size: int):
+    def interrupting_batch(seed: int, step: int, *more):
         if step == stop_in_step:
             raise KeyboardInterrupt
-        return real_batch(seed, step, batch_size)
+        return real_batch(seed, step, *more)
 
     monkeypatch.setattr(pretrain, "text_batch", interrupting_batch)
     with pytest.raises(KeyboardInterrupt):
@@ -97,7 +97,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, arc
 
     resumed_at = []
     monkeypatch.setattr(
-        pretrain, "text_batch", lambda seed, step, size: resumed_at.append(step) or real_batch(seed, step, size)
+        pretrain, "text_batch", lambda seed, step, *more: resumed_at.append(step) or real_batch(seed, step, *more)
     )
     pretrain.pretrain(architecture, tmp_path / "parts", **SMALL_RUN, **TINY)
     assert resumed_at == [2, 3]
@@ -227,6 +227,12 @@ def test_a_step_of_text_depends_on_seed_and_step_alone():
     assert pretrain.text_batch(3, 17, 4) == batch
     assert pretrain.text_batch(3, 18, 4) != batch
     assert pretrain.text_batch(4, 17, 4) != batch
+    assert {pair["label"] for step in range(16) for pair in pretrain.text_batch(3, step, 4)} == {0, 1}
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "albert"])
+def test_models_that_are_not_asked_whether_sentences_belong_together_see_those_that_do(architecture):
+    assert {pair["label"] for step in range(16) for pair in pretrain.text_batch(3, step, 4, architecture)} == {0}
 
 
 def test_bert_tokenizer_marks_the_second_sentence(trained):
@@ -265,16 +271,20 @@ def test_no_split_has_an_unknown_word_or_a_text_too_long(name):
 # The bundled model
 
 
-def test_the_bundled_bert_is_what_its_report_says():
-    folder = Path(demo_model_path("bert"))
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_bundled_model_is_what_its_report_says(architecture):
+    folder = Path(demo_model_path(architecture))
     report = json.loads((folder / "pretraining.json").read_text())
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.get_vocab() == build_tokenizer("bert").get_vocab()
-    pairs = pretraining_pairs(pretrain.HELDOUT_SEED, 64)
-    inputs = pretrain.model_inputs(pairs, tokenizer, "bert", torch.Generator().manual_seed(0))
+    assert tokenizer.get_vocab() == build_tokenizer(architecture).get_vocab()
+    assert model.config.model_type == architecture == report["architecture"]
+    assert model.config.num_hidden_layers == 12 and model.config.hidden_size == 64
+    family = ARCHITECTURES[architecture]
+    pairs = pretraining_pairs(pretrain.HELDOUT_SEED, 64, related=family.pair_task != "same")
+    inputs = pretrain.model_inputs(pairs, tokenizer, architecture, torch.Generator().manual_seed(0))
     labels = inputs.pop("labels")
-    del inputs["next_sentence_label"]
+    inputs.pop(family.pair_label, None)
     with torch.no_grad():
         guesses = model(**inputs).logits.argmax(-1)
     accuracy = (guesses == labels)[labels != IGNORED].float().mean().item()
@@ -282,5 +292,6 @@ def test_the_bundled_bert_is_what_its_report_says():
     assert accuracy > 2 * report["masked_lm_baseline"]
 
 
-def test_the_bundled_files_are_small():
-    assert sum(path.stat().st_size for path in Path(demo_model_path("bert")).iterdir()) < 4_000_000
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_the_bundled_files_are_small(architecture):
+    assert sum(path.stat().st_size for path in Path(demo_model_path(architecture)).iterdir()) < 4_000_000
