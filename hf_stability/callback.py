@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from .diagnostics.failures import Verdict, best_constant_score, judge
 from .diagnostics.gradients import GradientMeter
@@ -28,6 +30,7 @@ MAX_CLASSES = 16  # more classes than this get no counts a step
 MAX_WIDTH = 128  # more outputs than this get no logit_std
 TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more
 LAST_PART = 0.1  # share of training over which "predicts one class" is counted
+NOT_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 
 
 class StabilityCallback(TrainerCallback):
@@ -49,8 +52,13 @@ class StabilityCallback(TrainerCallback):
     | tag | what |
     | --- | --- |
     | `grad_norm/<layer>` | norm of the layer's gradient |
-    | `grad_norm/total`, `loss`, `logit_std`, `clipped` | as in the record |
+    | `grad_norm/total`, `loss`, `learning_rate`, `logit_std`, `clipped` | as in the record |
+    | `eval/<metric>` | every number of every evaluation but its times, whatever `report_to` says |
+    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the verdict is not `ok` |
     | `verdict` (text) | the verdict's sentence |
+
+    A run has one event file, and another for each time it is resumed. The Trainer's own TensorBoardCallback
+    (`report_to`) writes to a folder of its own, unless the two share a writer: see [`share_tensorboard`].
 
     Args:
         compute_metrics: the Trainer's own; with it the verdict compares the final accuracy (R2 for a regression) with
@@ -61,6 +69,11 @@ class StabilityCallback(TrainerCallback):
             else the first one.
         output_dir: where to write, instead of `<output_dir>/stability`.
         tensorboard: whether to write TensorBoard's files.
+        tensorboard_dir: where to write them, those of the Trainer's TensorBoardCallback included where the writer is
+            shared. Default: that callback's folder where it is shared, else `<output_dir>/tensorboard`.
+        hparams: the run's hyperparameters for TensorBoard's HParams tab, which shows them with the verdict's status,
+            `final/<metric>` and `final/failed`. Written at the end of training.
+        texts: tag -> Markdown, for TensorBoard's Text tab.
         block_steps: update steps after which rows are written at the latest. A killed run loses at most these.
 
     Attributes:
@@ -75,6 +88,9 @@ class StabilityCallback(TrainerCallback):
         metric: str | None = None,
         output_dir: str | os.PathLike | None = None,
         tensorboard: bool = True,
+        tensorboard_dir: str | os.PathLike | None = None,
+        hparams: Mapping[str, Any] | None = None,
+        texts: Mapping[str, str] | None = None,
         block_steps: int = 256,
     ):
         self.compute_metrics = compute_metrics
@@ -82,6 +98,9 @@ class StabilityCallback(TrainerCallback):
         self.metric = metric
         self.output_dir = output_dir
         self.tensorboard = tensorboard
+        self.tensorboard_dir = tensorboard_dir
+        self.hparams = hparams
+        self.texts = texts
         self.block_steps = block_steps
         self.verdict: Verdict | None = None
         self.constant: dict[str, Any] | None = None
@@ -92,6 +111,8 @@ class StabilityCallback(TrainerCallback):
         self._record: StepRecord | None = None
         self._hook = None
         self._writer = None
+        self._trainers_callback: TensorBoardCallback | None = None  # the Trainer's own, where it is known
+        self._shares_writer = False
 
     @property
     def record(self) -> dict[str, Any]:
@@ -116,6 +137,18 @@ class StabilityCallback(TrainerCallback):
     def observe_evaluation(self, predictions: Any, labels: np.ndarray, metrics: dict[str, float]) -> None:
         """Take the outputs of an evaluation; the verdict rests on the last one."""
         self.evaluation = {"predictions": predictions, "labels": labels, "metrics": metrics}
+
+    def share_tensorboard(self, trainer) -> None:
+        """Write to the same event file as the Trainer's own TensorBoardCallback, where it has one (`report_to`).
+
+        A callback does not see the others, so that on a stock Trainer this is to be called, once, before `train()`;
+        [`StabilityMixin`] calls it. Two writers must not write to one folder: TensorBoard follows the newer file only.
+        """
+        callbacks = trainer.callback_handler.callbacks
+        self._trainers_callback = next((c for c in callbacks if isinstance(c, TensorBoardCallback)), None)
+        if self._trainers_callback is not None:  # to the end of the list: it closes the file that the verdict goes to
+            trainer.remove_callback(self._trainers_callback)
+            trainer.add_callback(self._trainers_callback)
 
     # ---- the Trainer's events ----------------------------------------------------------------------------------------
 
@@ -150,7 +183,7 @@ class StabilityCallback(TrainerCallback):
         )
         if self._folder:
             (folder / "verdict.json").unlink(missing_ok=True)
-        self._writer = self._open_writer(folder) if self._folder and self.tensorboard else None
+        self._open_writer(folder)
         self._remove_hook()
         self._hook = model.register_forward_hook(self._observe_forward, with_kwargs=True)
 
@@ -184,6 +217,7 @@ class StabilityCallback(TrainerCallback):
         if self._hook is None:  # an evaluation outside training
             return
         self._flush()
+        self._write_evaluation(metrics or {})
         batches, self._eval_batches = self._eval_batches, []
         if self.trainer_hands_over or self._evaluated_step == state.global_step:
             return  # of several evaluation sets the first counts
@@ -202,10 +236,7 @@ class StabilityCallback(TrainerCallback):
         level = logger.info if self.verdict.status == "ok" else logger.warning
         level(self.verdict.sentence)
         write_json(self._folder / "verdict.json", self.verdict.to_dict())
-        if self._writer is not None:
-            self._writer.add_text("verdict", self.verdict.sentence, state.global_step)
-            self._writer.close()
-            self._writer = None
+        self._write_end()
 
     # ---- a step's row ------------------------------------------------------------------------------------------------
 
@@ -251,14 +282,7 @@ class StabilityCallback(TrainerCallback):
         block = [steps, rates, loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:]]
         block = np.column_stack([np.asarray(part, "<f4") for part in block])
         self._record.append(block)
-        if self._writer is not None:
-            every = max(1, self._state.max_steps // TENSORBOARD_POINTS)
-            for row in block[(block[:, 0] - 1) % every == 0]:
-                for column, value in zip(self._record.columns[2:], row[2:], strict=True):
-                    if "/" not in column or column.startswith(LAYER_PREFIX):
-                        tag = {"grad_norm": "grad_norm/total"}.get(column, column)
-                        self._writer.add_scalar(tag, value, int(row[0]))
-            self._writer.flush()
+        self._write_steps(block)
 
     def _of_all_processes(self, seen: Tensor) -> Tensor:
         """`(steps, columns)` of this process -> `(processes, steps, columns)`. Gradient norms are global already."""
@@ -330,18 +354,86 @@ class StabilityCallback(TrainerCallback):
         names = self._label_names
         return [str(names[k]) for k in range(self._num_labels)] if names and len(names) == self._num_labels else None
 
-    def _open_writer(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.warning("tensorboard is not installed: the diagnostics go to the record file only.")
-            return None
-        return SummaryWriter(str(folder / "tensorboard"), purge_step=self._state.global_step + 1)
-
     def _remove_hook(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+    # ---- TensorBoard ------------------------------------------------------------------------------------------------
+
+    def _open_writer(self, folder: Path) -> None:
+        """The run's one writer. Comes before the Trainer's callback would open its own."""
+        interrupted, self._writer, self._shares_writer = self._writer, None, False
+        if interrupted is not None:  # a training that raised
+            interrupted.close()
+        if self._folder is None or not self.tensorboard:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.warning("tensorboard is not installed: the diagnostics go to the record file only.")
+            return
+        # In a search the Trainer's callback has a folder for each trial.
+        theirs = None if self._state.is_hyper_param_search else self._trainers_callback
+        first_step = self._state.global_step + 1
+        if theirs is not None and theirs.tb_writer not in (None, interrupted):
+            self._writer = theirs.tb_writer  # one that it was made with
+        else:
+            directory = self._events_folder(folder, theirs)
+            self._writer = SummaryWriter(directory, purge_step=first_step)
+            if theirs is not None:
+                theirs.tb_writer, theirs.logging_dir = self._writer, directory
+        self._shares_writer = theirs is not None
+        for tag, text in (self.texts or {}).items():
+            self._writer.add_text(tag, text, first_step)
+        self._writer.flush()
+
+    def _events_folder(self, folder: Path, theirs: TensorBoardCallback | None) -> str:
+        if self.tensorboard_dir is not None:
+            return str(self.tensorboard_dir)
+        if theirs is not None:
+            return theirs.logging_dir or os.path.join(self._args.output_dir, default_logdir())
+        if self._state.global_step == 0:  # begun anew, as the record: TensorBoard would keep the old run's hparams
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        return str(folder / "tensorboard")
+
+    def _write_steps(self, rows: np.ndarray) -> None:
+        if self._writer is None:
+            return
+        every = max(1, self._state.max_steps // TENSORBOARD_POINTS)
+        for row in rows[(rows[:, 0] - 1) % every == 0]:
+            for column, value in zip(self._record.columns[1:], row[1:], strict=True):
+                if "/" not in column or column.startswith(LAYER_PREFIX):
+                    tag = {"grad_norm": "grad_norm/total"}.get(column, column)
+                    self._writer.add_scalar(tag, value, int(row[0]))
+        self._writer.flush()
+
+    def _write_evaluation(self, metrics: dict[str, float]) -> None:
+        if self._writer is None or self._shares_writer:  # the Trainer's callback writes the same tags
+            return
+        for key, value in scores_of({k: v for k, v in metrics.items() if k.startswith("eval_")}).items():
+            self._writer.add_scalar(f"eval/{key}", value, self._state.global_step)
+        self._writer.flush()
+
+    def _write_end(self) -> None:
+        if self._writer is None:
+            return
+        metric, score = headline(self.evaluation.get("metrics", {}), self.metric or self._args.metric_for_best_model)
+        final = {} if score is None else {f"final/{metric}": score}
+        final["final/failed"] = float(self.verdict.status != "ok")
+        for tag, value in final.items():
+            self._writer.add_scalar(tag, value, self._state.global_step)
+        self._writer.add_text("verdict", self.verdict.sentence, self._state.global_step)
+        if self.hparams is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": self.verdict.status}.items()}
+            for summary in hparams(values, final):  # SummaryWriter.add_hparams would make a run of its own of them
+                self._writer.file_writer.add_summary(summary)
+        self._writer.flush()
+        if not self._shares_writer:  # the Trainer's callback closes its own, after this
+            self._writer.close()
+        self._writer = None
 
 
 def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | None, float | None]:
@@ -351,16 +443,21 @@ def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | 
         metrics: of an evaluation, keys with or without `eval_`.
         wanted: `metric_for_best_model`; a loss is not a score.
     """
-    not_scores = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
-    scores = {key.removeprefix("eval_"): value for key, value in metrics.items()}
-    scores = {
-        key: value for key, value in scores.items() if not key.endswith(not_scores) and isinstance(value, (int, float))
-    }
+    scores = {key: value for key, value in scores_of(metrics).items() if not key.endswith("loss")}
     wanted = (wanted or "").removeprefix("eval_")
     for key in (wanted, "accuracy", *scores):
         if key in scores:
             return key, float(scores[key])
     return None, None
+
+
+def scores_of(metrics: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation, its loss included, without its times and the epoch; keys without `eval_`."""
+    return {
+        key.removeprefix("eval_"): value
+        for key, value in metrics.items()
+        if not key.endswith(NOT_SCORES) and isinstance(value, (int, float))
+    }
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -408,6 +505,13 @@ def _is_sharded(args) -> bool:
     """Whether a process sees a part of the gradients only."""
     flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
+
+
+def _hparam(value: Any) -> int | float | str:
+    """As the HParams tab takes it; torch would make a number of a bool."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, (int, float)) else str(value)
 
 
 def _counts(rows: np.ndarray) -> np.ndarray | None:

@@ -24,6 +24,7 @@ class StabilityMixin:
     - Gradient norms of each layer, before clipping, come from the one pass that also clips.
     - The last update step is always evaluated where there is an evaluation set, before any reload of the best model.
       [`last_metrics`] and [`best_metrics`] keep both; the verdict (`trainer.stability.verdict`) is on the last.
+    - With `args.report_to` "tensorboard", the Trainer's events and the diagnostics are in one file.
     - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have random streams of
       their own. A `model` that is passed in ready has its initialisation behind it.
     - With `args.total_train_batch_size`, the gradient is the mean over that many examples however they are split: for
@@ -75,7 +76,9 @@ class StabilityMixin:
             return scheduler
         if not isinstance(scheduler, LambdaLR):
             kind = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
-            raise InputError(f"--lr_bias_correction true: --lr_scheduler_type {kind} is no function of the step; give another")
+            raise InputError(
+                f"--lr_bias_correction true: --lr_scheduler_type {kind} is no function of the step; give another"
+            )
         betas = self.args.adam_beta1, self.args.adam_beta2
 
         def corrected(shape: Callable[[int], float]) -> Callable[[int], float]:
@@ -147,6 +150,7 @@ class StabilityMixin:
 
     def train(self, *args, **kwargs):
         self._final_history = None
+        self.stability.share_tensorboard(self)
         output = super().train(*args, **kwargs)
         self._final_history = list(self.state.log_history)
         return output
@@ -168,7 +172,7 @@ class StabilityMixin:
     @property
     def last_metrics(self) -> dict[str, Any]:
         """Metrics of the last evaluation, with `step` and `epoch`; the verdict is on these."""
-        return self._evaluations()[-1] if self._evaluations() else {}
+        return self.evaluations[-1] if self.evaluations else {}
 
     @property
     def best_metrics(self) -> dict[str, Any]:
@@ -178,7 +182,7 @@ class StabilityMixin:
         """
         wanted = self._wanted()
         sign = -1 if self.args.greater_is_better is False and wanted and not wanted.endswith("loss") else 1
-        scores = [(headline(self._of_first_set(metrics), wanted)[1], metrics) for metrics in self._evaluations()]
+        scores = [(headline(self._of_first_set(metrics), wanted)[1], metrics) for metrics in self.evaluations]
         scored = [(sign * score, -metrics["step"], metrics) for score, metrics in scores if score is not None]
         return max(scored, key=lambda item: item[:2])[2] if scored else {}
 
@@ -192,8 +196,9 @@ class StabilityMixin:
     def _wanted(self) -> str:
         return (self.stability.metric or self.args.metric_for_best_model or "").removeprefix("eval_")
 
-    def _evaluations(self) -> list[dict[str, Any]]:
-        """Metrics of each evaluated step, several evaluation sets joined."""
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Metrics of each evaluated step of the training, with `step` and `epoch`, several evaluation sets joined."""
         by_step: dict[int, dict[str, Any]] = {}
         for entry in self._final_history or self.state.log_history:  # not what is evaluated after training
             if any(key.startswith("eval_") for key in entry):

@@ -1,17 +1,20 @@
 import json
 import os
+import time
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from hf_stability import StabilityCallback, StableTrainer, layer_grad_norms
 from hf_stability.callback import headline
 from hf_stability.diagnostics.failures import Verdict
 from hf_stability.diagnostics.step_record import read_steps
 from tests import toy
+from tests.events import Events, event_files
 
 
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "num_train_epochs": 2}
@@ -232,24 +235,127 @@ def test_the_headline_metric(metrics, wanted, expected):
 # ---- files -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_has_a_folder_of_its_own(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def trainer_with(tmp_path, callbacks, trainer_class=Trainer, **values):
+    args = TrainingArguments(str(tmp_path), **{**FAST, "eval_strategy": "epoch", "logging_steps": 4, **values})
+    data = {"train_dataset": toy.data(64), "eval_dataset": toy.data(40, seed=1), "compute_metrics": toy.accuracy}
+    trainer = trainer_class(toy.model(), args, callbacks=callbacks, **data)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
-    stock(tmp_path, StabilityCallback(), report_to="tensorboard")
-    folders = {root for root, _, files in os.walk(tmp_path) if any("tfevents" in file for file in files)}
-    assert len(folders) == 2 and str(tmp_path / "stability" / "tensorboard") in folders
-    events = EventAccumulator(str(tmp_path / "stability" / "tensorboard")).Reload()
-    tags = set(events.Tags()["scalars"])
-    assert {
-        "loss",
-        "logit_std",
-        "grad_norm/total",
-        "grad_norm/embeddings",
-        "grad_norm/layer_00",
-        "grad_norm/classifier",
-    } < tags
-    assert [e.step for e in events.Scalars("grad_norm/layer_00")] == list(range(1, 17))
-    assert events.Tags()["tensors"] == ["verdict/text_summary"]
+
+DIAGNOSTICS = {
+    "loss",
+    "learning_rate",
+    "logit_std",
+    "clipped",
+    "grad_norm/total",
+    *(f"grad_norm/{layer}" for layer in ("embeddings", "layer_00", "layer_01", "layer_02", "pooler", "classifier")),
+    "final/accuracy",
+    "final/failed",
+}
+
+
+def test_on_a_stock_trainer_tensorboard_has_a_folder_of_its_own(tmp_path):
+    callback = StabilityCallback()
+    trainer_with(tmp_path, [callback], report_to="tensorboard").train()
+    events = Events(tmp_path)
+    assert len(events.runs) == len(event_files(tmp_path)) == 2 and "stability/tensorboard" in events.runs
+    assert events.tags("stability/tensorboard", "scalars") == DIAGNOSTICS | {"eval/accuracy", "eval/loss"}
+    assert [step for step, _ in events.scalar("stability/tensorboard", "grad_norm/layer_00")] == list(range(1, 17))
+    assert [step for step, _ in events.scalar("stability/tensorboard", "eval/accuracy")] == [8, 16]
+    assert events.text("stability/tensorboard", "verdict") == [callback.verdict.sentence]
+    assert events.tags("stability/tensorboard", "hparams") == set()
+
+
+def test_rates_and_scores_are_the_trainers_own(tmp_path):
+    trainer = trainer_with(tmp_path, [StabilityCallback()], logging_steps=1)
+    trainer.train()
+    events = Events(tmp_path)
+    for key, tag in (
+        ("learning_rate", "learning_rate"),
+        ("eval_accuracy", "eval/accuracy"),
+        ("eval_loss", "eval/loss"),
+    ):
+        logged = [(entry["step"], pytest.approx(entry[key])) for entry in trainer.state.log_history if key in entry]
+        assert events.scalar("stability/tensorboard", tag) == logged
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_with_the_trainers_own_tensorboard_callback_there_is_one_file(tmp_path, trainer_class, chosen):
+    folder = {"tensorboard_dir": tmp_path / "events"} if chosen else {}
+    callback = StabilityCallback(hparams={"batch": 8}, **folder)
+    trainer = trainer_with(tmp_path, [callback], trainer_class, report_to="tensorboard")
+    if trainer_class is Trainer:
+        callback.share_tensorboard(trainer)
+    trainer.train()
+    (file,) = event_files(tmp_path)
+    assert file.parent == tmp_path / "events" if chosen else file.is_relative_to(tmp_path / "runs")
+    events = Events(tmp_path)
+    (run,) = events.runs
+    assert DIAGNOSTICS | {"train/loss", "train/grad_norm", "eval/accuracy"} < events.tags(run, "scalars")
+    assert [step for step, _ in events.scalar(run, "eval/accuracy")] == [8, 16]
+    assert [step for step, _ in events.scalar(run, "loss")] == list(range(1, 17))
+    assert events.text(run, "verdict") == [callback.verdict.sentence]
+    assert events.hparams(run)[0] == {"batch": 8, "verdict": callback.verdict.status}
+    trainer.evaluate()  # the Trainer's callback goes on in the same folder, as without us
+    assert Events(tmp_path).runs == events.runs
+
+
+def test_a_writer_that_the_trainers_callback_was_made_with_is_shared(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    theirs = TensorBoardCallback(SummaryWriter(str(tmp_path / "mine")))
+    trainer_with(tmp_path, [theirs, StabilityCallback()], StableTrainer).train()
+    assert len(event_files(tmp_path)) == 1
+    assert DIAGNOSTICS | {"train/loss"} < Events(tmp_path).tags("mine", "scalars")
+
+
+def test_hyperparameters_and_texts_of_the_users(tmp_path):
+    hparams = {"recipe": "mine", "learning_rate": 1e-3, "bias_correction": False, "seed": 3, "layers": [1, 2]}
+    callback = StabilityCallback(hparams=hparams, texts={"notes": "**bold**"})
+    trainer_with(tmp_path, [callback]).train()
+    events = Events(tmp_path)
+    assert events.runs == ["stability/tensorboard"] and len(event_files(tmp_path)) == 1
+    values, metrics, status = events.hparams("stability/tensorboard")
+    changed = {"bias_correction": "false", "layers": "[1, 2]", "verdict": callback.verdict.status}
+    assert values == {**hparams, **changed}
+    assert metrics == ["final/accuracy", "final/failed"] and status == 1
+    assert events.text("stability/tensorboard", "notes") == ["**bold**"]
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C at an update step, once."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.step = None
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+def test_a_training_that_is_interrupted_and_resumed_in_one_process_has_no_step_twice(tmp_path, trainer_class):
+    values = {"save_strategy": "steps", "save_steps": 3, "report_to": "tensorboard", "logging_steps": 1}
+    trainer = trainer_with(tmp_path, [StabilityCallback(), Interrupt(5)], trainer_class, **values)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    time.sleep(1)  # TensorBoard goes by the seconds in the files' names
+    trainer.train(resume_from_checkpoint=True)
+    events = Events(tmp_path)
+    (run,) = [run for run in events.runs if "loss" in events.tags(run, "scalars")]
+    shared = {"train/loss"} if trainer_class is StableTrainer else set()
+    for tag in DIAGNOSTICS - {"final/accuracy", "final/failed"} | shared:
+        assert [step for step, _ in events.scalar(run, tag)] == list(range(1, 17))
+
+
+def test_a_training_begun_anew_leaves_no_earlier_events(tmp_path):
+    for rate in (1e-3, 2e-3):
+        trainer_with(tmp_path, [StabilityCallback(hparams={"rate": rate})], learning_rate=rate).train()
+    assert len(event_files(tmp_path)) == 1
+    assert Events(tmp_path).hparams("stability/tensorboard")[0]["rate"] == 2e-3
 
 
 def test_without_tensorboard_no_events(tmp_path):

@@ -61,7 +61,8 @@ def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
         assert out.count("| mine ") == 1
     for seed in ("seed-001", "seed-002"):
         folders = [tmp_path / name / "runs" / "mine" / seed for name in ("one", "two")]
-        assert [sorted(os.listdir(f)) for f in folders] == [sorted(os.listdir(folders[0]))] * 2
+        one, two = ({name.partition(".out.tfevents.")[0] for name in os.listdir(folder)} for folder in folders)
+        assert one == two and {"events", "run.json", "steps.rec"} <= one
         records = [read_steps(folder / "steps.rec") for folder in folders]
         for column in ("loss", "grad_norm", "layer_norms", "logit_std", "labels", "predicted"):
             np.testing.assert_allclose(records[0][column], records[1][column], rtol=1e-3, atol=1e-5)

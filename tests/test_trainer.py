@@ -402,7 +402,7 @@ def test_a_run_is_the_same_twice_and_after_a_resume_in_mid_epoch(tmp_path, recip
         assert torch.equal(toy.weights(whole), toy.weights(trainer))
         assert bytes_of["whole"] == bytes_of[name]
         assert whole.stability.verdict == trainer.stability.verdict
-        for a, b in zip(whole._evaluations(), trainer._evaluations(), strict=True):
+        for a, b in zip(whole.evaluations, trainer.evaluations, strict=True):
             assert {k: v for k, v in a.items() if "_per_" not in k and "runtime" not in k} == {
                 k: v for k, v in b.items() if "_per_" not in k and "runtime" not in k
             }

@@ -7,7 +7,7 @@
 | `predictions.npz` | logits and labels of the last evaluation of the first development set |
 | `steps.rec` | the record of every update step: see [`read_steps`][hf_stability.diagnostics.step_record.read_steps] |
 | `verdict.json` | the verdict with its evidence |
-| `tensorboard/` | events |
+| `events.out.tfevents.*` | TensorBoard's, the Trainer's own included; one file, and one more for each resume |
 | `times.json` | seconds; apart, so that everything else is the same bytes when it is run again |
 | `model/` | the model after the last step, where it is kept |
 | `error.txt` | the traceback of a run that crashed; it has no `run.json` and is run again |

@@ -27,8 +27,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from ..callback import LAST_PART, StabilityCallback, write_json
-from ..errors import InputError
-from ..recipe import nearest
+from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
@@ -36,6 +35,7 @@ from ..training_args import StableTrainingArguments
 from ..version import __version__
 from .plan import Job
 from .records import RunRecord
+from .summary import markdown_table
 
 
 # report(update steps done, update steps in all)
@@ -120,7 +120,14 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
             job.model, config=config, ignore_mismatched_sizes=True
         )
 
-    callbacks: list[TrainerCallback] = [StabilityCallback(output_dir=args.output_dir, metric=data.task.headline)]
+    stability = StabilityCallback(
+        output_dir=args.output_dir,
+        tensorboard_dir=args.output_dir,  # TensorBoard shows the run by its folder's name
+        metric=data.task.headline,
+        hparams=hyperparameters(job, args),
+        texts={"recipe": settings_table(job)},
+    )
+    callbacks: list[TrainerCallback] = [stability]
     if report is not None:
         callbacks.append(ReportCallback(report))
     validation = data.validation
@@ -136,6 +143,19 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def hyperparameters(job: Job, args: StableTrainingArguments) -> dict[str, Any]:
+    """What runs are told apart by in TensorBoard's HParams tab, which shows five columns at first: with the verdict, these."""
+    length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+    return {"recipe": job.recipe, "seed": job.seed, "learning_rate": args.learning_rate, length: getattr(args, length)}
+
+
+def settings_table(job: Job) -> str:
+    """A Markdown table of everything that is set for a job, and where it came from."""
+    values = {**job.args, **{f"model_config.{name}": value for name, value in job.model_config.items()}}
+    rows = [[name, str(value), job.sources.get(name, "")] for name, value in values.items()]
+    return markdown_table(["argument", "value", "from"], rows)
 
 
 def model_config(model: str, task, values: dict[str, Any]):
@@ -242,7 +262,7 @@ def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
 
 
 def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float) -> RunRecord:
-    evaluations = trainer._evaluations()
+    evaluations = trainer.evaluations
     last, best = trainer.last_metrics, trainer.best_metrics
     times = {
         "wall": seconds,

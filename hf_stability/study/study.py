@@ -60,7 +60,17 @@ def run_jobs(
     if jobs and jobs[0].processes > 1:
         missing = _of_main_process(missing)
     runs = dict(done)
+    without_model = [
+        job
+        for job in jobs
+        if job.name in done and job.keep_model == "last" and not (run_folder(folder, job) / "model").is_dir()
+    ]
     with Progress(missing, len(done), quiet or not main, say) as progress:
+        if without_model:
+            progress.say(
+                f"--keep_model last: {len(without_model)} of the finished runs have no model, {without_model[0].name} for "
+                "one; delete their folders to run them again"
+            )
 
         def listen(event: Event) -> None:
             progress.show(event)

@@ -31,6 +31,11 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in names}
 
 
+def names_in(folder: Path) -> list[str]:
+    """What is in a run's folder, without TensorBoard's event files, whose names have the time."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("events.out.tfevents."))
+
+
 def stamps(folder: Path) -> dict[str, int]:
     """When each file was last written."""
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -57,7 +62,7 @@ def test_every_run_leaves_its_files_and_its_record(finished):
     assert [(run.recipe, run.seed, run.id) for run in runs] == [(job.recipe, job.seed, job.id) for job in jobs]
     for job, run in zip(jobs, runs, strict=True):
         path = folder / "runs" / job.recipe / f"seed-00{job.seed}"
-        assert sorted(p.name for p in path.iterdir()) == sorted([*RUN_FILES, "tensorboard"])
+        assert names_in(path) == RUN_FILES
         assert run.status in ("ok", "failed") and run.steps == 4 and run.evaluations == 2 and run.metric == "accuracy"
         assert read_run(path) == run
         assert list(read_steps(path / "steps.rec")["step"]) == [1, 2, 3, 4]
@@ -217,7 +222,7 @@ def test_a_run_is_resumed_bit_by_bit(tiny_jobs, tmp_path, monkeypatch, last):
     run_job(job, cut, lambda step, total: seen.append(step))
     assert seen == list(range(start + 1, 9))
     assert results(cut) == results(whole)
-    assert sorted(p.name for p in cut.iterdir()) == sorted([*RUN_FILES, "tensorboard"])  # no checkpoint, no error.txt
+    assert names_in(cut) == RUN_FILES  # no checkpoint, no error.txt
 
 
 def test_a_run_with_other_settings_is_not_resumed(tiny_jobs, tmp_path):
@@ -233,6 +238,16 @@ def test_a_run_with_other_settings_is_not_resumed(tiny_jobs, tmp_path):
     seen = []
     run_job(other, tmp_path / "run", lambda step, total: seen.append(step))
     assert seen == [1, 2, 3, 4]
+
+
+def test_it_is_said_where_a_finished_run_has_no_model_to_keep(study, tiny_jobs):
+    folder, jobs = study
+    lines = []
+    again = [dataclasses.replace(job, keep_model="last") for job in jobs]
+    run_jobs(again, folder, say=lines.append)
+    assert any(
+        line.startswith("--keep_model last: 4 of the finished runs have no model, devlin2019/seed-") for line in lines
+    )
 
 
 def test_the_last_model_is_kept(tiny_jobs, tmp_path):
