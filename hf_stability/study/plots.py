@@ -1,0 +1,298 @@
+"""Plots of many runs: each takes an `ax` and numbers, draws, and returns the `ax`.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart, and nothing rests on colour alone.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+OK, FAILED = "#0072B2", "#D55E00"  # blue, vermilion
+# The palette's yellow cannot be seen on white; grey is in its place.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GREY = "0.45"
+
+
+def plot_scores(
+    ax: Axes,
+    scores_by_recipe: Mapping[str, Sequence[float]],
+    failed_by_recipe: Mapping[str, Sequence[bool]],
+    metric: str,
+    constant: float | None = None,
+) -> Axes:
+    """Scores over seeds: a box for each recipe and a mark for each run, as Figure 1 of Mosbach et al. (ICLR 2021).
+
+    The box goes from the first to the third quartile, its whiskers to the last run within 1.5 times that range; all
+    runs are in it, failed ones too. Marks are moved sideways, the same way each time, so that equal scores are seen.
+
+    Args:
+        scores_by_recipe: recipe -> scores at the end of training, `(runs,)`; NaN for a run that has none: it is not
+            drawn, but counted. Recipes are drawn in this order.
+        failed_by_recipe: recipe -> whether each of these runs failed, `(runs,)`.
+        metric: name of the score.
+        constant: score of the best constant predictor, if known.
+    """
+    places = range(len(scores_by_recipe))
+    for place, (recipe, scores) in zip(places, scores_by_recipe.items(), strict=True):
+        scores, failed = np.asarray(scores, dtype=float), np.asarray(failed_by_recipe[recipe], dtype=bool)
+        known = np.isfinite(scores)
+        if known.any():
+            _draw_box(ax, place, scores[known], failed[known])
+    if constant is not None:
+        ax.axhline(constant, color="black", linestyle="--", linewidth=1, zorder=1.8, label="best constant predictor")
+        right = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": "small"}
+        ax.annotate(f"{constant:.3f}", (1, constant), xycoords=("axes fraction", "data"), **right)
+    slots = max(len(places), 3)  # a few boxes stay as slim as three
+    width = _characters(ax, ax.get_position().width) // slots - 2
+    names = [
+        "\n".join([*wrap_name(recipe, width), _count_failed(failed_by_recipe[recipe], scores)])
+        for recipe, scores in scores_by_recipe.items()
+    ]
+    ax.set_xticks(places, names, fontsize="small")
+    ax.tick_params(axis="x", length=0)
+    middle = (len(places) - 1) / 2
+    ax.set_xlim(middle - slots / 2, middle + slots / 2)
+    ax.set_ylabel(_score_label(metric))
+    ax.margins(y=0.08)
+    _tidy(ax, "y")
+    _legend_above(ax)
+    return ax
+
+
+def _draw_box(ax: Axes, place: int, scores: np.ndarray, failed: np.ndarray) -> None:
+    x, size = place + sideways(scores), 26 if len(scores) <= 30 else 14
+    ax.scatter(
+        x[~failed], scores[~failed], size, OK, alpha=0.75, linewidths=0.4, edgecolors="white", zorder=3,
+        label="ok run",
+    )  # fmt: skip
+    ax.scatter(x[failed], scores[failed], size, FAILED, marker="x", linewidths=1.3, zorder=3, label="failed run")
+    line = {"color": GREY, "linewidth": 1}
+    mean = {"marker": "D", "markersize": 7.5, "markerfacecolor": "white", "markeredgecolor": "black", "zorder": 2.5}
+    ax.boxplot(
+        [scores],
+        positions=[place],
+        widths=0.62,
+        showfliers=False,
+        showmeans=True,
+        patch_artist=True,
+        boxprops={"facecolor": "0.94", "edgecolor": GREY, "linewidth": 1},
+        whiskerprops=line,
+        capprops=line,
+        medianprops={"color": "black", "linewidth": 2, "zorder": 2, "label": "median"},
+        meanprops={**mean, "label": "mean"},
+        manage_ticks=False,
+        zorder=1.5,
+    )
+    best = scores.argmax()
+    ax.annotate(
+        f"max {scores[best]:.3f}", (place, scores[best]), xytext=(0, 5), textcoords="offset points", ha="center",
+        va="bottom", fontsize="small", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )  # fmt: skip
+
+
+def sideways(scores: np.ndarray, width: float = 0.5) -> np.ndarray:
+    """Where to draw a recipe's runs, `(runs,)` in `[-width / 2, width / 2]`: those of like scores stand apart.
+
+    Multiples of the golden ratio's fraction, by rank: any few in a row are spread over the whole width.
+    """
+    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
+    return ((0.5 + ranks * (5**0.5 - 1) / 2) % 1 - 0.5) * width
+
+
+def plot_gradient_norms(
+    ax: Axes,
+    steps: Sequence[float],
+    norms_failed: np.ndarray,
+    norms_ok: np.ndarray,
+    label: str = "",
+    warmup_steps: float | None = None,
+    panel: bool = False,
+) -> Axes:
+    """Gradient norm of one layer over training, failed runs against successful ones: Mosbach et al., section 5.1.
+
+    A thin line for each run, a thick one for the median over a group's runs: solid where they are ok, dashed where
+    they failed.
+
+    Args:
+        steps: update steps, `(points,)`.
+        norms_failed, norms_ok: `(runs, points)`; no runs: `(0, points)`. NaN and Inf leave a gap, and do not count in
+            the median; norms of 0 lie below the plot.
+        label: the layer's name.
+        warmup_steps: update steps of warmup; a dotted line where it ends.
+        panel: this is one of several panels of a figure, which has the legend and names the axes.
+    """
+    steps = np.asarray(steps, dtype=float)
+    norms_failed, norms_ok = (
+        np.asarray(norms, dtype=float).reshape(-1, len(steps)) for norms in (norms_failed, norms_ok)
+    )
+    known = np.concatenate([norms[np.isfinite(norms)] for norms in (norms_failed, norms_ok)])
+    drawable = bool((known > 0).any())
+    ax.set_yscale("log", nonpositive="clip")  # before the lines: panels that share the axis then agree on its limits
+    for name, norms, color, style in (("ok", norms_ok, OK, "-"), ("failed", norms_failed, FAILED, "--")):
+        norms = np.where(np.isfinite(norms) & drawable, norms, np.nan)
+        count = f"{len(norms)} run{'s' * (len(norms) > 1)}" if len(norms) else "none"
+        for run in norms:
+            ax.plot(steps, run, color=color, alpha=0.25, linewidth=0.6, zorder=2)
+        ax.plot(
+            steps, _median(norms), style, color=color, linewidth=1.7, zorder=3, label=f"{name} ({count})",
+            marker="." if len(steps) == 1 else None,
+        )  # fmt: skip
+    if warmup_steps:
+        ax.axvline(warmup_steps, color="black", linestyle=":", linewidth=1, zorder=1, label="end of warmup")
+    if not drawable:
+        text = "all norms are 0" if len(known) else "no norms"
+        ax.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=ax.transAxes)
+    ax.locator_params(axis="x", integer=True)
+    ax.set_xlim(0, 1.03 * steps.max(initial=1))  # all of training, though a diverged run's norms end
+    _tidy(ax, "y")
+    ax.tick_params(which="minor", length=2)
+    if panel:
+        ax.set_title(label, fontsize="medium")
+    else:
+        ax.set_xlabel("update step")
+        ax.set_ylabel("gradient norm")
+        _legend_above(ax, label)
+    return ax
+
+
+def _median(norms: np.ndarray) -> np.ndarray:
+    """Over runs, `(runs, points)` -> `(points,)`, without NaN; NaN where no run has a norm."""
+    if not len(norms):
+        return np.full(norms.shape[1], np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
+        return np.nanmedian(norms, axis=0)
+
+
+def plot_score_against_train_loss(
+    ax: Axes,
+    losses_by_recipe: Mapping[str, Sequence[float]],
+    scores_by_recipe: Mapping[str, Sequence[float]],
+    failed_by_recipe: Mapping[str, Sequence[bool]],
+    metric: str,
+    constant: float | None = None,
+    label_entropy: float | None = None,
+) -> Axes:
+    """Score on the development set against train loss, a mark for each run: Mosbach et al., section 5.2.
+
+    A recipe is a colour and a marker; failed runs are hollow. The loss has a log scale where it spans over a decade.
+
+    Args:
+        losses_by_recipe: recipe -> train losses at the end of training (nats for a classification), `(runs,)`.
+        scores_by_recipe, failed_by_recipe: recipe -> scores, whether each run failed, `(runs,)`. Runs without a finite
+            loss or score (NaN) cannot be drawn; the legend says how many.
+        metric: name of the score.
+        constant: score of the best constant predictor, if known: a dashed line.
+        label_entropy: train loss of the best constant prediction, if known: a dotted line.
+    """
+    missing, drawn, any_failed = 0, [], False
+    for number, (recipe, scores) in enumerate(scores_by_recipe.items()):
+        scores, losses = np.asarray(scores, dtype=float), np.asarray(losses_by_recipe[recipe], dtype=float)
+        failed = np.asarray(failed_by_recipe[recipe], dtype=bool)
+        known = np.isfinite(scores) & np.isfinite(losses)
+        missing += int((~known).sum())
+        drawn.append(losses[known])
+        any_failed |= bool(failed[known].any())
+        color, marker = _color_and_marker(number)
+        label = f"{recipe} ({failed.sum()}/{len(failed)} failed)"  # marks may lie on each other
+        ax.plot([], [], marker, color=color, label=label)  # filled in the legend, though all runs may have failed
+        for chosen, face in ((known & ~failed, color), (known & failed, "none")):
+            ax.scatter(
+                losses[chosen], scores[chosen], 34, marker=marker, facecolors=face, edgecolors=color, linewidths=1.2,
+                alpha=0.8, zorder=3,
+            )  # fmt: skip
+    shown = np.concatenate([*drawn, [] if label_entropy is None else [label_entropy]])
+    if len(shown) and shown.min() > 0 and shown.max() > 10 * shown.min():
+        ax.set_xscale("log")
+    if any_failed:
+        ax.plot([], [], "o", markerfacecolor="none", color=GREY, label="hollow: failed")
+    if constant is not None:
+        text = f"best constant predictor ({constant:.3f})"
+        ax.axhline(constant, color="black", linestyle="--", linewidth=1, zorder=1, label=text)
+    if label_entropy is not None:
+        text = f"label entropy, a constant's train loss ({label_entropy:.3f})"
+        ax.axvline(label_entropy, color="black", linestyle=":", linewidth=1, zorder=1, label=text)
+    if missing:
+        runs = "1 run" if missing == 1 else f"{missing} runs"
+        ax.plot([], [], " ", label=f"not drawn: {runs} without loss or score")
+    ax.set_xlabel("train loss, mean over the last 10% of update steps")
+    ax.set_ylabel(_score_label(metric))
+    ax.margins(0.06)
+    _tidy(ax, "both")
+    _legend_above(ax)
+    return ax
+
+
+# ---- what they share ------------------------------------------------------------------------------------------------
+
+
+def _score_label(metric: str) -> str:
+    """The label of an axis of scores."""
+    return f"{metric.replace('_', ' ')} on the\ndevelopment set, end of training"
+
+
+def _count_failed(failed: Sequence[bool], scores: Sequence[float]) -> str:
+    """`3 of 25 failed`, and on a second line how many runs have no score."""
+    missing = int((~np.isfinite(np.asarray(scores, dtype=float))).sum())
+    text = f"{int(np.sum(failed))} of {len(failed)} failed" if len(failed) else "no runs"
+    return f"{text}\n({missing} without score)" if missing else text
+
+
+def _color_and_marker(number: int) -> tuple[str, str]:
+    """Of the recipe at a place in the order, from 0; 64 pairs differ."""
+    return COLORS[number % 8], MARKERS[(number + number // 8) % 8]
+
+
+def wrap_name(name: str, width: int) -> list[str]:
+    """A recipe's name in lines of at most `width` characters, cut after `_` and `-` and at spaces where possible."""
+    width = max(width, 8)
+    parts = re.findall(r"[^-_ ]*[-_ ]|[^-_ ]+", name)
+    lines = [""]
+    for piece in (part[i : i + width] for part in parts for i in range(0, len(part), width)):
+        if len(lines[-1] + piece) > width:
+            lines.append(piece)
+        else:
+            lines[-1] += piece
+    return [line.strip() for line in lines]
+
+
+def _characters(ax: Axes, share: float) -> int:
+    """About how many small characters stand side by side on this share of the figure's width."""
+    return int(16 * share * ax.figure.get_size_inches()[0])
+
+
+def _tidy(ax: Axes, grid: str) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _legend_above(ax: Axes, title: str = "") -> None:
+    """A legend above the plot, where no data are; each label once."""
+    handles, labels = ax.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    if not once:
+        return
+    labels, room = list(once), _characters(ax, 1 - ax.get_position().x0)
+
+    def width(columns: int) -> int:
+        return sum(max(map(len, column)) + 5 for column in np.array_split(labels, columns))
+
+    fitting = [n for n in range(1, len(labels) + 1) if width(n) <= room]
+    ax.legend(
+        once.values(), labels, loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False,
+        ncols=max(fitting, default=1), title=title, alignment="left", title_fontproperties={"weight": "bold"},
+        fontsize="small", borderaxespad=0,
+        handlelength=1.6, columnspacing=1.2,
+    )  # fmt: skip
