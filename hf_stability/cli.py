@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -22,8 +23,8 @@ PROG = "hf-stability"
 
 EXAMPLES = """
 examples:
-  # the bundled demo, offline, a few minutes on two cores
-  accelerate launch run_glue_stable.py --task_name demo_pair --recipe devlin2019 mosbach2021 --seeds 3
+  # the bundled demo, offline: three recipes on a small entailment task, a few minutes on two cores
+  accelerate launch run_glue_stable.py
 
   # the paper's comparison on RTE: 25 seeds of each recipe, on one GPU or as many as there are
   accelerate launch run_glue_stable.py --model_name_or_path bert-large-uncased --task_name rte \\
@@ -40,9 +41,13 @@ Hugging Face's Trainer can be given too, and goes over the recipe's: --learning_
 # The Trainer's arguments that --help shows; --help_all shows all of them.
 COMMON_ARGS = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "total_train_batch_size", "gradient_accumulation_steps",
-    "warmup_steps", "weight_decay", "max_grad_norm", "bias_correction", "optim", "eval_strategy", "bf16", "fp16", "use_cpu",
+    "warmup_steps", "weight_decay", "max_grad_norm", "bias_correction", "lr_bias_correction", "optim", "eval_strategy", "bf16", "fp16", "use_cpu",
 )  # fmt: skip
 
+
+# What is run where neither data nor a model is named. Seeds: as many as two cores do in less than five minutes.
+DEMO = {"task_name": "demo_pair", "recipe": ["transformers_default", "devlin2019", "mosbach2021"], "seeds": ["3"]}
+NAMES_DATA = ("task_name", "data_dir", "train_file", "validation_file", "model_name_or_path")
 
 TELL_TRUNCATED = 0.05  # share of truncated training examples from which on it is said
 
@@ -63,7 +68,9 @@ class DataArguments:
 
     task_name: str | None = field(
         default=None,
-        metadata={"help": "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the bundled demo_pair, demo_cola, demo_nli."},
+        metadata={
+            "help": "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the bundled demo_pair, demo_cola, demo_nli."
+        },
     )
     data_dir: str | None = field(
         default=None,
@@ -99,11 +106,11 @@ class StudyArguments:
 
     recipe: list[str] = field(
         default_factory=lambda: ["mosbach2021"],
-        metadata={"help": "One or more recipes by name, or .yaml files."},
+        metadata={"help": "One or more recipes by name, or .yaml files. Without data or a model: the demo's three."},
     )
     seeds: list[str] = field(
         default_factory=lambda: ["5"],
-        metadata={"help": "A count (25: seeds 1 to 25), seeds (3 7 9), or ranges (1000-1019)."},
+        metadata={"help": "A count (25: seeds 1 to 25), seeds (3 7 9), or ranges (1000-1019). The demo's default: 3."},
     )
     workers: int | None = field(
         default=None,
@@ -160,6 +167,8 @@ def _interrupt(signum, frame):
 def _main(argv: list[str]) -> int:
     known = parser(all_help="--help_all" in argv)
     given = parse(known, argv)
+    if not set(NAMES_DATA) & set(given):
+        given = {**DEMO, **given}
     own = {
         cls: cls(**{f.name: given.pop(f.name) for f in fields(cls) if f.name in given})
         for cls in (ModelArguments, DataArguments, StudyArguments)
@@ -189,12 +198,28 @@ def run_study(
         runs = run_jobs(jobs, folder, _workers(study_args, jobs[0].processes, jobs[0].device))
     if not is_main:
         return 0
-    print(f"\n{folder}: summary.md, and a folder for each run. To watch: tensorboard --logdir {folder / 'runs'}")
+    show_study(folder)
     crashed = [run.name for run in runs if run.status == "crashed"]
     if crashed:
         error = folder / "runs" / crashed[0] / "error.txt"
         print(f"{PROG}: {len(crashed)} run(s) crashed: see {error}", file=sys.stderr)
     return 1 if crashed else 0
+
+
+def show_study(folder: Path) -> None:
+    """Draw a study's figures, put them and its table into TensorBoard, and say where everything is."""
+    from .study.figures import draw_figures
+    from .study.tensorboard import write_study_events
+
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    recipes = [figures["recipe"] for figures in summary["recipes"] if figures["runs"]]  # in the table's order
+    figures = draw_figures(folder, recipes) if recipes else []
+    pictures = [path for path in figures if path.suffix == ".png"]
+    write_study_events(folder / "runs", pictures, (folder / "summary.md").read_text("utf-8"))
+    print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
+    if pictures:
+        print(f"{folder / 'figures'}: {', '.join(path.name for path in pictures)}, and as .svg")
+    print(f"To watch: tensorboard --logdir {folder / 'runs'}")
 
 
 def plan_study(
@@ -313,7 +338,7 @@ def _demo_model() -> str:
 
 def describe(jobs: Sequence, data) -> str:
     """What `--dry_run` prints: data, then for each recipe its runs and every value that is set, with its source."""
-    from .study.summary import markdown_table
+    from .study.run import settings_table
 
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
@@ -322,10 +347,8 @@ def describe(jobs: Sequence, data) -> str:
     ]
     for recipe in dict.fromkeys(job.recipe for job in jobs):
         runs = [job for job in jobs if job.recipe == recipe]
-        values = {**runs[0].args, **{f"model_config.{name}": value for name, value in runs[0].model_config.items()}}
-        rows = [[name, str(value), runs[0].sources[name]] for name, value in values.items()]
         lines += ["", f"{recipe}: {len(runs)} run(s), seeds {', '.join(str(job.seed) for job in runs)}"]
-        lines += [markdown_table(["argument", "value", "from"], rows)]
+        lines += [settings_table(runs[0])]
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ import pytest
 from hf_stability import cli
 from hf_stability.recipe import recipe_names
 from hf_stability.tasks.glue import GLUE_TASKS
+from tests.events import Events
 
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,20 @@ def test_dry_run_shows_each_value_with_its_source_and_writes_nothing(run, tiny, 
     assert out.count("3 run(s), seeds 1, 2, 3") == 2
     ids = [line.removeprefix("ids: ").split(", ") for line in out.splitlines() if line.startswith("ids: ")]
     assert len({i for part in ids for i in part}) == 6
+
+
+def test_without_arguments_it_is_the_demo(run, tmp_path):
+    recipes = ["transformers_default", "devlin2019", "mosbach2021"]
+    code, out, _ = run("--dry_run")
+    assert code == 0 and out.startswith("task demo_pair: train 1000, validation 1000 examples")
+    assert list(rows_of_dry_run(out)) == recipes
+    code, out, _ = run("--dry_run", "--seeds", "2", "--recipe", "devlin2019", "--max_steps", "3")
+    rows = rows_of_dry_run(out)
+    assert code == 0 and list(rows) == ["devlin2019"] and rows["devlin2019"]["max_steps"] == ("3", "--max_steps")
+    assert "seeds 1, 2\n" in out
+    # Whoever names a model means another study.
+    assert run("--dry_run", "--model_name_or_path", "x")[0] == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_values_come_from_the_command_line_then_task_model_type_recipe_study_and_trainer(
@@ -227,6 +242,7 @@ BAD = {
     ),
     "no room for text": (["--max_seq_length", "2"], "--max_seq_length 2: no room"),
     "negative length": (["--max_seq_length", "-5"], "--max_seq_length -5: no room"),
+    "no such half": (["--validation_half", "third"], "--validation_half", "third", "second"),
     "no example": (["--max_train_samples", "0"], "--max_train_samples 0: expected 1 or more"),
     # the study
     "no seed": (["--seeds", "0"], "--seeds 0: no run"),
@@ -255,6 +271,8 @@ BAD = {
         "--per_device_train_batch_size 4 contradicts --total_train_batch_size 16",
     ),
     "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: give --eval_steps"),
+    "corrected twice": (["--lr_bias_correction", "--bias_correction", "true"], "--lr_bias_correction true", "twice"),
+    "logger not known": (["--report_to", "wnadb"], "--report_to wnadb: not installed", "tensorboard"),
     "negative warmup": (["--warmup_steps", "-1"], "warmup_steps"),
     "negative rate": (["--learning_rate", "-1"], "--learning_rate -1.0"),
 }
@@ -370,7 +388,13 @@ def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, a
     with open(folder / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["recipe"], row["seed"]) for row in rows] == [(r, s) for r in recipes for s in ("1", "2")]
-    assert "accuracy: mean" in out and f"{Path('results/custom')}: summary.md" in out
+    assert "accuracy: mean" in out and f"{Path('results/custom')}: the table in summary.md" in out
+    for name in ("scores", "gradient_norms", "score_against_train_loss"):
+        assert f"{name}.png" in out
+        assert {(folder / "figures" / f"{name}.{ending}").is_file() for ending in ("png", "svg")} == {True}
+    assert f"tensorboard --logdir {Path('results/custom/runs')}" in out
+    shown = Events(folder / "runs")
+    assert set(shown.runs) == {".", *(f"{recipe}/seed-00{seed}" for recipe in recipes for seed in (1, 2))}
 
     before = {name: (folder / name).read_bytes() for name in ("summary.csv", "summary.json", "summary.md")}
     code, out, err = run(*arguments)

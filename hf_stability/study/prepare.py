@@ -18,6 +18,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
@@ -63,11 +64,18 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 
 
 def check_given(given: Mapping[str, Any]) -> None:
-    """Refuse training arguments that a study sets itself."""
+    """Refuse training arguments that a study sets itself, and loggers that are not installed."""
     for name, way_out in OWN_ARGS.items():
         if name in given:
             value = "" if name == "hub_token" else f" {given[name]}"
             raise InputError(f"--{name}{value}: not in a study: {way_out}")
+    wanted = given.get("report_to") or []
+    for logger_name in [wanted] if isinstance(wanted, str) else wanted:
+        if logger_name not in ("none", "all", *get_available_reporting_integrations()):
+            known = ", ".join(get_available_reporting_integrations())
+            raise InputError(
+                f"--report_to {logger_name}: not installed, or not known to the Trainer; there is: {known}"
+            )
 
 
 def check_settings(settings: Mapping[str, Resolved]) -> None:
