@@ -1,10 +1,16 @@
-"""A study's tables: summary.json, summary.csv and summary.md, made from the runs' records alone, the same bytes each time."""
+"""A study's tables: summary.json, summary.csv and summary.md; from the runs' records alone, the same bytes each time.
+
+Failed runs come first. With bimodal scores a recipe that nearly always fails has a small standard deviation, which is
+no stability: no recipe is called more stable than one that fails less often.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,76 +18,245 @@ import numpy as np
 
 from ..callback import write_json, write_text
 from .records import RunRecord
+from .statistics import brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
 
 
-SUMMARY_SCHEMA = "hf_stability.summary/1"
+SUMMARY_SCHEMA = "hf_stability.summary/2"
 NOT_OK = ("failed", "diverged")
 RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps", "evaluations",
     "sentence",
 )  # fmt: skip
 
+LEVEL = 0.05
+"""A difference is called one where p is below this."""
+
+ALL_PAIRS_UP_TO = 3
+"""With more recipes than this each is compared with the first only."""
+
+MOST_DECIMALS = 9
+"""Standard deviations that are the same to this many decimals are the same."""
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------
+
 
 def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Figures of each recipe, in the order in which recipes come first in `runs`.
+    """Figures of each recipe, in the order in which recipes come first in `runs`, and comparisons of pairs.
 
-    Scores are the headline metric at the END of training; `best_*` are over each run's best evaluation, comparable only
-    between equal numbers of evaluations. The standard deviation (ddof = 1) is over all runs that have a score: among
-    recipes with failed runs it says little by itself, so `failed` comes first. Crashed runs have no score and are
-    counted apart.
+    Scores are the headline metric at the END of training; `best_mean` is over each run's best evaluation, comparable
+    only between equal numbers of `evaluations`. Failed and diverged runs are counted as `failed`; `failed_share_low`
+    and `failed_share_high` are the 95% Wilson interval. Crashed runs have no score and are counted apart, in no share.
+
+    `std` (ddof = 1) is over all runs that have a score, and so are `mean`, `median` and `max`; `std_ok` is over the ok
+    runs alone: it is conditional on success. What cannot be computed is None.
+
+    `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
+    stand in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.statistics.brown_forsythe].
     """
-    recipes = list(dict.fromkeys(run.recipe for run in runs))
+    names = list(dict.fromkeys(run.recipe for run in runs))
+    by_recipe = {name: [run for run in runs if run.recipe == name] for name in names}
+    figures = {name: _figures(name, own) for name, own in by_recipe.items()}
+    scores = {name: _last_scores(own) for name, own in by_recipe.items()}
+    pairs = [(a, b) for a, b in combinations(names, 2) if len(names) <= ALL_PAIRS_UP_TO or a == names[0]]
     return {
         "schema": SUMMARY_SCHEMA,
         "metric": next((run.metric for run in runs if run.metric), None),
-        "recipes": [_figures(recipe, [run for run in runs if run.recipe == recipe]) for recipe in recipes],
+        "recipes": list(figures.values()),
+        "comparisons": [_compare(figures[a], figures[b], scores[a], scores[b]) for a, b in pairs],
         "runs": [run.to_dict() for run in runs],
     }
 
 
+def _last_scores(runs: Sequence[RunRecord]) -> np.ndarray:
+    return np.array([run.last for run in runs if run.status != "crashed" and run.last is not None], dtype=float)
+
+
 def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     judged = [run for run in runs if run.status != "crashed"]
-    last = np.array([run.last for run in judged if run.last is not None])
-    best = np.array([run.best for run in judged if run.best is not None])
+    failed = sum(run.status in NOT_OK for run in judged)
+    low, high = wilson_interval(failed, len(judged)) if judged else (None, None)
+    last = _last_scores(runs)
+    best = [run.best for run in judged if run.best is not None]
     return {
         "recipe": recipe,
         "runs": len(judged),
-        "failed": sum(run.status in NOT_OK for run in judged),
         "crashed": len(runs) - len(judged),
+        "failed": failed,
+        "failed_share": failed / len(judged) if judged else None,
+        "failed_share_low": None if low is None else float(low),
+        "failed_share_high": None if high is None else float(high),
+        "std_ok": _std(_last_scores([run for run in judged if run.status == "ok"])),
+        "std": _std(last),
         "mean": float(last.mean()) if len(last) else None,
-        "std": float(last.std(ddof=1)) if len(last) > 1 else None,
         "median": float(np.median(last)) if len(last) else None,
         "max": float(last.max()) if len(last) else None,
-        "best_mean": float(best.mean()) if len(best) else None,
+        "scores": len(last),
+        "best_mean": float(np.mean(best)) if best else None,
         "evaluations": sorted({run.evaluations for run in judged}),
     }
 
 
-def to_markdown(summary: dict[str, Any]) -> str:
-    """The table a study ends with."""
-    metric = summary["metric"] or "score"
-    header = [
-        "recipe",
-        "runs",
-        "failed",
-        f"{metric}: mean",
-        "std",
-        "median",
-        "max",
-        f"best {metric}: mean",
-        "evaluations a run",
+def _std(scores: np.ndarray) -> float | None:
+    return float(standard_deviation(scores)) if len(scores) > 1 else None
+
+
+def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_b: np.ndarray) -> dict[str, Any]:
+    counts = (a["failed"], a["runs"], b["failed"], b["runs"])
+    comparison = {
+        "recipes": [a["recipe"], b["recipe"]],
+        "failed": [a["failed"], b["failed"]],
+        "runs": [a["runs"], b["runs"]],
+        "fisher_p": fisher_exact_p(*counts) if a["runs"] and b["runs"] else None,
+        "std_ok": [a["std_ok"], b["std_ok"]],
+        "std": [a["std"], b["std"]],
+        "brown_forsythe": asdict(brown_forsythe(scores_a, scores_b)),
+    }
+    return {**comparison, "sentence": _sentence(comparison)}
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def _sentence(comparison: dict[str, Any]) -> str:
+    (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
+    head = f"{a} against {b}: failed {failed_a} of {runs_a} against {failed_b} of {runs_b}"
+    if not (runs_a and runs_b):
+        return f"{head}. Nothing to compare."
+    head += f" (Fisher's exact {_p(comparison['fisher_p'])})."
+    if failed_a == failed_b == 0:
+        return f"{head} {_no_failures(comparison)}"
+    if failed_a * runs_b == failed_b * runs_a:
+        return f"{head} {_equal_shares(comparison)}"
+    return f"{head} {_different_shares(comparison)}"
+
+
+def _no_failures(comparison: dict[str, Any]) -> str:
+    """No run failed in either, so their spreads may be compared."""
+    test = comparison["brown_forsythe"]
+    text = f"Std of the ok runs: {_both(comparison['std_ok'])}. {_brown_forsythe(test)}"
+    if test["p"] is None:
+        return text
+    steadier = _smaller(comparison["std_ok"])
+    if steadier is None or steadier != _smaller(test["distances"]) or not _shown(test["p"]):
+        return f"{text} No difference in spread is shown."
+    name = comparison["recipes"][steadier]
+    return f"{text} {name} is the more stable of the two: no run failed, and its scores spread less."
+
+
+def _equal_shares(comparison: dict[str, Any]) -> str:
+    """The same share failed, and it is not 0."""
+    if comparison["failed"] == comparison["runs"]:
+        caution = "where no run succeeds they say nothing of stability."
+    else:
+        caution = "failed runs among them, they say how far these are from the others."
+    text = f"The failed shares are the same. Std, all runs: {_both(comparison['std'])}; {caution}"
+    return f"{text} {_brown_forsythe(comparison['brown_forsythe'])}"
+
+
+def _different_shares(comparison: dict[str, Any]) -> str:
+    failed, runs, names, std = (comparison[key] for key in ("failed", "runs", "recipes", "std"))
+    more = 0 if failed[0] * runs[1] > failed[1] * runs[0] else 1
+    if _shown(comparison["fisher_p"]):
+        text = f"{names[1 - more]} is the more stable of the two: it fails less often."
+    else:
+        text = "The difference in failed shares may be chance."
+    text += f" Std, all runs: {_both(std)}"
+    if _smaller(std) == more:
+        # a few failed runs, far from the others, make a std large: only where half of them fail do they make it small
+        if 2 * failed[more] >= runs[more]:
+            text += f"; that of {names[more]} is small because its runs fail, and is no stability"
+        else:
+            text += f"; that of {names[more]} is smaller, but more of its runs fail: it is no stability"
+    return f"{text}. {_brown_forsythe(comparison['brown_forsythe'])}"
+
+
+def _brown_forsythe(test: dict[str, Any]) -> str:
+    n = " and ".join(map(str, test["n"]))
+    if test["p"] is None:
+        return f"Brown-Forsythe: undefined, {test['reason']} (n = {n})."
+    return f"Brown-Forsythe: F(1, {sum(test['n']) - 2}) = {_score(test['f'], 2)}, {_p(test['p'])} (n = {n})."
+
+
+def _smaller(values: Sequence[float | None]) -> int | None:
+    """Which of two is smaller; None where they are the same but for rounding, or one is missing."""
+    if None in values or round(values[0], MOST_DECIMALS) == round(values[1], MOST_DECIMALS):
+        return None
+    return 0 if values[0] < values[1] else 1
+
+
+def _shown(p: float) -> bool:
+    """As p is printed: none that reads .050 is below .05."""
+    return round(p, 3) < LEVEL
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    """What must be known to read the table, and the comparisons; a line each."""
+    metric, recipes = summary["metric"] or "score", summary["recipes"]
+    notes = [
+        "failed: failed and diverged runs, their share and its 95% Wilson interval. Where runs fail a small std is no "
+        "stability.",
+        f"{metric}: at the end of training. std: ddof = 1; that of the ok runs leaves the failed ones out, and is "
+        "comparable only where none failed.",
     ]
+    if any(figures["crashed"] for figures in recipes):
+        notes.append("Crashed runs are in no figure.")
+    scoreless = [f"{f['runs'] - f['scores']} of {f['recipe']}" for f in recipes if f["runs"] > f["scores"]]
+    if scoreless:
+        notes.append(f"Runs without a score: {', '.join(scoreless)}. They are in the failed share only.")
+    if len(_evaluations(summary)) > 1:
+        numbers = [f"{f['recipe']} {_either(f['evaluations'])}" for f in recipes if f["evaluations"]]
+        notes.append(
+            f"No column for the best evaluation: the runs differ in how many they have ({', '.join(numbers)}), and "
+            "the best of more evaluations is higher by selection."
+        )
+    number = len(summary["comparisons"])
+    if number:
+        pairs = "each pair" if len(recipes) <= ALL_PAIRS_UP_TO else f"each of {len(recipes)} recipes with the first"
+        corrected = f", not corrected for {number} comparisons" if number > 1 else ""
+        notes.append(
+            f"Comparisons, {pairs}: failed runs, then spread. Brown-Forsythe is Levene's test about the median, on "
+            f"the last {metric} of all runs, for comparison with the paper's Levene test. p is two-sided{corrected}; "
+            f"a difference is called one below {_score(LEVEL, 2)}."
+        )
+    return notes + [comparison["sentence"] for comparison in summary["comparisons"]]
+
+
+def _evaluations(summary: dict[str, Any]) -> set[int]:
+    """The numbers of evaluations that runs have."""
+    return {number for figures in summary["recipes"] for number in figures["evaluations"]}
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(summary: dict[str, Any]) -> str:
+    """What a study ends with: the recipes' table, and below it what must be known to read it and the comparisons.
+
+    The best evaluations' mean has a column only where all runs have the same number of evaluations, two or more.
+    """
+    metric = summary["metric"] or "score"
+    columns = {
+        f"{metric}: std of the ok runs (conditional)": "std_ok",
+        f"{metric}: std, all runs": "std",
+        f"{metric}: mean": "mean",
+        f"{metric}: median": "median",
+        f"{metric}: max": "max",
+    }
+    evaluations = _evaluations(summary)
+    if len(evaluations) == 1 and max(evaluations) > 1:
+        columns[f"{metric}: mean of the best of {max(evaluations)} evaluations"] = "best_mean"
     rows = [
         [
             figures["recipe"],
             str(figures["runs"]) + (f" (+{figures['crashed']} crashed)" if figures["crashed"] else ""),
-            str(figures["failed"]),
-            *(_number(figures[key]) for key in ("mean", "std", "median", "max", "best_mean")),
-            "/".join(map(str, figures["evaluations"])) or "-",
+            _failed(figures),
+            *(_number(figures[key]) for key in columns.values()),
         ]
         for figures in summary["recipes"]
     ]
-    return markdown_table(header, rows)
+    table = markdown_table(["recipe", "runs", "failed = share (95% interval)", *columns], rows)
+    return "\n".join([table, "", *(f"- {note}" for note in _notes(summary))])
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -91,17 +266,13 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     writer = csv.DictWriter(table, RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(summary["runs"])
-    runs = [
-        [r["recipe"], str(r["seed"]), _number(r["last"]), _number(r["best"]), r["sentence"]] for r in summary["runs"]
-    ]
     metric = summary["metric"] or "score"
-    text = (
-        f"# Scores over seeds\n\n{to_markdown(summary)}\n\n`failed` counts failed and diverged runs; mean, std (ddof = 1), "
-        f"median and max are of {metric} at the end of training, over all runs that have one. A small std says nothing of "
-        "stability where runs fail.\n\n## Runs\n\n"
-        + markdown_table(["recipe", "seed", f"{metric}, last", f"{metric}, best", "verdict"], runs)
-        + "\n"
-    )
+    header = ["recipe", "seed", f"{metric}: last", f"{metric}: best", "best of", "verdict"]
+    runs = [
+        [r["recipe"], str(r["seed"]), _number(r["last"]), _number(r["best"]), str(r["evaluations"]), r["sentence"]]
+        for r in summary["runs"]
+    ]
+    text = f"# Scores over seeds\n\n{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
     for name, content in (("summary.csv", table.getvalue()), ("summary.md", text)):
         write_text(folder / name, content)
 
@@ -116,5 +287,43 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def _failed(figures: dict[str, Any]) -> str:
+    """`0 (0-.16)`, `9 = .45 (.26-.66)`; `-` where no run ended."""
+    if not figures["runs"]:
+        return "-"
+    share, low, high = (_share(figures[key]) for key in ("failed_share", "failed_share_low", "failed_share_high"))
+    return f"{figures['failed']}{f' = {share}' if figures['failed'] else ''} ({low}-{high})"
+
+
+def _share(share: float) -> str:
+    """Two decimals; `0` and `1` only where it is none and all."""
+    return str(int(share)) if share in (0, 1) else _score(share, 2)
+
+
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else _score(value, 3)
+
+
+def _score(value: float, decimals: int) -> str:
+    """`.827`, `-.012`, `1.000`."""
+    text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no minus sign before zero
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def _p(p: float) -> str:
+    return "p < .001" if p < 0.001 else f"p = {_score(p, 3)}"
+
+
+def _both(values: Sequence[float | None]) -> str:
+    """Two numbers with three decimals, or with as many as it takes to tell them apart."""
+    decimals = 3
+    while _smaller(values) is not None and len({_score(value, decimals) for value in values}) == 1:
+        decimals += 1
+    return " against ".join("-" if value is None else _score(value, decimals) for value in values)
+
+
+def _either(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))

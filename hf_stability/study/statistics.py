@@ -1,0 +1,145 @@
+"""The statistics of a study's tables: pure functions of scores and counts.
+
+A recipe's scores over seeds are `n` numbers, one a run; its runs are counted as failed or not. Tests are two-sided.
+scipy is imported where it is used: it takes most of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+
+
+ROUNDING = 1e-12
+"""Scores that differ by less than this fraction of the largest are the same but for rounding."""
+
+
+def standard_deviation(scores: np.ndarray) -> np.ndarray:
+    """Standard deviation of a sample, `sqrt(sum_i (s_i - mean)^2 / (n - 1))` (ddof = 1).
+
+    Args:
+        scores: (..., n).
+
+    Returns:
+        (...), in the scores' unit; NaN for n < 2.
+    """
+    scores = np.asarray(scores, dtype=float)
+    if scores.shape[-1] < 2:
+        return np.full(scores.shape[:-1], np.nan)
+    return scores.std(-1, ddof=1)
+
+
+def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's score interval of a share, as `scipy.stats.binomtest(count, n).proportion_ci(method="wilson")`.
+
+    All shares p that the score test does not reject: `|count/n - p| <= z sqrt(p (1 - p) / n)`, hence
+
+        (count + z^2/2 -+ z sqrt(count (n - count) / n + z^2/4)) / (n + z^2)
+
+    with z the normal's quantile at (1 + confidence) / 2, 1.96 for 95%. Unlike `share -+ z SE` it stays in [0, 1] and
+    has a width where nothing, or everything, was counted: 0 of 20 gives 0 to .161 (Wilson 1927, JASA 22, p. 209).
+
+    Args:
+        count: (...), of n, for example failed runs; at least 0, at most n.
+        n: (...), at least 1.
+        confidence: in (0, 1).
+
+    Returns:
+        low (...) and high (...), in [0, 1], with `low <= count / n <= high`.
+    """
+    from scipy.special import ndtri
+
+    count, n = np.broadcast_arrays(np.asarray(count, dtype=float), np.asarray(n, dtype=float))
+    if not ((n >= 1) & (count >= 0) & (count <= n)).all():
+        raise InputError(f"a share of {count.tolist()} of {n.tolist()}: need 0 <= count <= n and n >= 1")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence}: need a number between 0 and 1, for example 0.95")
+    z = ndtri((1 + confidence) / 2)
+    half = z * np.sqrt(count * (n - count) / n + z**2 / 4)
+    low, high = ((count + z**2 / 2 + sign * half) / (n + z**2) for sign in (-1, 1))
+    # at the ends the formula is 0 and 1 but for rounding
+    return np.where(count == 0, 0.0, low), np.where(count == n, 1.0, high)
+
+
+def fisher_exact_p(count_a: int, n_a: int, count_b: int, n_b: int) -> float:
+    """Fisher's exact test: are two shares the same? `scipy.stats.fisher_exact`, two-sided.
+
+    Given that count_a + count_b are counted of all n_a + n_b, how many fall to A is hypergeometric; p is the
+    probability of all outcomes that are no more likely than the one seen (Fisher 1935).
+
+    Args:
+        count_a, n_a: A's count, for example of failed runs, and its number of runs, at least 1.
+        count_b, n_b: B's.
+
+    Returns:
+        p in (0, 1].
+    """
+    from scipy.stats import fisher_exact
+
+    for count, n in ((count_a, n_a), (count_b, n_b)):
+        if n < 1 or not 0 <= count <= n:
+            raise InputError(f"a share of {count} of {n}: need 0 <= count <= n and n >= 1")
+    return float(fisher_exact([[count_a, n_a - count_a], [count_b, n_b - count_b]])[1])
+
+
+@dataclass(frozen=True)
+class BrownForsythe:
+    """Result of [`brown_forsythe`].
+
+    Args:
+        f: the statistic, F(groups - 1, scores in all - groups) under the null hypothesis; None where it is undefined.
+        p: one minus the distribution function at `f`; None where it is undefined.
+        n: number of scores of each group.
+        distances: mean distance from the median of each group, the scores' unit: what the test compares. It may rank
+            two groups otherwise than their standard deviations do.
+        reason: why it is undefined; empty where it is not.
+    """
+
+    f: float | None
+    p: float | None
+    n: tuple[int, ...]
+    distances: tuple[float, ...]
+    reason: str = ""
+
+
+def brown_forsythe(*groups: Sequence[float] | np.ndarray) -> BrownForsythe:
+    """Brown-Forsythe test, that is Levene's about the median: do groups of scores spread equally?
+
+    The one-way analysis of variance of the distances from the group's median, `z_ij = |s_ij - median_i|`: with k
+    groups of n_i scores, N in all,
+
+        F = (N - k) / (k - 1) * sum_i n_i (mean z_i - mean z)^2 / sum_ij (z_ij - mean z_i)^2
+
+    `scipy.stats.levene(*groups, center="median")` (Brown & Forsythe 1974, JASA 69, p. 364). Where the distances do not
+    vary within any group the denominator is 0, and F is undefined: constant groups, and groups of two scores, which
+    are equally far from their median always.
+
+    Args:
+        groups: k >= 2 of them, each (n_i,), finite.
+
+    Returns:
+        F and p, or None for both and the reason: also for a group of fewer than 2 scores, which has no spread; there
+        are no `distances` then.
+    """
+    from scipy.stats import levene
+
+    arrays = [np.asarray(group, dtype=float) for group in groups]
+    if len(arrays) < 2 or any(array.ndim != 1 or not np.isfinite(array).all() for array in arrays):
+        raise InputError("the Brown-Forsythe test needs two groups or more, each a list of finite scores")
+    n = tuple(map(len, arrays))
+    if min(n) < 2:
+        return BrownForsythe(None, None, n, (), "a group has fewer than 2 scores")
+    z = [np.abs(array - np.median(array)) for array in arrays]
+    distances = tuple(float(group.mean()) for group in z)
+    same = ROUNDING * max(np.abs(array).max() for array in arrays)
+    if all(np.ptp(array) <= same for array in arrays):
+        return BrownForsythe(None, None, n, distances, "the scores of each group are all the same")
+    if all(np.ptp(group) <= same for group in z):
+        reason = "each score is as far from its group's median as the others, as two always are"
+        return BrownForsythe(None, None, n, distances, reason)
+    result = levene(*arrays, center="median")
+    return BrownForsythe(float(result.statistic), float(result.pvalue), n, distances)
