@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ MAX_CLASSES = 16  # more classes than this get no counts a step
 MAX_WIDTH = 128  # more outputs than this get no logit_std
 TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more
 LAST_PART = 0.1  # share of training over which "predicts one class" is counted
+EVENTS_SUFFIX = ".stability"  # of the names of our event files
 NOT_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 
 
@@ -380,7 +380,7 @@ class StabilityCallback(TrainerCallback):
             self._writer = theirs.tb_writer  # one that it was made with
         else:
             directory = self._events_folder(folder, theirs)
-            self._writer = SummaryWriter(directory, purge_step=first_step)
+            self._writer = SummaryWriter(directory, purge_step=first_step, filename_suffix=EVENTS_SUFFIX)
             if theirs is not None:
                 theirs.tb_writer, theirs.logging_dir = self._writer, directory
         self._shares_writer = theirs is not None
@@ -394,7 +394,8 @@ class StabilityCallback(TrainerCallback):
         if theirs is not None:
             return theirs.logging_dir or os.path.join(self._args.output_dir, default_logdir())
         if self._state.global_step == 0:  # begun anew, as the record: TensorBoard would keep the old run's hparams
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            for earlier in (folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
+                earlier.unlink()
         return str(folder / "tensorboard")
 
     def _write_steps(self, rows: np.ndarray) -> None:

@@ -169,6 +169,8 @@ def _main(argv: list[str]) -> int:
     given = parse(known, argv)
     if not set(NAMES_DATA) & set(given):
         given = {**DEMO, **given}
+        if os.environ.get("RANK", "0") == "0":
+            print(f"No data and no model named: the bundled demo, {DEMO['task_name']}", file=sys.stderr)
     own = {
         cls: cls(**{f.name: given.pop(f.name) for f in fields(cls) if f.name in given})
         for cls in (ModelArguments, DataArguments, StudyArguments)
@@ -184,7 +186,7 @@ def run_study(
 ) -> int:
     """Everything is looked at before anything is written; then the runs. `given` are the training arguments given."""
     from .study.run import quiet
-    from .study.study import run_jobs
+    from .study.study import is_main_process, run_jobs
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
     with quiet(ours=False):
@@ -192,31 +194,34 @@ def run_study(
         if study_args.dry_run:
             print(describe(jobs, data))
             return 0
-        is_main = os.environ.get("RANK", "0") == "0"
+        is_main = is_main_process(jobs)
         if is_main:
             tokens.save(jobs[0].data_folder)
         runs = run_jobs(jobs, folder, _workers(study_args, jobs[0].processes, jobs[0].device))
     if not is_main:
         return 0
-    show_study(folder)
     crashed = [run.name for run in runs if run.status == "crashed"]
     if crashed:
         error = folder / "runs" / crashed[0] / "error.txt"
         print(f"{PROG}: {len(crashed)} run(s) crashed: see {error}", file=sys.stderr)
+    print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
+    show_study(folder)
     return 1 if crashed else 0
 
 
 def show_study(folder: Path) -> None:
-    """Draw a study's figures, put them and its table into TensorBoard, and say where everything is."""
-    from .study.figures import draw_figures
-    from .study.tensorboard import write_study_events
-
+    """Draw a study's figures, put them and its table into TensorBoard, and say where they are."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     recipes = [figures["recipe"] for figures in summary["recipes"] if figures["runs"]]  # in the table's order
-    figures = draw_figures(folder, recipes) if recipes else []
-    pictures = [path for path in figures if path.suffix == ".png"]
-    write_study_events(folder / "runs", pictures, (folder / "summary.md").read_text("utf-8"))
-    print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
+    try:
+        from .study.figures import draw_figures
+        from .study.tensorboard import write_study_events
+
+        pictures = [path for path in draw_figures(folder, recipes) if path.suffix == ".png"] if recipes else []
+        write_study_events(folder / "runs", pictures, (folder / "summary.md").read_text("utf-8"))
+    except Exception as error:  # the runs and the table are there: a picture must not hide them
+        print(f"{PROG}: no figures: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        pictures = []
     if pictures:
         print(f"{folder / 'figures'}: {', '.join(path.name for path in pictures)}, and as .svg")
     print(f"To watch: tensorboard --logdir {folder / 'runs'}")

@@ -59,7 +59,7 @@ class Recipe:
     @property
     def is_packaged(self) -> bool:
         """Whether it came with the library, and not from a user's own file."""
-        return self.path.parent == recipe_dir()
+        return self.path.resolve().parent == recipe_dir().resolve()
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,14 @@ class StabilityMixin:
         return optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        is_new = self.lr_scheduler is None
+        passed_in = self.lr_scheduler is not None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if not (is_new and getattr(self.args, "lr_bias_correction", False)):
+        if not getattr(self.args, "lr_bias_correction", False):
             return scheduler
+        if passed_in:
+            raise InputError(
+                "--lr_bias_correction true, but a scheduler was passed to the Trainer: pass the optimizer alone"
+            )
         if not isinstance(scheduler, LambdaLR):
             kind = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
             raise InputError(

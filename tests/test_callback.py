@@ -358,6 +358,17 @@ def test_a_training_begun_anew_leaves_no_earlier_events(tmp_path):
     assert Events(tmp_path).hparams("stability/tensorboard")[0]["rate"] == 2e-3
 
 
+def test_only_our_own_events_are_removed(tmp_path):
+    folder = tmp_path / "stability" / "tensorboard"
+    folder.mkdir(parents=True)
+    for name in ("mine.txt", "events.out.tfevents.1.host.2.3", "events.out.tfevents.1.host.2.3.stability"):
+        (folder / name).touch()
+    trainer_with(tmp_path, [StabilityCallback()]).train()
+    left = {path.name for path in folder.iterdir()}
+    assert {"mine.txt", "events.out.tfevents.1.host.2.3"} < left and len(left) == 3
+    assert "events.out.tfevents.1.host.2.3.stability" not in left
+
+
 def test_without_tensorboard_no_events(tmp_path):
     stock(tmp_path, StabilityCallback(tensorboard=False))
     assert sorted(os.listdir(tmp_path / "stability")) == ["steps.rec", "verdict.json"]

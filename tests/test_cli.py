@@ -99,8 +99,9 @@ def test_dry_run_shows_each_value_with_its_source_and_writes_nothing(run, tiny, 
 
 def test_without_arguments_it_is_the_demo(run, tmp_path):
     recipes = ["transformers_default", "devlin2019", "mosbach2021"]
-    code, out, _ = run("--dry_run")
+    code, out, err = run("--dry_run")
     assert code == 0 and out.startswith("task demo_pair: train 1000, validation 1000 examples")
+    assert err.startswith("No data and no model named: the bundled demo, demo_pair")
     assert list(rows_of_dry_run(out)) == recipes
     code, out, _ = run("--dry_run", "--seeds", "2", "--recipe", "devlin2019", "--max_steps", "3")
     rows = rows_of_dry_run(out)
@@ -272,6 +273,7 @@ BAD = {
     ),
     "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: give --eval_steps"),
     "corrected twice": (["--lr_bias_correction", "--bias_correction", "true"], "--lr_bias_correction true", "twice"),
+    "logger of a recipe": (files(r="args: {report_to: wnadb}\n"), "--report_to wnadb: not installed"),
     "logger not known": (["--report_to", "wnadb"], "--report_to wnadb: not installed", "tensorboard"),
     "negative warmup": (["--warmup_steps", "-1"], "warmup_steps"),
     "negative rate": (["--learning_rate", "-1"], "--learning_rate -1.0"),
@@ -365,6 +367,16 @@ def test_from_a_shell_it_is_one_line_and_no_traceback(tmp_path):
 
 def config_of(folder: Path, recipe: str, seed: int) -> dict:
     return json.loads((folder / "runs" / recipe / f"seed-{seed:03d}" / "config.json").read_text())
+
+
+def test_a_figure_that_fails_hides_neither_table_nor_exit_code(run, tiny, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no room\nleft")
+
+    monkeypatch.setattr("hf_stability.study.figures.draw_figures", fail)
+    code, out, err = run(*tiny, "--recipe", "devlin2019", "--seeds", "1")
+    assert code == 0 and "the table in summary.md" in out and "tensorboard --logdir" in out
+    assert "no figures: RuntimeError: no room left" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import yaml
 from hypothesis import given
@@ -206,4 +208,5 @@ model_types: {roberta: {args: {weight_decay: 2, adam_beta2: 2, max_steps: 2}}}
         "max_steps": (4, "--max_steps"),
     }
     assert recipe.is_packaged == packaged
+    assert load_recipe(os.path.relpath(recipe.path)).is_packaged == packaged
     assert resolve(recipe, "bert")["weight_decay"].value == 1.0

@@ -112,6 +112,16 @@ def test_the_correction_in_the_learning_rate_goes_with_schedules_of_the_step_onl
         stable(tmp_path, lr_scheduler_type="reduce_lr_on_plateau", **values)
 
 
+def test_the_correction_in_the_learning_rate_is_not_lost_on_a_scheduler_that_is_passed_in(tmp_path):
+    args = StableTrainingArguments(str(tmp_path), bias_correction=False, lr_bias_correction=True, **FAST)
+    model = toy.model()
+    optimizer = AdamW(model.parameters(), bias_correction=False)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    trainer = StableTrainer(model, args, train_dataset=toy.data(16), optimizers=(optimizer, scheduler))
+    with pytest.raises(InputError, match="a scheduler was passed"):
+        trainer.train()
+
+
 # ---- batches ----------------------------------------------------------------------------------------------------------------
 
 

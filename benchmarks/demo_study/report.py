@@ -2,7 +2,8 @@
 
     python benchmarks/demo_study/report.py --output_dir studies
 
-It writes choose.md, confirm.md, runs.csv and rates.png/.svg to results/ beside this file.
+It writes choose.md, confirm.md, runs.csv, rates.png/.svg and the study's own figures (scores.png and
+score_against_train_loss.png of the three recipes, gradient_norms.png of devlin2019) to results/ beside this file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ import run as study  # run.py beside this file; it also puts the clone on the pa
 from hf_stability.callback import write_text
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.study.figures import draw_figures
 from hf_stability.study.records import RunRecord
 from hf_stability.study.statistics import fisher_exact_p, wilson_interval
 from hf_stability.study.study import read_runs
@@ -32,12 +37,23 @@ CONTRASTS = (  # PROTOCOL.md, "Analysis", 4
     ("off_3_long_warmup", "devlin2019"),
     ("off_20", "mosbach2021"),
 )
+SEEDS = range(1, 21)
 GAP = 0.95  # of the label entropy
 RESAMPLES = 9999
 
 
 def failed(run: RunRecord) -> bool:
+    """A run that diverged has no accuracy worth the name, and counts as failed."""
     return run.status in ("failed", "diverged")
+
+
+def check_complete(runs: list[RunRecord]) -> None:
+    """Every arm of the confirmatory run with every seed, and nothing else; raises SystemExit where it is not so."""
+    wanted = {(arm, seed) for arm in study.confirm_arms(study.RATE, study.BEST_RATES) for seed in SEEDS}
+    found = {(run.recipe, run.seed) for run in runs}
+    if found != wanted:
+        missing, more = sorted(wanted - found), sorted(found - wanted)
+        raise SystemExit(f"part confirm is not the protocol's: missing {missing[:5]} ..., too many {more[:5]} ...")
 
 
 def by_arm(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -92,6 +108,10 @@ def summed_rate(folder: Path, corrected: bool) -> float:
     return float((record["learning_rate"] * effective_step_factor(record["step"], bias_correction=corrected)).sum())
 
 
+def p_text(p: float) -> str:
+    return "< .001" if p < 0.001 else f"{p:.3f}"
+
+
 def share(count: int, n: int) -> str:
     low, high = wilson_interval(count, n)
     return f"{count} of {n} ({float(low):.2f}-{float(high):.2f})"
@@ -143,8 +163,10 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
         markdown_table(*contrast_table(arms, counts)),
         "Differences are first minus second, paired by seed; p is Holm's over the five, of Fisher's exact test for the failed "
         "runs and of a permutation test (sign flips) for the means; the interval is a bootstrap over seeds.",
-        "5. All arms:",
-        to_markdown(summarize([run for name in names for run in arms[name]])),
+        "5. The paper's comparison, spread included:",
+        to_markdown(summarize([*arms["devlin2019"], *arms["mosbach2021"]])),
+        "All arms (no comparisons but those of 1 and 4 were planned):",
+        to_markdown(summarize([run for name in names for run in arms[name]])).partition("\n\n")[0],
         "Accuracies by seed:",
         markdown_table(
             ["arm", "accuracy at the end of training, seed by seed; * failed"],
@@ -155,14 +177,19 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
 
 
 def gap_sentence(runs: list[RunRecord], folder: Path) -> str:
-    ratios = [(run.train_loss / label_entropy(folder / "runs" / run.name), failed(run)) for run in runs]
-    low_failed = sum(ratio < GAP for ratio, is_failed in ratios if is_failed)
-    high_ok = sum(ratio >= GAP for ratio, is_failed in ratios if not is_failed)
-    number = sum(is_failed for _, is_failed in ratios)
-    verdict = "two modes" if low_failed == high_ok == 0 else "no clean gap"
+    """PROTOCOL.md, "Analysis", 3, over all arms."""
+    known = [run for run in runs if run.train_loss is not None]
+    ratios = {run.name: run.train_loss / label_entropy(folder / "runs" / run.name) for run in known}
+    of_failed = [ratios[run.name] for run in known if failed(run)]
+    of_others = [ratios[run.name] for run in known if not failed(run)]
+    if not of_failed or not of_others:
+        return f"Two modes or slow training? {len(of_failed)} runs failed, {len(of_others)} did not: nothing to part."
+    low, high = sum(ratio < GAP for ratio in of_failed), sum(ratio >= GAP for ratio in of_others)
+    unknown = f" Runs without a finite train loss: {len(runs) - len(known)}." if len(known) < len(runs) else ""
     return (
-        f"Two modes or slow training? Of {number} failed runs (all arms) {low_failed} have a train loss below {GAP} of the "
-        f"label entropy, of {len(ratios) - number} others {high_ok} have one of that or above: {verdict}."
+        f"Two modes or slow training? Over all arms, of {len(of_failed)} failed runs {low} have a train loss below {GAP} of "
+        f"the label entropy (the lowest {min(of_failed):.3f}), of {len(of_others)} others {high} have one of that or above "
+        f"(the highest {max(of_others):.3f}): {'two modes' if low == high == 0 else 'no clean gap'}.{unknown}"
     )
 
 
@@ -182,63 +209,99 @@ def contrast_table(arms: dict[str, list[RunRecord]], counts: dict) -> tuple[list
             [
                 f"{a} - {b}",
                 failures,
-                f"{p_failed:.3f}",
+                p_text(p_failed),
                 f"{values.mean():+.3f} ({low:+.3f} to {high:+.3f})",
-                f"{p_mean:.4f}",
+                p_text(p_mean),
             ]
         )
-    return ["contrast", "failed", "p", "accuracy: mean difference (95%)", "p"], rows
+    return ["contrast", "failed", "p of the failed", "accuracy: mean difference (95%)", "p of the mean"], rows
 
 
-def draw_rates(choose: list[RunRecord], confirm: list[RunRecord], folder: Path) -> None:
-    """Scores against the nominal rate and against the summed effective rate; an arm is a mean with its runs behind it."""
+KINDS = {  # kind of an arm -> its mark
+    "off": {"marker": "o", "color": "#D55E00"},
+    "on": {"marker": "s", "color": "#0072B2"},
+    "off, rate x mean factor": {"marker": "^", "color": "#009E73"},
+    "off, rate x factor(t)": {"marker": "D", "color": "#CC79A7"},
+    "off, 20 epochs' warmup steps": {"marker": "v", "color": "#E69F00"},
+}
+SPECIAL = {"off_3_mean_factor": 2, "off_3_factor": 3, "off_3_long_warmup": 4}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What the figure shows of an arm: its kind, part, epochs, peak rate, summed effective rate, scores `(runs,)`."""
+
+    kind: str
+    part: str
+    epochs: int
+    rate: float
+    summed_rate: float
+    scores: list[float]
+
+
+def rate_arms(part: str, runs: list[RunRecord], folder: Path) -> list[Arm]:
+    """The arms of a part that differ in correction, rate, warmup or epochs only (transformers_default has another batch)."""
+    found = []
+    for name, own in by_arm(runs).items():
+        values = study.arm_values(part, name)
+        if values["recipe"] == "transformers_default":
+            continue
+        corrected = values["recipe"] == "mosbach2021"
+        kind = list(KINDS)[SPECIAL.get(name, int(corrected))]
+        epochs = values.get("num_train_epochs", 20 if corrected else 3)
+        # With lr_bias_correction the recorded rate has the factor in it already.
+        total = summed_rate(folder / part / "runs" / own[0].name, corrected)
+        found.append(Arm(kind, part, epochs, values["learning_rate"], total, [run.last for run in own]))
+    return found
+
+
+def draw_rates(arms: list[Arm], constant: float) -> None:
+    """Scores against the nominal rate and against the summed effective rate, 3 and 20 epochs apart."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    groups = {}
-    for part, runs in (("choose", choose), ("confirm", confirm)):
-        for name, own in by_arm(runs).items():
-            values = study.arm_values(part, name)
-            if values["recipe"] == "transformers_default":
-                continue  # another batch size and no warmup: no arm of this question
-            run_folder = folder / part / "runs" / own[0].name
-            corrected = values["recipe"] == "mosbach2021" or bool(values.get("lr_bias_correction"))
-            # With lr_bias_correction the recorded rate has the factor in it already.
-            total = summed_rate(run_folder, values["recipe"] == "mosbach2021")
-            epochs = values.get("num_train_epochs", 20 if values["recipe"] == "mosbach2021" else 3)
-            groups[part, name] = values["learning_rate"], total, corrected, epochs, [run.last for run in own]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"font.size": 9, "svg.hashsalt": "hf_stability"})
+        figure = Figure(figsize=(9, 7), layout="constrained")
+        axes = figure.subplots(2, 2, sharey=True, sharex="col")
+        for row, epochs in zip(axes, (3, 20), strict=True):
+            for arm in (arm for arm in arms if arm.epochs == epochs):
+                for ax, x in zip(row, (arm.rate, arm.summed_rate), strict=True):
+                    face = "white" if arm.part == "choose" else KINDS[arm.kind]["color"]
+                    ax.plot(
+                        [x] * len(arm.scores), arm.scores, linestyle="none", markersize=3, alpha=0.3, **KINDS[arm.kind]
+                    )
+                    ax.plot(
+                        x, np.mean(arm.scores), linestyle="none", markersize=9, markeredgewidth=1.5, markerfacecolor=face,
+                        **KINDS[arm.kind],
+                    )  # fmt: skip
+            for ax in row:
+                ax.axhline(constant, color="0.4", linestyle="--", linewidth=1, zorder=1)
+                ax.set_xscale("log")
+                ax.xaxis.set_minor_formatter("")
+                ax.grid(True, which="both", alpha=0.2)
+                ax.set_title(f"{epochs} epochs", loc="left", fontweight="bold")
+            row[0].set_ylabel("accuracy on the development set,\nend of training")
+        axes[1, 0].set_xlabel("nominal (peak) learning rate")
+        axes[1, 1].set_xlabel("summed effective rate, sum of lr(t) factor(t)")
+        for kind, style in KINDS.items():
+            axes[0, 0].plot([], [], linestyle="none", markersize=8, label=f"correction {kind}", **style)
+        axes[0, 0].plot(
+            [], [], "o", color="0.3", markerfacecolor="white", markersize=8, label="hollow: choice of the rate"
+        )
+        axes[0, 0].plot([], [], "--", color="0.4", label=f"best constant, second half ({constant:.3f})")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        for ending in ("png", "svg"):
+            figure.savefig(RESULTS / f"rates.{ending}", dpi=150, metadata={"Date": None} if ending == "svg" else None)
 
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    colors, markers = {False: "#D55E00", True: "#0072B2"}, {3: "o", 20: "s"}
-    labelled = set()
-    for (part, _), (rate, total, corrected, epochs, scores) in groups.items():
-        label = f"correction {'on' if corrected else 'off'}, {epochs} epochs"
-        for ax, x in zip(axes, (rate, total), strict=True):
-            style = {"color": colors[corrected], "marker": markers[epochs]}
-            ax.plot([x] * len(scores), scores, linestyle="none", markersize=3, alpha=0.25, **style)
-            hollow = {"markerfacecolor": "white"} if part == "choose" else {}
-            ax.plot(x, np.mean(scores), linestyle="none", markersize=9, markeredgewidth=1.5, **style, **hollow,
-                    label=None if label in labelled or ax is axes[0] or part == "choose" else label)  # fmt: skip
-        if part == "confirm":
-            labelled.add(label)
-    constant = next(run.baseline for run in confirm)
-    for ax, text in zip(
-        axes, ("nominal peak learning rate", "summed effective rate, sum of lr(t) factor(t)"), strict=True
-    ):
-        ax.axhline(constant, color="0.4", linestyle="--", linewidth=1)
-        ax.set_xscale("log")
-        ax.set_xlabel(text)
-        ax.grid(True, which="both", alpha=0.2)
-    axes[0].set_ylabel("accuracy on the development set, end of training")
-    axes[0].text(
-        0.02, constant + 0.005, f"constant {constant:.3f}", transform=axes[0].get_yaxis_transform(), fontsize=8
-    )
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.suptitle(
-        "Large marks: an arm's mean, filled: confirmatory run (seeds 1-20), hollow: choice of the rate", fontsize=10
-    )
-    for ending in ("png", "svg"):
-        figure.savefig(RESULTS / f"rates.{ending}", dpi=150, metadata={"Date": None} if ending == "svg" else None)
+
+def keep_figures(folder: Path, recipes: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Draw a study's figures of these recipes, and keep the pictures of some of them in results/."""
+    with tempfile.TemporaryDirectory() as drawn:
+        for path in draw_figures(folder, recipes, into=drawn):
+            if path.suffix == ".png" and path.stem in names:
+                shutil.copyfile(path, RESULTS / path.name)
 
 
 def main() -> None:
@@ -248,10 +311,15 @@ def main() -> None:
     folder = parser.parse_args().output_dir
     RESULTS.mkdir(exist_ok=True)
     choose, confirm = read_runs(folder / "choose"), read_runs(folder / "confirm")
+    if not choose:
+        raise SystemExit(f"--output_dir {folder}: no runs of part choose; give the folder that run.py was given")
     write_text(RESULTS / "choose.md", choice_text(choose))
     if confirm:
+        check_complete(confirm)
         write_text(RESULTS / "confirm.md", confirm_text(confirm, folder / "confirm"))
-        draw_rates(choose, confirm, folder)
+        draw_rates([*rate_arms("choose", choose, folder), *rate_arms("confirm", confirm, folder)], confirm[0].baseline)
+        keep_figures(folder / "confirm", study.RECIPES, ("scores", "score_against_train_loss"))
+        keep_figures(folder / "confirm", ("devlin2019",), ("gradient_norms",))
     table = io.StringIO()
     writer = csv.DictWriter(table, ["part", *RUN_COLUMNS], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -135,7 +135,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["choose", "confirm"])
     parser.add_argument("--output_dir", type=Path, default=Path("results/demo_study"), help="folder of the studies")
-    arguments, more = parser.parse_known_args()
+    parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be run")
+    arguments = parser.parse_args()  # nothing else: no flag may go over an arm
+    more = ["--dry_run"] * arguments.dry_run + (["--workers", arguments.workers] if arguments.workers else [])
     part = {"choose": choose, "confirm": confirm}[arguments.part]
     return part(arguments.output_dir / arguments.part, more)
 

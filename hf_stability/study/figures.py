@@ -16,7 +16,7 @@ import numpy as np
 from ..diagnostics.failures import label_entropy
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
-from .plots import plot_gradient_norms, plot_score_against_train_loss, plot_scores
+from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
 from .records import RunRecord
 from .study import read_runs
 from .summary import NOT_OK
@@ -53,7 +53,10 @@ class StepSummary:
 
 
 def draw_figures(
-    folder: str | os.PathLike, recipes: Sequence[str] | None = None, seeds: Collection[int] | None = None
+    folder: str | os.PathLike,
+    recipes: Sequence[str] | None = None,
+    seeds: Collection[int] | None = None,
+    into: str | os.PathLike | None = None,
 ) -> list[Path]:
     """Draw the figures of a study from its folder, as PNG and SVG; the same bytes each time.
 
@@ -69,6 +72,7 @@ def draw_figures(
         folder: the study's folder.
         recipes: recipes to draw, in this order. Default: all, sorted.
         seeds: seeds to draw. Default: all.
+        into: where to write them, instead of `<folder>/figures`.
 
     Returns:
         the files.
@@ -94,8 +98,9 @@ def draw_figures(
             "gradient_norms": gradient_norms_figure(steps, _first(by_recipe, "task")),
             "score_against_train_loss": train_loss_figure(by_recipe, steps),
         }
-        (folder / "figures").mkdir(exist_ok=True)
-        return [path for name, figure in figures.items() for path in _write(figure, folder / "figures", name)]
+        target = folder / "figures" if into is None else Path(into)
+        target.mkdir(exist_ok=True)
+        return [path for name, figure in figures.items() for path in _write(figure, target, name)]
 
 
 # ---- the figures ----------------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ def gradient_norms_figure(steps: dict[str, StepSummary], task: str | None) -> Fi
             ax.tick_params(labelsize="small")
         handles, labels = panels[0].get_legend_handles_labels()
         row.legend(
-            handles, labels, loc="outside upper left", ncols=len(labels), title=recipe, alignment="left",
+            handles, labels, loc="outside upper left", ncols=len(labels), title=plain(recipe), alignment="left",
             frameon=False, fontsize="small", title_fontproperties={"weight": "bold"},
         )  # fmt: skip
     note = "thin: a run, thick: median over runs"
@@ -196,18 +201,18 @@ def read_step_summary(folder: Path, runs: Sequence[RunRecord]) -> StepSummary | 
         return None
     total = max(1, *(run.steps for run in runs))
     window = -(-total // WINDOWS)
-    norms: dict[str, list[np.ndarray]] = {}
+    norms: dict[str, np.ndarray] = {}
     counts, warmup_steps = [], 0
-    for run in runs:
+    for number, run in enumerate(runs):
         record = read_steps(paths[run.name])
         medians = window_medians(record["step"], record["layer_norms"], window, -(-total // window))
         for layer, values in zip(record["layers"], medians.T, strict=True):
-            norms.setdefault(layer, []).append(values)
+            norms.setdefault(layer, np.full((len(runs), len(values)), np.nan))[number] = values
         counts.append(np.nansum(record["labels"], axis=0))
         warmup_steps = record["info"].get("warmup_steps", warmup_steps)
     return StepSummary(
         steps=(np.arange(-(-total // window)) + 0.5) * window + 0.5,
-        norms={layer: np.stack(values) for layer, values in norms.items()},
+        norms=norms,
         failed=np.array([run.status in NOT_OK for run in runs]),
         warmup_steps=warmup_steps,
         window=window,

@@ -56,7 +56,7 @@ def plot_scores(
     slots = max(len(places), 3)  # a few boxes stay as slim as three
     width = _characters(ax, ax.get_position().width) // slots - 2
     names = [
-        "\n".join([*wrap_name(recipe, width), _count_failed(failed_by_recipe[recipe], scores)])
+        "\n".join([*map(plain, wrap_name(recipe, width)), _count_failed(failed_by_recipe[recipe], scores)])
         for recipe, scores in scores_by_recipe.items()
     ]
     ax.set_xticks(places, names, fontsize="small")
@@ -205,7 +205,7 @@ def plot_score_against_train_loss(
         drawn.append(losses[known])
         any_failed |= bool(failed[known].any())
         color, marker = _color_and_marker(number)
-        label = f"{recipe} ({failed.sum()}/{len(failed)} failed)"  # marks may lie on each other
+        label = f"{plain(recipe)} ({failed.sum()}/{len(failed)} failed)"  # marks may lie on each other
         ax.plot([], [], marker, color=color, label=label)  # filled in the legend, though all runs may have failed
         for chosen, face in ((known & ~failed, color), (known & failed, "none")):
             ax.scatter(
@@ -235,6 +235,12 @@ def plot_score_against_train_loss(
 
 
 # ---- what they share ------------------------------------------------------------------------------------------------
+
+
+def plain(name: str) -> str:
+    """A recipe's name as matplotlib draws it letter by letter: `$` begins a formula, a legend leaves out `_name`."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _score_label(metric: str) -> str:

@@ -64,18 +64,11 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 
 
 def check_given(given: Mapping[str, Any]) -> None:
-    """Refuse training arguments that a study sets itself, and loggers that are not installed."""
+    """Refuse training arguments that a study sets itself."""
     for name, way_out in OWN_ARGS.items():
         if name in given:
             value = "" if name == "hub_token" else f" {given[name]}"
             raise InputError(f"--{name}{value}: not in a study: {way_out}")
-    wanted = given.get("report_to") or []
-    for logger_name in [wanted] if isinstance(wanted, str) else wanted:
-        if logger_name not in ("none", "all", *get_available_reporting_integrations()):
-            known = ", ".join(get_available_reporting_integrations())
-            raise InputError(
-                f"--report_to {logger_name}: not installed, or not known to the Trainer; there is: {known}"
-            )
 
 
 def check_settings(settings: Mapping[str, Resolved]) -> None:
@@ -83,7 +76,7 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
 
     Raises:
         InputError: an evaluation cadence that is left to `logging_steps`, which is no part of a job's id; a size below 1,
-            a rate below 0, no training at all.
+            a rate below 0, no training at all, a logger that is not installed.
     """
     values = {name: r.value for name, r in settings.items()}
     if getattr(values["eval_strategy"], "value", values["eval_strategy"]) == "steps" and not values.get("eval_steps"):
@@ -93,8 +86,18 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
             raise InputError(f"--{name} {values[name]}: give 1 or more")
     if not 0 <= values.get("learning_rate", 0) < math.inf:
         raise InputError(f"--learning_rate {values['learning_rate']}: give a number of 0 or more")
+    _check_loggers(values.get("report_to"))
     if values.get("max_steps", -1) < 1 and values.get("num_train_epochs", 3) <= 0:
         raise InputError(f"--num_train_epochs {values['num_train_epochs']}: no training; give more, or --max_steps")
+
+
+def _check_loggers(report_to: str | Sequence[str] | None) -> None:
+    available = get_available_reporting_integrations()
+    for name in [report_to] if isinstance(report_to, str) else report_to or []:
+        if name not in ("none", "all", *available):
+            raise InputError(
+                f"--report_to {name}: not installed, or not known to the Trainer; there is: {', '.join(available)}"
+            )
 
 
 def load_config(model: str):

@@ -52,7 +52,7 @@ def run_jobs(
         KeyboardInterrupt: Ctrl-C, after all workers have ended.
     """
     folder = Path(folder)
-    main = _is_main(jobs)
+    main = is_main_process(jobs)
     check_jobs(jobs)
     check_folder(jobs, folder)
     done = {job.name: run for job in jobs if (run := read_run(run_folder(folder, job))) is not None}
@@ -231,7 +231,8 @@ def _writable(path: Path) -> bool:
     return True
 
 
-def _is_main(jobs: Sequence[Job]) -> bool:
+def is_main_process(jobs: Sequence[Job]) -> bool:
+    """Whether this process writes: the only one, or the first of those that train each run together."""
     if not jobs or jobs[0].processes == 1:
         return True
     from accelerate import PartialState

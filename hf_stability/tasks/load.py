@@ -84,14 +84,18 @@ def half_of_validation(data: TaskData, half: str | None = None) -> TaskData:
         half: `"first"`, `"second"`, or None for the whole.
 
     Raises:
-        InputError: the half lacks a class that the whole set has: its rows are sorted.
+        InputError: another word, or the half lacks a class that the whole set has: its rows are sorted.
     """
     if half is None:
         return data
+    if half not in ("first", "second"):
+        raise InputError(f"--validation_half {half}: give first or second")
     halves = {}
     for name, rows in data.validation.items():
         middle = len(rows) // 2
         part = rows.select(range(middle) if half == "first" else range(middle, len(rows)))
+        if len(part) == 0:
+            raise InputError(f"--validation_half {half}: the {name} set has {len(rows)} row; give more")
         if not data.task.is_regression and set(part["label"]) != set(rows["label"]):
             raise InputError(
                 f"--validation_half {half}: it lacks a class that the whole {name} set has; shuffle the file's rows"

@@ -36,15 +36,15 @@ def leave_run(folder, recipe="a", seed=1, status="ok", steps=12, layers=LAYERS, 
     if steps:
         counts = [f"labels/{k}" for k in range(labels)]
         record = StepRecord(
-            ["step", "loss", *counts, *(f"grad_norm/{layer}" for layer in layers)],
+            ["step", "learning_rate", "loss", *counts, *(f"grad_norm/{layer}" for layer in layers)],
             path / "steps.rec",
             info={"max_steps": steps, "warmup_steps": steps // 10},
         )
         if norms is None:
             norms = np.exp(np.random.default_rng(seed).normal(-6 * (status == "failed"), 1, (steps, len(layers))))
             norms[steps // 2 :] *= np.nan if status == "diverged" else 1
-        step, loss = np.arange(1, steps + 1), np.full(steps, 0.69)
-        record.append(np.column_stack([step, loss, *np.array([[12] * steps, [4] * steps])[:labels], norms]))
+        step, rate, loss = np.arange(1, steps + 1), np.full(steps, 1e-4), np.full(steps, 0.69)
+        record.append(np.column_stack([step, rate, loss, *np.array([[12] * steps, [4] * steps])[:labels], norms]))
     return run
 
 
@@ -242,3 +242,18 @@ def test_medians_of_windows_one_after_the_other(steps, window):
 def test_a_run_cut_short_ends_early():
     medians = window_medians(np.arange(1, 5), np.ones((4, 1)), 2, 5)
     np.testing.assert_array_equal(medians[:, 0], [1, 1, np.nan, np.nan, np.nan])
+
+
+def test_runs_that_recorded_other_layers_are_drawn_together(tmp_path):
+    runs = [leave_run(tmp_path, seed=1), leave_run(tmp_path, seed=2, layers=["embeddings", "head"])]
+    norms = read_step_summary(tmp_path, runs).norms
+    assert set(norms) == {*LAYERS, "head"} and {values.shape for values in norms.values()} == {(2, 12)}
+    assert np.isfinite(norms["embeddings"]).all() and np.isnan(norms["head"][0]).all()
+    assert np.isfinite(norms["head"][1]).all()
+
+
+def test_names_are_drawn_letter_by_letter_into_a_folder_of_choice(tmp_path):
+    for name in ("_hidden", "$x_{y"):
+        leave_run(tmp_path, name)
+    paths = draw_figures(tmp_path, into=tmp_path / "elsewhere")
+    assert [path.parent.name for path in paths] == ["elsewhere"] * 6 and not (tmp_path / "figures").exists()

@@ -105,6 +105,14 @@ def test_few_scores_or_none(ax, scores):
     assert low < 0.5 < high
 
 
+def test_the_legend_has_every_recipe_whatever_its_name(ax):
+    names = ["_hidden", "$x_{y"]
+    plot_score_against_train_loss(
+        ax, *({name: [0.5] for name in names} for _ in range(2)), {name: [False] for name in names}, "f1"
+    )
+    assert legend(ax) == [" _hidden (0/1 failed)", r"\$x_{y (0/1 failed)"]
+
+
 def test_eight_long_names_do_not_touch_and_the_legend_covers_no_data():
     ax = Figure(figsize=(9.8, 4.4), layout="constrained").subplots()
     plot_scores(ax, dict.fromkeys(LONG, [0.5, 0.7]), dict.fromkeys(LONG, [True, False]), "accuracy", 0.5)

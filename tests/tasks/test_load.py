@@ -146,6 +146,10 @@ def test_halves_of_the_development_set():
     assert (len(first), len(second)) == (2, 3)
     with pytest.raises(InputError, match="--validation_half first: it lacks a class .* shuffle"):
         half_of_validation(make(PAIR, [3, 4, 5, 6], labels=[0, 0, 1, 1]), "first")
+    with pytest.raises(InputError, match="--validation_half third: give first or second"):
+        half_of_validation(data, "third")
+    with pytest.raises(InputError, match="--validation_half first: the validation set has 1 row"):
+        half_of_validation(make(SCORE, [3]), "first")
     assert half_of_validation(make(SCORE, [3, 4, 5, 6]), "first").validation["validation"].num_rows == 2
 
 

@@ -1,4 +1,4 @@
-"""The demo's data: three labelled tasks, text pairs to pretrain on, text held out from that, and the bundled models.
+"""The demo's data: three labelled tasks, text pairs to pretrain on, text of a seed of its own, and the bundled models.
 
 Everything is generated, the same on every machine: `random.Random` is seeded with a string and nothing is read.
 
@@ -7,7 +7,7 @@ Everything is generated, the same on every machine: `random.Random` is seeded wi
 - `demo_cola`: is the sentence acceptable? Modelled on CoLA: 7 in 10 are (CoLA's train set: 70.4%), Matthews
   correlation first.
 - `demo_nli`: what does the second sentence do with the first one's words? Three classes, ten times `demo_pair`'s
-  training examples, none of its sentences: an intermediate task for training in two stages, as MNLI is for RTE
+  training examples, none of its first sentences: an intermediate task for training in two stages, as MNLI is for RTE
   (STILTs, Phang et al. 2018).
 """
 
