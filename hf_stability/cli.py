@@ -198,8 +198,17 @@ def run_study(
         if is_main:
             tokens.save(jobs[0].data_folder)
         runs = run_jobs(jobs, folder, _workers(study_args, jobs[0].processes, jobs[0].device))
-    if not is_main:
-        return 0
+    code = _end(runs, folder) if is_main else 0
+    if jobs[0].processes > 1:  # a process that leaves early may take the others with it
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+    return code
+
+
+def _end(runs: Sequence, folder: Path) -> int:
+    """Say what came of a study; the exit code."""
     crashed = [run.name for run in runs if run.status == "crashed"]
     if crashed:
         error = folder / "runs" / crashed[0] / "error.txt"

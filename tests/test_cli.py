@@ -300,7 +300,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(run, tiny,
 
 def test_unknown_task_with_the_nearest(run, tiny_model, tmp_path):
     code, _, err = run("--model_name_or_path", tiny_model(), "--task_name", "rtee")
-    assert code == 2 and err.count("\n") == 1 and "--task_name rtee: unknown; did you mean rte?" in err
+    assert code == 2 and err.count("\n") == 1 and "--task_name rtee: no such task (did you mean rte?)" in err
 
 
 def test_no_network_and_no_copy_of_the_data(run, tiny_model, tmp_path, monkeypatch):

@@ -432,6 +432,8 @@ def test_two_processes_equal_one(tmp_path):
         init = lambda: toy.model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         trainer = toy.train(StableTrainer, args, model_init=init)
         trainer.save_model()
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
         assert trainer.is_world_process_zero() == (trainer.stability.verdict is not None)
         """)
     )

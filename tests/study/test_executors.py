@@ -114,6 +114,8 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A job in a shell's background ignores Ctrl-C, and so would what it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
 
