@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first_process():
             print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -160,6 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
+def _is_first_process() -> bool:
+    """Before the runs are planned, when nobody knows yet whether several processes belong together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _interrupt(signum, frame):
     raise KeyboardInterrupt
 
@@ -169,7 +174,7 @@ def _main(argv: list[str]) -> int:
     given = parse(known, argv)
     if not set(NAMES_DATA) & set(given):
         given = {**DEMO, **given}
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first_process():
             print(f"No data and no model named: the bundled demo, {DEMO['task_name']}", file=sys.stderr)
     own = {
         cls: cls(**{f.name: given.pop(f.name) for f in fields(cls) if f.name in given})

@@ -20,13 +20,15 @@ import numpy as np
 import run as study  # run.py beside this file; it also puts the clone on the path
 
 from hf_stability.callback import write_text
+from hf_stability.diagnostics.failures import label_entropy
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.study.figures import draw_figures
+from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.statistics import fisher_exact_p, wilson_interval
 from hf_stability.study.study import read_runs
-from hf_stability.study.summary import RUN_COLUMNS, markdown_table, summarize, to_markdown
+from hf_stability.study.summary import NOT_OK, RUN_COLUMNS, markdown_table, recipes_table, summarize, to_markdown
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,19 +39,22 @@ CONTRASTS = (  # PROTOCOL.md, "Analysis", 4
     ("off_3_long_warmup", "devlin2019"),
     ("off_20", "mosbach2021"),
 )
-SEEDS = range(1, 21)
 GAP = 0.95  # of the label entropy
 RESAMPLES = 9999
 
 
 def failed(run: RunRecord) -> bool:
     """A run that diverged has no accuracy worth the name, and counts as failed."""
-    return run.status in ("failed", "diverged")
+    return run.status in NOT_OK
 
 
 def check_complete(runs: list[RunRecord]) -> None:
     """Every arm of the confirmatory run with every seed, and nothing else; raises SystemExit where it is not so."""
-    wanted = {(arm, seed) for arm in study.confirm_arms(study.RATE, study.BEST_RATES) for seed in SEEDS}
+    wanted = {
+        (arm, seed)
+        for arm in study.confirm_arms(study.RATE, study.BEST_RATES)
+        for seed in parse_seeds(study.CONFIRM_SEEDS)
+    }
     found = {(run.recipe, run.seed) for run in runs}
     if found != wanted:
         missing, more = sorted(wanted - found), sorted(found - wanted)
@@ -95,11 +100,9 @@ def mean_interval(differences: np.ndarray) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def label_entropy(folder: Path) -> float:
+def constant_loss(folder: Path) -> float:
     """Entropy (nats) of the training labels that a run has seen: the train loss of the best constant."""
-    counts = np.nansum(read_steps(folder / "steps.rec")["labels"], axis=0)
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    return float(label_entropy(np.nansum(read_steps(folder / "steps.rec")["labels"], axis=0)))
 
 
 def summed_rate(folder: Path, corrected: bool) -> float:
@@ -121,11 +124,11 @@ def choice_text(runs: list[RunRecord]) -> str:
     """The grid, and what the protocol's rules pick from it."""
     arms, rows = by_arm(runs), []
     best: dict[str, tuple[float, float]] = {}
-    shares = {}
+    shares, common_seeds = {}, parse_seeds(study.CHOICE_SEEDS)
     for recipe in study.RECIPES:
         for rate in study.GRID:
             own = arms.get(study.arm_name(recipe, rate), [])
-            first = [run.last for run in own if run.seed in range(1000, 1004)]
+            first = [run.last for run in own if run.seed in common_seeds]
             if not own:
                 continue
             count, mean = sum(map(failed, own)), float(np.mean(first))
@@ -149,7 +152,7 @@ def choice_text(runs: list[RunRecord]) -> str:
 def confirm_text(runs: list[RunRecord], folder: Path) -> str:
     """The confirmatory run, in the order of the protocol's analysis."""
     arms = by_arm(runs)
-    names = [name for name in study.confirm_arms(study.RATE, study.BEST_RATES) if name in arms]
+    names = list(study.confirm_arms(study.RATE, study.BEST_RATES))
     counts = {name: (sum(map(failed, arms[name])), len(arms[name])) for name in names}
     a, b = counts["devlin2019"], counts["mosbach2021"]
     window = 0.3 <= a[0] / a[1] <= 0.7
@@ -166,7 +169,7 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
         "5. The paper's comparison, spread included:",
         to_markdown(summarize([*arms["devlin2019"], *arms["mosbach2021"]])),
         "All arms (no comparisons but those of 1 and 4 were planned):",
-        to_markdown(summarize([run for name in names for run in arms[name]])).partition("\n\n")[0],
+        recipes_table(summarize([run for name in names for run in arms[name]])),
         "Accuracies by seed:",
         markdown_table(
             ["arm", "accuracy at the end of training, seed by seed; * failed"],
@@ -179,7 +182,7 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
 def gap_sentence(runs: list[RunRecord], folder: Path) -> str:
     """PROTOCOL.md, "Analysis", 3, over all arms."""
     known = [run for run in runs if run.train_loss is not None]
-    ratios = {run.name: run.train_loss / label_entropy(folder / "runs" / run.name) for run in known}
+    ratios = {run.name: run.train_loss / constant_loss(folder / "runs" / run.name) for run in known}
     of_failed = [ratios[run.name] for run in known if failed(run)]
     of_others = [ratios[run.name] for run in known if not failed(run)]
     if not of_failed or not of_others:
@@ -194,15 +197,12 @@ def gap_sentence(runs: list[RunRecord], folder: Path) -> str:
 
 
 def contrast_table(arms: dict[str, list[RunRecord]], counts: dict) -> tuple[list[str], list[list[str]]]:
-    present = [(a, b) for a, b in CONTRASTS if a in arms and b in arms]
-    fisher = holm([fisher_exact_p(*counts[a], *counts[b]) for a, b in present])
-    differences = []
-    for a, b in present:
-        second = {run.seed: run.last for run in arms[b]}
-        differences.append(np.array([run.last - second[run.seed] for run in arms[a] if run.seed in second]))
+    fisher = holm([fisher_exact_p(*counts[a], *counts[b]) for a, b in CONTRASTS])
+    scores = {name: np.array([run.last for run in own]) for name, own in arms.items()}  # in the order of seeds
+    differences = [scores[a] - scores[b] for a, b in CONTRASTS]
     signs = holm([sign_flip_p(values) for values in differences])
     rows = []
-    for (a, b), p_failed, values, p_mean in zip(present, fisher, differences, signs, strict=True):
+    for (a, b), p_failed, values, p_mean in zip(CONTRASTS, fisher, differences, signs, strict=True):
         low, high = mean_interval(values)
         failures = f"{counts[a][0]} of {counts[a][1]}, {counts[b][0]} of {counts[b][1]}"
         rows.append(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..callback import write_bytes
 from ..diagnostics.failures import label_entropy
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
@@ -272,8 +273,6 @@ def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
         figure.savefig(content, format=kind, dpi=150, facecolor="white", metadata=metadata)
         figure.set_layout_engine("none")  # the next one has the same layout, at no cost
         path = folder / f"{name}.{kind}"
-        temporary = path.with_name(path.name + ".new")
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
+        write_bytes(path, content.getvalue())
         paths.append(path)
     return paths

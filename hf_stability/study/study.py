@@ -77,7 +77,8 @@ def run_jobs(
             if not main or event.kind == "progress":
                 return
             runs[event.job.name] = event.run or _crashed(event)
-            prune_models(folder, read_runs(folder), event.job.keep_model)
+            if event.job.keep_model == "failed_and_best":  # otherwise no run need be read again
+                prune_models(folder, read_runs(folder), event.job.keep_model)
 
         folders = [run_folder(folder, job) for job in missing]
         try:

@@ -231,7 +231,12 @@ def _evaluations(summary: dict[str, Any]) -> set[int]:
 
 
 def to_markdown(summary: dict[str, Any]) -> str:
-    """What a study ends with: the recipes' table, and below it what must be known to read it and the comparisons.
+    """What a study ends with: the recipes' table, and below it what must be known to read it and the comparisons."""
+    return "\n".join([recipes_table(summary), "", *(f"- {note}" for note in _notes(summary))])
+
+
+def recipes_table(summary: dict[str, Any]) -> str:
+    """A row for each recipe, as Markdown.
 
     The best evaluations' mean has a column only where all runs have the same number of evaluations, two or more.
     """
@@ -255,8 +260,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
         ]
         for figures in summary["recipes"]
     ]
-    table = markdown_table(["recipe", "runs", "failed = share (95% interval)", *columns], rows)
-    return "\n".join([table, "", *(f"- {note}" for note in _notes(summary))])
+    return markdown_table(["recipe", "runs", "failed = share (95% interval)", *columns], rows)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
