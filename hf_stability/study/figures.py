@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -81,8 +82,6 @@ def draw_figures(
     Raises:
         InputError: the folder has no finished run of these, or a run's record of its steps cannot be read.
     """
-    import matplotlib
-
     folder = Path(folder)
     runs = [run for run in read_runs(folder) if seeds is None or run.seed in seeds]
     names = sorted({run.recipe for run in runs}) if recipes is None else list(dict.fromkeys(recipes))
@@ -91,9 +90,7 @@ def draw_figures(
         chosen = "" if recipes is None and seeds is None else " of these recipes and seeds"
         raise InputError(f"{folder}: no finished run{chosen} to draw; give the folder of a study")
     steps = {name: summary for name in names if (summary := read_step_summary(folder, by_recipe[name])) is not None}
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the same figure whatever the user's own style
-        matplotlib.rcParams.update(STYLE)
+    with own_style():
         figures = {
             "scores": scores_figure(by_recipe),
             "gradient_norms": gradient_norms_figure(steps, _first(by_recipe, "task")),
@@ -102,6 +99,22 @@ def draw_figures(
         target = folder / "figures" if into is None else Path(into)
         target.mkdir(exist_ok=True)
         return [path for name, figure in figures.items() for path in _write(figure, target, name)]
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """The same figure whatever the user's own style, and no window system: drawing boxes asks for the backend, which
+    would be looked for through pyplot. Both are as they were afterwards."""
+    import matplotlib
+
+    backend = dict.__getitem__(matplotlib.rcParams, "backend")  # as it is, perhaps not looked for yet
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**STYLE, "backend": "agg"})
+        try:
+            yield
+        finally:
+            dict.__setitem__(matplotlib.rcParams, "backend", backend)  # the context leaves this one alone
 
 
 # ---- the figures ----------------------------------------------------------------------------------------------------
