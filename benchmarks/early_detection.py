@@ -1,0 +1,519 @@
+"""Early detection: how well the early warning tells a run that will fail, and whether simpler things would do.
+
+    python benchmarks/early_detection.py choose --output_dir studies   # runs to choose settings on and to fit on
+    python benchmarks/early_detection.py fit --output_dir studies      # the weights and the threshold from these
+    python benchmarks/early_detection.py test --output_dir studies     # fresh runs, after the protocol was committed
+    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the test's runs
+
+`report` alone rebuilds the tables from `benchmarks/early_warning/runs.csv`, which holds what each run looked like at each
+check. The protocol is benchmarks/early_warning/PROTOCOL.md. Studies go on where they were interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from hf_stability import cli
+from hf_stability.diagnostics import early_warning
+from hf_stability.diagnostics.failures import label_entropy
+from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.recipe import recipe_dir
+from hf_stability.study.statistics import wilson_interval
+from hf_stability.tasks.demo.data import demo_model_path, demo_splits
+
+
+RESULTS = Path(__file__).resolve().parent / "early_warning"
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+PREVALENCES = (0.1, 0.3, 0.5)
+ENOUGH, MOST_RUNS, BATCH_OF_RUNS = 50, 240, 20  # failed and ok runs wanted in a setting; runs at most; runs at a time
+CHOICE_SEEDS = ("1000-1019",)
+FIRST_TEST_SEED = 3001
+N_BOOT = 10_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where runs are made: devlin2019 on a bundled task, at a rate at which about half fail.
+
+    Args:
+        architecture: of the bundled model.
+        task: of the bundled ones.
+        split: of the task's training sets.
+        examples: its first ones.
+        epochs: of training.
+        rate: at which about half of the runs are to fail.
+        changes: what else is not as in devlin2019.
+        fitted: whether its choice runs are among those that the weights and the threshold were fitted on.
+    """
+
+    architecture: str
+    task: str
+    split: str
+    examples: int
+    epochs: int
+    rate: float
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    fitted: bool = True
+
+
+SETTINGS = {
+    "bert": Setting("bert", "demo_pair", "train", 1000, 3, 2.5e-4),
+    "roberta": Setting("roberta", "demo_cola", "train", 1000, 4, 5e-4),
+    "albert": Setting("albert", "demo_cola", "train_full", 2000, 4, 9e-4, {"bias_correction": True}, fitted=False),
+}
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def write_data(folder: Path, setting: Setting, half: str) -> tuple[Path, Path]:
+    """The setting's training set and one half of its development set, as the .csv files that a user would bring."""
+    splits = demo_splits(setting.task)
+    dev = splits["validation"]
+    dev = dev[: len(dev) // 2] if half == "first" else dev[len(dev) // 2 :]
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f"{setting.task}-{setting.split}-{setting.examples}", f"{setting.task}-dev-{half}")
+    paths = [folder / f"{name}.csv" for name in names]
+    for path, rows in zip(paths, (splits[setting.split][: setting.examples], dev), strict=True):
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return paths[0], paths[1]
+
+
+def own_part(recipe: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """The recipe's part for a model type, without what the setting changes."""
+    part = recipe["model_types"][setting.architecture]
+    kept = {name: value for name, value in part.get("args", {}).items() if name not in setting.changes}
+    return {**part, "args": kept}
+
+
+def study_folder(output_dir: Path, name: str, part: str) -> Path:
+    """Where a setting's runs are kept."""
+    return output_dir / part / f"{name}-{SETTINGS[name].rate:.1e}"
+
+
+def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], more: Sequence[str] = ()) -> Path:
+    """Run a setting's seeds, an evaluation every tenth of training; the study's folder."""
+    setting, half = SETTINGS[name], "first" if part == "choose" else "second"
+    folder = study_folder(output_dir, name, part)
+    train, dev = write_data(output_dir / "data", setting, half)
+    recipe = yaml.safe_load((recipe_dir() / "devlin2019.yaml").read_text(encoding="utf-8"))
+    recipe["args"] |= {"learning_rate": setting.rate, "num_train_epochs": setting.epochs}
+    recipe["args"] |= setting.changes
+    recipe["model_types"] = {setting.architecture: own_part(recipe, setting)}
+    recipe["args"] |= {"eval_strategy": "steps", "eval_steps": 0.1, "per_device_eval_batch_size": 64}
+    arm = output_dir / "arms" / f"{name}.yaml"
+    arm.parent.mkdir(parents=True, exist_ok=True)
+    arm.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    model = str(demo_model_path(setting.architecture))
+    where = ["--model_name_or_path", model, "--train_file", str(train), "--validation_file", str(dev)]
+    code = cli.main([*where, "--recipe", str(arm), "--seeds", *seeds, "--output_dir", str(folder), *more])
+    if code:
+        raise SystemExit(code)
+    return folder
+
+
+def choose(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
+    """Part `choose`: the choice seeds on the first half of the development set."""
+    for name in names:
+        run_setting(output_dir, name, "choose", CHOICE_SEEDS, more)
+
+
+def test(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
+    """Part `test`: fresh seeds on the second half, a batch at a time, until there are enough failed and enough ok runs."""
+    for name in names:
+        for number in range(0, MOST_RUNS, BATCH_OF_RUNS):
+            first = FIRST_TEST_SEED + number
+            seeds = (f"{first}-{first + BATCH_OF_RUNS - 1}",)
+            folder = run_setting(output_dir, name, "test", seeds, more)
+            kinds = [kind_of(path) for path in run_folders(folder)]
+            if min(kinds.count("failed"), kinds.count("ok")) >= ENOUGH:
+                break
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The finished runs of a study, by seed."""
+    return sorted(path.parent for path in folder.glob("runs/*/*/run.json"))
+
+
+# ---- what a run was, and what it looked like -------------------------------------------------------------------------
+
+
+def kind_of(folder: Path) -> str:
+    """`failed`; `borderline`: ok, but its accuracy is within sampling noise of the constant's (McNemar); `healed`: ok,
+    though its gradients had vanished for a tenth of training; else `ok`."""
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    if verdict["status"] != "ok":
+        return "failed"
+    if verdict["evidence"].get("within_noise"):
+        return "borderline"
+    return "healed" if verdict["evidence"].get("gradients") else "ok"
+
+
+def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
+    """A row for each check of a run: its evidence, our risk, and the alternatives at the same step; larger is worse."""
+    record = read_steps(folder / "steps.rec")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    total, warmup = record["info"]["max_steps"], record["info"]["warmup_steps"]
+    about = {"setting": setting, "seed": run["seed"], "kind": kind_of(folder), "accuracy": run["accuracy"]}
+    entropy = float(label_entropy(record["labels"].sum(0)))
+    width = max(early_warning.MIN_WINDOW, math.ceil(early_warning.WINDOW * total))
+    rows = []
+    for fraction in np.arange(0.05, 1, 0.05).round(2):
+        step = math.ceil(fraction * total - 1e-9)
+        until = slice(0, step)
+        found = early_warning.evidence(
+            record["layer_norms"][until],
+            record["loss"][until],
+            record["logit_std"][until],
+            record["labels"][until].sum(0),
+            record["layers"],
+            total,
+        )
+        accuracies = [e["eval_accuracy"] for e in metrics["evaluations"] if e["step"] <= step]
+        smoothed = record["loss"][max(0, step - math.ceil(0.1 * total)) : step].mean() / entropy
+        rows.append(
+            {
+                **about,
+                "fraction": fraction,
+                "step": step,
+                "checked": step in early_warning.check_steps(warmup, total),
+                **{key: round(float(value), 5) for key, value in found.items()},
+                "dev_score": -accuracies[-1] if accuracies else "",
+                "train_loss": round(float(smoothed), 5),
+                "total_norm": round(-math.log(float(np.median(record["grad_norm"][step - width : step]))), 5),
+            }
+        )
+    return rows
+
+
+def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
+    """[`looks`] of all runs of some settings' studies."""
+    return [row for name, folder in folders.items() for path in run_folders(folder) for row in looks(path, name)]
+
+
+# ---- fitting ---------------------------------------------------------------------------------------------------------
+
+FIT_FRACTIONS = (0.2, 0.5)
+"""The weights are fitted on the checks between these."""
+EVIDENCE = {
+    "risk": ("level", "trend", "spread", "loss"),
+    "without gradients": ("spread", "loss"),
+    "gradients alone": ("level", "trend"),
+}
+"""The early warning, and what it is made of."""
+
+
+def fit_weights(rows: list[dict[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """Logistic regression (L2, C = 1, on standardised evidence) of failed against ok runs, over all checks in
+    `FIT_FRACTIONS`; each setting's failed and each setting's ok runs weigh the same. In units of the evidence itself,
+    to two decimals."""
+    from sklearn.linear_model import LogisticRegression
+
+    used = [r for r in rows if r["kind"] in ("failed", "ok") and FIT_FRACTIONS[0] <= r["fraction"] <= FIT_FRACTIONS[1]]
+    x = np.array([[r[name] for name in names] for r in used], float)
+    failed = np.array([r["kind"] == "failed" for r in used])
+    groups = [(r["setting"], r["kind"]) for r in used]
+    weight = np.array([1 / groups.count(group) for group in groups])
+    mean, std = x.mean(0), x.std(0)
+    fitted = LogisticRegression(C=1.0).fit((x - mean) / std, failed, sample_weight=weight * len(used) / weight.sum())
+    weights = fitted.coef_[0] / std
+    bias = round(float(fitted.intercept_[0] - weights @ mean), 2)
+    return {"bias": bias, **dict(zip(names, weights.round(2).tolist(), strict=True))}
+
+
+def fit_threshold(rows: list[dict[str, Any]], weights: dict[str, float], false_alarms: float = 0.1) -> float:
+    """The lowest risk, to three decimals, at which no more than this share of the ok runs of any fitted setting is alarmed
+    by half of training."""
+    highest: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["kind"] == "ok" and row["checked"] and row["fraction"] <= 0.5:
+            own = highest.setdefault(row["setting"], {})
+            own[row["seed"]] = max(own.get(row["seed"], 0.0), risk_of(row, weights))
+    at_least = max(np.quantile(list(own.values()), 1 - false_alarms, method="higher") for own in highest.values())
+    return math.floor(1000 * at_least + 1) / 1000  # above that run's own
+
+
+def risk_of(row: dict[str, Any], weights: dict[str, float] | None = None) -> float:
+    """The risk of a row; by default with the package's weights."""
+    weights = early_warning.WEIGHTS if weights is None else weights
+    return float(early_warning.risk({name: float(row[name]) for name in weights if name != "bias"}, weights))
+
+
+def fit(output_dir: Path) -> None:
+    """Part `fit`: print what early_warning.py and this file then hold, and write it to fit.json."""
+    names = [name for name, setting in SETTINGS.items() if setting.fitted]
+    rows = collect({name: study_folder(output_dir, name, "choose") for name in names})
+    found = {label: fit_weights(rows, evidence) for label, evidence in EVIDENCE.items()}
+    runs = {(r["setting"], r["seed"]): r["kind"] for r in rows}
+    counts = {n: {k: sum(s == n and kind == k for (s, _), kind in runs.items()) for k in KINDS} for n in names}
+    content = {"runs": counts, "weights": found, "threshold": fit_threshold(rows, found["risk"])}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "fit.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(content, indent=1))
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+KINDS = ("failed", "ok", "healed", "borderline")
+ALTERNATIVES = {
+    "dev score (Dodge et al. 2020)": "dev_score",
+    "smoothed train loss / entropy": "train_loss",
+    "total gradient norm": "total_norm",
+}
+
+
+def auc(failed: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """Probability that a failed run has the larger value than an ok one, ties half: `(..., m)` and `(..., n)` -> `(...)`."""
+    difference = failed[..., :, None] - ok[..., None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
+
+
+def bootstrap(values: np.ndarray, failed: np.ndarray, seed: int = 0) -> np.ndarray:
+    """AUCs of several scores on resampled runs, failed and ok ones apart, the same runs for all: `(scores, N_BOOT)`.
+
+    Args:
+        values: `(scores, runs)`.
+        failed: `(runs,)`.
+    """
+    rng = np.random.default_rng(seed)
+    bad, good = values[:, failed], values[:, ~failed]
+    wins = (bad[:, :, None] > good[:, None, :]) + 0.5 * (bad[:, :, None] == good[:, None, :])  # (scores, m, n)
+    m, n = wins.shape[1:]
+    drawn_bad = rng.multinomial(m, np.full(m, 1 / m), N_BOOT) / m
+    drawn_good = rng.multinomial(n, np.full(n, 1 / n), N_BOOT) / n
+    return np.stack([((drawn_bad @ own) * drawn_good).sum(-1) for own in wins])
+
+
+def precision_at(prevalence: float, hits: int, failed: int, false: int, ok: int, seed: int = 0) -> tuple[float, ...]:
+    """Precision at a prevalence, from the share of failed runs that are alarmed and that of ok runs: estimate and 95%
+    limits, both shares drawn from their Jeffreys posteriors (Beta(k + 1/2, n - k + 1/2))."""
+    rng = np.random.default_rng(seed)
+    recall = rng.beta(hits + 0.5, failed - hits + 0.5, N_BOOT)
+    false_rate = rng.beta(false + 0.5, ok - false + 0.5, N_BOOT)
+    drawn = prevalence * recall / (prevalence * recall + (1 - prevalence) * false_rate)
+    alarmed = prevalence * hits / failed + (1 - prevalence) * false / ok
+    estimate = prevalence * hits / failed / alarmed if alarmed else math.nan
+    return (estimate, *np.quantile(drawn, [0.025, 0.975]).tolist())
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """The committed looks at the test's runs."""
+    with open(RESULTS / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    words = ("setting", "kind", "checked")
+    return [
+        {k: (v if k in words else float(v) if v != "" else math.nan) for k, v in row.items()}
+        | {"checked": row["checked"] == "True"}
+        for row in rows
+    ]
+
+
+def write_rows(rows: list[dict[str, Any]]) -> None:
+    """Write runs.csv."""
+    with open(RESULTS / "runs.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def at(rows: list[dict[str, Any]], fraction: float) -> list[dict[str, Any]]:
+    """The rows at a fraction of training, one a run."""
+    return [row for row in rows if math.isclose(row["fraction"], fraction)]
+
+
+def alarmed_by(rows: list[dict[str, Any]], fraction: float, threshold: float) -> dict[float, bool]:
+    """Whether each run (by seed) has raised an alarm at any check up to a fraction of training."""
+    alarmed: dict[float, bool] = {}
+    for row in rows:
+        raised = row["checked"] and row["fraction"] <= fraction + 1e-9 and risk_of(row) >= threshold
+        alarmed[row["seed"]] = alarmed.get(row["seed"], False) or raised
+    return alarmed
+
+
+def scores(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Each score's values over runs: ours, its parts, the alternatives."""
+    fitted = json.loads((RESULTS / "fit.json").read_text(encoding="utf-8"))["weights"]
+    ours = {
+        name: np.array([risk_of(r, early_warning.WEIGHTS if name == "risk" else fitted[name]) for r in rows])
+        for name in EVIDENCE
+    }
+    theirs = {name: np.array([r[key] for r in rows], float) for name, key in ALTERNATIVES.items()}
+    return ours | {name: np.nan_to_num(values, nan=0.0) for name, values in theirs.items()}  # no evaluation yet
+
+
+def auc_tables(rows: list[dict[str, Any]], setting: str) -> list[str]:
+    """AUC of every score at every fraction, and how much ours is above each other one."""
+    header = ["AUC (95% interval)", *(f"{fraction:.0%}" for fraction in FRACTIONS)]
+    all_as_ok = "risk, healed and borderline runs counted as ok"
+    lines: dict[str, list[str]] = {}
+    for fraction in FRACTIONS:
+        everybody = at([r for r in rows if r["setting"] == setting], fraction)
+        now = [r for r in everybody if r["kind"] in ("failed", "ok")]
+        failed, values = which_failed(now), scores(now)
+        stacked = np.stack(list(values.values()))
+        drawn = bootstrap(stacked, failed)
+        for name, value, draws in zip(values, stacked, drawn, strict=True):
+            lines.setdefault(name, []).append(estimate(auc(value[failed], value[~failed]), draws, ".3f"))
+            if name != "risk":
+                above = auc(stacked[0][failed], stacked[0][~failed]) - auc(value[failed], value[~failed])
+                lines.setdefault(f"risk above {name}", []).append(estimate(above, drawn[0] - draws, "+.3f"))
+        failed, value = which_failed(everybody), scores(everybody)["risk"]
+        draws = bootstrap(value[None], failed)[0]
+        lines.setdefault(all_as_ok, []).append(estimate(auc(value[failed], value[~failed]), draws, ".3f"))
+    order = sorted(lines, key=lambda name: (name.startswith("risk above"), name == all_as_ok))
+    return table(header, [[name, *lines[name]] for name in order])
+
+
+def which_failed(rows: list[dict[str, Any]]) -> np.ndarray:
+    """`(rows,)`, bool."""
+    return np.array([row["kind"] == "failed" for row in rows])
+
+
+def estimate(value: float, draws: np.ndarray, form: str) -> str:
+    """A number with the 95% percentile interval of its bootstrap draws."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def alarm_table(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
+    """Recall, false alarms and precision of the alarm at its threshold; healed and borderline runs in columns of their own."""
+    own = [r for r in rows if r["setting"] == setting]
+    kinds = {r["seed"]: r["kind"] for r in own}
+    header = ["alarm raised by", "recall", "precision", "ok runs alarmed", "healed", "borderline"]
+    header += [f"precision if {p:.0%} fail" for p in PREVALENCES]
+    body = []
+    for fraction in FRACTIONS:
+        alarmed = alarmed_by(own, fraction, threshold)
+        hit = {kind: [alarmed[seed] for seed in kinds if kinds[seed] == kind] for kind in KINDS}
+        hits, false = sum(hit["failed"]), sum(hit["ok"])
+        cells = [f"{fraction:.0%}", share(hits, len(hit["failed"])), share(hits, hits + false)]
+        cells += [share(sum(hit[kind]), len(hit[kind])) for kind in ("ok", "healed", "borderline")]
+        counts = (hits, len(hit["failed"]), false, len(hit["ok"]))
+        cells += ["{:.2f} ({:.2f}-{:.2f})".format(*precision_at(p, *counts)) for p in PREVALENCES]
+        body.append(cells)
+    return table(header, body)
+
+
+def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
+    """The two goals, met or not shown."""
+    own = [r for r in rows if r["setting"] == setting and r["kind"] in ("failed", "ok")]
+    now = at(own, 0.3)
+    failed = which_failed(now)
+    low_auc = float(np.quantile(bootstrap(scores(now)["risk"][None], failed)[0], 0.025))
+    alarmed = alarmed_by(own, 0.4, threshold)
+    kinds = {r["seed"]: r["kind"] for r in own}
+    hits = sum(alarmed[s] for s in kinds if kinds[s] == "failed")
+    false = sum(alarmed[s] for s in kinds if kinds[s] == "ok")
+    number = sum(kind == "failed" for kind in kinds.values())
+    low_precision = float(wilson_interval(hits, hits + false)[0]) if hits + false else 0.0
+    low_recall = float(wilson_interval(hits, number)[0])
+    return [
+        setting,
+        f"{low_auc:.3f}: {'met' if low_auc >= 0.95 else 'not shown'}",
+        f"{low_precision:.3f}, {low_recall:.3f}: {'met' if low_precision >= 0.9 and low_recall >= 0.8 else 'not shown'}",
+    ]
+
+
+def report(output_dir: Path) -> None:
+    """Part `report`: runs.csv from the test's runs where they are there, and results.md from runs.csv."""
+    folders = {name: study_folder(output_dir, name, "test") for name in SETTINGS}
+    if all(folder.is_dir() for folder in folders.values()):
+        write_rows(collect(folders))
+    rows, threshold = read_rows(), early_warning.THRESHOLD
+    text = [
+        "# Early detection: the tables",
+        "",
+        f"Made by `python benchmarks/early_detection.py report` from runs.csv. Intervals are 95%. Threshold {threshold:.3f}.",
+        "",
+        *table(
+            ["setting", "runs", *KINDS, "among the fitted"],
+            [
+                [
+                    name,
+                    *map(str, counts(rows, name)),
+                    "its choice runs" if SETTINGS[name].fitted else "no: a held-out architecture",
+                ]
+                for name in SETTINGS
+            ],
+        ),
+        "",
+        "Goals (lower 95% limits): AUC .95 at 30%; precision .9 and recall .8 at 40%.",
+        "",
+        *table(
+            ["setting", "AUC at 30%", "precision, recall at 40%"], [goals(rows, name, threshold) for name in SETTINGS]
+        ),
+    ]
+    for name, setting in SETTINGS.items():
+        text += [
+            "",
+            f"## {name}: {setting.task}, {setting.examples} examples, {setting.epochs} epochs, {setting.rate}",
+        ]
+        text += ["", "Failed against ok runs; healed and borderline ones are left out of the AUC.", ""]
+        text += [*auc_tables(rows, name), "", *alarm_table(rows, name, threshold)]
+    (RESULTS / "results.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    print("\n".join(text))
+
+
+def counts(rows: list[dict[str, Any]], setting: str) -> list[int]:
+    """Number of runs, and of each kind."""
+    kinds = [r["kind"] for r in at(rows, 0.5) if r["setting"] == setting]
+    return [len(kinds), *(kinds.count(kind) for kind in KINDS)]
+
+
+def share(part: int, whole: int) -> str:
+    """`47/50 = .94 (.84-.98)`, with Wilson's interval."""
+    if not whole:
+        return "-"
+    low, high = wilson_interval(part, whole)
+    return f"{part}/{whole} = {part / whole:.2f} ({float(low):.2f}-{float(high):.2f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["choose", "fit", "test", "report"])
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("results/early_detection"), help="folder of the studies"
+    )
+    parser.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="only these (choose, test)"
+    )
+    parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
+    arguments = parser.parse_args()
+    more = ["--workers", arguments.workers] if arguments.workers else []
+    parts: dict[str, Callable[[], None]] = {
+        "choose": lambda: choose(arguments.output_dir, arguments.settings, more),
+        "fit": lambda: fit(arguments.output_dir),
+        "test": lambda: test(arguments.output_dir, arguments.settings, more),
+        "report": lambda: report(arguments.output_dir),
+    }
+    parts[arguments.part]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Early warning: does a run that is still training look like one that will fail?
+
+From all that the record shows of a classification, at update step n of T (medians and means over the last steps):
+
+    g_low, g_top    median gradient norm of the lower half of the layers (the median of them, on a log scale), of the classifier
+    level   = ln(g_low / g_top)             how far the lower layers are below the top
+    trend   = ln(g_low / max g_low so far)  how far they have fallen from their own highest level
+    spread  = ln(logit_std)                 how far the logits differ between examples (nats)
+    loss    = mean training loss / entropy of the labels
+
+    risk = 1 / (1 + exp(-(b + w_level level + w_trend trend + w_spread spread + w_loss loss)))
+
+Mosbach et al. (ICLR 2021, section 5.1): in failed runs the lower layers' gradients vanish and the loss stays at its start,
+but successful runs are small there too until shortly after the warmup. So nothing is said before the warmup and one window
+have passed. Only ratios and nats enter: a loss that is scaled by a constant, or a clipped gradient, changes nothing.
+
+Where the weights and the threshold come from, and how often the alarm is right: benchmarks/early_detection.
+
+Shapes: `T` recorded update steps, `L` layers, `K` classes; `...` are leading axes, for example seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .failures import Verdict, label_entropy
+
+
+ALARM_SCHEMA = "hf_stability.alarm/1"
+
+WINDOW = 0.03
+"""Share of training over which norms and spread are medians; at least `MIN_WINDOW` steps."""
+LOSS_WINDOW = 0.1
+"""Share of training over which the loss is averaged."""
+MIN_WINDOW = 5
+CHECK_EVERY = 0.05
+"""Share of training between two checks."""
+
+WEIGHTS = {"bias": -5.29, "level": -0.58, "trend": -0.16, "spread": -0.03, "loss": 4.08}
+"""Of the risk's logit."""
+THRESHOLD = 0.823
+"""Risk from which on the alarm is raised."""
+
+REMEDY = (
+    "a third of the learning rate, bias correction on, 10% warmup, more epochs (recipe mosbach2021); or another seed"
+)
+
+
+def evidence(
+    layer_norms: np.ndarray,
+    losses: np.ndarray,
+    logit_std: np.ndarray,
+    label_counts: np.ndarray,
+    layers: Sequence[str],
+    total_steps: int,
+) -> dict[str, np.ndarray]:
+    """The four quantities of the equation above, after the last of the given steps.
+
+    Args:
+        layer_norms: `(..., T, L)` gradient norms of every update step so far, before or after clipping.
+        losses: `(..., T)` training loss of each.
+        logit_std: `(..., T)` standard deviation of the logits over the step's examples.
+        label_counts: `(..., K)` training examples of each class so far.
+        layers: L names, from input to output; see [`lower_half`].
+        total_steps: update steps of the whole training.
+
+    Returns:
+        `level`, `trend`, `spread`, `loss`, each `(...)`; NaN where what it is made of is missing.
+    """
+    low, top = lower_half(layers), top_layer(layers)
+    width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
+    logs = _log(np.asarray(layer_norms, float))
+    levels = np.stack([_median(logs[..., i : i + width, :], -2) for i in _starts(logs.shape[-2], width)], -2)
+    lower = _median(levels[..., low], -1)  # (..., windows)
+    loss_width = max(MIN_WINDOW, math.ceil(LOSS_WINDOW * total_steps))
+    return {
+        "level": lower[..., -1] - levels[..., -1, top],
+        "trend": lower[..., -1] - np.fmax.reduce(lower, axis=-1),
+        "spread": _median(_log(np.asarray(logit_std, float))[..., -width:], -1),
+        "loss": np.asarray(losses, float)[..., -loss_width:].mean(-1) / np.maximum(label_entropy(label_counts), 1e-12),
+    }
+
+
+def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
+    """How much a run looks like one that fails, `(...)` in [0, 1]; NaN where any evidence is missing.
+
+    A probability only where runs fail as often as among those that the weights were fitted on; see the module's equation.
+    """
+    logit = weights["bias"] + sum(weights[name] * np.asarray(value) for name, value in evidence.items())
+    return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
+
+
+def check_steps(warmup_steps: int, total_steps: int, every: float = CHECK_EVERY) -> list[int]:
+    """Update steps after which a run is looked at: every 5% of training, once the warmup and one window have passed."""
+    if 0 < warmup_steps < 1:
+        raise InputError(f"warmup_steps {warmup_steps} looks like a fraction: give the number of update steps")
+    first = warmup_steps + max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
+    steps = [math.ceil(i * every * total_steps - 1e-9) for i in range(1, round(1 / every))]
+    return sorted({step for step in steps if first <= step < total_steps})
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A run that looks like one that will fail.
+
+    Args:
+        step, total_steps: update step of the check, and of the whole training.
+        risk: see [`risk`].
+        layer: of the layers below the pooler the one that has fallen furthest from its own highest level.
+        evidence: the four quantities of the module's equation; None where one is not finite.
+        sentence: all of it in words, with what to change.
+    """
+
+    step: int
+    total_steps: int
+    risk: float
+    layer: str
+    evidence: dict[str, float | None]
+    sentence: str
+    schema: str = ALARM_SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Alarm:
+        """Raises InputError where the schema is another version's."""
+        if content.get("schema") != ALARM_SCHEMA:
+            raise InputError(f"alarm schema {content.get('schema')!r}: this version reads {ALARM_SCHEMA}")
+        return cls(**content)
+
+
+def check(
+    record: Mapping[str, Any], step: int, total_steps: int, threshold: float = THRESHOLD
+) -> tuple[float, Alarm | None]:
+    """Look at a run after an update step.
+
+    Args:
+        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] gives it; rows after `step` are not
+            looked at.
+        step: the last update step that counts.
+        total_steps: update steps of the whole training.
+        threshold: risk from which on it is an alarm.
+
+    Returns:
+        the risk, NaN where the record does not say enough (no classification, no gradient norms); an alarm or None.
+    """
+    until = np.asarray(record["step"]) <= step
+    norms, counts = record["layer_norms"][until], np.nansum(record["labels"][until], 0)
+    if counts.size == 0 or counts.sum() == 0 or not norms.size:
+        return math.nan, None
+    layers = record["layers"]
+    found = evidence(norms, record["loss"][until], record["logit_std"][until], counts, layers, total_steps)
+    found = {name: float(value) for name, value in found.items()}
+    finite = np.isfinite(record["loss"][until])
+    diverged = bool(finite.any()) and not finite[-MIN_WINDOW:].all()  # no loss at all is a model that returns none
+    value = 1.0 if diverged else float(risk(found))
+    if not value >= threshold:
+        return value, None
+    layer = _fallen_furthest(norms, layers, total_steps)
+    sentence = _sentence(step, total_steps, value, layer, found)
+    known = {name: number if math.isfinite(number) else None for name, number in found.items()}  # JSON has no NaN
+    return value, Alarm(step, total_steps, value, layer, known, sentence)
+
+
+def find_alarm(
+    record: Mapping[str, Any],
+    warmup_steps: int | None = None,
+    total_steps: int | None = None,
+    threshold: float = THRESHOLD,
+) -> Alarm | None:
+    """The first alarm of a record, of a finished run or of one that is still training; None where there is none.
+
+    Args:
+        record: as in [`check`].
+        warmup_steps, total_steps: update steps; default: what the record's first line says.
+        threshold: as in [`check`].
+    """
+    warmup_steps = record["info"]["warmup_steps"] if warmup_steps is None else warmup_steps
+    total_steps = record["info"]["max_steps"] if total_steps is None else total_steps
+    last = max(record["step"], default=0)
+    for step in check_steps(warmup_steps, total_steps):
+        if step > last:
+            break
+        alarm = check(record, step, total_steps, threshold)[1]
+        if alarm is not None:
+            return alarm
+    return None
+
+
+def with_alarm(verdict: Verdict, alarm: Alarm, stopped: bool) -> Verdict:
+    """The verdict of a run that raised an alarm: it says so, and is `stopped` (censored) where the alarm ended the run."""
+    found = {**verdict.evidence, "alarm": alarm.to_dict()}
+    where = f"step {alarm.step} of {alarm.total_steps} (risk {alarm.risk:.2f})"
+    if not stopped or verdict.status == "diverged":
+        what = "a false alarm" if verdict.status == "ok" else "an alarm"
+        return replace(verdict, sentence=f"{verdict.sentence[:-1]}; {what} at {where}.", evidence=found)
+    sentence = f"stopped by the alarm at {where}: censored, not failed; until then {verdict.sentence}"
+    return replace(verdict, status="stopped", sentence=sentence, evidence=found)
+
+
+def lower_half(layers: Sequence[str]) -> list[int]:
+    """Indices of the lower half of a model's layers, embeddings included; pooler and classifier do not count."""
+    body = [i for i, name in enumerate(layers) if name not in ("pooler", "classifier")] or [0]
+    return body[: math.ceil(len(body) / 2)]
+
+
+def top_layer(layers: Sequence[str]) -> int:
+    """Index of the classifier, or of the last layer where none has this name."""
+    return list(layers).index("classifier") if "classifier" in layers else len(layers) - 1
+
+
+def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps: int) -> str:
+    width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
+    logs = _log(np.asarray(layer_norms, float))
+    levels = np.stack([_median(logs[i : i + width], 0) for i in _starts(len(logs), width)])
+    fall = levels[-1] - np.fmax.reduce(levels, axis=0)
+    body = [i for i, name in enumerate(layers) if name not in ("pooler", "classifier")] or [0]
+    return str(layers[min(body, key=lambda i: fall[i] if np.isfinite(fall[i]) else math.inf)])
+
+
+def _sentence(step: int, total_steps: int, value: float, layer: str, found: Mapping[str, float]) -> str:
+    if not math.isfinite(found["loss"]):
+        return f"step {step} of {total_steps}: the training loss is not finite. What to change: {REMEDY}."
+    level, trend, spread = (math.exp(found[name]) for name in ("level", "trend", "spread"))
+    return (
+        f"step {step} of {total_steps}: this run looks like one that fails (risk {value:.2f}). The lower layers' gradients "
+        f"are {level:.2g} of the classifier's and {trend:.2g} of their own highest level ({layer} fell furthest), the "
+        f"logits differ by {spread:.2g} nats between examples, the train loss is {found['loss']:.2f} of the label entropy. "
+        f"What to change: {REMEDY}."
+    )
+
+
+def _starts(steps: int, width: int) -> list[int]:
+    """First rows of windows that end with the last row and lie half a window apart; a single, shorter one at first."""
+    return sorted(range(max(0, steps - width), -1, -max(1, width // 2)))
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    """Natural logarithm; what is not above 0, or not finite, counts as missing, but for 0 itself: very small."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.isfinite(values), np.log(np.maximum(values, 1e-30)), np.nan)
+
+
+def _median(values: np.ndarray, axis: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "All-NaN slice": the NaN is the answer
+        return np.nanmedian(values, axis=axis)

@@ -1,0 +1,191 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_stability.diagnostics import early_warning
+from hf_stability.diagnostics.early_warning import (
+    Alarm,
+    check,
+    check_steps,
+    evidence,
+    find_alarm,
+    lower_half,
+    risk,
+    with_alarm,
+)
+from hf_stability.diagnostics.failures import judge
+from hf_stability.errors import InputError
+
+
+LAYERS = ["embeddings", *(f"layer_{i:02d}" for i in range(4)), "pooler", "classifier"]
+TOTAL, WARMUP = 200, 20
+
+
+def made_record(fails: bool, seed: int = 0, total: int = TOTAL):
+    """A run that begins alike, and after the warmup either learns or has its lower layers' gradients vanish."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(1, total + 1)
+    fall = np.exp(-5 * np.clip((t - WARMUP) / (0.2 * total), 0, 1)) if fails else np.ones(total)
+    rise = np.clip((t - WARMUP) / (0.3 * total), 0, 1) * (not fails)
+    norms = np.exp(rng.normal(0, 0.3, (total, len(LAYERS)))) * (0.3 * fall + rise)[:, None]
+    norms[:, -1] = np.exp(rng.normal(0, 0.2, total))
+    return {
+        "step": t,
+        "loss": 0.69 - 0.5 * rise + rng.normal(0, 0.02, total),
+        "logit_std": np.exp(rng.normal(0, 0.2, total)) * (0.2 * fall + rise),
+        "layer_norms": norms,
+        "labels": rng.multinomial(16, [0.5, 0.5], total),
+        "layers": LAYERS,
+        "info": {"warmup_steps": WARMUP, "max_steps": total},
+    }
+
+
+def reference(record, step, total):
+    """The module's equation, written out."""
+    rows = [i for i in range(len(record["step"])) if record["step"][i] <= step]
+    width, loss_width = max(5, math.ceil(0.03 * total)), max(5, math.ceil(0.1 * total))
+
+    def level(begin, end, layer):
+        return np.median([math.log(record["layer_norms"][i][layer]) for i in rows[begin:end]])
+
+    def lower(begin, end):
+        return np.median([level(begin, end, layer) for layer in (0, 1, 2)])
+
+    now, highest = len(rows), []
+    end = now
+    while end - width >= 0 or not highest:
+        highest.append(lower(max(0, end - width), end))
+        end -= width // 2
+    counts = sum(record["labels"][i] for i in rows)
+    shares = [count / sum(counts) for count in counts]
+    entropy = -sum(p * math.log(p) for p in shares if p)
+    begin = max(0, now - width)
+    return {
+        "level": lower(begin, now) - level(begin, now, len(LAYERS) - 1),
+        "trend": lower(begin, now) - max(highest),
+        "spread": np.median([math.log(record["logit_std"][i]) for i in rows[begin:]]),
+        "loss": np.mean([record["loss"][i] for i in rows[-loss_width:]]) / entropy,
+    }
+
+
+def evidence_of(record, step, total=TOTAL):
+    until = record["step"] <= step
+    columns = (record[name][until] for name in ("layer_norms", "loss", "logit_std"))
+    return evidence(*columns, record["labels"][until].sum(0), record["layers"], total)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("step", [3, 12, 40, 41, 133, 200])
+def test_the_evidence_is_the_equations(fails, step):
+    record = made_record(fails, seed=step)
+    found, wanted = evidence_of(record, step), reference(record, step, TOTAL)
+    assert found == {name: pytest.approx(value) for name, value in wanted.items()}
+
+
+def test_seeds_on_a_leading_axis_are_each_as_alone():
+    records = [made_record(fails, seed) for seed in range(3) for fails in (False, True)]
+    stacked = {name: np.stack([r[name] for r in records]) for name in ("layer_norms", "loss", "logit_std", "labels")}
+    together = evidence(
+        stacked["layer_norms"], stacked["loss"], stacked["logit_std"], stacked["labels"].sum(1), LAYERS, TOTAL
+    )
+    for i, record in enumerate(records):
+        alone = evidence_of(record, TOTAL)
+        for name, value in together.items():
+            assert value.shape == (6,) and value[i] == pytest.approx(alone[name])
+        assert risk(together)[i] == pytest.approx(risk(alone))
+
+
+@given(scale=st.floats(1e-3, 1e3))
+def test_scaling_all_gradients_changes_nothing(scale):
+    record = made_record(True)
+    scaled = {**record, "layer_norms": record["layer_norms"] * scale}
+    assert evidence_of(scaled, 80) == {name: pytest.approx(v) for name, v in evidence_of(record, 80).items()}
+
+
+@given(warmup=st.integers(0, 3000), total=st.integers(1, 3000), every=st.sampled_from([0.01, 0.05, 0.1]))
+def test_it_is_silent_until_the_warmup_and_a_window_are_over(warmup, total, every):
+    steps = check_steps(warmup, total, every)
+    assert steps == sorted(set(steps)) and len(steps) < 1 / every
+    for step in steps:
+        assert warmup + max(5, 0.03 * total) <= step < total
+
+
+def test_a_fraction_for_warmup_is_refused():
+    with pytest.raises(InputError, match="0.1 looks like a fraction"):
+        check_steps(0.1, 200)
+
+
+def test_a_run_that_fails_raises_one_alarm_and_one_that_learns_none():
+    assert find_alarm(made_record(False)) is None
+    alarm = find_alarm(made_record(True))
+    assert alarm.step in check_steps(WARMUP, TOTAL) and alarm.total_steps == TOTAL
+    assert alarm.risk >= early_warning.THRESHOLD and alarm.layer in LAYERS[:5]
+    assert f"step {alarm.step} of {TOTAL}" in alarm.sentence and alarm.layer in alarm.sentence
+    assert "learning rate" in alarm.sentence and "mosbach2021" in alarm.sentence
+    assert Alarm.from_dict(json.loads(json.dumps(alarm.to_dict()))) == alarm
+    with pytest.raises(InputError, match="hf_stability.alarm/9"):
+        Alarm.from_dict({**alarm.to_dict(), "schema": "hf_stability.alarm/9"})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_does_not_look_ahead(seed):
+    whole = made_record(True, seed)
+    alarm = find_alarm(whole)
+    rows = {name: value[: alarm.step] for name, value in whole.items() if isinstance(value, np.ndarray)}
+    assert find_alarm({**whole, **rows}) == alarm
+    earlier = {name: value[: alarm.step - 1] for name, value in rows.items()}
+    assert find_alarm({**whole, **earlier}) is None
+
+
+def test_what_the_record_does_not_say_raises_no_alarm():
+    record = made_record(True)
+    no_norms = {**record, "layer_norms": np.full_like(record["layer_norms"], np.nan)}
+    no_classes = {**record, "labels": np.zeros((TOTAL, 0))}
+    no_loss = {**record, "loss": np.full(TOTAL, np.nan)}
+    for other in (no_norms, no_classes, no_loss):
+        value, alarm = check(other, 100, TOTAL)
+        assert math.isnan(value) and alarm is None and find_alarm(other) is None
+
+
+def test_a_loss_that_is_not_finite_is_an_alarm():
+    record = made_record(False)
+    record["loss"][60:] = np.nan
+    alarm = find_alarm(record)
+    assert alarm.risk == 1 and alarm.step == 70 and "not finite" in alarm.sentence
+    json.dumps(alarm.to_dict(), allow_nan=False)
+
+
+def test_more_evidence_of_failure_is_more_risk():
+    base = {"level": -1.0, "trend": -0.5, "spread": -1.0, "loss": 0.9}
+    for name, worse in (("level", -4.0), ("trend", -3.0), ("spread", -4.0), ("loss", 1.1)):
+        assert risk({**base, name: worse}) >= risk(base)
+    assert risk({name: np.float64(-1e6) for name in base}) <= 1
+
+
+@pytest.mark.parametrize(
+    "layers, lower",
+    [
+        (LAYERS, [0, 1, 2]),
+        (["embeddings", "shared_layer_00", "pooler", "classifier"], [0]),
+        (["embeddings", "layer_00", "layer_01", "layer_02", "classifier"], [0, 1]),
+        (["lstm", "head"], [0]),
+        (["classifier"], [0]),
+    ],
+)
+def test_the_lower_half_of_the_layers(layers, lower):
+    assert lower_half(layers) == lower
+
+
+def test_a_stopped_run_is_censored_and_a_finished_one_keeps_its_verdict():
+    alarm = find_alarm(made_record(True))
+    failed = judge(score=0.4, baseline=0.5, metric="accuracy")
+    ok = judge(score=0.9, baseline=0.5, metric="accuracy")
+    assert with_alarm(failed, alarm, stopped=False).status == "failed"
+    assert "a false alarm at step" in with_alarm(ok, alarm, stopped=False).sentence
+    stopped = with_alarm(failed, alarm, stopped=True)
+    assert stopped.status == "stopped" and "censored, not failed" in stopped.sentence
+    assert stopped.evidence["alarm"]["step"] == alarm.step
