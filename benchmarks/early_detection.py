@@ -144,14 +144,15 @@ def choose(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
 
 
 def test(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
-    """Part `test`: fresh seeds on the second half, a batch at a time, until there are enough failed and enough ok runs."""
+    """Part `test`: fresh seeds on the second half, a batch at a time, until there are enough failed and enough ok runs
+    by the verdict, healed and borderline ones among these."""
     for name in names:
         for number in range(0, MOST_RUNS, BATCH_OF_RUNS):
             first = FIRST_TEST_SEED + number
             seeds = (f"{first}-{first + BATCH_OF_RUNS - 1}",)
             folder = run_setting(output_dir, name, "test", seeds, more)
-            kinds = [kind_of(path) for path in run_folders(folder)]
-            if min(kinds.count("failed"), kinds.count("ok")) >= ENOUGH:
+            failed = [kind_of(path) == "failed" for path in run_folders(folder)]
+            if min(failed.count(True), failed.count(False)) >= ENOUGH:
                 break
 
 
