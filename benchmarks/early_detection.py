@@ -415,7 +415,8 @@ def alarm_table(rows: list[dict[str, Any]], setting: str, threshold: float) -> l
         cells = [f"{fraction:.0%}", share(hits, len(hit["failed"])), share(hits, hits + false)]
         cells += [share(sum(hit[kind]), len(hit[kind])) for kind in ("ok", "healed", "borderline")]
         counts = (hits, len(hit["failed"]), false, len(hit["ok"]))
-        cells += ["{:.2f} ({:.2f}-{:.2f})".format(*precision_at(p, *counts)) for p in PREVALENCES]
+        precisions = [precision_at(p, *counts) for p in PREVALENCES]
+        cells += ["{:.2f} ({:.2f}-{:.2f})".format(*p) if hits + false else "-" for p in precisions]
         body.append(cells)
     return table(header, body)
 

@@ -14,6 +14,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .callback import StabilityCallback
     from .diagnostics.gradients import layer_grad_norms
+    from .diagnostics.step_record import read_steps, steps_frame
     from .methods.adamw import AdamW
     from .recipe import load_recipe
     from .trainer import StabilityMixin, StableTrainer
@@ -29,6 +30,8 @@ __all__ = [
     "__version__",
     "layer_grad_norms",
     "load_recipe",
+    "read_steps",
+    "steps_frame",
 ]
 
 _HOME = {
@@ -39,6 +42,8 @@ _HOME = {
     "StableTrainingArguments": ".training_args",
     "layer_grad_norms": ".diagnostics.gradients",
     "load_recipe": ".recipe",
+    "read_steps": ".diagnostics.step_record",
+    "steps_frame": ".diagnostics.step_record",
 }
 
 

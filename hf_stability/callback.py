@@ -1,24 +1,30 @@
-"""StabilityCallback: gradient norms by layer, every update step, and a verdict on the run; for any Trainer."""
+"""StabilityCallback: gradient norms by layer, every update step, an early warning, and a verdict; for any Trainer."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl
 from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
+from .diagnostics.dashboard import LOG10, RISK, curves, custom_layout
+from .diagnostics.early_warning import Alarm, check, check_steps, find_alarm, with_alarm
 from .diagnostics.failures import Verdict, best_constant_score, judge
-from .diagnostics.gradients import GradientMeter
+from .diagnostics.gradients import GradientMeter, layers_of
 from .diagnostics.outputs import combine_statistics, output_statistics
+from .diagnostics.plots import draw_heat_map
+from .diagnostics.probes import make_probes
 from .diagnostics.step_record import LAYER_PREFIX, StepRecord
 from .errors import InputError
 
@@ -27,9 +33,13 @@ logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 16  # more classes than this get no counts a step
 MAX_WIDTH = 128  # more outputs than this get no logit_std
-TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more
+TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more, and other loggers get no more
 LAST_PART = 0.1  # share of training over which "predicts one class" is counted
 EVENTS_SUFFIX = ".stability"  # of the names of our event files
+ON_ALARM = ("none", "warn", "stop")
+HEAT_MAP = "gradients.png"
+NOT_LOGGERS = ("transformers.trainer_callback", "transformers.utils.notebook")  # progress bars, printing, control flow
+TRAINERS_KEYS = ("loss", "learning_rate")  # loggers know them from the Trainer, as means over its logging steps
 NOT_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 
 
@@ -40,25 +50,39 @@ class StabilityCallback(TrainerCallback):
     trainer = Trainer(model, args, train_dataset=..., callbacks=[StabilityCallback()])
     ```
 
-    It changes no bit of the training, and adds no host synchronisation to the Trainer's own: rows stay on the device
-    until the Trainer logs, evaluates or saves, or `block_steps` have come together.
+    It changes no bit of the training, unless `on_alarm` stops it. Rows stay on the device until the Trainer logs, evaluates
+    or saves, or `block_steps` have come together; the early warning adds a host synchronisation every 5% of training, and
+    nothing else does.
+
+    The early warning ([`early_warning`][hf_stability.diagnostics.early_warning]) looks at the run every 5% of training
+    once the warmup is over, and raises its alarm once: layer, step, figures, and what to change. It knows single-label
+    classification with gradient norms; elsewhere it is silent.
 
     On a stock Trainer the norms are those after clipping, the only ones a callback can see; steps that hit the clip are
     marked (`clipped`), and a vanishing gradient is under it anyhow. [`StableTrainer`] gives the norms before clipping.
 
-    In `<output_dir>/stability` it leaves `steps.rec` (see [`read_steps`]), `verdict.json`, and `tensorboard/`, where
-    the tags are
+    In `<output_dir>/stability` it leaves `steps.rec` (see [`read_steps`]), `verdict.json`, `gradients.png` (layers x steps,
+    see [`plot_heat_map`][hf_stability.diagnostics.plots.plot_heat_map]), and `tensorboard/`, where the tags are
 
     | tag | what |
     | --- | --- |
     | `grad_norm/<layer>` | norm of the layer's gradient |
     | `grad_norm/total`, `loss`, `learning_rate`, `logit_std`, `clipped` | as in the record |
+    | the columns of `diagnostics` | as in the record: `clip_factor`, `update_ratio/<layer>` ... |
+    | `log10_grad_norm/<layer>`, `log10_grad_norm/total`, `log10_update_ratio/<layer>` ... | the logarithm of what has a value for each layer; -12 for 0 |
+    | `label_entropy` | of the labels so far (nats): the loss of the best constant prediction |
     | `eval/<metric>` | every number of every evaluation but its times, whatever `report_to` says |
-    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the verdict is not `ok` |
+    | `alarm/risk` | the early warning's risk, at each check |
+    | `alarm` (text) | the alarm's sentence, at its step |
+    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where the alarm stopped it |
     | `verdict` (text) | the verdict's sentence |
+    | `gradients` (image) | `gradients.png` |
+
+    A curve has at most 1000 points. The Custom Scalars tab has all layers in one chart, and a chart for each diagnostic.
 
     A run has one event file, and another for each time it is resumed. The Trainer's own TensorBoardCallback
-    (`report_to`) writes to a folder of its own, unless the two share a writer: see [`share_tensorboard`].
+    (`report_to`) writes to a folder of its own, unless the two share a writer: see [`share_tensorboard`]. The Trainer's other
+    loggers (WandbCallback, MLflowCallback ...) get the numbers where [`attach`] was called.
 
     Args:
         compute_metrics: the Trainer's own; with it the verdict compares the final accuracy (R2 for a regression) with
@@ -75,9 +99,19 @@ class StabilityCallback(TrainerCallback):
             `final/<metric>` and `final/failed`. Written at the end of training.
         texts: tag -> Markdown, for TensorBoard's Text tab.
         block_steps: update steps after which rows are written at the latest. A killed run loses at most these.
+        diagnostics: more columns for the record, by name, or `all`: see [`probes`][hf_stability.diagnostics.probes], which
+            says what each costs. Default: none.
+        heat_map: whether to draw `gradients.png` at the end of training, about half a second.
+        on_alarm: what an alarm does: `warn` (the default) logs it, `stop` also ends the training, `none` does neither; or
+            a function of the alarm and the Trainer's `control`, called in every process with the same alarm, which may set
+            `control.should_training_stop`. The alarm is recorded in any case. A run that was stopped is censored: its
+            verdict is `stopped`, not `failed`.
+        audited: with `stop`: finish the run in spite of an alarm, to learn how often alarms are right.
 
     Attributes:
         verdict: the [`Verdict`] after training; None before, and in all processes but the main one.
+        alarm: the [`Alarm`][hf_stability.diagnostics.early_warning.Alarm] once it was raised.
+        stopped: whether the alarm ended the training.
         constant: the best constant predictor's score, class and so on, once an evaluation has shown the labels.
     """
 
@@ -92,7 +126,13 @@ class StabilityCallback(TrainerCallback):
         hparams: Mapping[str, Any] | None = None,
         texts: Mapping[str, str] | None = None,
         block_steps: int = 256,
+        diagnostics: str | Iterable[str] | None = None,
+        heat_map: bool = True,
+        on_alarm: str | Callable[[Alarm, TrainerControl], None] = "warn",
+        audited: bool = False,
     ):
+        if not callable(on_alarm) and on_alarm not in ON_ALARM:
+            raise InputError(f"on_alarm {on_alarm!r}: give {', '.join(ON_ALARM)}, or a function of alarm and control")
         self.compute_metrics = compute_metrics
         self.baseline = baseline
         self.metric = metric
@@ -102,6 +142,13 @@ class StabilityCallback(TrainerCallback):
         self.hparams = hparams
         self.texts = texts
         self.block_steps = block_steps
+        # Those that are averaged over processes have the last columns.
+        self.probes = sorted(make_probes(diagnostics or ()), key=lambda probe: probe.mean_over_processes)
+        self.heat_map = heat_map
+        self.on_alarm = on_alarm
+        self.audited = audited
+        self.alarm: Alarm | None = None
+        self.stopped = False
         self.verdict: Verdict | None = None
         self.constant: dict[str, Any] | None = None
         self.trainer_hands_over = False  # set by a trainer that calls observe_evaluation
@@ -113,6 +160,8 @@ class StabilityCallback(TrainerCallback):
         self._writer = None
         self._trainers_callback: TensorBoardCallback | None = None  # the Trainer's own, where it is known
         self._shares_writer = False
+        self._callback_handler = None  # of the trainer that this is attached to
+        self._loggers: list[TrainerCallback] = []  # those that get our numbers, in this training
 
     @property
     def record(self) -> dict[str, Any]:
@@ -150,6 +199,27 @@ class StabilityCallback(TrainerCallback):
             trainer.remove_callback(self._trainers_callback)
             trainer.add_callback(self._trainers_callback)
 
+    def attach(self, trainer) -> None:
+        """Send the numbers to the Trainer's other loggers, too: every callback that takes logs (`on_log`), but the Trainer's
+        own progress bars and printing. To be called once, before `train()`; [`share_tensorboard`] is done with it.
+
+        A logger is called as the Trainer calls it, with each row's own update step in the state, when rows are written;
+        with the rows that TensorBoard gets, `alarm/risk` and `final/...`. The keys are TensorBoard's tags without the
+        logarithms, but `step/loss` and `step/learning_rate` for what the Trainer sends as means over its logging steps. Numbers
+        that are not finite are left out. A logger that raises is warned about, and gets no more of these.
+
+        ```python
+        callback = StabilityCallback()
+        trainer = Trainer(..., callbacks=[callback])  # args.report_to="wandb"
+        callback.attach(trainer)
+        ```
+        """
+        self._callback_handler = trainer.callback_handler
+        for other in self._other_loggers():  # to the end of the list: they close at the end of training
+            trainer.remove_callback(other)
+            trainer.add_callback(other)
+        self.share_tensorboard(trainer)
+
     # ---- the Trainer's events ----------------------------------------------------------------------------------------
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
@@ -173,6 +243,10 @@ class StabilityCallback(TrainerCallback):
         columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "clipped"]
         columns += [f"{kind}/{k}" for kind in ("labels", "predicted") for k in range(self._classes)]
         columns += [LAYER_PREFIX + name for name in self.meter.names]
+        for probe in self.probes:
+            limit, resumed = args.max_grad_norm or 0.0, state.global_step > 0
+            probe.start(model, layers_of(model), max_grad_norm=limit, resumed=resumed)
+            columns += probe.columns
         folder = Path(self.output_dir or os.path.join(args.output_dir, "stability"))
         self._folder = folder if state.is_world_process_zero else None
         self._record = StepRecord(
@@ -181,8 +255,18 @@ class StabilityCallback(TrainerCallback):
             last_step=state.global_step,
             info={"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)},
         )
+        warmup_steps = self._record.info["warmup_steps"]
+        self._checks = set(check_steps(warmup_steps, state.max_steps))
+        self.alarm, self.stopped = (
+            self._of_the_main_process(find_alarm(self._record.to_dict())),
+            False,
+        )  # a resumed run's
+        self._before_clipping = False
+        self._label_counts = np.nansum(self._record.to_dict()["labels"], axis=0, dtype=float)
+        self._loggers = self._other_loggers() if self._folder else []
         if self._folder:
-            (folder / "verdict.json").unlink(missing_ok=True)
+            for name in ("verdict.json", HEAT_MAP):
+                (folder / name).unlink(missing_ok=True)
         self._open_writer(folder)
         self._remove_hook()
         self._hook = model.register_forward_hook(self._observe_forward, with_kwargs=True)
@@ -198,13 +282,29 @@ class StabilityCallback(TrainerCallback):
                 layer_norms, total = layer_norms * math.nan, total * math.nan
         self._norms = None
         rate = float(optimizer.param_groups[0]["lr"])
-        self._rows.append(
-            (state.global_step + 1, rate, self._seen_here(total), self._norms_row(layer_norms, total, before_clipping))
-        )
+        norms = self._norms_row(layer_norms, total, before_clipping)
+        self._row = state.global_step + 1, rate, self._seen_here(total), norms
+        self._before_clipping = before_clipping
         self._micro_batches.clear()
+        for probe in self.probes:
+            probe.before_step(optimizer, total, before_clipping, state.global_step + 1)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        step, rate, seen, norms = self._row
+        for probe in self.probes:
+            values = probe.after_step().to(norms.device)
+            if probe.mean_over_processes:
+                seen = torch.cat([seen, values])
+            else:  # of sharded weights a process has its part only
+                unknown = _is_sharded(args) and "/" in probe.columns[0]
+                norms = torch.cat([norms, values * math.nan if unknown else values])
+        self._rows.append((step, rate, seen, norms))
 
     def on_step_end(self, args, state, control, **kwargs):
-        if len(self._rows) >= self.block_steps:
+        if state.global_step in self._checks:
+            self._flush()
+            self._look(state.global_step, control)
+        elif len(self._rows) >= self.block_steps:
             self._flush()
 
     def on_log(self, args, state, control, **kwargs):
@@ -230,12 +330,16 @@ class StabilityCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self._flush()
         self._remove_hook()
+        for probe in self.probes:
+            probe.stop()
         if not state.is_world_process_zero:
             return
         self.verdict = self._judge()
         level = logger.info if self.verdict.status == "ok" else logger.warning
         level(self.verdict.sentence)
         write_json(self._folder / "verdict.json", self.verdict.to_dict())
+        self._draw_heat_map()
+        self._send(self._final(), state.global_step)
         self._write_end()
 
     # ---- a step's row ------------------------------------------------------------------------------------------------
@@ -277,9 +381,11 @@ class StabilityCallback(TrainerCallback):
         self._rows = []
         seen = self._of_all_processes(torch.stack(seen)).cpu().numpy()
         norms = torch.stack(norms).cpu().numpy()
+        own = sum(len(probe.columns) for probe in self.probes if probe.mean_over_processes)
+        seen, probed = np.split(seen, [seen.shape[-1] - own], axis=-1)
         outputs = combine_statistics(seen[..., 1:], self._width)
-        loss = _weighted_mean(seen[..., 0], seen[..., 1])
-        block = [steps, rates, loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:]]
+        loss, probed = (_weighted_mean(part, seen[..., 1:2]) for part in (seen[..., :1], probed))
+        block = [steps, rates, loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:], probed]
         block = np.column_stack([np.asarray(part, "<f4") for part in block])
         self._record.append(block)
         self._write_steps(block)
@@ -291,6 +397,39 @@ class StabilityCallback(TrainerCallback):
         gathered = [torch.empty_like(seen) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(gathered, seen)
         return torch.stack(gathered)
+
+    def _of_the_main_process(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        if self._args.world_size == 1 or not torch.distributed.is_initialized():
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values)
+        return values[0]
+
+    # ---- the early warning -------------------------------------------------------------------------------------------
+
+    def _look(self, step: int, control: TrainerControl) -> None:
+        """Look at the run, and raise the alarm where it is the first."""
+        # In a resumed run only the main process has the steps before; all must stop, or none.
+        risk, alarm = self._of_the_main_process(check(self._record.to_dict(), step, self._state.max_steps))
+        if math.isfinite(risk):
+            self._show({RISK: risk}, step)
+            self._send({RISK: risk}, step)
+        if alarm is None or self.alarm is not None:
+            return
+        self.alarm = alarm
+        if self._writer is not None:
+            self._writer.add_text("alarm", alarm.sentence, step)
+        if self.on_alarm == "none":
+            return
+        stopping = control.should_training_stop  # by somebody else
+        if callable(self.on_alarm):
+            self.on_alarm(alarm, control)
+        else:
+            control.should_training_stop |= self.on_alarm == "stop" and not self.audited
+            if self._state.is_world_process_zero:
+                logger.warning(alarm.sentence)
+        self.stopped = control.should_training_stop and not stopping
 
     # ---- the verdict -------------------------------------------------------------------------------------------------
 
@@ -332,13 +471,12 @@ class StabilityCallback(TrainerCallback):
             "train_predicted_counts": _counts(record["predicted"][last]),
         }
         try:
-            return judge(**evidence)
-        except (
-            InputError
-        ) as error:  # outputs of another shape than a verdict knows: token labels, several labels at once
+            verdict = judge(**evidence)
+        except InputError as error:  # outputs of a shape that a verdict does not know: token labels, several labels
             logger.warning(f"The verdict leaves the evaluation out: {error}")
             evidence.update(eval_labels=None, eval_predictions=None)
-            return judge(**evidence)
+            verdict = judge(**evidence)
+        return verdict if self.alarm is None else with_alarm(verdict, self.alarm, self.stopped)
 
     def _best_constant(self, metric: str, regression: bool) -> dict[str, Any] | None:
         outputs = self.evaluation["predictions"], self.evaluation["labels"]
@@ -384,6 +522,7 @@ class StabilityCallback(TrainerCallback):
             if theirs is not None:
                 theirs.tb_writer, theirs.logging_dir = self._writer, directory
         self._shares_writer = theirs is not None
+        self._writer.add_custom_scalars(custom_layout(self._record.columns))
         for tag, text in (self.texts or {}).items():
             self._writer.add_text(tag, text, first_step)
         self._writer.flush()
@@ -399,15 +538,32 @@ class StabilityCallback(TrainerCallback):
         return str(folder / "tensorboard")
 
     def _write_steps(self, rows: np.ndarray) -> None:
+        """A block of the record, to TensorBoard and to other loggers."""
+        if self._writer is None and not self._loggers:
+            return
+        drawn = curves(self._record.columns, rows, self._label_counts)
+        self._label_counts += np.nansum(rows[:, [c.startswith("labels/") for c in self._record.columns]], axis=0)
+        every = math.ceil(self._state.max_steps / TENSORBOARD_POINTS)
+        for i in np.flatnonzero((rows[:, 0] - 1) % every == 0):
+            numbers = {tag: float(values[i]) for tag, values in drawn.items()}
+            self._show(numbers, int(rows[i, 0]))
+            self._send(numbers, int(rows[i, 0]))
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _show(self, numbers: Mapping[str, float], step: int) -> None:
+        """Numbers of a step, to TensorBoard: all in one event, in a seventh of the time of an event each."""
         if self._writer is None:
             return
-        every = max(1, self._state.max_steps // TENSORBOARD_POINTS)
-        for row in rows[(rows[:, 0] - 1) % every == 0]:
-            for column, value in zip(self._record.columns[1:], row[1:], strict=True):
-                if "/" not in column or column.startswith(LAYER_PREFIX):
-                    tag = {"grad_norm": "grad_norm/total"}.get(column, column)
-                    self._writer.add_scalar(tag, value, int(row[0]))
-        self._writer.flush()
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from torch.utils.tensorboard import SummaryWriter
+
+        if isinstance(self._writer, SummaryWriter):
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+            self._writer.file_writer.add_summary(Summary(value=values), step)
+        else:  # another library's, that the Trainer's callback was made with
+            for tag, value in numbers.items():
+                self._writer.add_scalar(tag, value, step)
 
     def _write_evaluation(self, metrics: dict[str, float]) -> None:
         if self._writer is None or self._shares_writer:  # the Trainer's callback writes the same tags
@@ -416,14 +572,34 @@ class StabilityCallback(TrainerCallback):
             self._writer.add_scalar(f"eval/{key}", value, self._state.global_step)
         self._writer.flush()
 
+    def _draw_heat_map(self) -> None:
+        if not self.heat_map:
+            return
+        kind = f"{'before' if self._before_clipping else 'after'} clipping" if self._args.max_grad_norm else ""
+        alarm_step = self.alarm.step if self.alarm else None
+        try:
+            png = draw_heat_map(self._record.to_dict(), self.verdict.sentence, alarm_step, kind)
+            if png is None:
+                return
+            write_bytes(self._folder / HEAT_MAP, png)
+            if self._writer is not None:
+                self._writer.add_image("gradients", _pixels(png), self._state.global_step, dataformats="HWC")
+        except Exception as error:  # a finished training must not be lost over a picture of it
+            logger.warning(f"No heat map of the gradients: {type(error).__name__}: {error}")
+
+    def _final(self) -> dict[str, float]:
+        """The headline metric, and whether the run failed: unknown of one that the alarm stopped."""
+        metric, score = headline(self.evaluation.get("metrics", {}), self.metric or self._args.metric_for_best_model)
+        final = {} if score is None else {f"final/{metric}": score}
+        if self.verdict.status != "stopped":
+            final["final/failed"] = float(self.verdict.status != "ok")
+        return final
+
     def _write_end(self) -> None:
         if self._writer is None:
             return
-        metric, score = headline(self.evaluation.get("metrics", {}), self.metric or self._args.metric_for_best_model)
-        final = {} if score is None else {f"final/{metric}": score}
-        final["final/failed"] = float(self.verdict.status != "ok")
-        for tag, value in final.items():
-            self._writer.add_scalar(tag, value, self._state.global_step)
+        final = self._final()
+        self._show(final, self._state.global_step)
         self._writer.add_text("verdict", self.verdict.sentence, self._state.global_step)
         if self.hparams is not None:
             from torch.utils.tensorboard.summary import hparams
@@ -435,6 +611,43 @@ class StabilityCallback(TrainerCallback):
         if not self._shares_writer:  # the Trainer's callback closes its own, after this
             self._writer.close()
         self._writer = None
+
+    # ---- the Trainer's other loggers ---------------------------------------------------------------------------------
+
+    def _other_loggers(self) -> list[TrainerCallback]:
+        """Those of the trainer that this is attached to."""
+        handler = self._callback_handler
+        return [] if handler is None else [callback for callback in handler.callbacks if is_logger(callback)]
+
+    def _send(self, numbers: Mapping[str, float], step: int) -> None:
+        """Numbers of a step, to each of them, as the Trainer would send them."""
+        if not self._loggers:
+            return
+        logs = {
+            f"step/{key}" if key in TRAINERS_KEYS else key: value
+            for key, value in numbers.items()
+            if math.isfinite(value) and not key.startswith(LOG10)
+        }
+        state = copy.copy(self._state)
+        state.global_step = step
+        if state.epoch is not None:
+            state.epoch *= step / max(1, self._state.global_step)
+        for other in list(self._loggers):
+            handler = copy.copy(self._callback_handler)
+            handler.callbacks = [other]
+            try:
+                handler.on_log(self._args, state, TrainerControl(), logs=dict(logs))
+            except Exception as error:  # a training must not be lost over one
+                name = type(other).__name__
+                logger.warning(f"{name} gets no more of the diagnostics: {type(error).__name__}: {error}")
+                self._loggers.remove(other)
+
+
+def is_logger(callback: TrainerCallback) -> bool:
+    """Whether a callback takes logs, and is none of the Trainer's own displays, nor TensorBoard's, nor ours."""
+    classes = [cls for cls in type(callback).__mro__ if "on_log" in vars(cls) and cls is not TrainerCallback]
+    served = isinstance(callback, (StabilityCallback, TensorBoardCallback))
+    return bool(classes) and not served and not any(cls.__module__ in NOT_LOGGERS for cls in classes)
 
 
 def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | None, float | None]:
@@ -511,6 +724,14 @@ def _is_sharded(args) -> bool:
     """Whether a process sees a part of the gradients only."""
     flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    """A PNG as `(height, width, 3)`, uint8."""
+    from PIL import Image
+
+    with Image.open(BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _hparam(value: Any) -> int | float | str:

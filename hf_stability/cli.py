@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ examples:
   # your own model and data; what would be run, and where each value comes from
   hf-stability --model_name_or_path ./my-roberta --train_file train.csv --validation_file dev.csv --dry_run
 
+  # one run of yours failed: what went wrong, and which remedy holds over three seeds
+  hf-stability diagnose --help
+  hf-stability rescue --help
+
 A study can be interrupted: the same command goes on with what is missing, and more --seeds add to it. Every argument of
 Hugging Face's Trainer can be given too, and goes over the recipe's: --learning_rate 3e-5, --num_train_epochs 10, --bf16
 (--help_all lists them). Watch a study with: tensorboard --logdir OUTPUT_DIR/runs
@@ -41,7 +45,8 @@ Hugging Face's Trainer can be given too, and goes over the recipe's: --learning_
 # The Trainer's arguments that --help shows; --help_all shows all of them.
 COMMON_ARGS = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "total_train_batch_size", "gradient_accumulation_steps",
-    "warmup_steps", "weight_decay", "max_grad_norm", "bias_correction", "lr_bias_correction", "optim", "eval_strategy", "bf16", "fp16", "use_cpu",
+    "warmup_steps", "weight_decay", "max_grad_norm", "bias_correction", "lr_bias_correction", "optim", "eval_strategy", "bf16", "fp16", "use_cpu", "reinit_layers",
+    "on_alarm", "audit_alarms", "diagnostics",
 )  # fmt: skip
 
 
@@ -170,32 +175,122 @@ def _interrupt(signum, frame):
 
 
 def _main(argv: list[str]) -> int:
+    command = {"diagnose": _diagnose, "rescue": _rescue}.get(argv[0]) if argv else None
+    return _study(argv) if command is None else command(argv[1:])
+
+
+def _study(argv: list[str]) -> int:
     known = parser(all_help="--help_all" in argv)
     given = parse(known, argv)
     if not set(NAMES_DATA) & set(given):
         given = {**DEMO, **given}
         if _is_first_process():
             print(f"No data and no model named: the bundled demo, {DEMO['task_name']}", file=sys.stderr)
-    own = {
-        cls: cls(**{f.name: given.pop(f.name) for f in fields(cls) if f.name in given})
-        for cls in (ModelArguments, DataArguments, StudyArguments)
-    }
-    return run_study(own[ModelArguments], own[DataArguments], own[StudyArguments], given)
+    return run_study(*_taken(given, ModelArguments, DataArguments, StudyArguments), given)
+
+
+def _taken(given: dict[str, Any], *classes: type) -> list[Any]:
+    """What was given, taken out of it into these dataclasses."""
+    return [cls(**{f.name: given.pop(f.name) for f in fields(cls) if f.name in given}) for cls in classes]
+
+
+def _diagnose(argv: list[str]) -> int:
+    """`hf-stability diagnose`: see diagnose.py."""
+    from . import diagnose
+    from .callback import write_json
+
+    texts = {"usage": diagnose.USAGE, "description": diagnose.DESCRIPTION, "epilog": diagnose.EXAMPLES}
+    hidden = {*diagnose.NOT_TAKEN, *COMMON_ARGS} - set(diagnose.TRAINING_FLAGS)
+    helps = dict.fromkeys(hidden, argparse.SUPPRESS)
+    known = parser("--help_all" in argv, (diagnose.DiagnoseArguments,), texts, helps)
+    known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
+    given = parse(known, argv)
+    path = given.pop("path", None)
+    if path is None:
+        raise InputError(
+            "diagnose: give the run's path first (a trainer_state.json, a steps.rec, or its folder); see --help"
+        )
+    for name in diagnose.NOT_TAKEN:
+        if name in given:
+            raise InputError(f"--{name} {given[name]}: not for diagnose, which looks at whole sets; leave it out")
+    model, data, own = _taken(given, ModelArguments, DataArguments, diagnose.DiagnoseArguments)
+    target = Path(own.json) if own.json else None
+    if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
+        raise InputError(f"--json {target}: no file can be written there; give another")
+    report = diagnose.diagnose(
+        path,
+        model_name_or_path=model.model_name_or_path,
+        tokenizer_name=model.tokenizer_name,
+        task_name=data.task_name,
+        data_dir=data.data_dir,
+        train_file=data.train_file,
+        validation_file=data.validation_file,
+        max_seq_length=data.max_seq_length,
+        training=given,
+        memorize=own.memorize,
+        memorize_rate=own.memorize_rate,
+        show=True,
+    )
+    print(report.to_text())
+    if target is not None:
+        write_json(target, report.to_dict())
+    return 0
+
+
+def _rescue(argv: list[str]) -> int:
+    """`hf-stability rescue`: a study whose arms are remedies; see rescue.py."""
+    from . import rescue
+    from .study.prepare import load_config
+
+    texts = {"usage": rescue.USAGE, "description": rescue.DESCRIPTION, "epilog": rescue.EXAMPLES}
+    known = parser("--help_all" in argv, (StudyArguments, rescue.RescueArguments), texts, rescue.HELPS)
+    given = {**rescue.DEFAULTS, **parse(known, argv)}
+    own = _taken(given, ModelArguments, DataArguments, StudyArguments, rescue.RescueArguments)
+    given.setdefault("output_dir", f"results/rescue_{own[1].task_name or 'custom'}")
+    notes: list[str] = []
+
+    def arms(jobs: list, data) -> list:
+        remedies, left_out = rescue.rescue_jobs(jobs, len(data.train), load_config(jobs[0].model), own[3].min_steps)
+        notes.extend(left_out)
+        if _is_first_process():
+            print(*left_out, sep="\n", end="\n" * bool(left_out), file=sys.stderr)
+        return remedies
+
+    return run_study(*own[:3], given, arms, lambda runs: rescue.conclusion(runs, notes))
 
 
 # ---- the study ---------------------------------------------------------------------------------------------------------
 
 
 def run_study(
-    model_args: ModelArguments, data_args: DataArguments, study_args: StudyArguments, given: dict[str, Any]
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    study_args: StudyArguments,
+    given: dict[str, Any],
+    arms: Callable[[list, Any], list] | None = None,
+    conclude: Callable[[Sequence], str] | None = None,
 ) -> int:
-    """Everything is looked at before anything is written; then the runs. `given` are the training arguments given."""
+    """Everything is looked at before anything is written; then the runs.
+
+    Args:
+        given: the training arguments given.
+        arms: makes the jobs to run of those planned and the data.
+        conclude: makes a last paragraph of the runs.
+
+    Returns:
+        the exit code.
+    """
+    from .study.plan import check_jobs
     from .study.run import quiet
-    from .study.study import is_main_process, run_jobs
+    from .study.study import check_folder, is_main_process, run_jobs
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
     with quiet(ours=False):
         jobs, data, tokens, folder = plan_study(model_args, data_args, study_args, given)
+        if arms is not None:
+            jobs = arms(jobs, data)
+            check_jobs(jobs)
+            check_folder(jobs, folder)
         if study_args.dry_run:
             print(describe(jobs, data))
             return 0
@@ -204,6 +299,8 @@ def run_study(
             tokens.save(jobs[0].data_folder)
         runs = run_jobs(jobs, folder, _workers(study_args, jobs[0].processes, jobs[0].device))
     code = _end(runs, folder) if is_main else 0
+    if is_main and conclude is not None:
+        print(f"\n{conclude(runs)}")
     if jobs[0].processes > 1:  # a process that leaves early may take the others with it
         from accelerate import PartialState
 
@@ -218,6 +315,12 @@ def _end(runs: Sequence, folder: Path) -> int:
     if crashed:
         error = folder / "runs" / crashed[0] / "error.txt"
         print(f"{PROG}: {len(crashed)} run(s) crashed: see {error}", file=sys.stderr)
+    stopped = [run for run in runs if run.status == "stopped"]
+    if stopped:
+        saved = sum(run.planned_steps - run.steps for run in stopped)
+        print(
+            f"\n{len(stopped)} run(s) were stopped by an alarm: censored, not failed. {saved} update steps were saved."
+        )
     print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
     show_study(folder)
     return 1 if crashed else 0
@@ -389,27 +492,44 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return action.option_strings[0] + values
 
 
-def parser(all_help: bool = False):
-    """The parser of every flag: ours, and all of the Trainer's; `--help` shows ours and the common ones."""
+def parser(
+    all_help: bool = False,
+    own: Sequence[type] = (StudyArguments,),
+    texts: Mapping[str, str] | None = None,
+    helps: Mapping[str, str] | None = None,
+):
+    """The parser of every flag: ours, and all of the Trainer's; `--help` shows ours and the common ones.
+
+    Args:
+        all_help: show all of the Trainer's too.
+        own: the command's own dataclasses, beside model, data and training.
+        texts: usage, description and epilog, instead of the study's.
+        helps: help by flag, instead of the study's.
+    """
     from transformers import HfArgumentParser
 
     class Parser(HfArgumentParser):
         def error(self, message):
             raise InputError(message)
 
-    built = Parser(
-        (ModelArguments, DataArguments, StudyArguments, StableTrainingArguments),
-        prog=PROG,
-        description="Fine-tune a BERT-like model over many seeds with one or more recipes: scores, a verdict\n"
+    study_texts = {
+        "description": "Fine-tune a BERT-like model over many seeds with one or more recipes: scores, a verdict\n"
         "on every run, and the gradients of every layer on record.",
-        epilog=EXAMPLES,
-        usage=f"{PROG} [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]\n"
+        "epilog": EXAMPLES,
+        "usage": f"{PROG} [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]\n"
         "       [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]",
+    }
+    classes = (ModelArguments, DataArguments, *own)
+    built = Parser(
+        (*classes, StableTrainingArguments),
+        prog=PROG,
+        **(texts or study_texts),
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    ours = {f.name for cls in (ModelArguments, DataArguments, StudyArguments) for f in fields(cls)}
+    ours = {f.name for cls in classes for f in fields(cls)}
     for action in built._actions:
+        action.help = (helps or {}).get(action.dest, action.help)
         if action.dest not in ("help", *ours, *COMMON_ARGS) and not all_help:
             action.help = argparse.SUPPRESS
         if action.nargs != 0 and (action.choices is None or len(action.choices) > 5):

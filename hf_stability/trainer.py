@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,10 @@ from transformers.trainer_utils import IntervalStrategy
 from .callback import StabilityCallback, headline
 from .errors import InputError
 from .methods.adamw import AdamW, effective_step_factor
+from .methods.reinit import reinit_layers
+
+
+logger = logging.getLogger(__name__)
 
 
 class StabilityMixin:
@@ -27,6 +32,8 @@ class StabilityMixin:
     - With `args.report_to` "tensorboard", the Trainer's events and the diagnostics are in one file.
     - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have random streams of
       their own. A `model` that is passed in ready has its initialisation behind it.
+    - With `args.reinit_layers`, the pooler and so many top layers are drawn anew: after each call of `model_init`, or once,
+      here, where a `model` is passed in ready (set it to 0 to evaluate a model that is trained already).
     - With `args.total_train_batch_size`, the gradient is the mean over that many examples however they are split: for
       a `...ForSequenceClassification`, whose loss is a mean over the batch, the stock Trainer sums over accumulation
       steps and processes instead.
@@ -38,13 +45,17 @@ class StabilityMixin:
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
-            found = [StabilityCallback()]
+            settings = {"on_alarm": getattr(self.args, "on_alarm", "warn")}
+            found = [StabilityCallback(**settings, diagnostics=getattr(self.args, "diagnostics", None))]
             self.add_callback(found[0])
         self.stability = found[0]
         self.stability.trainer_hands_over = True
         self.stability.compute_metrics = self.stability.compute_metrics or self.compute_metrics
         self._final_history: list[dict] | None = None  # the log as training left it
         self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
+        if self.model_init is None:
+            streams = getattr(self.args, "seed_streams", False)
+            self._reinit_layers(self.model, self.args.init_seed if streams else None)
 
     # ---- optimizer and random streams --------------------------------------------------------------------------------
 
@@ -94,7 +105,16 @@ class StabilityMixin:
     def call_model_init(self, trial=None):
         if getattr(self.args, "seed_streams", False):
             set_seed(self.args.init_seed)
-        return super().call_model_init(trial)
+        model = super().call_model_init(trial)
+        self._reinit_layers(model)  # goes on in the stream that the head was drawn from
+        return model
+
+    def _reinit_layers(self, model, seed: int | None = None) -> None:
+        number = getattr(self.args, "reinit_layers", 0)
+        if number:
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            names = reinit_layers(model, number, generator)
+            logger.info(f"--reinit_layers {number}: drawn anew: {', '.join(names)}")
 
     # ---- the batch's loss --------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import TrainingArguments
 
+from .diagnostics.probes import PROBES, make_probes
 from .errors import InputError
 from .recipe import load_recipe, resolve
 
@@ -21,7 +22,8 @@ class StableTrainingArguments(TrainingArguments):
 
     Raises:
         InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it,
-            `bias_correction` is off with an optimizer that is not torch's AdamW, or `lr_bias_correction` is on with it.
+            `bias_correction` is off with an optimizer that is not torch's AdamW, `lr_bias_correction` is on with it,
+            `on_alarm` is not one of its choices, `audit_alarms` is no share, or `diagnostics` has an unknown name.
     """
 
     recipe: str | None = field(default=None, init=False)  # the recipe these were made from; set by from_recipe
@@ -60,6 +62,34 @@ class StableTrainingArguments(TrainingArguments):
     dropout_seed: int | None = field(
         default=None, metadata={"help": "Seed of dropout. Default with --seed_streams: from --seed."}
     )
+    reinit_layers: int = field(
+        default=0,
+        metadata={
+            "help": "Draw the pooler and this many top encoder layers anew before training (Zhang et al. 2021: 5 of 24). "
+            "0: none. Not for ALBERT, whose layers are shared."
+        },
+    )
+    on_alarm: str = field(
+        default="warn",
+        metadata={
+            "help": "What the early warning does to a run that looks like one that will fail: log a warning, also stop it "
+            "(it is then censored, not failed), or neither. The alarm is recorded in any case.",
+            "choices": ["none", "warn", "stop"],
+        },
+    )
+    audit_alarms: float = field(
+        default=0.2,
+        metadata={
+            "help": "With --on_alarm stop, in a study: finish each alarmed run anyway with this probability, drawn from the "
+            "run's seed, to learn how many of the stopped ones would have failed."
+        },
+    )
+    diagnostics: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"More to record at each update step: {', '.join(PROBES)}, or all. Changes no result, takes time."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,6 +110,15 @@ class StableTrainingArguments(TrainingArguments):
                 "--lr_bias_correction true: the optimizer corrects already, and the step would be corrected twice; "
                 "give --bias_correction false, too"
             )
+        choices = type(self).__dataclass_fields__["on_alarm"].metadata["choices"]
+        if self.on_alarm not in choices:
+            raise InputError(f"--on_alarm {self.on_alarm}: give {', '.join(choices)}")
+        if not 0 <= self.audit_alarms <= 1:
+            raise InputError(f"--audit_alarms {self.audit_alarms}: give a share of the alarmed runs, from 0 to 1")
+        try:
+            make_probes(self.diagnostics or ())
+        except InputError as error:
+            raise InputError(f"--{error}") from None
         if self.seed_streams:
             streams = seed_streams(self.seed)
             self.init_seed = streams["init_seed"] if self.init_seed is None else self.init_seed

@@ -1,18 +1,25 @@
+import functools
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from PIL import Image
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
 from hf_stability import StabilityCallback, StableTrainer, layer_grad_norms
-from hf_stability.callback import headline
+from hf_stability.callback import headline, is_logger
+from hf_stability.diagnostics.dashboard import custom_layout
+from hf_stability.diagnostics.early_warning import check
 from hf_stability.diagnostics.failures import Verdict
 from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.errors import InputError
 from tests import toy
 from tests.events import Events, event_files
 
@@ -37,7 +44,8 @@ def test_the_callback_changes_no_bit_of_the_training(tmp_path, architecture, val
     values = {"architecture": architecture, "eval_strategy": "epoch", "logging_steps": 3, **values}
     without = stock(tmp_path / "a", **values)
     random_state = torch.random.get_rng_state()
-    with_it = stock(tmp_path / "b", StabilityCallback(compute_metrics=toy.accuracy, block_steps=2), **values)
+    ours = StabilityCallback(compute_metrics=toy.accuracy, block_steps=2, diagnostics="all")
+    with_it = stock(tmp_path / "b", ours, **values)
     assert torch.equal(toy.weights(without), toy.weights(with_it))
     assert torch.equal(random_state, torch.random.get_rng_state())
     losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (without, with_it)]
@@ -45,8 +53,8 @@ def test_the_callback_changes_no_bit_of_the_training(tmp_path, architecture, val
 
 
 def test_no_hook_stays_on_the_model(tmp_path):
-    trainer = stock(tmp_path, StabilityCallback())
-    assert not trainer.model._forward_hooks
+    trainer = stock(tmp_path, StabilityCallback(diagnostics="all"))
+    assert not any(module._forward_hooks for module in trainer.model.modules())
 
 
 # ---- what it records ---------------------------------------------------------------------------------------------------------
@@ -137,6 +145,89 @@ def test_training_again_begins_a_new_record(tmp_path):
     trainer = stock(tmp_path, StabilityCallback(), num_train_epochs=1)
     trainer.train()
     assert toy.callback_of(trainer).record["step"].tolist() == list(range(1, 9))
+
+
+# ---- more diagnostics ---------------------------------------------------------------------------------------------------------
+
+
+class Weights(TrainerCallback):
+    """Slow and obvious: the first layer's weights before training, and before and after each update step."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.parameters = list(model.bert.encoder.layer[0].parameters())
+        self.start, self.ratios, self.distances = self.copy(), [], []
+
+    def copy(self):
+        return torch.cat([parameter.detach().flatten() for parameter in self.parameters])
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.before = self.copy()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        now = self.copy()
+        self.ratios.append(float((now - self.before).norm() / self.before.norm()))
+        self.distances.append(float((now - self.start).norm()))
+
+
+SCALARS = "clip_factor step_factor pooler_saturation prediction_entropy one_class_share cls_variance".split()
+
+
+@pytest.mark.parametrize("block_steps", [1, 5])
+def test_all_diagnostics_are_columns_of_the_steps_own_row(tmp_path, block_steps):
+    slow = Weights()
+    stock(tmp_path, StabilityCallback(diagnostics="all", block_steps=block_steps), slow)
+    record = read_steps(tmp_path / "stability" / "steps.rec")
+    layer = record["layers"].index("layer_00")
+    np.testing.assert_allclose(record["update_ratio"][:, layer], slow.ratios, rtol=1e-5)
+    np.testing.assert_allclose(record["distance"][:, layer], slow.distances, rtol=1e-5)
+    steps = np.arange(1, 17)
+    np.testing.assert_allclose(record["step_factor"], np.sqrt(1 - 0.999**steps) / (1 - 0.9**steps), rtol=1e-5)
+    np.testing.assert_allclose(record["one_class_share"], record["predicted"].max(1) / record["predicted"].sum(1))
+    for name in SCALARS:
+        assert record[name].shape == (16,) and np.isfinite(record[name][record["clipped"] == 0]).all()
+
+
+def test_diagnostics_are_recorded_with_those_that_processes_share_first(tmp_path):
+    callback = StabilityCallback(diagnostics=["prediction_entropy", "clipping"], tensorboard=False, heat_map=False)
+    plain = toy.callback_of(stock(tmp_path / "a", StabilityCallback(tensorboard=False)))
+    stock(tmp_path / "b", callback)
+    assert callback._record.columns == [
+        *plain._record.columns, "clip_factor", "prediction_entropy", "one_class_share",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(callback._record.rows()[:, : len(plain._record.columns)], plain._record.rows())
+
+
+def test_what_a_process_sees_of_its_own_examples_is_averaged_over_processes(tmp_path, monkeypatch):
+    def two(self, seen):  # the other one has three times as many examples, and values that are greater by 1
+        other = seen.clone()
+        other[:, 1] *= 3
+        other[:, -1] += 1
+        return torch.stack([seen, other])
+
+    names = {"diagnostics": ["cls_variance", "clipping"], "tensorboard": False, "heat_map": False}
+    alone, together = StabilityCallback(**names), StabilityCallback(**names)
+    stock(tmp_path / "a", alone)
+    monkeypatch.setattr(StabilityCallback, "_of_all_processes", two)
+    stock(tmp_path / "b", together)
+    np.testing.assert_allclose(together.record["cls_variance"], alone.record["cls_variance"] + 0.75, rtol=1e-6)
+    np.testing.assert_array_equal(together.record["clip_factor"], alone.record["clip_factor"])
+
+
+def test_a_diagnostic_that_there_is_not(tmp_path):
+    with pytest.raises(InputError, match="update_ratio"):
+        StabilityCallback(diagnostics=["update_ration"])
+
+
+def test_a_resumed_run_has_its_diagnostics_too(tmp_path):
+    values = {"save_strategy": "steps", "save_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        stock(tmp_path, StabilityCallback(diagnostics="all"), Interrupt(11), **values)
+    stock(tmp_path, StabilityCallback(diagnostics="all"), resume=True, **values)
+    whole = toy.callback_of(stock(tmp_path / "whole", StabilityCallback(diagnostics="all"), **values)).record
+    resumed = read_steps(tmp_path / "stability" / "steps.rec")
+    for name in ("step", "update_ratio", *SCALARS):
+        np.testing.assert_array_equal(resumed[name], whole[name])
+    assert np.isnan(resumed["distance"][9:]).all() and np.isfinite(resumed["distance"][:9]).all()
 
 
 # ---- the verdict --------------------------------------------------------------------------------------------------------------
@@ -243,15 +334,13 @@ def trainer_with(tmp_path, callbacks, trainer_class=Trainer, **values):
     return trainer
 
 
+LAYERS = ("embeddings", "layer_00", "layer_01", "layer_02", "pooler", "classifier")
+NORMS = {f"grad_norm/{name}" for name in ("total", *LAYERS)}
 DIAGNOSTICS = {
-    "loss",
-    "learning_rate",
-    "logit_std",
-    "clipped",
-    "grad_norm/total",
-    *(f"grad_norm/{layer}" for layer in ("embeddings", "layer_00", "layer_01", "layer_02", "pooler", "classifier")),
-    "final/accuracy",
-    "final/failed",
+    *("loss", "label_entropy", "learning_rate", "logit_std", "clipped"),
+    *NORMS,
+    *(f"log10_{tag}" for tag in NORMS),
+    *("final/accuracy", "final/failed"),
 }
 
 
@@ -260,7 +349,11 @@ def test_on_a_stock_trainer_tensorboard_has_a_folder_of_its_own(tmp_path):
     trainer_with(tmp_path, [callback], report_to="tensorboard").train()
     events = Events(tmp_path)
     assert len(events.runs) == len(event_files(tmp_path)) == 2 and "stability/tensorboard" in events.runs
-    assert events.tags("stability/tensorboard", "scalars") == DIAGNOSTICS | {"eval/accuracy", "eval/loss"}
+    assert events.tags("stability/tensorboard", "scalars") == DIAGNOSTICS | {
+        "eval/accuracy",
+        "eval/loss",
+        "alarm/risk",
+    }
     assert [step for step, _ in events.scalar("stability/tensorboard", "grad_norm/layer_00")] == list(range(1, 17))
     assert [step for step, _ in events.scalar("stability/tensorboard", "eval/accuracy")] == [8, 16]
     assert events.text("stability/tensorboard", "verdict") == [callback.verdict.sentence]
@@ -371,11 +464,11 @@ def test_only_our_own_events_are_removed(tmp_path):
 
 def test_without_tensorboard_no_events(tmp_path):
     stock(tmp_path, StabilityCallback(tensorboard=False))
-    assert sorted(os.listdir(tmp_path / "stability")) == ["steps.rec", "verdict.json"]
+    assert sorted(os.listdir(tmp_path / "stability")) == ["gradients.png", "steps.rec", "verdict.json"]
 
 
 def test_the_output_folder_can_be_chosen(tmp_path):
-    stock(tmp_path / "run", StabilityCallback(output_dir=tmp_path / "elsewhere", tensorboard=False))
+    stock(tmp_path / "run", StabilityCallback(output_dir=tmp_path / "elsewhere", tensorboard=False, heat_map=False))
     assert sorted(os.listdir(tmp_path / "elsewhere")) == ["steps.rec", "verdict.json"]
     assert not (tmp_path / "run" / "stability").exists()
 
@@ -394,3 +487,341 @@ def test_a_resumed_stock_run_has_no_step_twice(tmp_path):
     resumed = read_steps(tmp_path / "stability" / "steps.rec")
     assert resumed["step"].tolist() == list(range(1, 17))
     assert np.array_equal(resumed["layer_norms"], toy.callback_of(whole).record["layer_norms"])
+
+
+# ---- TensorBoard that reads itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alarming(monkeypatch):
+    """The first check raises the alarm."""
+    monkeypatch.setattr("hf_stability.callback.check", functools.partial(check, threshold=0.0))
+
+
+def test_the_curves_are_the_record(tmp_path):
+    callback = StabilityCallback(diagnostics=["update_ratio", "clipping"])
+    stock(tmp_path, callback)
+    record, events, run = callback.record, Events(tmp_path), "stability/tensorboard"
+
+    def curve(tag):
+        return [value for _, value in events.scalar(run, tag)]
+
+    for i, layer in enumerate(record["layers"]):
+        for quantity, values in (("grad_norm", record["layer_norms"]), ("update_ratio", record["update_ratio"])):
+            assert curve(f"{quantity}/{layer}") == values[:, i].tolist()
+            np.testing.assert_allclose(curve(f"log10_{quantity}/{layer}"), np.log10(values[:, i]), rtol=1e-5)
+    for tag in ("loss", "learning_rate", "logit_std", "clip_factor"):
+        assert curve(tag) == record[tag].tolist()
+    shares = record["labels"].cumsum(0) / record["labels"].cumsum(0).sum(1, keepdims=True)
+    np.testing.assert_allclose(curve("label_entropy"), -(shares * np.log(shares + 1e-30)).sum(1), rtol=1e-5)
+
+
+def test_a_long_curve_has_at_most_so_many_points(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_stability.callback.TENSORBOARD_POINTS", 7)
+    callback = StabilityCallback(block_steps=5)
+    stock(tmp_path, callback)
+    events = Events(tmp_path)
+    assert [step for step, _ in events.scalar("stability/tensorboard", "loss")] == [1, 4, 7, 10, 13, 16]
+    entropies = [value for _, value in events.scalar("stability/tensorboard", "label_entropy")]
+    counts = callback.record["labels"].cumsum(0)[::3]
+    shares = counts / counts.sum(1, keepdims=True)
+    np.testing.assert_allclose(entropies, -(shares * np.log(shares + 1e-30)).sum(1), rtol=1e-5)  # of all steps
+
+
+@pytest.mark.parametrize("report_to", ["none", "tensorboard"])
+def test_the_custom_scalars_tab_is_laid_out(tmp_path, report_to):
+    callback = StabilityCallback(diagnostics="all")
+    trainer_with(tmp_path, [callback], StableTrainer, report_to=report_to).train()
+    events = Events(tmp_path)
+    (run,) = events.runs
+    expected = custom_layout(callback._record.columns)
+    assert events.layout(run) == {
+        category: {title: patterns for title, (_, patterns) in charts.items()} for category, charts in expected.items()
+    }
+
+
+def test_the_heat_map_is_a_file_and_an_image_at_the_end(tmp_path):
+    callback = StabilityCallback()
+    stock(tmp_path, callback)
+    step, pixels = Events(tmp_path).image("stability/tensorboard", "gradients")
+    with Image.open(tmp_path / "stability" / "gradients.png") as image:
+        assert step == 16 and np.array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "values", "kind"),
+    [
+        (Trainer, {}, "after clipping"),
+        (StableTrainer, {}, "before clipping"),
+        (StableTrainer, {"max_grad_norm": 0.0}, ""),
+    ],
+)
+def test_the_heat_map_says_what_it_shows(tmp_path, monkeypatch, alarming, trainer_class, values, kind):
+    given = []
+    monkeypatch.setattr("hf_stability.callback.draw_heat_map", lambda *arguments: given.append(arguments))
+    callback = StabilityCallback(on_alarm="none")
+    trainer_with(tmp_path, [callback], trainer_class, **values).train()
+    ((record, sentence, alarm_step, found),) = given
+    assert record["step"].tolist() == list(range(1, 17))
+    assert (sentence, alarm_step, found) == (callback.verdict.sentence, callback.alarm.step, kind)
+
+
+def test_a_picture_that_fails_costs_no_training(tmp_path, monkeypatch, caplog):
+    def fail(*arguments):
+        raise MemoryError("too many pixels")
+
+    monkeypatch.setattr("hf_stability.callback.draw_heat_map", fail)
+    (tmp_path / "stability").mkdir()
+    (tmp_path / "stability" / "gradients.png").write_bytes(b"an earlier run's")
+    trainer = stock(tmp_path, StabilityCallback())
+    assert "too many pixels" in caplog.text
+    assert verdict_of(trainer, tmp_path) is not None and not (tmp_path / "stability" / "gradients.png").exists()
+    assert Events(tmp_path).text("stability/tensorboard", "verdict")
+
+
+class Unseen(TrainerCallback):
+    """Gradients that cannot be seen, as DeepSpeed's."""
+
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        names = self.callback.meter.names
+        self.callback.meter = SimpleNamespace(
+            names=names,
+            present=[],
+            parameter_norms=lambda: torch.zeros(0),
+            layer_norms=lambda _: torch.zeros(len(names)),
+        )
+
+
+def test_a_run_without_norms_has_no_picture(tmp_path, caplog):
+    callback = StabilityCallback()
+    stock(tmp_path, callback, Unseen(callback))
+    assert np.isnan(callback.record["layer_norms"]).all() and "heat map" not in caplog.text
+    assert not (tmp_path / "stability" / "gradients.png").exists()
+
+
+def test_the_risk_and_the_alarm_stand_at_their_steps(tmp_path, alarming):
+    callback = StabilityCallback(on_alarm="none")
+    stock(tmp_path, callback)
+    events, run = Events(tmp_path), "stability/tensorboard"
+    risks = events.scalar(run, "alarm/risk")
+    assert len(risks) > 2 and risks[0] == (callback.alarm.step, pytest.approx(callback.alarm.risk))
+    assert events.text(run, "alarm") == [callback.alarm.sentence]
+    assert [event.step for event in events.multiplexer.Tensors(run, "alarm/text_summary")] == [callback.alarm.step]
+
+
+def test_a_run_that_the_alarm_stopped_is_neither_failed_nor_ok(tmp_path, alarming):
+    callback = StabilityCallback(on_alarm="stop")
+    stock(tmp_path, callback, eval_strategy="epoch")
+    assert callback.verdict.status == "stopped"
+    assert "final/failed" not in Events(tmp_path).tags("stability/tensorboard", "scalars")
+
+
+def test_a_writer_of_another_library_gets_the_same_numbers(tmp_path):
+    class Other:
+        """As tensorboardX's: no events of torch's."""
+
+        def __init__(self):
+            self.calls = []
+
+        def __getattr__(self, name):
+            return lambda *arguments, **kwargs: self.calls.append((name, arguments))
+
+    writer, callback = Other(), StabilityCallback()
+    trainer_with(tmp_path, [TensorBoardCallback(writer), callback], StableTrainer).train()
+    found = {arguments[0]: arguments[1:] for name, arguments in writer.calls if name == "add_scalar"}
+    assert set(found) >= DIAGNOSTICS
+    assert found["grad_norm/layer_00"] == (float(callback.record["layer_norms"][-1, 1]), 16)
+    assert {"add_custom_scalars", "add_image", "add_text"} < {name for name, _ in writer.calls}
+
+
+# ---- other loggers ------------------------------------------------------------------------------------------------------------
+
+
+class Recorder(TrainerCallback):
+    """A logger: what it was sent, and when."""
+
+    def __init__(self):
+        self.sent, self.closed = [], False
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        assert not self.closed
+        self.sent.append((state.global_step, state.epoch, dict(logs)))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.closed = True
+
+    def curve(self, key):
+        return [(step, logs[key]) for step, _, logs in self.sent if key in logs]
+
+
+def attached(tmp_path, *callbacks, trainer_class=Trainer, **values):
+    """A trained trainer, our callback attached to it and last in its list."""
+    ours = StabilityCallback(tensorboard=False, heat_map=False, diagnostics=["distance"])
+    trainer = trainer_with(tmp_path, [*callbacks, ours], trainer_class, **values)
+    ours.attach(trainer)
+    trainer.train()
+    return ours
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+@pytest.mark.parametrize("logging_steps", [1, 5])
+def test_other_loggers_get_each_row_with_its_own_step(tmp_path, trainer_class, logging_steps):
+    recorder = Recorder()
+    ours = attached(tmp_path, recorder, trainer_class=trainer_class, logging_steps=logging_steps)
+    record = ours.record
+    for i, layer in enumerate(record["layers"]):
+        for quantity, values in (("grad_norm", record["layer_norms"]), ("distance", record["distance"])):
+            assert recorder.curve(f"{quantity}/{layer}") == list(zip(range(1, 17), values[:, i].tolist(), strict=True))
+    for key, column in (
+        ("step/loss", "loss"),
+        ("step/learning_rate", "learning_rate"),
+        ("grad_norm/total", "grad_norm"),
+    ):
+        assert recorder.curve(key) == list(zip(range(1, 17), record[column].tolist(), strict=True))
+    assert [epoch for _, epoch, logs in recorder.sent if "step/loss" in logs] == pytest.approx(np.arange(1, 17) / 8)
+    assert [step for step, _ in recorder.curve("loss")] == list(
+        range(logging_steps, 17, logging_steps)
+    )  # the Trainer's
+    assert recorder.curve("final/failed") == [(16, float(ours.verdict.status != "ok"))]
+    assert recorder.curve("final/accuracy") == [recorder.curve("eval_accuracy")[-1]]
+    assert recorder.curve("alarm/risk")
+    steps = [step for step, _, _ in recorder.sent]
+    assert steps == sorted(steps)  # a logger that takes no step twice, or only later ones, has all
+    assert not any(key.startswith("log10_") for _, _, logs in recorder.sent for key in logs)
+
+
+def test_without_attach_other_loggers_get_what_they_always_got(tmp_path):
+    recorder = Recorder()
+    trainer_with(tmp_path, [recorder, StabilityCallback(tensorboard=False)]).train()
+    assert not recorder.curve("grad_norm/layer_00") and recorder.curve("loss")
+
+
+def test_other_loggers_get_as_many_points_as_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_stability.callback.TENSORBOARD_POINTS", 4)
+    recorder = Recorder()
+    attached(tmp_path, recorder)
+    assert [step for step, _ in recorder.curve("grad_norm/layer_00")] == [1, 5, 9, 13]
+
+
+def test_numbers_that_are_not_finite_are_not_sent(tmp_path):
+    class Poison(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 5:
+                model.classifier.bias.data.fill_(float("nan"))
+
+    recorder = Recorder()
+    ours = attached(tmp_path, recorder, Poison())
+    assert ours.verdict.status == "diverged"
+    assert [step for step, _ in recorder.curve("step/loss")] == [1, 2, 3, 4, 5]
+    assert all(np.isfinite(value) for _, _, logs in recorder.sent for key, value in logs.items() if "/" in key)
+
+
+def test_a_logger_that_raises_is_left_out_and_the_others_are_not(tmp_path, caplog):
+    class Broken(Recorder):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            super().on_log(args, state, control, logs)
+            if "grad_norm/total" in logs:
+                raise ConnectionError("no such host")
+
+    broken, recorder = Broken(), Recorder()
+    ours = attached(tmp_path, broken, recorder)
+    assert caplog.text.count("no such host") == 1
+    assert len(broken.curve("grad_norm/total")) == 1 and len(recorder.curve("grad_norm/total")) == 16
+    assert len(broken.curve("loss")) == len(recorder.curve("loss")) == 4  # the Trainer's own still arrive
+    assert ours.verdict is not None
+
+
+def test_a_logger_cannot_change_what_others_see_nor_the_training(tmp_path):
+    class Meddler(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "grad_norm/total" in logs:
+                logs.clear()
+                state.global_step = 1000
+                control.should_training_stop = True
+
+    recorder = Recorder()
+    ours = attached(tmp_path, Meddler(), recorder)
+    assert len(ours.record["step"]) == len(recorder.curve("grad_norm/total")) == 16
+
+
+class Wandb(WandbCallback):
+    """transformers' own callback with a stub of wandb."""
+
+    def __init__(self):
+        self.rows = []
+        self._initialized = True
+        self._wandb = SimpleNamespace(log=self.rows.append, run=SimpleNamespace(summary={}))
+
+    def setup(self, *arguments, **kwargs): ...
+
+    def on_train_begin(self, *arguments, **kwargs): ...
+
+    def on_train_end(self, *arguments, **kwargs): ...
+
+
+class Mlflow(MLflowCallback):
+    """The same of mlflow."""
+
+    def __init__(self):
+        self.rows = []
+        self._initialized, self._async_log, self._auto_end_run = True, False, True
+        self._ml_flow = SimpleNamespace(log_metrics=self.log_metrics, active_run=lambda: True, end_run=self.rows.clear)
+
+    def log_metrics(self, metrics, step):
+        assert all(isinstance(value, float | int) for value in metrics.values())
+        self.rows.append({**metrics, "step": step})
+
+    def on_train_begin(self, *arguments, **kwargs): ...
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.ended = list(self.rows)
+        super().on_train_end(args, state, control, **kwargs)
+
+    def __del__(self): ...
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_transformers_own_loggers_get_the_rows(tmp_path, name):
+    logger = Wandb() if name == "wandb" else Mlflow()
+    ours = attached(tmp_path, logger)
+    rows, prefix, step = (
+        (logger.rows, "train/", "train/global_step") if name == "wandb" else (logger.ended, "", "step")
+    )
+    key = f"{prefix}grad_norm/layer_00"
+    norms = ours.record["layer_norms"][:, ours.record["layers"].index("layer_00")].tolist()
+    assert [(row[step], row[key]) for row in rows if key in row] == list(zip(range(1, 17), norms, strict=True))
+    assert len([row for row in rows if f"{prefix}loss" in row]) == 4  # the Trainer's means, and no others among them
+    assert any(f"{prefix}final/failed" in row for row in rows)
+    if name == "mlflow":
+        assert logger.rows == []  # nothing after the end of the run
+
+
+def test_attach_shares_tensorboard_too(tmp_path):
+    ours, recorder = StabilityCallback(heat_map=False), Recorder()
+    trainer = trainer_with(tmp_path, [recorder, ours], report_to="tensorboard")
+    ours.attach(trainer)
+    trainer.train()
+    (run,) = Events(tmp_path).runs
+    assert DIAGNOSTICS | {"train/loss"} < Events(tmp_path).tags(run, "scalars")
+    assert len(Events(tmp_path).scalar(run, "grad_norm/layer_00")) == 16  # not once more through their callback
+    assert len(recorder.curve("grad_norm/layer_00")) == 16
+
+
+def test_what_is_a_logger():
+    class Bar(transformers.ProgressCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs): ...
+
+    mine = [StabilityCallback(), TensorBoardCallback(), transformers.DefaultFlowCallback(), TrainerCallback(), Bar()]
+    theirs = [transformers.ProgressCallback(), PrinterCallback(), transformers.EarlyStoppingCallback()]
+    assert not any(is_logger(callback) for callback in (*mine, *theirs))
+    assert all(is_logger(callback) for callback in (Recorder(), Wandb(), Mlflow()))
+
+
+def test_a_notebooks_table_is_no_logger():
+    pytest.importorskip("IPython")
+    from transformers.utils.notebook import NotebookProgressCallback
+
+    assert not is_logger(NotebookProgressCallback())

@@ -19,6 +19,7 @@ ORDER = [
     "trainer",
     "study",
     "analysis",
+    "diagnose rescue",
     "cli",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}

@@ -26,6 +26,10 @@ def test_only_our_own_fields_are_added():
         "seed_streams",
         "init_seed",
         "dropout_seed",
+        "reinit_layers",
+        "on_alarm",
+        "audit_alarms",
+        "diagnostics",
     }
 
 
@@ -33,6 +37,28 @@ def test_a_step_is_not_corrected_twice(tmp_path):
     with pytest.raises(InputError, match="--lr_bias_correction true.*--bias_correction false"):
         make(tmp_path, lr_bias_correction=True)
     assert make(tmp_path, lr_bias_correction=True, bias_correction=False).lr_bias_correction
+
+
+def test_runs_are_warned_of_and_not_stopped_unless_asked_for(tmp_path):
+    args = make(tmp_path)
+    assert (args.on_alarm, args.audit_alarms, args.diagnostics) == ("warn", 0.2, None)
+    for on_alarm in ("none", "warn", "stop"):
+        assert make(tmp_path, on_alarm=on_alarm, audit_alarms=1).on_alarm == on_alarm
+    with pytest.raises(InputError, match="--on_alarm halt: give none, warn, stop"):
+        make(tmp_path, on_alarm="halt")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, 20, float("nan")])
+def test_a_share_of_the_alarmed_runs_is_none_below_0_or_above_1(tmp_path, share):
+    with pytest.raises(InputError, match=f"--audit_alarms {share}: give a share .* from 0 to 1"):
+        make(tmp_path, on_alarm="stop", audit_alarms=share)
+
+
+def test_a_diagnostic_that_there_is_none_of_is_an_error(tmp_path):
+    assert make(tmp_path, diagnostics=["clipping", "distance"]).diagnostics == ["clipping", "distance"]
+    assert make(tmp_path, diagnostics=["all"]).diagnostics == ["all"]
+    with pytest.raises(InputError, match="--diagnostics: there is no 'cliping'.*clipping"):
+        make(tmp_path, diagnostics=["distance", "cliping"])
 
 
 def test_every_field_of_ours_has_a_help():

@@ -605,6 +605,53 @@ def judge(
     return Verdict(status, sentence, _plain(evidence), basis)
 
 
+def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
+    """[`judge`] on `S` runs, from arrays with a leading seed axis: the same as a loop over the seeds.
+
+    | keyword of `judge` | of each seed | the same for all |
+    | --- | --- | --- |
+    | `eval_predictions` | `(S, n, K)`, `(S, n)`, `(S, n, 1)`; of a tuple the first counts | |
+    | `losses`, `layer_norms` | `(S, T)` and `(S, T, L)`, or a list of `S` where runs differ in length | |
+    | `train_predicted_counts` | `(S, K)` | |
+    | `score`, `weights_finite` | `(S,)` | |
+    | `eval_labels` | `(S, n)` | `(n,)` |
+    | `steps` | `(S, T)`, or a list of `S` | `(T,)` |
+    | `train_label_counts` | `(S, K)` | `(K,)` |
+    | `baseline`, `constant_loss`, `warmup_steps`, `total_steps` | `(S,)` | a number |
+    | everything else | | as in `judge` |
+
+    Args:
+        num_seeds: S, at least 1.
+        evidence: keywords of `judge`.
+
+    Raises:
+        InputError: something is not of `S` seeds; and as `judge`.
+    """
+    if num_seeds < 1:
+        raise InputError(f"num_seeds {num_seeds}: give 1 or more")
+    seeds: list[dict[str, Any]] = [{} for _ in range(num_seeds)]
+    for name, value in evidence.items():
+        if name == "eval_predictions" and isinstance(value, tuple):
+            value = value[0]
+        axes = 1 + np.ndim(value[0]) if isinstance(value, list) and value else np.ndim(value)
+        shared = value is None or axes <= _SHARED_AXES.get(name, math.inf)
+        if not shared and (axes == 0 or len(value) != num_seeds):
+            raise InputError(f"{name} of shape {np.shape(value)}: need {num_seeds} seeds on its first axis")
+        for seed, given in enumerate(seeds):
+            part = value if shared else value[seed]
+            given[name] = part.item() if isinstance(part, np.generic) else part
+    return [judge(**given) for given in seeds]
+
+
+# Up to how many axes it is the same for all seeds; what only a run itself can have is of each seed always.
+_SHARED_AXES = {
+    **dict.fromkeys(("eval_predictions", "losses", "layer_norms", "train_predicted_counts"), -1),
+    **dict.fromkeys(("score", "weights_finite"), -1),
+    **dict.fromkeys(("eval_labels", "steps", "train_label_counts"), 1),
+    **dict.fromkeys(("baseline", "constant_loss", "warmup_steps", "total_steps"), 0),
+}
+
+
 def _basis(eval_predictions: Any, regression: bool, score: float | None, baseline: float | None) -> str:
     if eval_predictions is not None:
         return "eval_r2" if regression else "eval_accuracy"

@@ -6,59 +6,87 @@ by orders of magnitude, and stays there. These are the norms they plot, of any m
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+
+
+logger = logging.getLogger(__name__)
 
 POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
 EMBEDDINGS = ("wte", "wpe", "shared")  # GPT-2's and T5's, whose names do not say "embed"
+# Attributes of a parameter under ZeRO 3 (the first two), and under ZeRO 1 and 2.
+DEEPSPEED_MARKS = ("ds_id", "ds_tensor", "_hp_mapping")
 
 
-def layer_grad_norms(model: nn.Module) -> dict[str, Tensor]:
+def layer_grad_norms(model: nn.Module, seed_axis: bool = False) -> dict[str, Tensor]:
     """L2 norm of the gradient of each layer, as it stands in `.grad` now.
 
-    After `accelerator.backward` and before clipping these are the paper's; after clipping they are scaled down.
+    After the backward pass and before clipping these are the paper's; after clipping they are scaled down; with fp16,
+    call `accelerator.unscale_gradients()` (or `scaler.unscale_(optimizer)`) first.
     No host synchronisation: the values stay on the device.
 
     Args:
-        model: any module after a backward pass. Parameters without a gradient count as zero; frozen ones
-            (`requires_grad=False`) belong to no layer. Sharded (DTensor) gradients are reduced over their mesh.
+        model: any module after a backward pass, also inside DistributedDataParallel or `torch.compile`. Parameters
+            without a gradient count as zero; frozen ones (`requires_grad=False`) belong to no layer. Gradients sharded
+            by `fully_shard` (DTensor) are reduced over their mesh: then all processes call it together.
+        seed_axis: whether the model holds many runs: each trainable parameter has the shape `(seeds, ...)`, as
+            `torch.func.stack_module_state` stacks them.
 
     Returns:
-        layer name -> norm, a 0-d tensor, from input to output; the names as in [`layers_of`].
+        layer name -> norm, from input to output; 0-d, or `(seeds,)` with `seed_axis`. The names as in [`layers_of`].
+
+    Raises:
+        InputError: the gradients are not to be seen in `.grad`, as under DeepSpeed: see [`hidden_gradients`]; or
+            `seed_axis`, and the parameters are not stacked.
     """
-    meter = GradientMeter(model)
+    reason = hidden_gradients(model)
+    if reason is not None:
+        raise InputError(f"layer_grad_norms: {reason}")
+    meter = GradientMeter(model, seed_axis)
     norms = meter.layer_norms(meter.parameter_norms())
-    return dict(zip(meter.names, norms.unbind(), strict=True))
+    return dict(zip(meter.names, norms.unbind(-1), strict=True))
 
 
 class GradientMeter:
     """[`layer_grad_norms`] for every update step: the parameters are grouped once, when the meter is made.
 
+    Where the gradients are hidden (DeepSpeed) it says so once, in the log, and its norms are NaN.
+
     Args:
         model: any module, its frozen parameters already frozen.
+        seed_axis: whether each trainable parameter has the shape `(seeds, ...)`; norms then are `(seeds, ...)` too.
 
     Attributes:
         names: names of the layers, from input to output.
         parameters: the trainable parameters, in the model's order.
+        hidden: why the gradients cannot be seen, see [`hidden_gradients`]; None where they can.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, seed_axis: bool = False):
         layers = layers_of(model)
         layer_of = {id(p): i for i, group in enumerate(layers.values()) for p in group}
         self.names = list(layers)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.frozen = [p for p in model.parameters() if not p.requires_grad]
         self.index = torch.tensor([layer_of[id(p)] for p in self.parameters])
+        self.seed_axis = seed_axis
+        self.seed_shape = _seed_shape(model) if seed_axis else ()
+        self.hidden = hidden_gradients(model)
+        if self.hidden is not None and os.environ.get("RANK", "0") == "0":  # of many processes one says it
+            logger.warning(f"Gradient norms are NaN: {self.hidden}")
         self.present: list[int] = []  # parameters with a gradient, as of the last measure
         self.same_kind = True  # whether these gradients are of one device, precision and layout
         self._present_index = self.index[:0]
 
     def gradients(self) -> list[Tensor]:
-        """The gradients that there are now, in the model's order."""
-        present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        """The gradients that there are now, in the model's order; none where they are hidden."""
+        present = [i for i, p in enumerate(self.parameters) if p.grad is not None] if self.hidden is None else []
         grads = [self.parameters[i].grad for i in present]
         if grads and (present != self.present or self._present_index.device != grads[0].device):
             self._present_index = self.index[present].to(grads[0].device)
@@ -71,25 +99,56 @@ class GradientMeter:
         return bool(self.gradients()) and self.same_kind and all(p.grad is None for p in self.frozen)
 
     def parameter_norms(self) -> Tensor:
-        """Norm of each parameter that has a gradient now, `(len(self.present),)`, in the model's order."""
+        """Norm of each parameter that has a gradient now, `(..., len(self.present))`, in the model's order."""
         grads = self.gradients()
-        return tensor_norms(grads) if grads else torch.zeros(0)
+        return tensor_norms(grads, self.seed_axis) if grads else torch.zeros((*self.seed_shape, 0))
 
     def layer_norms(self, parameter_norms: Tensor) -> Tensor:
-        """Norm of each layer, `(len(self.names),)`, from [`parameter_norms`]."""
+        """Norm of each layer, `(..., len(self.names))`, from [`parameter_norms`]."""
         if not self.present:
-            return torch.zeros(len(self.names))
+            unseen = 0.0 if self.hidden is None else torch.nan
+            return torch.full((*self.seed_shape, len(self.names)), unseen)
         return group_norms(parameter_norms, self._present_index, len(self.names))
 
 
-def tensor_norms(tensors: Sequence[Tensor]) -> Tensor:
+def hidden_gradients(model: nn.Module) -> str | None:
+    """Why `.grad` does not show the gradients of this model, and what does; None where it shows them.
+
+    DeepSpeed keeps them in buffers of its own, and FullyShardedDataParallel leaves each process a part of a flat one.
+    Nothing here waits for another process.
+    """
+    if _is_a(model, "DeepSpeedEngine") or any(
+        hasattr(p, mark) for p in model.parameters() for mark in DEEPSPEED_MARKS
+    ):
+        return (
+            "DeepSpeed keeps the gradients where `.grad` does not show them; between its backward and its step, call "
+            "deepspeed.utils.safe_get_full_grad(parameter) for each parameter on all ranks (on some alone it hangs)"
+        )
+    if any(_is_a(module, "FullyShardedDataParallel") for module in model.modules()):
+        return (
+            "FullyShardedDataParallel leaves each process a part of the gradients only; shard with "
+            "torch.distributed.fsdp.fully_shard (FSDP version 2 of accelerate), whose gradients can be read"
+        )
+    return None
+
+
+def tensor_norms(tensors: Sequence[Tensor], seed_axis: bool = False) -> Tensor:
     """L2 norm of each tensor, shape `(len(tensors),)`, on the first one's device, in the tensors' own precision.
 
     The kernel is the one `torch.nn.utils.clip_grad_norm_` uses, so that a total made of these is bitwise its total.
+
+    Args:
+        tensors: of any shapes; sharded ones (DTensor) may be among them.
+        seed_axis: whether the first axis of each is the seed's: norms are then `(seeds, len(tensors))`.
     """
-    norms = torch._foreach_norm(list(tensors))
+    if seed_axis:
+        norms = [torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), dim=1) for tensor in tensors]
+    elif any(hasattr(tensor, "full_tensor") for tensor in tensors):  # one kernel takes no tensors of several meshes
+        norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
+    else:
+        norms = torch._foreach_norm(list(tensors))
     norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
-    return torch.stack([norm.to(norms[0].device) for norm in norms])
+    return torch.stack([norm.to(norms[0].device) for norm in norms], dim=-1)
 
 
 def group_norms(norms: Tensor, index: Tensor, num_groups: int) -> Tensor:
@@ -119,8 +178,10 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     | `classifier` | everything outside the base model |
 
     In a plain `nn.Module`, without Hugging Face's `base_model_prefix`, what is none of these goes by the name of its
-    outermost submodule. Frozen parameters are left out.
+    outermost submodule. Frozen parameters are left out. DistributedDataParallel, DataParallel and `torch.compile` around
+    a model change no name.
     """
+    model = _unwrapped(model)
     stacks = _layer_stacks(model)
     prefix = getattr(model, "base_model_prefix", "")
     if not (prefix and hasattr(model, prefix)):
@@ -131,6 +192,35 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         if parameter.requires_grad:
             layers.setdefault(_layer_name(name, stacks, prefix, shared), []).append(parameter)
     return layers
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that only put their own name before its parameters' names."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif "_orig_mod" in model._modules:  # torch.compile
+            model = model._orig_mod
+        else:
+            return model
+
+
+def _is_a(module: nn.Module, class_name: str) -> bool:
+    """`isinstance` by the name of a class, which need not be importable."""
+    return any(cls.__name__ == class_name for cls in type(module).__mro__)
+
+
+def _seed_shape(model: nn.Module) -> tuple[int, ...]:
+    """`(seeds,)`, the first axis of all trainable parameters; `()` where there are none."""
+    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    for name, shape in shapes:
+        first_name, first = shapes[0]
+        if not shape or shape[0] != first[0]:
+            raise InputError(
+                f"seed_axis=True: {name} has the shape {shape} and {first_name} {first}, but the first axis of each "
+                "trainable parameter must be the seeds'; stack the models (torch.func.stack_module_state)"
+            )
+    return shapes[0][1][:1] if shapes else ()
 
 
 def _layer_stacks(model: nn.Module) -> list[str]:

@@ -68,7 +68,8 @@ def draw_figures(
     | `gradient_norms` | norms of some layers over update steps, failed runs against ok ones, a row for each recipe |
     | `score_against_train_loss` | score at the end of training against train loss |
 
-    Runs that diverged count as failed, as in the tables.
+    Runs that diverged count as failed, as in the tables. Runs that their alarm stopped are in no plot: they neither failed
+    nor held. The recipe's name says how many there are.
 
     Args:
         folder: the study's folder.
@@ -89,7 +90,9 @@ def draw_figures(
     if not any(by_recipe.values()):
         chosen = "" if recipes is None and seeds is None else " of these recipes and seeds"
         raise InputError(f"{folder}: no finished run{chosen} to draw; give the folder of a study")
-    steps = {name: summary for name in names if (summary := read_step_summary(folder, by_recipe[name])) is not None}
+    by_recipe = finished_runs(by_recipe)
+    summaries = {name: read_step_summary(folder, own) for name, own in by_recipe.items()}
+    steps = {name: summary for name, summary in summaries.items() if summary is not None}
     with own_style():
         figures = {
             "scores": scores_figure(by_recipe),
@@ -202,6 +205,16 @@ def pick_layers(layers: Sequence[str]) -> list[str]:
 
 
 # ---- what they are drawn from ---------------------------------------------------------------------------------------
+
+
+def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRecord]]:
+    """The runs that were not stopped, by the recipe's name; `a (5 stopped)` where some were."""
+    named = {}
+    for name, runs in by_recipe.items():
+        finished = [run for run in runs if run.status != "stopped"]
+        stopped = len(runs) - len(finished)
+        named[f"{name} ({stopped} stopped)" if stopped else name] = finished
+    return named
 
 
 def read_step_summary(folder: Path, runs: Sequence[RunRecord]) -> StepSummary | None:

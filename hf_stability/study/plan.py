@@ -22,8 +22,10 @@ IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources")
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
     "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
-    "save_only_model", "seed", "use_cpu",
+    "save_only_model", "seed", "use_cpu", "diagnostics",
 )  # fmt: skip
+ALARM_ARGS = ("on_alarm", "audit_alarms")
+"""Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ class Job:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """All that changes the result, as JSON: the job without `IGNORED_FIELDS` and `IGNORED_ARGS`."""
+        """All that changes the result, as JSON: the job without `IGNORED_FIELDS` and `IGNORED_ARGS`, and without
+        `ALARM_ARGS` where no run is stopped."""
         content = {key: value for key, value in self.to_dict().items() if key not in IGNORED_FIELDS}
-        content["args"] = {key: value for key, value in self.args.items() if key not in IGNORED_ARGS}
+        ignored = IGNORED_ARGS if self.args.get("on_alarm") == "stop" else IGNORED_ARGS + ALARM_ARGS
+        content["args"] = {key: value for key, value in self.args.items() if key not in ignored}
         return json.loads(json.dumps(content))
 
     @property

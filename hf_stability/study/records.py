@@ -3,10 +3,11 @@
 | file | what |
 | --- | --- |
 | `config.json` | the job: everything that was set, where it came from, the random streams, versions |
-| `metrics.json` | the last and the best evaluation, and all of them |
+| `metrics.json` | the last and the best evaluation, and all of them; of a stopped run those until its stop |
 | `predictions.npz` | logits and labels of the last evaluation of the first development set |
 | `steps.rec` | the record of every update step: see [`read_steps`][hf_stability.diagnostics.step_record.read_steps] |
-| `verdict.json` | the verdict with its evidence |
+| `verdict.json` | the verdict with its evidence, and the alarm where there was one |
+| `gradients.png` | the layers' gradient norms over update steps |
 | `events.out.tfevents.*` | TensorBoard's, the Trainer's own included; one file, and one more for each resume |
 | `times.json` | seconds; apart, so that everything else is the same bytes when it is run again |
 | `model/` | the model after the last step, where it is kept |
@@ -24,23 +25,33 @@ from typing import Any
 from ..errors import InputError
 
 
-RUN_SCHEMA = "hf_stability.run/1"
+RUN_SCHEMA = "hf_stability.run/2"
+BEFORE_ALARMS = "hf_stability.run/1"
+"""Without `planned_steps`, `alarm_step` and `audited`: no run was stopped then."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The record of a finished run.
+    """The record of a finished run, or of one that its alarm stopped.
+
+    A stopped run is censored: nobody knows how it would have ended. It has no `last`, `best`, `accuracy` and
+    `train_loss`, which are of the end of training; its evaluation at the stop is in `metrics`.
 
     Args:
         id: the job's id.
         recipe, seed, task: the job's.
-        status: the verdict's: `ok`, `failed`, `diverged`; `crashed` for one that raised (never written to disk).
+        status: the verdict's: `ok`, `failed`, `diverged`, `stopped`; `crashed` for one that raised (never written to
+            disk).
         metric: key of the headline metric; greater is better.
         last, best: the headline metric at the end of training, and at the best evaluation.
         accuracy: at the end of training; None for a regression.
         baseline: the headline metric of the best constant predictor.
         train_loss: mean over the last 10% of the update steps.
-        steps: update steps.
+        steps: update steps that were made.
+        planned_steps: update steps of the whole training.
+        alarm_step: update step of the alarm; None where there was none.
+        audited: the alarm was to stop it, and it was finished anyway, by the draw of `--audit_alarms`. Not a run that
+            had diverged by then: it is known to have failed, stopped or not.
         evaluations: how many evaluations `best` is the best of.
         sentence: the verdict in words.
     """
@@ -57,6 +68,9 @@ class RunRecord:
     baseline: float | None = None
     train_loss: float | None = None
     steps: int = 0
+    planned_steps: int = 0
+    alarm_step: int | None = None
+    audited: bool = False
     evaluations: int = 0
     sentence: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -80,6 +94,8 @@ def read_run(folder: Path) -> RunRecord | None:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if content.get("schema") == BEFORE_ALARMS:
+        content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
     if content.get("schema") != RUN_SCHEMA:
         raise InputError(f"{folder / 'run.json'}: schema {content.get('schema')!r}, this version reads {RUN_SCHEMA}")
     return RunRecord(**content)

@@ -11,6 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ from .summary import markdown_table
 
 # report(update steps done, update steps in all)
 Report = Callable[[int, int], None]
+
+AUDIT_STREAM = 100
+"""Spawn key of the audits' random stream; those of training have the first ones, see `training_args.seed_streams`."""
 
 TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -126,6 +130,9 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
         metric=data.task.headline,
         hparams=hyperparameters(job, args),
         texts={"recipe": settings_table(job)},
+        diagnostics=args.diagnostics,
+        on_alarm=args.on_alarm,
+        audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
     )
     callbacks: list[TrainerCallback] = [stability]
     if report is not None:
@@ -143,6 +150,20 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def audits(seed: int, share: float) -> bool:
+    """Whether a run is finished where its alarm would stop it: each with probability `share`, drawn from the run's seed.
+
+    The draw has a random stream of its own, so that it says nothing of how the run would end and is the same in every
+    process. A seed that is audited at one share is audited at every greater one.
+
+    Args:
+        seed: the run's seed, a non-negative integer.
+        share: in [0, 1]: `audit_alarms`.
+    """
+    stream = np.random.SeedSequence(seed, spawn_key=(AUDIT_STREAM,))
+    return bool(np.random.default_rng(stream).random() < share)
 
 
 def hyperparameters(job: Job, args: StableTrainingArguments) -> dict[str, Any]:
@@ -284,7 +305,8 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
     write_json(folder / "times.json", times)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
-    record, verdict, constant = trainer.stability.record, trainer.stability.verdict, trainer.stability.constant
+    stability = trainer.stability
+    record, verdict, constant, alarm = stability.record, stability.verdict, stability.constant, stability.alarm
     final = record["loss"][record["step"] > (1 - LAST_PART) * trainer.state.max_steps]
     run = RunRecord(
         id=job.id,
@@ -299,13 +321,31 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
         baseline=constant["score"] if constant else None,
         train_loss=float(np.mean(final, dtype=np.float64)) if len(final) else None,
         steps=trainer.state.global_step,
+        planned_steps=trainer.state.max_steps,
+        alarm_step=alarm.step if alarm else None,
+        audited=was_audited(stability),
         evaluations=len(evaluations),
         sentence=verdict.sentence,
         metrics={k: v for k, v in last.items() if k.startswith("eval_")},
     )
+    if stability.stopped:  # these are of the end of training
+        run = replace(run, last=None, best=None, accuracy=None, train_loss=None)
     run = RunRecord(**finite(run.to_dict()))  # what is read back later
     write_json(folder / "run.json", run.to_dict())
     return run
+
+
+def was_audited(stability: StabilityCallback) -> bool:
+    """Whether a run's alarm was to stop it, and it was finished to see how it ends.
+
+    Not where it had diverged by then: stopped there it counts as diverged, not as censored, so that such a run tells
+    nothing of the stopped ones.
+    """
+    if not stability.audited or stability.alarm is None:
+        return False
+    verdict = stability.verdict
+    first = verdict.evidence.get("first_nonfinite_step") if verdict.status == "diverged" else None
+    return first is None or first > stability.alarm.step
 
 
 def versions() -> dict[str, str]:

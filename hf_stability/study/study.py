@@ -16,7 +16,7 @@ from ..errors import InputError
 from .executors import Event, execute_in_process, execute_in_workers
 from .plan import Job, check_jobs, differences, run_folder
 from .records import RunRecord, read_run
-from .summary import summarize, to_markdown, write_summary
+from .summary import NOT_OK, summarize, to_markdown, write_summary
 
 
 SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint")
@@ -137,13 +137,14 @@ def read_runs(folder: Path) -> list[RunRecord]:
 
 
 def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> None:
-    """With `failed_and_best`, delete the models of runs that are neither failed nor their recipe's best."""
+    """With `failed_and_best`, delete the models of runs that are neither failed nor their recipe's best: of ok and
+    stopped ones."""
     if keep_model != "failed_and_best":
         return
     for run in runs:
         rivals = [other for other in runs if other.recipe == run.recipe and other.last is not None]
         best = max(rivals, key=lambda other: (other.last, -other.seed), default=None)
-        if run.status == "ok" and run is not best:
+        if run.status not in NOT_OK and run is not best:
             shutil.rmtree(folder / "runs" / run.name / "model", ignore_errors=True)
 
 

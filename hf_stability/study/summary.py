@@ -2,13 +2,18 @@
 
 Failed runs come first. With bimodal scores a recipe that nearly always fails has a small standard deviation, which is
 no stability: no recipe is called more stable than one that fails less often.
+
+A run that its alarm stopped (`--on_alarm stop`) is censored: it neither failed nor held. A recipe with such runs has no
+failed share but its bounds, and an estimate from those alarmed runs that were finished anyway (`--audit_alarms`); its
+scores are those of the runs that were not stopped, which flatter it, so that it has no mean and no std, and nothing is
+tested on it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -18,18 +23,31 @@ import numpy as np
 
 from ..callback import write_json, write_text
 from .records import RunRecord
-from .statistics import brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
+from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
 
 
-SUMMARY_SCHEMA = "hf_stability.summary/2"
+SUMMARY_SCHEMA = "hf_stability.summary/3"
 NOT_OK = ("failed", "diverged")
 RUN_COLUMNS = (
-    "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps", "evaluations",
-    "sentence",
+    "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
+    "planned_steps", "alarm_step", "audited", "evaluations", "sentence",
 )  # fmt: skip
 
 LEVEL = 0.05
 """A difference is called one where p is below this."""
+
+BOUNDS = ("failed_share_if_all_heal", "failed_share_if_all_fail")
+
+STOPPED_NOTES = (
+    "Stopped runs were ended by their alarm. They are censored, not failed: in no score and in no failed count. A recipe "
+    "that has any has no failed share, mean, median or std, which would be of its other runs alone, and no test.",
+    "Bounds: the failed share if all stopped runs had healed, and if all had failed; in brackets the lower 95% Wilson limit "
+    "of the one and the upper of the other.",
+    "Audited estimate: of the runs to be stopped some, drawn at random (--audit_alarms), were finished anyway, and their "
+    "failed share is taken for that of the stopped. Its 95% interval has Wilson's limits of both shares, one upon the other.",
+    "Saved: update steps that stopped runs did not make, and their share of all that were planned.",
+)
+"""What must be known to read the columns of stopped runs."""
 
 ALL_PAIRS_UP_TO = 3
 """With more recipes than this each is compared with the first only."""
@@ -50,6 +68,14 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
     `std` (ddof = 1) is over all runs that have a score, and so are `mean`, `median` and `max`; `std_ok` is over the ok
     runs alone: it is conditional on success. What cannot be computed is None.
+
+    Stopped runs are among the `runs`, and have no score. A recipe with `stopped` runs has a `max` only, and instead of
+    `failed_share` the bounds `failed_share_if_all_heal` and `failed_share_if_all_fail`, each with its 95% Wilson
+    interval; without stopped runs these are the failed share. `alarmed` runs raised an alarm, whatever came of it;
+    `audited` ones were to be stopped by it, were finished anyway, and `audited_failed` of them failed:
+    `failed_share_audited` is what [`audited_failed_share`] makes of them. `saved_steps` are the update steps that stopped
+    runs did not make, `saved_share` their share of the steps planned for all `runs`. A run that had diverged when its
+    alarm ended it counts as failed, and not as stopped; it has no score either.
 
     `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
     stand in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.statistics.brown_forsythe].
@@ -74,27 +100,102 @@ def _last_scores(runs: Sequence[RunRecord]) -> np.ndarray:
 
 def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     judged = [run for run in runs if run.status != "crashed"]
-    failed = sum(run.status in NOT_OK for run in judged)
-    low, high = wilson_interval(failed, len(judged)) if judged else (None, None)
-    last = _last_scores(runs)
-    best = [run.best for run in judged if run.best is not None]
+    finished = [run for run in judged if run.status != "stopped"]
+    stopped = len(judged) - len(finished)
+    failed = sum(run.status in NOT_OK for run in finished)
+    last = _last_scores(finished)
+    whole = [] if stopped else finished  # the others' scores are conditional on not having been stopped
+    scores = _last_scores(whole)
+    best = [run.best for run in whole if run.best is not None]
     return {
         "recipe": recipe,
         "runs": len(judged),
         "crashed": len(runs) - len(judged),
         "failed": failed,
-        "failed_share": failed / len(judged) if judged else None,
-        "failed_share_low": None if low is None else float(low),
-        "failed_share_high": None if high is None else float(high),
-        "std_ok": _std(_last_scores([run for run in judged if run.status == "ok"])),
-        "std": _std(last),
-        "mean": float(last.mean()) if len(last) else None,
-        "median": float(np.median(last)) if len(last) else None,
+        **_with_interval("failed_share", failed, len(whole)),
+        "std_ok": _std(_last_scores([run for run in whole if run.status == "ok"])),
+        "std": _std(scores),
+        "mean": float(scores.mean()) if len(scores) else None,
+        "median": float(np.median(scores)) if len(scores) else None,
         "max": float(last.max()) if len(last) else None,
         "scores": len(last),
         "best_mean": float(np.mean(best)) if best else None,
-        "evaluations": sorted({run.evaluations for run in judged}),
+        "evaluations": sorted({run.evaluations for run in finished if run.steps >= run.planned_steps}),
+        "stopped": stopped,
+        **_alarm_figures(judged, failed, stopped),
     }
+
+
+def _alarm_figures(judged: list[RunRecord], failed: int, stopped: int) -> dict[str, Any]:
+    audited = [run for run in judged if run.audited]
+    audited_failed = sum(run.status in NOT_OK for run in audited)
+    saved = sum(run.planned_steps - run.steps for run in judged if run.status == "stopped")
+    planned = sum(run.planned_steps for run in judged)
+    return {
+        "alarmed": sum(run.alarm_step is not None for run in judged),
+        "audited": len(audited),
+        "audited_failed": audited_failed,
+        **_with_interval("failed_share_if_all_heal", failed, len(judged)),
+        **_with_interval("failed_share_if_all_fail", failed + stopped, len(judged)),
+        **_named(
+            "failed_share_audited", audited_failed_share(failed, stopped, audited_failed, len(audited), len(judged))
+        ),
+        "saved_steps": saved,
+        "saved_share": saved / planned if planned else None,
+    }
+
+
+def audited_failed_share(
+    failed: int, stopped: int, audited_failed: int, audited: int, runs: int
+) -> tuple[float, float, float] | None:
+    """Estimate of the share of runs that would have failed if none had been stopped, and its 95% interval.
+
+    With s = audited_failed / audited, the failed share of those runs that were to be stopped and were finished anyway,
+
+        share = (failed + stopped * s) / runs
+
+    which is (failed among all others + (stopped + audited) * s) / runs: double sampling (Neyman 1938, JASA 33, p. 101),
+    the estimator of Horvitz & Thompson with the number of audited runs in place of its expectation. Given this number the
+    audited runs are a simple random sample of those to be stopped, so that the estimate is unbiased whenever there is one.
+
+    The interval: Wilson's limits of s are put in its place, and of the lower (upper) count that this makes, Wilson's
+    lower (upper) limit is taken. It lies within the outer limits of the bounds, is Wilson's own where nothing was
+    stopped, and is wide where few were audited: of one run that failed s is .21 to 1. Two 95% limits one upon the other
+    cover more than 95% as a rule: with 20 runs and a fifth of the alarmed ones audited 99% (median over shares of all
+    sizes; a test computes it), and .88 at the lowest, where alarms and failures are both rare.
+    Runs that crashed are in no figure, so that audits that tend to crash would not be a random sample any more.
+
+    Args:
+        failed: failed runs, audited ones among them.
+        stopped: runs that were stopped.
+        audited_failed: audited runs that failed, of `audited`.
+        audited: runs that were to be stopped and were finished.
+        runs: all of them.
+
+    Returns:
+        share, low, high; None where no run was audited.
+    """
+    if not audited:
+        return None
+    low, high = wilson_interval(audited_failed, audited)
+    share = (failed + stopped * audited_failed / audited) / runs
+    return (
+        share,
+        float(wilson_interval(failed + stopped * float(low), runs)[0]),
+        float(wilson_interval(failed + stopped * float(high), runs)[1]),
+    )
+
+
+def _with_interval(name: str, count: int, n: int) -> dict[str, float | None]:
+    """A share with its 95% Wilson interval; None for all where n is 0."""
+    if not n:
+        return _named(name, None)
+    low, high = wilson_interval(count, n)
+    return _named(name, (count / n, float(low), float(high)))
+
+
+def _named(name: str, values: tuple[float, float, float] | None) -> dict[str, float | None]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values or (None,) * 3, strict=True))
 
 
 def _std(scores: np.ndarray) -> float | None:
@@ -103,14 +204,18 @@ def _std(scores: np.ndarray) -> float | None:
 
 def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_b: np.ndarray) -> dict[str, Any]:
     counts = (a["failed"], a["runs"], b["failed"], b["runs"])
+    censored = bool(a["stopped"] or b["stopped"])
+    if censored:
+        spreads = BrownForsythe(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
+    else:
+        spreads = brown_forsythe(scores_a, scores_b)
     comparison = {
         "recipes": [a["recipe"], b["recipe"]],
-        "failed": [a["failed"], b["failed"]],
-        "runs": [a["runs"], b["runs"]],
-        "fisher_p": fisher_exact_p(*counts) if a["runs"] and b["runs"] else None,
+        **{key: [a[key], b[key]] for key in ("failed", "stopped", "runs", *BOUNDS, "failed_share_audited")},
+        "fisher_p": fisher_exact_p(*counts) if a["runs"] and b["runs"] and not censored else None,
         "std_ok": [a["std_ok"], b["std_ok"]],
         "std": [a["std"], b["std"]],
-        "brown_forsythe": asdict(brown_forsythe(scores_a, scores_b)),
+        "brown_forsythe": asdict(spreads),
     }
     return {**comparison, "sentence": _sentence(comparison)}
 
@@ -120,6 +225,8 @@ def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_
 
 def _sentence(comparison: dict[str, Any]) -> str:
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
+    if runs_a and runs_b and any(comparison["stopped"]):
+        return f"{a} against {b}: {_bounds(comparison)}"
     head = f"{a} against {b}: failed {failed_a} of {runs_a} against {failed_b} of {runs_b}"
     if not (runs_a and runs_b):
         return f"{head}. Nothing to compare."
@@ -129,6 +236,26 @@ def _sentence(comparison: dict[str, Any]) -> str:
     if failed_a * runs_b == failed_b * runs_a:
         return f"{head} {_equal_shares(comparison)}"
     return f"{head} {_different_shares(comparison)}"
+
+
+def _bounds(comparison: dict[str, Any]) -> str:
+    """Of runs some of which were stopped, all that is known of the failed shares; nothing is tested."""
+    low, high = (comparison[key] for key in BOUNDS)
+    parts = []
+    for k, stopped in enumerate(comparison["stopped"]):
+        audited = comparison["failed_share_audited"][k]
+        part = f"{_share(low[k])} to {_share(high[k])}" if stopped else _share(low[k])
+        part += f" ({stopped} of {comparison['runs'][k]} stopped"
+        parts.append(part + (f"; audited estimate {_share(audited)})" if stopped and audited is not None else ")"))
+    text = f"failed share {parts[0]} against {parts[1]}. "
+    if max(low) <= min(high):
+        text += "The bounds overlap: which of the two fails less often is open."
+    else:
+        less = comparison["recipes"][0 if high[0] < low[1] else 1]
+        text += (
+            f"Whatever the stopped runs had done, a smaller share of {less} would have failed here; it may be chance."
+        )
+    return f"{text} Stopped runs are censored: neither failed shares nor spreads are tested."
 
 
 def _no_failures(comparison: dict[str, Any]) -> str:
@@ -201,16 +328,20 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     ]
     if any(figures["crashed"] for figures in recipes):
         notes.append("Crashed runs are in no figure.")
-    scoreless = [f"{f['runs'] - f['scores']} of {f['recipe']}" for f in recipes if f["runs"] > f["scores"]]
+    missing = [(f["runs"] - f["stopped"] - f["scores"], f["recipe"]) for f in recipes]
+    scoreless = [f"{number} of {recipe}" for number, recipe in missing if number]
     if scoreless:
         notes.append(f"Runs without a score: {', '.join(scoreless)}. They are in the failed share only.")
+    if any(figures["stopped"] for figures in recipes):
+        notes += STOPPED_NOTES
     if len(_evaluations(summary)) > 1:
         numbers = [f"{f['recipe']} {_either(f['evaluations'])}" for f in recipes if f["evaluations"]]
         notes.append(
             f"No column for the best evaluation: the runs differ in how many they have ({', '.join(numbers)}), and "
             "the best of more evaluations is higher by selection."
         )
-    number = len(summary["comparisons"])
+    tested = [comparison for comparison in summary["comparisons"] if not any(comparison["stopped"])]
+    number = len(tested)
     if number:
         pairs = "each pair" if len(recipes) <= ALL_PAIRS_UP_TO else f"each of {len(recipes)} recipes with the first"
         corrected = f", not corrected for {number} comparisons" if number > 1 else ""
@@ -238,7 +369,8 @@ def to_markdown(summary: dict[str, Any]) -> str:
 def recipes_table(summary: dict[str, Any]) -> str:
     """A row for each recipe, as Markdown.
 
-    The best evaluations' mean has a column only where all runs have the same number of evaluations, two or more.
+    The best evaluations' mean has a column only where all runs have the same number of evaluations, two or more; stopped
+    runs have columns only where there are any.
     """
     metric = summary["metric"] or "score"
     columns = {
@@ -251,16 +383,18 @@ def recipes_table(summary: dict[str, Any]) -> str:
     evaluations = _evaluations(summary)
     if len(evaluations) == 1 and max(evaluations) > 1:
         columns[f"{metric}: mean of the best of {max(evaluations)} evaluations"] = "best_mean"
+    stops = STOP_COLUMNS if any(figures["stopped"] for figures in summary["recipes"]) else {}
     rows = [
         [
             figures["recipe"],
             str(figures["runs"]) + (f" (+{figures['crashed']} crashed)" if figures["crashed"] else ""),
             _failed(figures),
+            *(cell(figures) for cell in stops.values()),
             *(_number(figures[key]) for key in columns.values()),
         ]
         for figures in summary["recipes"]
     ]
-    return markdown_table(["recipe", "runs", "failed = share (95% interval)", *columns], rows)
+    return markdown_table(["recipe", "runs", "failed = share (95% interval)", *stops, *columns], rows)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -295,11 +429,45 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _failed(figures: dict[str, Any]) -> str:
-    """`0 (0-.16)`, `9 = .45 (.26-.66)`; `-` where no run ended."""
+    """`0 (0-.16)`, `9 = .45 (.26-.66)`; `9` where runs were stopped; `-` where no run ended."""
     if not figures["runs"]:
         return "-"
+    if figures["stopped"]:
+        return str(figures["failed"])
     share, low, high = (_share(figures[key]) for key in ("failed_share", "failed_share_low", "failed_share_high"))
     return f"{figures['failed']}{f' = {share}' if figures['failed'] else ''} ({low}-{high})"
+
+
+def _bounds_cell(figures: dict[str, Any]) -> str:
+    """`.10-.35 (.03-.57)`; `-` where no run was stopped."""
+    if not figures["stopped"]:
+        return "-"
+    keys = (*BOUNDS, "failed_share_if_all_heal_low", "failed_share_if_all_fail_high")
+    heal, fail, low, high = (_share(figures[key]) for key in keys)
+    return f"{heal}-{fail} ({low}-{high})"
+
+
+def _audited_cell(figures: dict[str, Any]) -> str:
+    """`.28 (.07-.56), 1 of 2`; `-` where no run was stopped, or none audited."""
+    if not figures["stopped"] or not figures["audited"]:
+        return "-"
+    keys = ("failed_share_audited", "failed_share_audited_low", "failed_share_audited_high")
+    share, low, high = (_share(figures[key]) for key in keys)
+    return f"{share} ({low}-{high}), {figures['audited_failed']} of {figures['audited']}"
+
+
+def _saved_cell(figures: dict[str, Any]) -> str:
+    """`570 = .15`; `-` where no run was stopped."""
+    return f"{figures['saved_steps']} = {_share(figures['saved_share'])}" if figures["stopped"] else "-"
+
+
+STOP_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "stopped": lambda figures: str(figures["stopped"]),
+    "failed share: bounds (95% limits)": _bounds_cell,
+    "failed share: audited estimate (95% interval), failed of audited": _audited_cell,
+    "update steps saved = share": _saved_cell,
+}
+"""Columns of the recipes' table where runs were stopped."""
 
 
 def _share(share: float) -> str:

@@ -23,6 +23,7 @@ from hf_stability.diagnostics.failures import (
     best_constant_score,
     constant_accuracy,
     judge,
+    judge_seeds,
     label_entropy,
     majority_accuracy,
     mcnemar_exact,
@@ -605,6 +606,94 @@ def test_inputs_that_do_not_fit_are_named():
         judge(losses=np.zeros(188), steps=STEPS[1:])
     with pytest.raises(InputError, match="do not fit"):
         judge(layer_norms=norms_of(GOOD), layers=LAYERS[1:])
+
+
+# ---- several seeds at once
+
+
+def test_verdicts_on_several_seeds_equal_a_loop():
+    rng = np.random.default_rng(0)
+    shared = {"eval_labels": RTE, "layers": LAYERS, "warmup_steps": WARMUP, "total_steps": TOTAL, "steps": STEPS}
+    shared |= {"label_names": RTE_NAMES, "train_label_counts": [10, 10], "baseline": 0.0, "metric": "matthews"}
+    per_seed = {
+        "eval_predictions": np.stack([np.eye(2)[np.zeros(277, int)], np.eye(2)[answers(RTE, 220)], np.ones((277, 2))]),
+        "losses": np.stack([np.full(188, 0.69), np.linspace(0.7, 0.3, 188), np.full(188, np.nan)]),
+        "layer_norms": np.stack([norms_of(lower, rng=rng) for lower in (FAILED, GOOD, HEALED)]),
+        "train_predicted_counts": np.array([[20, 0], [9, 11], [0, 0]]),
+        "score": np.array([0.0, 0.6, np.nan]),
+        "weights_finite": [True, True, False],
+    }
+    together = judge_seeds(3, **shared, **{**per_seed, "weights_finite": np.array([True, True, False])})
+    alone = [judge(**shared, **{name: value[i] for name, value in per_seed.items()}) for i in range(3)]
+    assert together == alone
+    assert [verdict.status for verdict in together] == ["failed", "ok", "diverged"]
+    assert "gradients of" in together[0].sentence and "weights" in together[2].sentence
+
+
+def test_seeds_may_have_labels_steps_and_lengths_of_their_own():
+    short = STEPS[:100]
+    verdicts = judge_seeds(
+        2,
+        eval_labels=np.stack([RTE, 1 - RTE]),
+        eval_predictions=(np.stack([np.zeros(277, int)] * 2), "hidden"),
+        steps=[STEPS, short],
+        losses=[np.full(188, 0.5), np.full(100, 0.5)],
+        layer_norms=[norms_of(FAILED), norms_of(FAILED)[:100]],
+        layers=LAYERS,
+        train_label_counts=np.array([[10, 10], [19, 1]]),
+        warmup_steps=WARMUP,
+        total_steps=np.array([188, 100]),
+    )
+    assert [v.evidence["accuracy"] for v in verdicts] == pytest.approx([146 / 277, 131 / 277])
+    assert [v.evidence["constant_loss"] for v in verdicts] == pytest.approx([LN2, float(label_entropy([19, 1]))])
+    assert verdicts[1] == judge(
+        eval_labels=1 - RTE,
+        eval_predictions=0 * RTE,
+        losses=np.full(100, 0.5),
+        layer_norms=norms_of(FAILED)[:100],
+        layers=LAYERS,
+        train_label_counts=[19, 1],
+        warmup_steps=WARMUP,
+        total_steps=100,
+    )
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_any_verdicts_on_several_seeds_equal_a_loop(seeds, classes, logits, own_labels, entropy):
+    rng = np.random.default_rng(entropy)
+    n, steps = rng.integers(1, 6), rng.integers(1, 9)
+    predictions = rng.normal(size=(seeds, n, classes + 1)) if logits else rng.integers(0, classes + 1, (seeds, n))
+    labels = rng.integers(0, classes + 1, (seeds, n) if own_labels else n)
+    losses, norms = rng.lognormal(size=(seeds, steps)), rng.lognormal(size=(seeds, steps, 3))
+    for values in (losses, norms, predictions if logits else norms):
+        values[rng.random(values.shape) < 0.02] = np.nan
+    shared = {"num_labels": classes + 1, "layers": ["embeddings", "layer_00", "classifier"], "warmup_steps": 1}
+    together = judge_seeds(
+        seeds, eval_labels=labels, eval_predictions=predictions, losses=losses, layer_norms=norms, **shared
+    )
+    for i, verdict in enumerate(together):
+        own = {"eval_labels": labels[i] if own_labels else labels, "eval_predictions": predictions[i]}
+        assert verdict == judge(**own, losses=losses[i], layer_norms=norms[i], **shared)
+
+
+def test_regressions_of_several_seeds():
+    labels = np.random.default_rng(0).normal(size=50)
+    values = np.stack([labels + 0.1, np.full(50, labels.mean())])
+    for predictions in (values, values[..., None]):
+        verdicts = judge_seeds(2, eval_labels=labels, eval_predictions=predictions, regression=True)
+        assert [verdict.status for verdict in verdicts] == ["ok", "failed"]
+
+
+def test_what_is_not_of_as_many_seeds_is_named():
+    with pytest.raises(InputError, match=r"losses of shape \(2, 9\): need 3 seeds"):
+        judge_seeds(3, losses=np.zeros((2, 9)))
+    with pytest.raises(InputError, match=r"eval_labels of shape \(2, 5\): need 3 seeds"):
+        judge_seeds(3, eval_labels=np.zeros((2, 5), int), eval_predictions=np.zeros((3, 5), int))
+    with pytest.raises(InputError, match=r"score of shape \(\): need 2 seeds"):
+        judge_seeds(2, score=0.5, baseline=0.4)
+    with pytest.raises(InputError, match="num_seeds 0"):
+        judge_seeds(0, losses=np.zeros((0, 9)))
 
 
 # ---- properties of the verdict

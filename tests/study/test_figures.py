@@ -160,6 +160,27 @@ def test_a_recipe_without_a_finished_run_keeps_its_place_among_the_scores(study,
     assert len(given["plot_gradient_norms"]) == 2 * len(LAYERS)
 
 
+def test_stopped_runs_are_counted_and_not_drawn(study, given):
+    for seed in (4, 5):
+        leave_run(study, "a", seed, "stopped", last=None, train_loss=None, steps=6)
+    leave_run(study, "c", 1, "stopped", last=None, train_loss=None, steps=6)
+    draw_figures(study)
+    ((scores, failed, *_),) = given["plot_scores"]
+    assert {name: len(values) for name, values in scores.items()} == {"a (2 stopped)": 3, "b": 2, "c (1 stopped)": 0}
+    assert failed["a (2 stopped)"].tolist() == [False, True, True]
+    assert list(given["plot_score_against_train_loss"][0][0]) == ["a (2 stopped)", "b"]
+    panels = given["plot_gradient_norms"]
+    assert len(panels) == 2 * len(LAYERS)
+    assert panels[0][1].shape == (2, 12) and panels[0][2].shape == (1, 12)  # failed and ok runs, none of the stopped
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_study_of_stopped_runs_is_drawn(tmp_path):
+    leave_run(tmp_path, "a", 1, "stopped", last=None, train_loss=None)
+    paths = draw_figures(tmp_path)
+    assert len(paths) == 6 and b"1 stopped" in paths[1].read_bytes()
+
+
 def test_nothing_to_draw_is_said(tmp_path, study):
     with pytest.raises(InputError, match="nowhere: no finished run to draw"):
         draw_figures(tmp_path / "nowhere")

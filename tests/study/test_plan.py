@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hf_stability.errors import InputError
 from hf_stability.recipe import argument_types
-from hf_stability.study.plan import IGNORED_ARGS, IGNORED_FIELDS, Job, check_jobs, differences, run_folder
+from hf_stability.study.plan import ALARM_ARGS, IGNORED_ARGS, IGNORED_FIELDS, Job, check_jobs, differences, run_folder
 
 
 JOB = Job(
@@ -72,13 +72,34 @@ def test_what_changes_results_in_a_less_obvious_way_is_in_the_id(name):
 
 
 @given(
-    name=st.sampled_from(sorted(set(argument_types()) - set(IGNORED_ARGS))),
+    name=st.sampled_from(sorted({*argument_types()} - {*IGNORED_ARGS, *ALARM_ARGS})),
     first=scalars,
     second=scalars,
 )
 def test_two_values_of_an_argument_have_one_id_only_if_they_are_the_same(name, first, second):
     ids = [dataclasses.replace(JOB, args={**JOB.args, name: value}).id for value in (first, second)]
     assert (ids[0] == ids[1]) == (json.dumps(first) == json.dumps(second))
+
+
+def with_args(**args) -> Job:
+    return dataclasses.replace(JOB, args={**JOB.args, **args})
+
+
+@pytest.mark.parametrize("on_alarm", [{}, {"on_alarm": "none"}, {"on_alarm": "warn"}])
+@pytest.mark.parametrize("audit", [{}, {"audit_alarms": 0.2}, {"audit_alarms": 0.5}])
+def test_an_alarm_that_stops_nothing_does_not_change_the_id(on_alarm, audit):
+    job = with_args(**on_alarm, **audit)
+    assert job.id == JOB.id and differences(JOB.identity(), job.identity()) == []
+
+
+def test_an_alarm_that_stops_runs_changes_the_id_and_so_does_the_share_that_is_audited():
+    stops = [with_args(on_alarm="stop", **audit) for audit in ({}, {"audit_alarms": 0.1}, {"audit_alarms": 0.5})]
+    assert len({JOB.id, *(job.id for job in stops)}) == 4
+    assert set(ALARM_ARGS) < set(argument_types())
+    assert differences(JOB.identity(), stops[1].identity()) == [
+        "args.audit_alarms: (not set) -> 0.1",
+        "args.on_alarm: (not set) -> stop",
+    ]
 
 
 @given(st.permutations(list(JOB.args)), st.permutations([f.name for f in dataclasses.fields(Job)]))

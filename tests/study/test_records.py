@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -35,11 +36,25 @@ def test_no_folder_no_run(tmp_path):
 
 
 def test_the_record_of_another_version_is_refused(tmp_path):
-    write_json(tmp_path / "run.json", {**RUN.to_dict(), "schema": "hf_stability.run/2"})
+    write_json(tmp_path / "run.json", {**RUN.to_dict(), "schema": "hf_stability.run/3"})
     with pytest.raises(
-        InputError, match="run.json: schema 'hf_stability.run/2', this version reads hf_stability.run/1"
+        InputError, match="run.json: schema 'hf_stability.run/3', this version reads hf_stability.run/2"
     ):
         read_run(tmp_path)
+
+
+def test_a_record_from_before_the_alarms_is_read(tmp_path):
+    old = RUN.to_dict()
+    for name in ("planned_steps", "alarm_step", "audited"):
+        del old[name]
+    write_json(tmp_path / "run.json", {**old, "schema": "hf_stability.run/1"})
+    assert read_run(tmp_path) == dataclasses.replace(RUN, planned_steps=100, alarm_step=None, audited=False)
+
+
+def test_a_stopped_run_is_read_as_it_was_written(tmp_path):
+    stopped = dataclasses.replace(RUN, status="stopped", last=None, best=None, planned_steps=400, alarm_step=100)
+    write_json(tmp_path / "run.json", stopped.to_dict())
+    assert read_run(tmp_path) == stopped
 
 
 numbers = st.floats() | st.integers() | st.text(max_size=3) | st.none() | st.booleans()

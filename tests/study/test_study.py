@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -9,19 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
-from hf_stability.callback import write_json
+from hf_stability.callback import StabilityCallback, write_json
+from hf_stability.cli import _end
+from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study.executors import Event, execute_in_process
 from hf_stability.study.records import RunRecord, read_run
-from hf_stability.study.run import newest_whole_checkpoint, run_job
+from hf_stability.study.run import AUDIT_STREAM, audits, newest_whole_checkpoint, run_job
 from hf_stability.study.study import check_folder, prune_models, read_runs, run_jobs
+from hf_stability.training_args import seed_streams
+from tests.events import Events
 
 
-RUN_FILES = ["config.json", "metrics.json", "predictions.npz", "run.json", "steps.rec", "times.json", "verdict.json"]
+RUN_FILES = [
+    "config.json", "gradients.png", "metrics.json", "predictions.npz", "run.json", "steps.rec", "times.json",
+    "verdict.json",
+]  # fmt: skip
 SUMMARIES = ["summary.csv", "summary.json", "summary.md"]
 
 
@@ -271,13 +281,14 @@ def test_of_the_models_only_failed_ones_and_each_recipes_best_are_kept(tmp_path)
         record(3, 0.8),
         record(4, 0.5, "failed"),
         record(5, None, "diverged"),
+        record(6, None, "stopped"),
         record(1, 0.6, recipe="b"),
     ]
     for run in runs:
         (tmp_path / "runs" / run.name / "model").mkdir(parents=True)
     for keep_model in ("none", "last"):
         prune_models(tmp_path, runs, keep_model)
-        assert len(list(tmp_path.glob("runs/*/*/model"))) == 6
+        assert len(list(tmp_path.glob("runs/*/*/model"))) == 7
     prune_models(tmp_path, runs, "failed_and_best")
     kept = sorted(str(p.parent.relative_to(tmp_path / "runs")) for p in tmp_path.glob("runs/*/*/model"))
     assert kept == ["a/seed-002", "a/seed-004", "a/seed-005", "b/seed-001"]  # of equals the first
@@ -347,6 +358,140 @@ def test_a_diverged_run_reads_the_same_now_and_later(tiny_jobs, tmp_path):
     json.loads(summary, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert run_jobs(jobs, tmp_path, quiet=True) == runs
     assert (tmp_path / "summary.json").read_bytes() == summary
+
+
+# ---- runs that their alarm stops --------------------------------------------------------------------------------------
+
+
+class AlarmAtStepTwo(StabilityCallback):
+    """Raises its alarm after the second update step, whatever the run looks like."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step == 2:
+            self.alarm = Alarm(2, state.max_steps, 0.9, "layer_00", {}, "looks like one that fails")
+            self.stopped = self.on_alarm == "stop" and not self.audited
+            control.should_training_stop |= self.stopped
+
+
+@pytest.fixture(scope="module")
+def censored(tiny_jobs, tmp_path_factory):
+    """A study with `--on_alarm stop`, whose second seed is audited: its folder, jobs, records and lines. Not to be changed."""
+    folder, said = tmp_path_factory.mktemp("censored"), []
+    jobs = tiny_jobs(folder, on_alarm="stop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "StabilityCallback", AlarmAtStepTwo)
+        patch.setattr(run_module, "audits", lambda seed, share: seed == 2)
+        runs = run_jobs(jobs, folder, say=said.append)
+    return folder, jobs, runs, said
+
+
+def test_a_stopped_run_is_censored_and_an_audited_one_is_finished(censored):
+    folder, _, runs, said = censored
+    stopped, audited = runs
+    assert stopped.status == "stopped" and audited.status in ("ok", "failed")
+    fields = ("steps", "planned_steps", "alarm_step", "audited")
+    assert [[getattr(run, name) for name in fields] for run in runs] == [[2, 4, 2, False], [4, 4, 2, True]]
+    scores = ("last", "best", "accuracy", "train_loss")  # at the end of training
+    assert [[getattr(run, name) is None for name in scores] for run in runs] == [[True] * 4, [False] * 4]
+    for run in runs:
+        path = folder / "runs" / run.name
+        assert read_run(path) == run and names_in(path) == RUN_FILES
+        assert list(read_steps(path / "steps.rec")["step"]) == list(range(1, run.steps + 1))
+        with np.load(path / "predictions.npz") as saved:  # of the stop, where it was stopped
+            correct = (saved["logits"].argmax(-1) == saved["labels"]).mean()
+        assert run.metrics["eval_accuracy"] == correct
+        evaluations = json.loads((path / "metrics.json").read_text())["evaluations"]
+        assert evaluations[-1]["step"] == run.steps and len(evaluations) == run.evaluations
+    assert said[0].startswith("devlin2019/seed-001: stopped ") and "step 2 of 4" in said[0]
+    assert "step 2 of 4" in said[1] and "stopped" not in said[1]
+
+
+def test_stopped_runs_are_in_the_tables_and_stay_there(censored, tmp_path):
+    shutil.copytree(censored[0], tmp_path / "study")
+    folder, jobs, runs = tmp_path / "study", *censored[1:3]
+    (figures,) = json.loads((folder / "summary.json").read_text())["recipes"]
+    assert [figures[key] for key in ("runs", "stopped", "alarmed", "audited", "saved_steps")] == [2, 1, 2, 1, 2]
+    with open(folder / "summary.csv", newline="") as file:
+        rows = [[row[k] for k in ("last", "alarm_step", "planned_steps", "audited")] for row in csv.DictReader(file)]
+    assert rows == [["", "2", "4", "False"], [str(runs[1].last), "2", "4", "True"]]
+    before = results(folder)
+    assert run_jobs(jobs, folder, quiet=True) == runs and results(folder) == before
+
+
+def test_a_study_with_stopped_runs_has_figures_and_events(censored, tmp_path, capsys):
+    shutil.copytree(censored[0], tmp_path / "study")
+    assert _end(censored[2], tmp_path / "study") == 0
+    out, err = capsys.readouterr()
+    assert "1 run(s) were stopped by an alarm: censored, not failed. 2 update steps were saved." in out
+    assert "no figures" not in err and len(list((tmp_path / "study" / "figures").iterdir())) == 6
+    events = Events(tmp_path / "study" / "runs")
+    assert "| stopped |" in events.text(".", "summary")[0]
+    for run in censored[2]:
+        assert events.text(run.name, "verdict") == [run.sentence]
+        assert events.hparams(run.name)[0]["verdict"] == run.status
+
+
+def test_a_warning_changes_no_result_and_is_welcome_where_runs_had_none(finished, tiny_jobs, tmp_path, monkeypatch):
+    folder, _, runs = finished
+    monkeypatch.setattr(run_module, "StabilityCallback", AlarmAtStepTwo)
+    warned = tiny_jobs(tmp_path, seeds=(1,), on_alarm="warn", audit_alarms=1.0)
+    check_folder(warned, folder)
+    (run,) = run_jobs(warned, tmp_path, quiet=True)
+    assert run.alarm_step == 2 and not run.audited and "step 2 of 4" in run.sentence
+    assert dataclasses.replace(run, alarm_step=None, sentence=runs[0].sentence) == runs[0]
+
+
+def test_a_study_that_stops_runs_is_another_one(finished, tiny_jobs, tmp_path):
+    with pytest.raises(InputError, match=r"(?s)run with other settings.*args.on_alarm: \(not set\) -> stop"):
+        check_folder(tiny_jobs(tmp_path, on_alarm="stop"), finished[0])
+
+
+def test_a_run_that_diverges_is_no_censored_one_though_its_alarm_ends_it(tiny_jobs, tmp_path):
+    """The real early warning: a loss that is not finite raises it."""
+    given = {"learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 8, "warmup_steps": 0, "on_alarm": "stop"}
+    stopped = run_jobs(tiny_jobs(tmp_path / "0", seeds=[1], audit_alarms=0, **given), tmp_path / "0", quiet=True)[0]
+    audited = run_jobs(tiny_jobs(tmp_path / "1", seeds=[1], audit_alarms=1, **given), tmp_path / "1", quiet=True)[0]
+    assert stopped.status == audited.status == "diverged"
+    assert stopped.steps == stopped.alarm_step == audited.alarm_step < audited.steps == stopped.planned_steps == 8
+    assert stopped.last is None and not stopped.audited and not audited.audited
+
+
+def test_audits_are_drawn_from_the_seed_alone():
+    shares = (0.0, 0.1, 0.2, 0.5, 1.0)
+    drawn = np.array([[audits(seed, share) for share in shares] for seed in range(2000)])
+    assert (np.diff(drawn.astype(int)) >= 0).all()  # audited at one share, audited at every greater one
+    for share, count in zip(shares, drawn.sum(0), strict=True):
+        low, high = binom.interval(0.999, 2000, share) if 0 < share < 1 else (2000 * share, 2000 * share)
+        assert low <= count <= high
+    assert [seed for seed in range(1, 21) if audits(seed, 0.2)] == [4, 5, 10]  # the same in every process and version
+    state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    audits(3, 0.2)
+    assert (np.random.get_state()[1] == state[0]).all() and torch.equal(torch.get_rng_state(), state[1])
+
+
+def test_an_audit_says_nothing_of_the_streams_of_training():
+    seeds = range(500)
+    drawn = [audits(seed, 0.5) for seed in seeds]
+    for stream in seed_streams(1):
+        parity = [seed_streams(seed)[stream] % 2 == 1 for seed in seeds]
+        agree = sum(a == b for a, b in zip(drawn, parity, strict=True))
+        assert binomtest(agree, len(drawn)).pvalue > 0.001
+    keys = [child.spawn_key for child in np.random.SeedSequence(1).spawn(3)]
+    assert (AUDIT_STREAM,) not in keys
+
+
+def test_more_diagnostics_change_no_result(finished, tiny_jobs, tmp_path):
+    folder, jobs, runs = finished
+    more = tiny_jobs(tmp_path, ["devlin2019", "mosbach2021"], diagnostics=["all"])
+    assert [job.id for job in more] == [job.id for job in jobs]
+    assert run_jobs(more[:1], tmp_path, quiet=True) == runs[:1]
+    record = read_steps(tmp_path / "runs" / more[0].name / "steps.rec")
+    alone = read_steps(folder / "runs" / jobs[0].name / "steps.rec")
+    np.testing.assert_array_equal(record["layer_norms"], alone["layer_norms"])
+    assert (tmp_path / "runs" / more[0].name / "steps.rec").stat().st_size > (
+        folder / "runs" / jobs[0].name / "steps.rec"
+    ).stat().st_size
 
 
 def test_a_checkpoint_of_the_model_alone_is_not_resumed_from(tiny_jobs, tmp_path):

@@ -8,14 +8,26 @@ import json
 import math
 import re
 import statistics
+from fractions import Fraction
+from functools import cache
+from itertools import combinations, product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, fisher_exact, levene
+from scipy.stats import binom, binomtest, fisher_exact, levene
 
 from hf_stability.study.records import RunRecord
-from hf_stability.study.summary import SUMMARY_SCHEMA, markdown_table, summarize, to_markdown, write_summary
+from hf_stability.study.statistics import wilson_interval
+from hf_stability.study.summary import (
+    SUMMARY_SCHEMA,
+    audited_failed_share,
+    markdown_table,
+    summarize,
+    to_markdown,
+    write_summary,
+)
 
 
 def run(seed: int, last: float | None, status: str = "ok", recipe: str = "a", best: float | None = None, **values):
@@ -123,7 +135,7 @@ def test_figures_are_those_of_the_statistics_module(runs):
         else:
             shares = ("failed_share", "failed_share_low", "failed_share_high")
             assert [figures[key] for key in shares] == [None, None, None]
-    assert json.loads(json.dumps(summary, allow_nan=False))["schema"] == SUMMARY_SCHEMA == "hf_stability.summary/2"
+    assert json.loads(json.dumps(summary, allow_nan=False))["schema"] == SUMMARY_SCHEMA == "hf_stability.summary/3"
 
 
 # ---- the recipes' table ---------------------------------------------------------------------------------------------
@@ -369,6 +381,230 @@ def test_no_recipe_is_called_more_stable_than_one_that_fails_less_often(first, s
     elif named:
         ok = {name: statistics.stdev(last for _, last in own if last is not None) for name, own in recipes.items()}
         assert ok[named[0]] == min(ok.values()) and comparison["brown_forsythe"]["p"] < 0.05
+
+
+# ---- stopped runs ---------------------------------------------------------------------------------------------------
+
+
+def alarmed(seed: int, status: str, step: int = 40, recipe: str = "a", audited: bool = False, **values) -> RunRecord:
+    """A run of 100 planned update steps with an alarm at `step`."""
+    last, steps = (None, step) if status == "stopped" else (0.5 if status == "failed" else 0.75, 100)
+    return run(seed, last, status, recipe, alarm_step=step, audited=audited, steps=steps, planned_steps=100, **values)
+
+
+# Of 10 runs 6 were to be stopped, and 2 of them were finished anyway.
+CENSORED = [
+    *(run(seed, 0.7 + seed / 100, steps=100, planned_steps=100) for seed in (1, 2, 3)),
+    run(4, 0.5, "failed", steps=100, planned_steps=100),
+    *(alarmed(seed, "stopped", step) for seed, step in ((5, 30), (6, 40), (7, 50), (8, 60))),
+    alarmed(9, "failed", audited=True),
+    alarmed(10, "ok", audited=True),
+]
+
+
+def test_the_figures_of_a_recipe_with_stopped_runs():
+    (figures,) = summarize(CENSORED)["recipes"]
+    counts = ("runs", "failed", "stopped", "alarmed", "audited", "audited_failed", "scores", "saved_steps")
+    assert [figures[key] for key in counts] == [10, 2, 4, 6, 2, 1, 6, 70 + 60 + 50 + 40]
+    assert figures["saved_share"] == 0.22
+    assert figures["failed_share_if_all_heal"] == 0.2 and figures["failed_share_if_all_fail"] == 0.6
+    for key, count in (("failed_share_if_all_heal", 2), ("failed_share_if_all_fail", 6)):
+        interval = binomtest(count, 10).proportion_ci(method="wilson")
+        assert [figures[f"{key}_low"], figures[f"{key}_high"]] == pytest.approx([interval.low, interval.high])
+    assert figures["failed_share_audited"] == (2 + 4 / 2) / 10  # one of two audited runs failed, so two of the four
+    of_audited = binomtest(1, 2).proportion_ci(method="wilson")
+    low, high = (wilson_interval(2 + 4 * share, 10)[i] for i, share in enumerate((of_audited.low, of_audited.high)))
+    assert figures["failed_share_audited_low"] == pytest.approx(float(low))
+    assert figures["failed_share_audited_high"] == pytest.approx(float(high))
+    for key in ("failed_share", "failed_share_low", "std_ok", "std", "mean", "median", "best_mean"):
+        assert figures[key] is None  # of those that were not stopped: they flatter
+    assert figures["max"] == 0.75
+
+
+def test_without_stopped_runs_the_bounds_are_the_failed_share():
+    warned = [alarmed(8, "failed", recipe="a"), alarmed(9, "ok", recipe="a")]
+    (figures,) = summarize([*study("a", [0.5], [0.7] * 3), *warned])["recipes"]
+    assert figures["failed_share"] == figures["failed_share_if_all_heal"] == figures["failed_share_if_all_fail"]
+    assert figures["alarmed"] == 2 and figures["audited"] == figures["stopped"] == figures["saved_steps"] == 0
+    assert figures["failed_share_audited"] is None and figures["std"] is not None
+    text = to_markdown(summarize(warned))
+    assert "stopped" not in text and "audit" not in text.lower() and "bounds" not in text.lower()
+
+
+def test_where_no_run_was_audited_there_is_no_estimate():
+    summary = summarize([run(1, 0.7), alarmed(2, "stopped")])
+    assert summary["recipes"][0]["failed_share_audited"] is summary["recipes"][0]["failed_share_audited_high"] is None
+    assert [table(summary)[0][column] for column in STOPS] == ["1", "0-.50 (0-.91)", "-", "60 = .60"]
+
+
+STOPS = [
+    "stopped",
+    "failed share: bounds (95% limits)",
+    "failed share: audited estimate (95% interval), failed of audited",
+    "update steps saved = share",
+]
+
+
+def test_stopped_runs_have_columns_and_a_note_each_where_there_are_any():
+    summary = summarize([*CENSORED, *study("b", [0.5], [0.7, 0.8])])
+    a, b = table(summary)
+    assert list(a)[2:7] == [FAILED, *STOPS]
+    assert [a[column] for column in (FAILED, *STOPS)] == [
+        "2",
+        "4",
+        ".20-.60 (.06-.83)",
+        ".40 (.07-.81), 1 of 2",
+        "220 = .22",
+    ]
+    assert [b[column] for column in (FAILED, *STOPS)] == ["1 = .33 (.06-.79)", "0", "-", "-", "-"]
+    assert [a[column] for column in (STD_OK, STD, "accuracy: mean", "accuracy: median")] == ["-"] * 4
+    assert a["accuracy: max"] == ".750" and "-" not in [b[STD], b["accuracy: mean"]]
+    notes = [line for line in to_markdown(summary).splitlines() if line.startswith("- ")]
+    starts = ("- Stopped runs", "- Bounds:", "- Audited estimate:", "- Saved:")
+    assert [sum(note.startswith(start) for note in notes) for start in starts] == [1] * 4
+    assert not any("without a score" in note for note in notes)  # that is said of others
+
+
+def test_a_stopped_run_has_no_part_in_how_many_evaluations_there_are():
+    runs = [*study("a", [], [0.5, 0.75], evaluations=3), alarmed(8, "stopped", evaluations=1)]
+    summary = summarize([*runs, *study("b", [], [0.6, 0.7], evaluations=3)])
+    assert summary["recipes"][0]["evaluations"] == [3]
+    assert [row["accuracy: mean of the best of 3 evaluations"] for row in table(summary)] == ["-", ".650"]
+
+
+def test_a_diverged_run_that_its_alarm_ended_counts_as_failed_and_in_no_number_of_evaluations():
+    ended = dataclasses.replace(alarmed(8, "stopped", evaluations=1), status="diverged")
+    summary = summarize([*study("a", [], [0.5, 0.75], evaluations=3), ended])
+    (figures,) = summary["recipes"]
+    assert (figures["failed"], figures["stopped"], figures["saved_steps"], figures["evaluations"]) == (1, 0, 0, [3])
+    assert figures["failed_share"] == 1 / 3 and "- Runs without a score: 1 of a." in to_markdown(summary)
+
+
+def test_a_comparison_with_stopped_runs_has_bounds_and_no_test():
+    other = study("b", [0.5] * 4, [0.7] * 6)
+    comparison = summarize([*CENSORED, *other])["comparisons"][0]
+    assert comparison["sentence"] == (
+        "a against b: failed share .20 to .60 (4 of 10 stopped; audited estimate .40) against .40 (0 of 10 stopped). "
+        "The bounds overlap: which of the two fails less often is open. "
+        "Stopped runs are censored: neither failed shares nor spreads are tested."
+    )
+    assert comparison["fisher_p"] is comparison["brown_forsythe"]["p"] is comparison["brown_forsythe"]["f"] is None
+    assert comparison["stopped"] == [4, 0] and comparison["failed_share_if_all_fail"] == [0.6, 0.4]
+    text = to_markdown(summarize([*CENSORED, *other]))
+    assert "Fisher" not in text and "Brown" not in text and "p = " not in text and "more stable" not in text
+    (apart,) = sentences([*study("b", [0.5] * 9, [0.7]), *CENSORED])
+    assert apart.startswith(
+        "b against a: failed share .90 (0 of 10 stopped) against .20 to .60 (4 of 10 stopped; audited"
+    )
+    assert (
+        "Whatever the stopped runs had done, a smaller share of a would have failed here; it may be chance." in apart
+    )
+
+
+def test_recipes_without_stopped_runs_are_tested_beside_one_that_has_some():
+    spread, narrow = study("b", [], SPREAD), study("c", [], NARROW)
+    texts = sentences([*CENSORED, *spread, *narrow])
+    assert ["Brown-Forsythe: F" in text for text in texts] == [False, False, True]
+    notes = to_markdown(summarize([*CENSORED, *spread, *narrow]))
+    assert "p is two-sided; a difference" in notes  # one test only, nothing to correct for
+
+
+def test_a_recipe_of_stopped_runs_only_has_bounds():
+    summary = summarize([alarmed(1, "stopped"), alarmed(2, "stopped"), run(1, None, "crashed", "b")])
+    a, b = table(summary)
+    assert list(a.values()) == ["a", "2", "0", "2", "0-1 (0-1)", "-", "120 = .60", *"-----"]
+    assert list(b.values()) == ["b", "0 (+1 crashed)", "-", "0", *"--------"]
+    assert summary["comparisons"][0]["sentence"] == "a against b: failed 0 of 2 against 0 of 0. Nothing to compare."
+
+
+outcomes_of_stops = st.lists(
+    st.tuples(st.sampled_from(["unalarmed", "stopped", "audited"]), st.sampled_from(["ok", "failed", "diverged"])),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(deadline=None)
+@given(outcomes_of_stops)
+def test_the_bounds_hold_whatever_the_stopped_runs_would_have_done(outcomes):
+    """`outcomes`: what is known of a run, and how it ends where nobody stops it."""
+    runs = [
+        run(seed, 0.5, end) if kind == "unalarmed"
+        else alarmed(seed, "stopped" if kind == "stopped" else end, audited=kind == "audited")
+        for seed, (kind, end) in enumerate(outcomes)
+    ]  # fmt: skip
+    (figures,) = summarize(runs)["recipes"]
+    truth = sum(end != "ok" for _, end in outcomes) / len(outcomes)
+    low, high = figures["failed_share_if_all_heal"], figures["failed_share_if_all_fail"]
+    assert low <= truth <= high and high - low == pytest.approx(figures["stopped"] / len(outcomes))
+    outer = figures["failed_share_if_all_heal_low"], figures["failed_share_if_all_fail_high"]
+    assert outer[0] <= low <= high <= outer[1]
+    if figures["audited"]:
+        inner = [figures[f"failed_share_audited{end}"] for end in ("_low", "", "_high")]
+        assert sorted([outer[0], *inner, outer[1]]) == pytest.approx([outer[0], *inner, outer[1]], abs=1e-12)
+        assert low - 1e-12 <= inner[1] <= high + 1e-12
+    kinds = {kind for kind, _ in outcomes}
+    assert (figures["failed_share"] is None) == ("stopped" in kinds)
+    text = to_markdown(summarize([*runs, *study("b", [], SPREAD)]))
+    if "stopped" in kinds:
+        assert "Fisher" not in text and "Brown-Forsythe" not in text and "stable" not in text
+        assert "stopped" in text
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    ends=st.lists(st.booleans(), min_size=1, max_size=7),
+    others=st.lists(st.booleans(), max_size=4),
+    share=st.sampled_from([Fraction(1, 5), Fraction(1, 2), Fraction(9, 10)]),
+)
+def test_the_audited_estimate_is_unbiased_over_all_draws(ends, others, share):
+    """`ends`: whether each run that raises an alarm would fail; `others`: whether each of the others failed.
+
+    Every draw of audits is gone through, with its probability; where none is drawn there is no estimate.
+    """
+    n, expected, probability = len(ends) + len(others), Fraction(0), Fraction(0)
+    for number in range(1, len(ends) + 1):
+        for audited in combinations(range(len(ends)), number):
+            failed = sum(ends[i] for i in audited)
+            counts = (sum(others) + failed, len(ends) - number, failed, number, n)
+            weight = share**number * (1 - share) ** (len(ends) - number)
+            exact = Fraction(counts[0] * number + counts[1] * failed, number * n)
+            assert audited_failed_share(*counts)[0] == pytest.approx(float(exact))
+            expected, probability = expected + weight * exact, probability + weight
+    assert expected / probability == Fraction(sum(ends) + sum(others), n)
+
+
+def coverage(alarms: float, failing: float, otherwise: float, n: int = 20, audits: float = 0.2) -> float:
+    """How often the interval holds the failed share, exactly, among studies with both a stopped and an audited run.
+
+    Args:
+        alarms: probability of an alarm.
+        failing: probability that an alarmed run fails; `otherwise`: that another one does.
+    """
+    truth = alarms * failing + (1 - alarms) * otherwise
+    grid = np.meshgrid(*map(np.arange, (n + 1, n + 1, n + 1, n + 1)), indexing="ij")
+    possible = (grid[1] > 0) & (grid[1] < grid[0]) & (grid[2] <= grid[1]) & (grid[3] <= n - grid[0])
+    alarmed, audited, audited_failed, failed = (values[possible] for values in grid)
+    weights = binom.pmf(alarmed, n, alarms) * binom.pmf(audited, alarmed, audits)
+    weights *= binom.pmf(audited_failed, audited, failing) * binom.pmf(failed, n - alarmed, otherwise)
+    kept = weights > 1e-9
+    rows = zip(*(values[kept].tolist() for values in (alarmed, audited, audited_failed, failed)), strict=True)
+    intervals = np.array([limits(k + f, a - m, f, m, n) for a, m, f, k in rows])
+    held = (intervals[:, 0] <= truth) & (truth <= intervals[:, 1])
+    return float(weights[kept][held].sum() / weights[kept].sum())
+
+
+@cache
+def limits(*counts: int) -> tuple[float, float]:
+    return audited_failed_share(*counts)[1:]
+
+
+def test_the_interval_of_the_audited_estimate_holds_what_its_docstring_says():
+    settings = list(product([0.1, 0.2, 0.5, 0.8], [0.1, 0.5, 0.9], [0.0, 0.1, 0.3]))
+    found = dict(zip(settings, (coverage(*setting) for setting in settings), strict=True))
+    assert statistics.median(found.values()) == pytest.approx(0.99, abs=0.005)
+    assert min(found.values()) == found[0.1, 0.1, 0.0] == pytest.approx(0.885, abs=0.005)
+    assert min(share for setting, share in found.items() if setting != (0.1, 0.1, 0.0)) > 0.95
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

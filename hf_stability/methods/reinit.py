@@ -1,0 +1,116 @@
+"""Re-initialise the top of a pretrained encoder before fine-tuning it: the pooler and the last layers.
+
+Zhang, Wu, Katiyar, Weinberger & Artzi, "Revisiting Few-sample BERT Fine-tuning" (ICLR 2021, arXiv 2006.05987): the
+top layers are a poor start for another task, and drawing them anew makes few-sample runs steadier. Their released runs
+(github.com/asappresearch/revisit-bert-finetuning) draw the pooler and the top 5 of 24 layers anew.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+
+
+def reinit_layers(model: nn.Module, num_layers: int, generator: torch.Generator | None = None) -> list[str]:
+    """Draw the pooler, where there is one, and the top `num_layers` encoder layers anew, in place.
+
+        Linear      weight ~ N(0, initializer_range), bias 0
+        LayerNorm   weight 1, bias 0
+
+    `initializer_range` is the config's (BERT: 0.02). Numbers are drawn on the CPU, so that they are the same on every
+    device. The classifier is not touched: it is new anyhow.
+
+    Args:
+        model: a Hugging Face encoder (BERT, RoBERTa, ELECTRA, DistilBERT, DeBERTa ...), with or without a head.
+        num_layers: L, from 1 to the number of encoder layers.
+        generator: of the CPU; default: torch's global one.
+
+    Returns:
+        names of the modules that were drawn anew, from the bottom up: `bert.encoder.layer.11`, `bert.pooler`.
+
+    Raises:
+        InputError: no such number of layers; layers that are shared (ALBERT) or not known; frozen ones, which could
+            not be learned again.
+    """
+    modules = top_modules(model, num_layers)
+    std = model.config.initializer_range
+    with torch.no_grad():
+        for module in (inner for top in modules.values() for inner in top.modules()):
+            if isinstance(module, nn.Linear):
+                drawn = torch.normal(0.0, std, module.weight.shape, generator=generator)
+                module.weight.copy_(drawn)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif _is_layer_norm(module):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+    return list(modules)
+
+
+def top_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
+    """The modules that [`reinit_layers`] would draw anew, by name; raises what it would raise, and changes nothing."""
+    name, stack = _encoder_layers(model)
+    if not 1 <= num_layers <= len(stack):
+        raise InputError(
+            f"--reinit_layers {num_layers}: this {model.config.model_type} has {len(stack)} layers; give 1 to "
+            f"{len(stack)}, or 0 to leave all as they are"
+        )
+    modules = {f"{name}.{i}": stack[i] for i in range(len(stack) - num_layers, len(stack))}
+    prefix, base = _base_model(model)
+    if isinstance(getattr(base, "pooler", None), nn.Module):
+        modules[f"{prefix}pooler"] = base.pooler
+    for where, module in modules.items():
+        _check(where, module)
+    return modules
+
+
+def _base_model(model: nn.Module) -> tuple[str, nn.Module]:
+    """The encoder inside of a model with a head, and the prefix of its names."""
+    prefix = getattr(model, "base_model_prefix", "")
+    inner = getattr(model, prefix, None) if prefix else None
+    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
+
+
+def _encoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", type(model).__name__)
+    if hasattr(config, "num_hidden_groups"):
+        raise InputError(
+            f"--reinit_layers: {kind} uses one layer many times over; drawing it anew would leave no pretrained "
+            "layer. Give 0, or another model"
+        )
+    depth = getattr(config, "num_hidden_layers", None)
+    stacks = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    }
+    if len(stacks) != 1 or getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"--reinit_layers: no single stack of encoder layers in this {kind} (looked for a list of "
+            f"num_hidden_layers = {depth}); give 0, or an encoder such as BERT or RoBERTa"
+        )
+    return next(iter(stacks.items()))
+
+
+def _check(where: str, module: nn.Module) -> None:
+    """Every parameter must be one that the two rules above know, and must be trained."""
+    for name, inner in module.named_modules():
+        path = f"{where}.{name}" if name else where
+        own = dict(inner.named_parameters(recurse=False))
+        if own and not isinstance(inner, nn.Linear) and not _is_layer_norm(inner):
+            raise InputError(
+                f"--reinit_layers: {path} is a {type(inner).__name__}, and only Linear and LayerNorm are known; give 0"
+            )
+        frozen = [key for key, parameter in own.items() if not parameter.requires_grad]
+        if frozen:
+            raise InputError(
+                f"--reinit_layers: {path}.{frozen[0]} is frozen, and would stay as it is drawn; unfreeze it, or give 0"
+            )
+
+
+def _is_layer_norm(module: nn.Module) -> bool:
+    """torch's, or a model's own of this name, with a weight and a bias."""
+    return type(module).__name__.endswith("LayerNorm") and getattr(module, "bias", None) is not None

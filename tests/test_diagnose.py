@@ -1,0 +1,553 @@
+"""`hf-stability diagnose`: on files that real, tiny trainings left, and on live Trainers."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+import random
+import shlex
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import ClassLabel
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
+from hf_stability.diagnose import (
+    Run,
+    diagnose,
+    judge_run,
+    read_run_files,
+    read_training_args,
+    rescue_command,
+    share_sentence,
+    training_values,
+)
+from hf_stability.errors import InputError
+from tests import toy
+
+
+FAST = {**toy.QUIET, "learning_rate": 1e-3, "max_steps": 8, "logging_steps": 2, "eval_strategy": "epoch"}
+
+
+def of(report, name):
+    """The finding of this name; there is one."""
+    (found,) = [finding for finding in report.findings if finding.name == name]
+    return found
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """A function of arguments that runs the command in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(["diagnose", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """The output folder of a stock Trainer with our callback, two checkpoints in it."""
+    folder = tmp_path_factory.mktemp("run") / "output"
+    args = TrainingArguments(str(folder), **{**FAST, "save_strategy": "steps", "save_steps": 4})
+    trainer = toy.train(Trainer, args, [StabilityCallback(toy.accuracy)], init=False)
+    trainer.save_state()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_jobs):
+    """The folder of a study with one run."""
+    from hf_stability.study.study import run_jobs
+
+    folder = tmp_path_factory.mktemp("study") / "study"
+    run_jobs(tiny_jobs(folder, seeds=(1,), learning_rate=1e-3), folder, quiet=True)
+    return folder
+
+
+def run_of(study: Path) -> Path:
+    return study / "runs" / "devlin2019" / "seed-001"
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "looked_at"),
+    [
+        (".", ["trainer_state.json", "steps.rec", "verdict.json", "training_args.bin"]),
+        ("stability", ["trainer_state.json", "steps.rec", "verdict.json"]),
+        ("stability/steps.rec", ["trainer_state.json", "steps.rec", "verdict.json"]),
+        ("trainer_state.json", ["trainer_state.json", "steps.rec"]),
+        ("checkpoint-4", ["trainer_state.json", "training_args.bin", "steps.rec"]),
+        ("checkpoint-8/trainer_state.json", ["trainer_state.json", "training_args.bin"]),
+    ],
+)
+def test_a_run_is_known_by_any_of_its_files(run, output, path, looked_at):
+    code, out, err = run(output / path)
+    assert code == 0 and err == "" and "Traceback" not in out
+    first = out[: out.index("\n\n")].replace("\n", " ")
+    assert all(name in first for name in looked_at), first
+    assert "learning rate: peak learning rate 0.001" in out and "update steps: 8 update steps" in out
+    assert "could not be checked; give\n" in out and "hf-stability rescue --model_name_or_path MODEL" in out
+    likely, possible, in_order = (out.index(f"\n{heading}\n") for heading in ("likely", "possible", "in order"))
+    assert likely < possible < in_order
+
+
+def test_a_state_alone_says_what_it_can(run, output, tmp_path):
+    shutil.copy(output / "trainer_state.json", tmp_path / "state.json")
+    code, out, _ = run("state.json", "--json", "report.json")
+    assert code == 0 and "no verdict: too little is known of the run" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["schema"] == "hf_stability.diagnosis/1" and report["status"] is None is report["failed_share"]
+    names = {finding["name"] for finding in report["findings"]}
+    assert {"NaN", "skipped steps", "update steps", "learning rate", "ended early"} == names - {"warmup"}
+    missing = report["not_looked_at"]
+    assert {"labels", "tokenizer", "new weights", "layers", "memorize"} <= set(missing) and not names & set(missing)
+    assert all("--" in needs or "steps.rec" in needs for needs in missing.values()), missing
+
+
+def test_a_run_of_a_study_says_its_model_and_data_itself(run, study):
+    code, out, err = run(run_of(study))
+    assert code == 0 and err == "" and "devlin2019" in out
+    report = diagnose(run_of(study))
+    missing = {"memorize", "vanished gradients", "early warning"}
+    assert set(report.not_looked_at) <= missing
+    for name in ("labels", "tokenizer", "new weights", "weights' precision", "class shares", "truncation", "layers"):
+        assert of(report, name).likelihood == "unlikely", name
+    assert of(report, "new weights").figures["head"] == ["classifier.bias", "classifier.weight"]
+    rate = of(report, "learning rate").figures
+    assert rate["bias_correction"] is False and rate["reference"] == pytest.approx(2e-5 * 1024 / 32)
+    verdict = json.loads((run_of(study) / "verdict.json").read_text())
+    assert report.status == verdict["status"] and report.sentence == verdict["sentence"]
+
+
+def test_a_study_that_was_moved_still_says_its_data(study, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(study, moved)
+    config = run_of(moved) / "config.json"
+    config.write_text(config.read_text().replace(str(study), str(tmp_path / "gone")))
+    assert of(diagnose(run_of(moved)), "labels").likelihood == "unlikely"
+
+
+def test_one_run_says_little_of_its_settings(study):
+    report = diagnose(run_of(study))
+    failed = int(report.status in ("failed", "diverged"))
+    assert report.failed_share == pytest.approx((1, 0.2065, 1) if failed else (0, 0, 0.7935), abs=1e-4)
+    assert "(95% interval)" in report.to_text()
+
+
+@pytest.mark.parametrize(("share", "text"), [((1.0, 0.2065, 1.0), "is .21-1 "), ((0.0, 0.0, 0.7935), "is 0-.79 ")])
+def test_the_failed_share_of_one_run_in_words(share, text):
+    assert text in share_sentence(share)
+
+
+# ---- more to look at, by flags --------------------------------------------------------------------------------------
+
+
+def test_data_and_model_flags_let_it_look_at_more(run, output, tiny_model, tiny_csv):
+    train, dev = tiny_csv
+    model = ["--model_name_or_path", tiny_model()]
+    code, out, _ = run(output / "trainer_state.json", *model)
+    assert code == 0 and "new weights: only the head is new" in out and "labels: --task_name" in out
+    code, out, _ = run(output / "trainer_state.json", *model, "--train_file", train, "--validation_file", dev)
+    assert code == 0 and "class shares: majority 50% of train" in out and "ids, classes and names agree" in out
+    assert f"hf-stability rescue {' '.join(model)} --train_file {train} --validation_file {dev} " in out
+    code, out, _ = run(output, *model, "--train_file", train, "--validation_file", dev, "--max_seq_length", "5")
+    assert "of the training examples are longer than 5 tokens" in " ".join(out.split())
+
+
+def test_data_that_cannot_be_read_is_a_finding(run, output, tiny_csv, tmp_path):
+    (tmp_path / "dev.csv").write_text("sentence,label\ngood film,1\nbad film,2\n")
+    code, out, err = run(output, "--train_file", tiny_csv[0], "--validation_file", "dev.csv")
+    text = " ".join(out.split())
+    assert code == 0 and err == ""
+    assert "likely - labels: the data cannot be read as they are: --validation_file dev.csv, line 3: label 2;" in text
+    assert "Mend first: labels." in text and "labels: --task_name" not in text
+
+
+def test_training_flags_say_what_the_files_do_not(output, tmp_path):
+    shutil.copy(output / "trainer_state.json", tmp_path)
+    state = tmp_path / "trainer_state.json"
+    assert of(diagnose(state), "learning rate").figures["peak"] < 1e-3  # as far as the log shows it
+    assert "(bias correction taken to be on)" in of(diagnose(state), "learning rate").sentence
+    training = {"learning_rate": 2e-3, "bias_correction": False, "warmup_steps": 0.25}
+    report = diagnose(state, training=training)
+    rate = of(report, "learning rate").figures
+    assert rate["peak"] == pytest.approx(2e-3) and not rate["bias_correction"]
+    assert rate["effective_peak"] == pytest.approx(2e-3 * (1 - 0.9**3) / math.sqrt(1 - 0.999**3))  # step 3
+    assert of(report, "warmup").figures == {"warmup_steps": 2, "share": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([(10, 1e-5), (20, 2e-5), (30, 1e-5)], 20),  # it rises until step 20
+        ([(2, 2e-5), (20, 1e-5)], 0),
+        ([(50, 2e-5), (99, 1e-5)], None),  # a warmup may have ended before the first entry
+        ([(50, 2e-5)], None),
+    ],
+)
+def test_warmup_in_the_log(rates, expected):
+    run = Run("x", total_steps=100, history=[{"step": step, "learning_rate": rate} for step, rate in rates])
+    assert training_values(run)["warmup_steps"] == expected
+
+
+def test_rates_without_a_record_are_the_trainers_schedule(output):
+    with_record = training_values(read_run_files(output))
+    run = read_run_files(output)
+    run.record = None
+    without = training_values(run)
+    np.testing.assert_allclose(without["rates"], with_record["rates"], rtol=1e-6)
+    np.testing.assert_array_equal(without["rate_steps"], with_record["rate_steps"])
+    assert without["warmup_steps"] == with_record["warmup_steps"] == 0
+    run.args["warmup_steps"] = 4
+    np.testing.assert_allclose(training_values(run)["rates"][:6], [0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 7.5e-4])
+
+
+def test_weights_that_the_pretrained_files_lack_are_found(output, tiny_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model(), folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "layer.1.attention.self.query" not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    finding = of(diagnose(output, model_name_or_path=str(folder)), "new weights")
+    assert finding.likelihood == "likely" and len(finding.figures["encoder"]) == 2
+    assert "2 weights of the encoder are not in the pretrained files" in finding.sentence
+
+
+def test_another_models_tokenizer_is_found(output, tiny_model, tiny_csv):
+    names = {"train_file": tiny_csv[0], "validation_file": tiny_csv[1], "model_name_or_path": tiny_model("bert")}
+    report = diagnose(output, tokenizer_name=tiny_model("roberta"), **names)
+    assert of(report, "tokenizer").likelihood == "likely"
+    assert "pad is token 1 to the tokenizer, 0 to the model" in of(report, "tokenizer").sentence
+    assert of(diagnose(output, **names), "tokenizer").likelihood == "unlikely"
+
+
+# ---- the verdict of a run that has none -----------------------------------------------------------------------------
+
+
+def test_a_score_in_the_log_is_held_against_the_constant():
+    dev = np.array([0, 0, 0, 1])
+    for score, status in ((0.75, "failed"), (0.9, "ok")):
+        run = Run("x", history=[{"step": 9, "eval_accuracy": 0.1}, {"step": 9, "eval_accuracy": score, "loss": 0.5}])
+        verdict = judge_run(run, {"dev_labels": dev})
+        assert (verdict.status, verdict.basis) == (status, "baseline")
+
+
+def test_a_logged_loss_is_held_against_the_labels():
+    labels = np.array([0, 1] * 10)
+    for loss, status in ((0.69, "failed"), (0.1, "ok")):
+        run = Run("x", history=[{"step": step, "loss": loss} for step in (10, 20)])
+        assert judge_run(run, {"train_labels": labels}).status == status
+        assert judge_run(run, {}) is None  # nothing to hold it against
+    assert judge_run(Run("x"), {"train_labels": labels}) is None
+
+
+def test_a_record_without_a_verdict_is_judged(output, tmp_path):
+    shutil.copytree(output / "stability", tmp_path / "stability")
+    (tmp_path / "stability" / "verdict.json").unlink()
+    report = diagnose(tmp_path / "stability" / "steps.rec")
+    assert report.status is not None and "this rests on" in report.sentence
+    assert of(report, "layers").likelihood == "unlikely"
+
+
+# ---- training_args.bin ----------------------------------------------------------------------------------------------
+
+
+def test_training_arguments_are_read_as_they_were(output, tmp_path):
+    found = read_training_args(output / "checkpoint-8" / "training_args.bin")
+    assert (
+        found["learning_rate"] == 1e-3
+        and found["lr_scheduler_type"] == "linear"
+        and found["optim"].startswith("adamw")
+    )
+    args = StableTrainingArguments.from_recipe("devlin2019", "bert", output_dir=str(tmp_path), use_cpu=True)
+    torch.save(args, tmp_path / "training_args.bin")
+    found = read_training_args(tmp_path / "training_args.bin")
+    expected = {key: value for key, value in args.to_dict().items() if isinstance(value, (bool, int, float, str))}
+    assert {key: found[key] for key in expected if key != "hub_token"} == {
+        key: value for key, value in expected.items() if key != "hub_token"
+    }
+
+
+class Harmful:
+    def __reduce__(self):
+        return (Path.touch, (Path("harm"),))
+
+
+def test_nothing_in_a_file_of_arguments_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps({"a": Harmful()})
+    pickle.loads(content)
+    assert Path("harm").exists()  # as the file is meant
+    Path("harm").unlink()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+    Path("training_args.bin").write_bytes(buffer.getvalue())
+    assert read_training_args(Path("training_args.bin")) == {} and not Path("harm").exists()
+    for damaged in (b"", b"junk", content):
+        Path("training_args.bin").write_bytes(damaged)
+        assert read_training_args(Path("training_args.bin")) == {}
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def state(**content):
+    def make(folder: Path) -> list[str]:
+        (folder / "trainer_state.json").write_text(json.dumps(content))
+        return ["trainer_state.json"]
+
+    return make
+
+
+def files(name: str, content: str):
+    def make(folder: Path) -> list[str]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return [name.split("/")[0]]
+
+    return make
+
+
+GOOD = state(log_history=[], global_step=5, max_steps=10)
+BAD = {
+    "no path": (lambda folder: [], "diagnose: give the run's path first"),
+    "no such path": (lambda folder: ["gone"], "gone: no such file or folder"),
+    "an empty folder": (lambda folder: ["."], ".: nothing of a run there (looked for trainer_state.json"),
+    "no JSON": (files("state.json", "{"), "state.json: cannot be read as JSON"),
+    "a list": (files("state.json", "[]"), "state.json: expected an object"),
+    "another JSON": (state(a=1), "trainer_state.json: not a trainer_state.json (it has no log_history)"),
+    "no record": (files("steps.rec", "junk"), "steps.rec: not a record of training steps"),
+    "a crash": (files("run/error.txt", "Traceback\nRuntimeError: out of memory\n"), "RuntimeError: out of memory"),
+    "two paths": (lambda folder: [*GOOD(folder), "more"], "more: no such argument"),
+    "unknown flag": (lambda folder: [*GOOD(folder), "--memorise"], "--memorise: no such argument (did you mean --memorize?)"),
+    "a study's flag": (lambda folder: [*GOOD(folder), "--seeds", "3"], "--seeds: no such argument"),
+    "no such model": (lambda folder: [*GOOD(folder), "--model_name_or_path", "./m"], "--model_name_or_path ./m: no such"),
+    "no such data": (
+        lambda folder: [*GOOD(folder), "--train_file", "a.csv", "--validation_file", "b.csv"],
+        "--train_file a.csv: no such file",
+    ),
+    "no such task": (lambda folder: [*GOOD(folder), "--task_name", "rtee"], "--task_name rtee: no such task (did you mean"),
+    "no place for JSON": (lambda folder: [*GOOD(folder), "--json", "no/where.json"], "--json no/where.json: no file can"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, case):
+    make, expected = BAD[case]
+    code, out, err = run(*make(tmp_path))
+    assert code == 2 and out == "" and err.count("\n") == 1 and err.startswith("hf-stability: error: "), err
+    assert expected in err, err
+
+
+def test_a_studys_folder_names_its_runs(run, study):
+    code, _, err = run(study)
+    assert code == 2 and f"this is a study's folder; give one run's: {run_of(study)} (" in err
+
+
+def test_help_says_what_it_takes(run, capsys):
+    for arguments, words in (
+        (["diagnose", "--help"], ["PATH", "--memorize", "--json", "--train_file", "examples:", "rescue"]),
+        (["--help"], ["hf-stability diagnose --help", "hf-stability rescue --help"]),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        text = capsys.readouterr().out
+        assert end.value.code == 0 and all(word in text for word in words), text
+        assert max(map(len, text.splitlines())) <= 120
+    with pytest.raises(SystemExit):
+        cli.main(["diagnose", "--help"])
+    assert "--seeds" not in capsys.readouterr().out
+
+
+# ---- a live Trainer -------------------------------------------------------------------------------------------------
+
+
+def trainer_of(tmp_path, model=None, trainer_class=StableTrainer, train=None, dev=None, **values):
+    args = StableTrainingArguments(str(tmp_path / "live"), **{**FAST, **values})
+    trainer = trainer_class(
+        model=toy.model() if model is None else model,
+        args=args,
+        train_dataset=toy.data(64) if train is None else train,
+        eval_dataset=toy.data(40, seed=1) if dev is None else dev,
+        compute_metrics=toy.accuracy,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def test_a_live_trainer_before_and_after_training(tmp_path):
+    trainer = trainer_of(tmp_path)
+    before = diagnose(trainer)
+    assert before.status is None and of(before, "labels").likelihood == "unlikely"
+    assert of(before, "frozen weights").likelihood == "unlikely" and "NaN" in before.not_looked_at
+    trainer.train()
+    after = diagnose(trainer)
+    assert after.status == trainer.stability.verdict.status and after.sentence == trainer.stability.verdict.sentence
+    for name in ("NaN", "layers", "update steps", "learning rate", "frozen weights"):
+        of(after, name)
+    assert of(after, "learning rate").figures["peak"] == pytest.approx(1e-3)
+    assert of(after, "ended early").likelihood == "unlikely"
+
+
+def test_a_live_trainer_is_left_as_it_is(tmp_path):
+    def trained(look: bool):
+        trainer = trainer_of(tmp_path / str(look))
+        if look:
+            diagnose(trainer, memorize=True)
+        trainer.train()
+        if look:
+            weights, mode = toy.weights(trainer).clone(), trainer.model.training
+            assert of(diagnose(trainer, memorize=True), "memorize")
+            assert torch.equal(toy.weights(trainer), weights) and trainer.model.training is mode
+        return toy.weights(trainer)
+
+    assert torch.equal(trained(True), trained(False))
+
+
+def test_frozen_weights_of_a_live_trainer(tmp_path):
+    model = toy.model()
+    model.bert.requires_grad_(False)
+    finding = of(diagnose(trainer_of(tmp_path, model)), "frozen weights")
+    assert finding.likelihood == "likely" and set(finding.figures["frozen_layers"]) == {
+        "embeddings", "layer_00", "layer_01", "layer_02", "pooler",
+    }  # fmt: skip
+
+
+def test_classes_that_train_and_dev_name_differently(tmp_path):
+    train = toy.data(64).cast_column("label", ClassLabel(names=["no", "yes"]))
+    dev = toy.data(40).cast_column("label", ClassLabel(names=["yes", "no"]))
+    finding = of(diagnose(trainer_of(tmp_path, train=train, dev=dev)), "labels")
+    assert finding.likelihood == "likely" and "in another order: no, yes against yes, no" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "name"),
+    [("label", [0, 1, 2, 2] * 16, "labels"), ("input_ids", [[5, toy.VOCABULARY]] * 64, "tokenizer")],
+)
+def test_what_would_be_an_index_error_is_a_finding(tmp_path, column, values, name):
+    data = toy.data(64).remove_columns(column).add_column(column, values)
+    report = diagnose(trainer_of(tmp_path, train=data), memorize=True)
+    assert of(report, name).likelihood == "likely"
+    assert report.not_looked_at["memorize"] == "labels and token ids that fit the model"
+
+
+def test_an_optimizer_that_was_passed_in_is_looked_at(tmp_path):
+    from hf_stability import AdamW
+
+    trainer = trainer_of(tmp_path, trainer_class=Trainer)
+    trainer.optimizer = AdamW(trainer.model.parameters(), lr=1e-3, bias_correction=False)
+    trainer.train()
+    assert of(diagnose(trainer), "learning rate").figures["bias_correction"] is False
+
+
+def test_a_trainer_of_a_plain_module_and_of_other_data_gets_what_can_be_said(tmp_path):
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = torch.nn.Linear(2, 2)
+
+        def forward(self, x, labels=None):
+            logits = self.line(x)
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    data = [{"x": [0.1 * i, 1.0], "labels": i % 2} for i in range(16)]
+    trainer = Trainer(Plain(), TrainingArguments(str(tmp_path), **{**FAST, "eval_strategy": "no"}), train_dataset=data)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    report = diagnose(trainer, memorize=True)
+    assert of(report, "frozen weights").likelihood == "unlikely"
+    assert {"memorize", "labels", "tokenizer"} <= set(report.not_looked_at)
+
+
+# ---- memorising -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_memorises_a_runs_own_examples(run, study):
+    code, out, err = run(run_of(study), "--memorize")
+    assert code == 0 and "memorize: the model can memorise: 100% of 32 training examples right" in " ".join(
+        out.split()
+    )
+    assert "memorising 32 examples" in err  # the bar
+    report = diagnose(run_of(study), memorize=True, memorize_rate=1e-9)
+    assert of(report, "memorize").likelihood == "likely" and of(report, "memorize").figures["rate"] <= 1e-9
+    assert any("Mend first: memorize" in step for step in report.next_steps)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_live_model_is_tried_from_its_beginning(tmp_path, frozen):
+    def make():
+        model = AutoModelForSequenceClassification.from_config(toy.config())
+        return model.requires_grad_(not frozen)
+
+    args = StableTrainingArguments(str(tmp_path), **FAST, seed_streams=True)
+    trainer = StableTrainer(model_init=make, args=args, train_dataset=toy.data(64), eval_dataset=toy.data(40, seed=1))
+    transformers.set_seed(77)  # somewhere else than where a fresh model leaves them
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    finding = of(diagnose(trainer, memorize=True), "memorize")
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert finding.likelihood == ("likely" if frozen else "unlikely")
+    assert finding.figures["trained_before"] == 0 and finding.figures["learned"] is not frozen
+
+
+# ---- what to do next ------------------------------------------------------------------------------------------------
+
+
+def test_the_rescue_that_is_named_begins_from_the_same_settings(study, capsys, tiny_csv):
+    """The command, with the data put in, plans as its arm `same` the very settings of the run."""
+    words = shlex.split(diagnose(run_of(study)).rescue)
+    assert words[:2] == ["hf-stability", "rescue"] and "--recipe" in words
+    words[words.index("TRAIN")], words[words.index("DEV")] = tiny_csv
+    capsys.readouterr()
+    assert cli.main([*words[1:], "--max_seq_length", "32", "--seeds", "1-1", "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    rows = {}
+    for line in out[out.index("same: 1 run(s)") : out.index("third_of_rate:")].splitlines():
+        if line.startswith("| "):
+            name, value, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name] = value
+    job = json.loads((run_of(study) / "config.json").read_text())["job"]
+    assert {name: rows[name] for name in job["args"]} == {name: str(value) for name, value in job["args"].items()}
+
+
+def test_a_recipe_of_ones_own_is_spelt_out(study):
+    """The command must not need a file that may be gone, nor an arm's name, which is no recipe."""
+    run = read_run_files(run_of(study))
+    sources = {"learning_rate": "recipe mine", "max_steps": "--max_steps", "eval_strategy": "study default"}
+    args = {"learning_rate": 1e-4, "max_steps": 9, "eval_strategy": "epoch"}
+    run.job = replace(run.job, recipe="mine", args=args, sources=sources)
+    command = rescue_command(run, None, None, (None, None, "a.csv", "b.csv"))
+    assert command.endswith("--train_file a.csv --validation_file b.csv --learning_rate 0.0001 --max_steps 9")
+    assert "--recipe" not in command and f"--model_name_or_path {run.job.model} " in command
+
+
+def test_a_state_names_what_it_knows(output):
+    command = diagnose(output, task_name="demo_pair").rescue
+    assert "--task_name demo_pair" in command and "--learning_rate 0.001" in command and "--max_steps 8" in command
+
+
+def test_an_input_error_is_no_traceback_from_python_either(tmp_path):
+    with pytest.raises(InputError, match="nothing of a run there"):
+        diagnose(tmp_path)
+    assert os.listdir(tmp_path) == []

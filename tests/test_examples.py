@@ -1,0 +1,58 @@
+"""The examples as a user runs them: processes of their own, offline."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_stability import read_steps, steps_frame
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node",
+    "2",
+    "--rdzv_backend",
+    "c10d",
+    "--rdzv_endpoint",
+    "localhost:0",
+]
+
+
+def run(script, folder, *arguments, launcher=()):
+    command = [sys.executable, *launcher, str(EXAMPLES / f"{script}.py"), "--output_dir", str(folder), *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "launcher"),
+    [("plain_loop", []), ("accelerate_loop", []), ("accelerate_loop", TORCHRUN), ("trainer", [])],
+)
+def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script, launcher):
+    out = run(script, tmp_path, launcher=launcher)
+    assert out.splitlines()[-1].startswith("ok: accuracy ")
+    assert out.count("accuracy ") == 1 and "ALARM" not in out  # of two processes one speaks
+    record, frame = read_steps(tmp_path), steps_frame(tmp_path)
+    assert record["step"].tolist() == list(range(1, 101)) and record["info"] == {"max_steps": 100, "warmup_steps": 10}
+    top = ["classifier"] if script == "plain_loop" else ["pooler", "classifier"]
+    assert record["layers"] == ["embeddings", "layer_00", "layer_01", *top]
+    assert np.isfinite(frame).all(axis=None) and (record["layer_norms"] > 0).all()
+    assert (record["labels"].sum(1) == 16).all()  # all examples of the step, whoever has seen them
+    np.testing.assert_allclose(record["grad_norm"][:5], np.linalg.norm(record["layer_norms"][:5], axis=1), rtol=1e-4)
+    assert record["learning_rate"].argmax() in (9, 10) and record["learning_rate"][-1] < record["learning_rate"][0]
+
+
+@pytest.mark.parametrize(("script", "launcher"), [("plain_loop", []), ("accelerate_loop", TORCHRUN)])
+def test_a_run_that_fails_raises_the_alarm_before_its_verdict(tmp_path, script, launcher):
+    out = run(script, tmp_path, "--learning_rate", "1", launcher=launcher)
+    alarm, verdict = out.splitlines()
+    assert alarm.startswith("ALARM step ") and "looks like one that fails" in alarm
+    assert verdict.startswith("failed: accuracy ") and "vanished" in verdict
