@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -15,6 +16,15 @@ import torch
 
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_log_level():
+    """A command that a test calls in this process may leave our logger silent for the next test."""
+    logger = logging.getLogger("hf_stability")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 GOOD, BAD, OTHER = (

@@ -47,7 +47,8 @@ def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script,
     assert np.isfinite(frame).all(axis=None) and (record["layer_norms"] > 0).all()
     assert (record["labels"].sum(1) == 16).all()  # all examples of the step, whoever has seen them
     np.testing.assert_allclose(record["grad_norm"][:5], np.linalg.norm(record["layer_norms"][:5], axis=1), rtol=1e-4)
-    assert record["learning_rate"].argmax() in (9, 10) and record["learning_rate"][-1] < record["learning_rate"][0]
+    rates = record["learning_rate"]
+    assert rates.argmax() in (9, 10) and rates[-1] < rates.max() / 10
 
 
 @pytest.mark.parametrize(("script", "launcher"), [("plain_loop", []), ("accelerate_loop", TORCHRUN)])

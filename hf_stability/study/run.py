@@ -273,13 +273,16 @@ def _has_training_state(checkpoint: Path) -> bool:
 
 def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
     """Not where an evaluation was still to come: that after the last step, and that of an epoch that ends with the step
-    (`--save_strategy steps` saves before it; it would be missing, and what it draws from the random state too)."""
+    (`--save_strategy steps` saves before it; it would be missing, and what it draws from the random state too). Nor where
+    an alarm had stopped the run: it would go on to its end."""
     step = state["global_step"]
     evaluated = any(
         entry["step"] == step and any(key.startswith("eval_") for key in entry) for entry in state["log_history"]
     )
     at_epoch_end = float(state["epoch"]).is_integer()
-    return step < state["max_steps"] and (evaluated or not at_epoch_end or eval_strategy != "epoch")
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    whole = evaluated or not at_epoch_end or eval_strategy != "epoch"
+    return step < state["max_steps"] and whole and not control.get("should_training_stop", False)
 
 
 def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float) -> RunRecord:

@@ -407,6 +407,23 @@ def test_a_stopped_run_is_censored_and_an_audited_one_is_finished(censored):
     assert "step 2 of 4" in said[1] and "stopped" not in said[1]
 
 
+@pytest.mark.parametrize("saves", [{"save_strategy": "steps", "save_steps": 1}, {"save_strategy": "epoch"}])
+def test_a_stopped_run_that_was_killed_before_it_was_written_is_stopped_again(tiny_jobs, tmp_path, monkeypatch, saves):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), on_alarm="stop", audit_alarms=0.0, **saves)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    monkeypatch.setattr(run_module, "StabilityCallback", AlarmAtStepTwo)
+    run_job(job, whole)
+
+    def killed(*_):
+        raise Killed
+
+    with pytest.raises(Killed), monkeypatch.context() as patch:
+        patch.setattr(run_module, "_write_results", killed)
+        run_job(job, cut)
+    assert (cut / "checkpoint-2" / "trainer_state.json").is_file()  # of the stop itself
+    assert run_job(job, cut).status == "stopped" and results(cut) == results(whole)
+
+
 def test_stopped_runs_are_in_the_tables_and_stay_there(censored, tmp_path):
     shutil.copytree(censored[0], tmp_path / "study")
     folder, jobs, runs = tmp_path / "study", *censored[1:3]

@@ -39,7 +39,7 @@ def test_the_tags_of_a_run(finished):
     events = Events(folder / "runs")
     scalars = events.tags(jobs[0].name, "scalars")
     norms = {tag for tag in scalars if tag.startswith("grad_norm/")}
-    assert scalars - norms == DIAGNOSTICS | SCORES
+    assert scalars - norms == DIAGNOSTICS | SCORES | {"label_entropy"} | {f"log10_{tag}" for tag in norms}
     assert {"grad_norm/total", "grad_norm/embeddings", "grad_norm/layer_00", "grad_norm/classifier"} < norms
     for tag in norms | {"loss", "learning_rate", "logit_std"}:
         assert [step for step, _ in events.scalar(jobs[0].name, tag)] == [1, 2, 3, 4]
