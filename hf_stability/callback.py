@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ from .diagnostics.failures import Verdict, best_constant_score, judge
 from .diagnostics.gradients import GradientMeter, layers_of
 from .diagnostics.outputs import combine_statistics, output_statistics
 from .diagnostics.plots import draw_heat_map
-from .diagnostics.probes import make_probes
+from .diagnostics.probes import Probe, is_clipped, make_probes
 from .diagnostics.step_record import LAYER_PREFIX, StepRecord
 from .errors import InputError
 
@@ -100,12 +101,13 @@ class StabilityCallback(TrainerCallback):
         texts: tag -> Markdown, for TensorBoard's Text tab.
         block_steps: update steps after which rows are written at the latest. A killed run loses at most these.
         diagnostics: more columns for the record, by name, or `all`: see [`probes`][hf_stability.diagnostics.probes], which
-            says what each costs. Default: none.
+            says what each costs. Default: the training arguments' where they are [`StableTrainingArguments`], else none.
         heat_map: whether to draw `gradients.png` at the end of training, about half a second.
-        on_alarm: what an alarm does: `warn` (the default) logs it, `stop` also ends the training, `none` does neither; or
-            a function of the alarm and the Trainer's `control`, called in every process with the same alarm, which may set
+        on_alarm: what an alarm does: `warn` logs it, `stop` also ends the training, `none` does neither; or a function of
+            the alarm and the Trainer's `control`, called in every process with the same alarm, which may set
             `control.should_training_stop`. The alarm is recorded in any case. A run that was stopped is censored: its
-            verdict is `stopped`, not `failed`.
+            verdict is `stopped`, not `failed`. Resumed from a checkpoint after its alarm, it is finished, and judged as
+            any other. Default: the training arguments' where they are [`StableTrainingArguments`], else `warn`.
         audited: with `stop`: finish the run in spite of an alarm, to learn how often alarms are right.
 
     Attributes:
@@ -128,10 +130,10 @@ class StabilityCallback(TrainerCallback):
         block_steps: int = 256,
         diagnostics: str | Iterable[str] | None = None,
         heat_map: bool = True,
-        on_alarm: str | Callable[[Alarm, TrainerControl], None] = "warn",
+        on_alarm: str | Callable[[Alarm, TrainerControl], None] | None = None,
         audited: bool = False,
     ):
-        if not callable(on_alarm) and on_alarm not in ON_ALARM:
+        if on_alarm is not None and not callable(on_alarm) and on_alarm not in ON_ALARM:
             raise InputError(f"on_alarm {on_alarm!r}: give {', '.join(ON_ALARM)}, or a function of alarm and control")
         self.compute_metrics = compute_metrics
         self.baseline = baseline
@@ -142,8 +144,8 @@ class StabilityCallback(TrainerCallback):
         self.hparams = hparams
         self.texts = texts
         self.block_steps = block_steps
-        # Those that are averaged over processes have the last columns.
-        self.probes = sorted(make_probes(diagnostics or ()), key=lambda probe: probe.mean_over_processes)
+        self.diagnostics = diagnostics
+        self.probes: list[Probe] = make_probes(diagnostics or ())
         self.heat_map = heat_map
         self.on_alarm = on_alarm
         self.audited = audited
@@ -224,6 +226,8 @@ class StabilityCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         self._args, self._state = args, state
+        self._on_alarm = self.on_alarm or getattr(args, "on_alarm", "warn")
+        self._make_probes(args)
         self.verdict, self.constant, self.evaluation = None, None, {}
         self.meter = GradientMeter(model)
         config = getattr(model, "config", None)
@@ -233,6 +237,9 @@ class StabilityCallback(TrainerCallback):
         self._train_dataloader = train_dataloader
         self._width = num_labels if num_labels <= MAX_WIDTH else 0
         self._label_names = getattr(config, "id2label", None)
+        self._divides_by_num_items = _divides_by_num_items(model)
+        self._losses_add_up = False
+        self._said_unknown = self.meter.hidden is not None  # the meter has said why
         self._saw_loss = False  # a NaN loss is divergence, no loss at all is a model that returns none
         self._rows: list[tuple[int, float, Tensor, Tensor]] = []
         self._micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
@@ -257,10 +264,8 @@ class StabilityCallback(TrainerCallback):
         )
         warmup_steps = self._record.info["warmup_steps"]
         self._checks = set(check_steps(warmup_steps, state.max_steps))
-        self.alarm, self.stopped = (
-            self._of_the_main_process(find_alarm(self._record.to_dict())),
-            False,
-        )  # a resumed run's
+        self.alarm = self._of_the_main_process(find_alarm(self._record.to_dict()))  # a resumed run's
+        self.stopped = False
         self._before_clipping = False
         self._label_counts = np.nansum(self._record.to_dict()["labels"], axis=0, dtype=float)
         self._loggers = self._other_loggers() if self._folder else []
@@ -271,6 +276,13 @@ class StabilityCallback(TrainerCallback):
         self._remove_hook()
         self._hook = model.register_forward_hook(self._observe_forward, with_kwargs=True)
 
+    def _make_probes(self, args) -> None:
+        for probe in self.probes:  # of a training that raised
+            probe.stop()
+        wanted = getattr(args, "diagnostics", None) if self.diagnostics is None else self.diagnostics
+        # Those that are averaged over processes have the last columns.
+        self.probes = sorted(make_probes(wanted or ()), key=lambda probe: probe.mean_over_processes)
+
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         if self._norms is not None:
             layer_norms, total, before_clipping = self._norms
@@ -280,6 +292,7 @@ class StabilityCallback(TrainerCallback):
             total = torch.linalg.vector_norm(norms.float())
             if not self.meter.present or _is_sharded(args):  # not zero: unknown
                 layer_norms, total = layer_norms * math.nan, total * math.nan
+                self._say_unknown()
         self._norms = None
         rate = float(optimizer.param_groups[0]["lr"])
         norms = self._norms_row(layer_norms, total, before_clipping)
@@ -288,6 +301,14 @@ class StabilityCallback(TrainerCallback):
         self._micro_batches.clear()
         for probe in self.probes:
             probe.before_step(optimizer, total, before_clipping, state.global_step + 1)
+
+    def _say_unknown(self) -> None:
+        if not self._said_unknown and self._state.is_world_process_zero:
+            logger.warning(
+                "Gradient norms are NaN: at the optimizer's step no parameter has its whole gradient. With DeepSpeed, call "
+                "deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step"
+            )
+        self._said_unknown = True
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         step, rate, seen, norms = self._row
@@ -344,11 +365,13 @@ class StabilityCallback(TrainerCallback):
 
     # ---- a step's row ------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable  # else it is compiled again for each number of micro-batches
     @torch.no_grad()
     def _observe_forward(self, module, args, kwargs, output) -> None:
         loss, logits, labels = _loss_logits_labels(kwargs, output)
         if module.training:
             self._saw_loss |= loss is not None
+            self._losses_add_up = self._divides_by_num_items and kwargs.get("num_items_in_batch") is not None
             self._micro_batches.append((loss, logits, labels))
         elif self._sees_evaluations and logits is not None and labels is not None:
             self._eval_batches.append((logits, labels))
@@ -360,7 +383,10 @@ class StabilityCallback(TrainerCallback):
         batches = [[part.to(device) if part is not None else None for part in batch] for batch in self._micro_batches]
         losses = [loss.float() for loss, _, _ in batches if loss is not None]
         sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
-        loss = sum(loss * (size / sum(sizes)) for loss, size in zip(losses, sizes, strict=True))
+        if self._losses_add_up:  # the processes' mean is taken in _flush
+            loss = sum(losses) * (self._args.world_size if self._args.average_tokens_across_devices else 1)
+        else:
+            loss = sum(loss * (size / sum(sizes)) for loss, size in zip(losses, sizes, strict=True))
         loss = loss if losses else torch.full((), torch.nan, device=device)
         seen = [(logits, labels) for _, logits, labels in batches if logits is not None and labels is not None]
         logits, labels = (torch.cat(part) for part in zip(*seen, strict=True)) if seen else (None, None)
@@ -368,9 +394,7 @@ class StabilityCallback(TrainerCallback):
         return torch.cat([loss[None], statistics])
 
     def _norms_row(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> Tensor:
-        limit = self._args.max_grad_norm or math.inf
-        # After clipping the total stands at the limit, up to rounding and the 1e-6 in torch's formula.
-        clipped = total > (limit if before_clipping else limit * (1 - 1e-4))
+        clipped = is_clipped(total, self._args.max_grad_norm or 0.0, before_clipping)
         return torch.cat([torch.stack([total.float(), clipped.float()]), layer_norms.float().to(total.device)])
 
     def _flush(self) -> None:
@@ -420,13 +444,13 @@ class StabilityCallback(TrainerCallback):
         self.alarm = alarm
         if self._writer is not None:
             self._writer.add_text("alarm", alarm.sentence, step)
-        if self.on_alarm == "none":
+        if self._on_alarm == "none":
             return
         stopping = control.should_training_stop  # by somebody else
-        if callable(self.on_alarm):
-            self.on_alarm(alarm, control)
+        if callable(self._on_alarm):
+            self._on_alarm(alarm, control)
         else:
-            control.should_training_stop |= self.on_alarm == "stop" and not self.audited
+            control.should_training_stop |= self._on_alarm == "stop" and not self.audited
             if self._state.is_world_process_zero:
                 logger.warning(alarm.sentence)
         self.stopped = control.should_training_stop and not stopping
@@ -701,7 +725,8 @@ def _loss_logits_labels(kwargs: dict, output: Any) -> tuple[Tensor | None, Tenso
         loss, logits = (
             (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
         )
-    loss = loss.detach() if isinstance(loss, Tensor) and loss.ndim == 0 else None
+    # A copy: with several processes the Trainer multiplies the loss in place by their number.
+    loss = loss.detach().clone() if isinstance(loss, Tensor) and loss.ndim == 0 else None
     logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 2 else None
     labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
     return loss, logits, labels
@@ -711,6 +736,16 @@ def _weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples where these are known."""
     sizes = np.where(np.isfinite(sizes), sizes, 1.0)
     return (values.astype(np.float64) * sizes).sum(0) / sizes.sum(0)
+
+
+def _divides_by_num_items(model) -> bool:
+    """Whether a model's loss is a sum over tokens / `num_items_in_batch`, so that a step's micro-batches add up.
+
+    Many take the argument, and leave it: T5, BERT's classifiers and others have a cross entropy of their own.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    return code is not None and "loss_function" in code.co_names
 
 
 def _label_variance(dataloader) -> float | None:

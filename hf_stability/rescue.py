@@ -15,11 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from transformers import AutoModelForSequenceClassification
-
 from .errors import InputError
-from .methods.reinit import top_modules
+from .methods.reinit import check_config
 from .study.plan import Job
 from .study.records import RunRecord
 from .study.statistics import wilson_interval
@@ -110,10 +107,8 @@ def _warmup_share(args: Mapping[str, Any], steps: int) -> float:
 
 def _cannot_reinit(config: Any, layers: int) -> str | None:
     """Why this model's layers cannot be drawn anew; None where they can."""
-    with torch.device("meta"):  # its shape only
-        model = AutoModelForSequenceClassification.from_config(config)
     try:
-        top_modules(model, layers)
+        check_config(config, layers)
     except InputError as error:
         return str(error).partition(": ")[2].rstrip(".").split("; ")[0].split(". ")[0]
     return None

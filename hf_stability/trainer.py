@@ -45,8 +45,7 @@ class StabilityMixin:
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
-            settings = {"on_alarm": getattr(self.args, "on_alarm", "warn")}
-            found = [StabilityCallback(**settings, diagnostics=getattr(self.args, "diagnostics", None))]
+            found = [StabilityCallback()]
             self.add_callback(found[0])
         self.stability = found[0]
         self.stability.trainer_hands_over = True

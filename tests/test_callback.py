@@ -13,10 +13,10 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
-from hf_stability import StabilityCallback, StableTrainer, layer_grad_norms
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, layer_grad_norms
 from hf_stability.callback import headline, is_logger
 from hf_stability.diagnostics.dashboard import custom_layout
-from hf_stability.diagnostics.early_warning import check
+from hf_stability.diagnostics.early_warning import check, find_alarm
 from hf_stability.diagnostics.failures import Verdict
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
@@ -496,6 +496,7 @@ def test_a_resumed_stock_run_has_no_step_twice(tmp_path):
 def alarming(monkeypatch):
     """The first check raises the alarm."""
     monkeypatch.setattr("hf_stability.callback.check", functools.partial(check, threshold=0.0))
+    monkeypatch.setattr("hf_stability.callback.find_alarm", functools.partial(find_alarm, threshold=0.0))
 
 
 def test_the_curves_are_the_record(tmp_path):
@@ -617,6 +618,27 @@ def test_a_run_that_the_alarm_stopped_is_neither_failed_nor_ok(tmp_path, alarmin
     stock(tmp_path, callback, eval_strategy="epoch")
     assert callback.verdict.status == "stopped"
     assert "final/failed" not in Events(tmp_path).tags("stability/tensorboard", "scalars")
+
+
+def test_a_run_resumed_after_its_alarm_stopped_it_is_finished(tmp_path, alarming):
+    values = {"save_strategy": "steps", "save_steps": 1}
+    stopped = stock(tmp_path, StabilityCallback(on_alarm="stop"), **values)
+    step = toy.callback_of(stopped).alarm.step
+    assert stopped.state.global_step == step < stopped.state.max_steps
+    callback = StabilityCallback(on_alarm="stop")
+    resumed = stock(tmp_path, callback, resume=True, **values)
+    assert resumed.state.global_step == resumed.state.max_steps
+    assert callback.alarm.step == step and not callback.stopped and callback.verdict.status != "stopped"
+
+
+def test_without_settings_of_its_own_the_callback_has_those_of_the_training_arguments(tmp_path, alarming):
+    for name, own in (("theirs", {}), ("own", {"on_alarm": "none", "diagnostics": []})):
+        callback = StabilityCallback(tensorboard=False, heat_map=False, **own)
+        args = StableTrainingArguments(
+            str(tmp_path / name), **toy.QUIET, max_steps=30, on_alarm="stop", diagnostics=["clipping"]
+        )
+        Trainer(toy.model(), args, train_dataset=toy.data(64), callbacks=[callback]).train()
+        assert callback.stopped == ("clip_factor" in callback.record) == (name == "theirs")
 
 
 def test_a_writer_of_another_library_gets_the_same_numbers(tmp_path):

@@ -30,14 +30,6 @@ from hf_stability.diagnostics.step_record import read_steps
 from tests import toy
 
 
-LOSS = "the recorded loss is not the step's where micro-batches or processes share one divisor"
-
-
-def known_defect(reason):
-    """A row that is not met yet: it must go on failing until the defect is mended."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 TRAINERS = ("stable", "stock")
 MAX_STEPS = 6
 FAST = {
@@ -257,7 +249,6 @@ def test_torch_compile_with_inductor(tmp_path, kind):
     compiled(tmp_path, kind, "inductor")
 
 
-@known_defect("the callback's forward hook breaks the compiled graph")
 def test_the_callback_adds_nothing_to_compile(tmp_path):
     graphs = []
     for callbacks in ([], [StabilityCallback(tensorboard=False)]):
@@ -395,7 +386,7 @@ def run_lm(kind, folder, **values):
     return run(kind, folder, gpt2(), slow=slow, compute_metrics=token_accuracy, max_steps=4, **sets, **values)
 
 
-@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=known_defect(LOSS))])
+@pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_causal_lm(tmp_path, kind, accumulation):
     trainer = run_lm(kind, tmp_path, gradient_accumulation_steps=accumulation)
@@ -453,9 +444,7 @@ def two_processes(tmp_path_factory):
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)], folder
 
 
-@pytest.mark.parametrize(
-    "unused", [pytest.param(False, marks=known_defect(LOSS)), True]
-)  # also whether DDP looks for unused parameters
+@pytest.mark.parametrize("unused", [False, True])  # also whether DDP looks for unused parameters
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_distributed_data_parallel(two_processes, kind, unused):
     ranks, folder = two_processes
@@ -478,7 +467,6 @@ def test_distributed_data_parallel(two_processes, kind, unused):
     assert verdict["status"] in ("ok", "failed")
 
 
-@known_defect(LOSS)
 def test_distributed_data_parallel_with_a_causal_lm(two_processes):
     ranks, folder = two_processes
     seen = ranks[0]["ddp"]["lm"]
@@ -551,7 +539,6 @@ class GradientsGone(TrainerCallback):
         model.zero_grad()
 
 
-@known_defect("nothing is said of gradients that are gone")
 def test_gradients_that_are_gone_are_unknown_and_it_is_said_once(tmp_path, caplog):
     values = {**FAST, "eval_strategy": "no"}
     callbacks = [GradientsGone(), StabilityCallback()]

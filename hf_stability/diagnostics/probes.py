@@ -39,6 +39,18 @@ CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 # ---- the numbers -----------------------------------------------------------------------------------------------------
 
 
+def is_clipped(total: Tensor, max_grad_norm: float, before_clipping: bool = True) -> Tensor:
+    """Whether a step was clipped: `(...)`, bool; arguments as in [`clip_factor`].
+
+    After clipping the norm of such a step stands at the limit, up to rounding and the 1e-6 in torch's formula.
+    """
+    if not max_grad_norm:
+        return torch.zeros_like(total, dtype=torch.bool)
+    if before_clipping:
+        return total > max_grad_norm
+    return total >= max_grad_norm**2 / (max_grad_norm + CLIP_EPS) * (1 - 1e-4)
+
+
 def clip_factor(total: Tensor, max_grad_norm: float, before_clipping: bool = True) -> Tensor:
     """What clipping multiplies the gradient by: `min(1, max_grad_norm / (total + 1e-6))`, as torch's own.
 
@@ -56,8 +68,8 @@ def clip_factor(total: Tensor, max_grad_norm: float, before_clipping: bool = Tru
         return torch.ones_like(total)
     if before_clipping:
         return torch.clamp(max_grad_norm / (total + CLIP_EPS), max=1.0)
-    at_limit = max_grad_norm**2 / (max_grad_norm + CLIP_EPS) * (1 - 1e-4)  # the least a clipped norm is, but rounding
-    return torch.where(total < at_limit, 1.0, torch.nan)
+    lost = is_clipped(total, max_grad_norm, before_clipping) | total.isnan()
+    return torch.where(lost, torch.nan, 1.0)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from ..errors import InputError
 
@@ -64,6 +65,12 @@ def top_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
     for where, module in modules.items():
         _check(where, module)
     return modules
+
+
+def check_config(config: PretrainedConfig, num_layers: int) -> None:
+    """Raise what [`reinit_layers`] would raise on a sequence classifier of this config, before there is one."""
+    with torch.device("meta"):  # its shape only
+        top_modules(AutoModelForSequenceClassification.from_config(config), num_layers)
 
 
 def _base_model(model: nn.Module) -> tuple[str, nn.Module]:

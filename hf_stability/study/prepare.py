@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
+from ..methods.reinit import check_config
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from .plan import Job
@@ -241,7 +242,9 @@ def make_jobs(
         if recipe.model_types and config.model_type not in recipe.model_types:
             model_values = _known_to(config, recipe, model_values)
         values = {name: r.value for name, r in model_values.items()}
-        model_config(model, data.task, values)  # speaks up now, not in every run
+        own_config = model_config(model, data.task, values)  # speaks up now, not in every run
+        if "reinit_layers" in args and args["reinit_layers"].value:
+            check_config(own_config, args["reinit_layers"].value)
         sources = {name: r.source for name, r in args.items()}
         sources.update({f"model_config.{name}": r.source for name, r in model_values.items()})
         jobs += [

@@ -130,8 +130,6 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
         metric=data.task.headline,
         hparams=hyperparameters(job, args),
         texts={"recipe": settings_table(job)},
-        diagnostics=args.diagnostics,
-        on_alarm=args.on_alarm,
         audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
     )
     callbacks: list[TrainerCallback] = [stability]

@@ -254,6 +254,12 @@ def test_what_no_run_could_start_with_is_refused(given, message):
         prepare.resolved_settings(load_recipe("mosbach2021"), "bert", {}, given)
 
 
+def test_more_layers_to_draw_anew_than_the_model_has_are_refused_before_any_run(tiny_jobs, tmp_path):
+    with pytest.raises(InputError, match="--reinit_layers 9: this bert has"):
+        tiny_jobs(tmp_path, reinit_layers=9)
+    assert tiny_jobs(tmp_path, reinit_layers=1)[0].args["reinit_layers"] == 1
+
+
 def test_what_a_run_can_start_with_is_not_refused():
     for values in ({"eval_strategy": "steps", "eval_steps": 5}, {"num_train_epochs": 0.0, "max_steps": 1}):
         resolved, _ = prepare.resolved_settings(load_recipe("mosbach2021"), "bert", {}, values)
