@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from .callback import StabilityCallback, headline
+from .diagnostics.gradients import layers_of
 from .errors import InputError
 from .methods.adamw import AdamW, effective_step_factor
+from .methods.child_tuning import ChildTuning, child_masks, fisher_information
+from .methods.component_clip import clip_components
+from .methods.layerwise_lr import groups_table, layerwise_lr_groups
+from .methods.mixout import apply_mixout
+from .methods.prior_decay import PriorDecay, pretrained_parameters
+from .methods.r3f import r3f
+from .methods.r_drop import r_drop
 from .methods.reinit import reinit_layers
 
 
@@ -37,6 +47,9 @@ class StabilityMixin:
     - With `args.total_train_batch_size`, the gradient is the mean over that many examples however they are split: for
       a `...ForSequenceClassification`, whose loss is a mean over the batch, the stock Trainer sums over accumulation
       steps and processes instead.
+    - The methods of `hf_stability.methods`, each by its argument: `mixout`, `prior_decay`, `layerwise_lr_decay`,
+      `component_clip`, `r_drop`, `r3f`, `child_tuning`. What they call pretrained are the weights that `model_init` returns, or
+      that a `model` passed in ready has now.
 
     With arguments that set none of these, weights are the stock Trainer's, bit for bit.
     """
@@ -54,7 +67,7 @@ class StabilityMixin:
         self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
         if self.model_init is None:
             streams = getattr(self.args, "seed_streams", False)
-            self._reinit_layers(self.model, self.args.init_seed if streams else None)
+            self._prepare_model(self.model, self.args.init_seed if streams else None)
 
     # ---- optimizer and random streams --------------------------------------------------------------------------------
 
@@ -68,7 +81,13 @@ class StabilityMixin:
         return AdamW, {**kwargs, "bias_correction": False}
 
     def create_optimizer(self, *args, **kwargs):
+        if getattr(self.args, "layerwise_lr_decay", 1.0) != 1:
+            self._create_layerwise_optimizer()
         optimizer = super().create_optimizer(*args, **kwargs)
+        if self._prior is not None and self.args.prior_decay_form == "decoupled":
+            self._prior.attach(self.optimizer)
+        if self._child is not None:
+            self._child.attach(self.optimizer, lambda: self.state.global_step)
         # An optimizer that was passed in goes past get_optimizer_cls_and_kwargs: the argument must not be lost on it.
         if not getattr(self.args, "bias_correction", True):
             inner = getattr(optimizer, "optimizer", optimizer)
@@ -78,6 +97,21 @@ class StabilityMixin:
                     "pass hf_stability.AdamW(..., bias_correction=False)"
                 )
         return optimizer
+
+    def _create_layerwise_optimizer(self) -> None:
+        if self.optimizer is not None:
+            raise InputError(
+                "--layerwise_lr_decay: an optimizer was passed to the Trainer, which has its rates already"
+            )
+        cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or "params" in kwargs:
+            raise InputError(f"--layerwise_lr_decay: --optim {self.args.optim} makes parameter groups of its own")
+        decayed = set(self.get_decay_parameter_names(self.model))
+        undecayed = [p for name, p in self.model.named_parameters() if name not in decayed]
+        settings = kwargs.get("lr", self.args.learning_rate), self.args.layerwise_lr_decay, self.args.weight_decay
+        groups = layerwise_lr_groups(layers_of(self.model), *settings, undecayed)
+        logger.info(f"--layerwise_lr_decay {self.args.layerwise_lr_decay}:\n{groups_table(groups)}")
+        self.optimizer = cls(groups, **kwargs)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         passed_in = self.lr_scheduler is not None
@@ -105,21 +139,69 @@ class StabilityMixin:
         if getattr(self.args, "seed_streams", False):
             set_seed(self.args.init_seed)
         model = super().call_model_init(trial)
-        self._reinit_layers(model)  # goes on in the stream that the head was drawn from
+        self._prepare_model(model)  # goes on in the stream that the head was drawn from
         return model
 
-    def _reinit_layers(self, model, seed: int | None = None) -> None:
-        number = getattr(self.args, "reinit_layers", 0)
+    def _prepare_model(self, model, seed: int | None = None) -> None:
+        """What methods do to a model before its training, while it has its pretrained weights."""
+        number, p = getattr(self.args, "reinit_layers", 0), getattr(self.args, "mixout", 0.0)
         if number:
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             names = reinit_layers(model, number, generator)
             logger.info(f"--reinit_layers {number}: drawn anew: {', '.join(names)}")
+        if p:
+            names = apply_mixout(model, p, self.args.mixout_where, self.args.mixout_rescale_grad)
+            logger.info(f"--mixout {p}: {', '.join(names)}")
+        self._prior = self._make_prior(model)
+        self._child: ChildTuning | None = None
+        if getattr(self, "_begins_training", False):
+            self._child = self._make_child(model)
+
+    def _make_prior(self, model) -> PriorDecay | None:
+        strength = getattr(self.args, "prior_decay", 0.0)
+        if not strength:
+            return None
+        names = self.get_decay_parameter_names(model) if self.args.prior_decay_form == "decoupled" else None
+        return PriorDecay(pretrained_parameters(model, names), strength)
+
+    def _make_child(self, model) -> ChildTuning | None:
+        form = getattr(self.args, "child_tuning", "none")
+        if form == "none":
+            return None
+        share, seed = self.args.child_tuning_share, self.args.dropout_seed
+        seed = self.args.seed if seed is None else seed
+        if form == "F":
+            return ChildTuning([p for p in model.parameters() if p.requires_grad], share, seed)
+        layers = {k: group for k, group in layers_of(model).items() if k not in ("embeddings", "pooler", "classifier")}
+        parameters = [parameter for group in layers.values() for parameter in group]
+        masks = (
+            child_masks(fisher_information(parameters, self._batch_losses(model, seed)), share) if share < 1 else None
+        )
+        return ChildTuning(parameters, share, seed, masks)
+
+    def _batch_losses(self, model, seed: int) -> Iterator[torch.Tensor]:
+        """The loss of each batch of the training set, in its order, every process all of them; dropout on, as in training."""
+        data, collator = self.train_dataset, self.data_collator
+        if hasattr(data, "column_names"):
+            data = self._remove_unused_columns(data, description="training")
+        loader = DataLoader(data, batch_size=self.args.train_batch_size, collate_fn=collator)
+        was_training, device = model.training, self.args.device
+        model.to(device).train()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for batch in tqdm(loader, desc="Fisher information", disable=self.args.disable_tqdm):
+                yield model(**{name: value.to(device) for name, value in batch.items()}).loss
+        model.train(was_training)
 
     # ---- the batch's loss --------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.get("labels")
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+        if model.training and (getattr(self.args, "r_drop", 0.0) or getattr(self.args, "r3f", 0.0)):
+            result = self._regularised_loss(model, inputs, num_items_in_batch)
+            result = result if return_outputs else result[0]
+        else:
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
         if num_items_in_batch is None or labels is None or not self._loss_is_a_batch_mean():
             return result
         # The Trainer takes the loss for a sum over these examples / num_items_in_batch, the examples of the whole step.
@@ -127,9 +209,33 @@ class StabilityMixin:
         return (result[0] * share, result[1]) if return_outputs else result * share
 
     def _loss_is_a_batch_mean(self) -> bool:
-        is_classifier = "ForSequenceClassification" in type(self.model).__name__
-        standard = self.label_smoother is None and self.compute_loss_func is None and self.model_accepts_loss_kwargs
-        return bool(getattr(self.args, "total_train_batch_size", None)) and is_classifier and standard
+        wanted = bool(getattr(self.args, "total_train_batch_size", None))
+        return wanted and self._is_a_classifier() and self.model_accepts_loss_kwargs
+
+    def _is_a_classifier(self) -> bool:
+        """Whether the loss is a `...ForSequenceClassification`'s own, a mean over the examples it is given."""
+        own = self.label_smoother is None and self.compute_loss_func is None
+        return own and "ForSequenceClassification" in type(self.model).__name__
+
+    def _regularised_loss(self, model, inputs, num_items_in_batch) -> tuple[torch.Tensor, Any]:
+        """The batch's loss with R-Drop's or R3F's term, and the outputs."""
+        method = "r_drop" if self.args.r_drop else "r3f"
+        if not self._is_a_classifier():
+            raise InputError(f"--{method}: needs a ...ForSequenceClassification with its own loss; give 0")
+        of_processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs and self.args.n_gpu <= 1
+        scale = of_processes if scaled else 1  # what the Trainer multiplies a loss by
+
+        def compute_loss(batch):
+            loss, outputs = super(StabilityMixin, self).compute_loss(model, batch, True, num_items_in_batch)
+            return loss / scale, outputs
+
+        if method == "r_drop":
+            loss, outputs = r_drop(compute_loss, inputs, self.args.r_drop)
+        else:
+            embedding = self.model.get_input_embeddings()
+            loss, outputs = r3f(compute_loss, inputs, embedding, self.args.r3f, self.args.r3f_eps, self.args.r3f_noise)
+        return loss * scale, outputs
 
     # ---- gradient norms before clipping: the one place that stands in for the Trainer's own ----------------------------
     #
@@ -141,6 +247,7 @@ class StabilityMixin:
     def _clip_grad_norm(self, model):
         total = self._measure_gradients()
         if total is None:
+            self._refuse_methods_on_gradients()
             return super()._clip_grad_norm(model)
         clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
         return total
@@ -148,6 +255,8 @@ class StabilityMixin:
     def _get_grad_norm(self, model, grad_norm=None):
         if grad_norm is None:
             grad_norm = self._measure_gradients()
+            if grad_norm is None:
+                self._refuse_methods_on_gradients()
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def _measure_gradients(self) -> torch.Tensor | None:
@@ -158,10 +267,24 @@ class StabilityMixin:
         if not meter.is_whole():
             return None  # unfrozen since, or in several groups, whose norms torch sums in another order
         self.accelerator.unscale_gradients()
+        if self._prior is not None and self.args.prior_decay_form == "l2_sp":
+            self._prior.add_gradient()
         norms = meter.parameter_norms()
         total = torch.linalg.vector_norm(norms)
         self.stability.observe_gradients(meter.layer_norms(norms), total, before_clipping=True)
+        component_clip = getattr(self.args, "component_clip", 0.0)
+        if component_clip:
+            total = torch.linalg.vector_norm(clip_components(meter.gradients(), component_clip, norms))
         return total
+
+    def _refuse_methods_on_gradients(self) -> None:
+        """Where gradients are sharded, hidden, or of several kinds, these would change nothing, or a part only."""
+        used = [name for name in ("prior_decay", "component_clip") if getattr(self.args, name, 0.0)]
+        used += ["child_tuning"] if getattr(self.args, "child_tuning", "none") != "none" else []
+        if used:
+            raise InputError(
+                f"--{used[0]}: needs whole gradients of one kind in each process, not DeepSpeed, FSDP or mixed devices"
+            )
 
     def _gradients_are_whole(self) -> bool:
         whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -174,7 +297,13 @@ class StabilityMixin:
     def train(self, *args, **kwargs):
         self._final_history = None
         self.stability.share_tensorboard(self)
-        output = super().train(*args, **kwargs)
+        if self.model_init is None and self._child is None:
+            self._child = self._make_child(self.model)
+        self._begins_training = True
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            self._begins_training = False
         self._final_history = list(self.state.log_history)
         return output
 

@@ -1,17 +1,45 @@
 """Hugging Face's TrainingArguments, plus ours."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from transformers import TrainingArguments
 
 from .diagnostics.probes import PROBES, make_probes
 from .errors import InputError
+from .methods.mixout import PLACES
+from .methods.prior_decay import FORMS as PRIOR_FORMS
+from .methods.r3f import NOISES
 from .recipe import load_recipe, resolve
 
 
 # The optimizers that run torch's AdamW kernels, the ones that have a bias correction to leave out.
 TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
+
+
+WITH_CHOICES = ("on_alarm", "mixout_where", "prior_decay_form", "r3f_noise", "child_tuning")
+
+# What methods/ needs; a value of the default is the stock Trainer's training.
+METHOD_ARGS = (
+    "reinit_layers", "mixout", "prior_decay", "layerwise_lr_decay", "component_clip", "r_drop", "r3f", "r3f_eps",
+    "child_tuning_share",
+)  # fmt: skip
+
+# Least and largest value, and whether the largest is allowed.
+RANGES = {
+    "reinit_layers": (0, math.inf, False),
+    "mixout": (0, 1, False),
+    "prior_decay": (0, math.inf, False),
+    "layerwise_lr_decay": (0, 1, True),
+    "component_clip": (0, math.inf, False),
+    "r_drop": (0, math.inf, False),
+    "r3f": (0, math.inf, False),
+    "r3f_eps": (0, math.inf, False),
+    "child_tuning_share": (0, 1, True),
+}
 
 
 @dataclass
@@ -23,7 +51,8 @@ class StableTrainingArguments(TrainingArguments):
     Raises:
         InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it,
             `bias_correction` is off with an optimizer that is not torch's AdamW, `lr_bias_correction` is on with it,
-            `on_alarm` is not one of its choices, `audit_alarms` is no share, or `diagnostics` has an unknown name.
+            `on_alarm` is not one of its choices, `audit_alarms` is no share, `diagnostics` has an unknown name, or a
+            method's value is out of its range, or contradicts another's (see [`check_methods`]).
     """
 
     recipe: str | None = field(default=None, init=False)  # the recipe these were made from; set by from_recipe
@@ -69,6 +98,77 @@ class StableTrainingArguments(TrainingArguments):
             "0: none. Not for ALBERT, whose layers are shared."
         },
     )
+    mixout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Mixout's probability (Lee et al. 2020: .7 to .9): so many input neurons of a layer have their pretrained "
+            "weights at each forward pass. It takes dropout's place: set the model's hidden_dropout_prob to 0."
+        },
+    )
+    mixout_where: str = field(
+        default="dropout",
+        metadata={
+            "help": "Which linear layers: those with a dropout beside them (the authors'), or all.",
+            "choices": list(PLACES),
+        },
+    )
+    mixout_rescale_grad: bool = field(
+        default=False,
+        metadata={"help": "Mixout with its exact gradient; the authors' code leaves out its factor 1 / (1 - p)."},
+    )
+    prior_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Decay towards the pretrained weights, the new head left out: lambda of the decoupled form (Zhang et al. "
+            "2021), alpha of L2-SP (Li et al. 2018). Give --weight_decay 0 with it, or both act."
+        },
+    )
+    prior_decay_form: str = field(
+        default="decoupled",
+        metadata={
+            "help": "decoupled: w -= lr lambda (w - pretrained) before each step, on what weight decay touches. l2_sp: a term "
+            "of the loss, alpha / 2 ||w - pretrained||^2, on all of the encoder; its gradient is clipped with the rest.",
+            "choices": list(PRIOR_FORMS),
+        },
+    )
+    layerwise_lr_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Rate of each layer as a share of the one above; head and pooler have the full rate (Zhang et al. 2021: "
+            ".95). 1: one rate for all."
+        },
+    )
+    component_clip: float = field(
+        default=0.0,
+        metadata={
+            "help": "Clip the gradient of each parameter tensor to this norm (Yang & Ma 2022), before --max_grad_norm clips "
+            "all of them together. 0: no."
+        },
+    )
+    r_drop: float = field(
+        default=0.0,
+        metadata={"help": "R-Drop's alpha (Liang et al. 2021): two dropout passes must agree. Twice the time. 0: no."},
+    )
+    r3f: float = field(
+        default=0.0,
+        metadata={
+            "help": "R3F's lambda (Aghajanyan et al. 2021): predictions must not move under noise on the embeddings. Twice "
+            "the time. 0: no."
+        },
+    )
+    r3f_eps: float = field(default=1e-5, metadata={"help": "R3F's noise: its standard deviation, or half its range."})
+    r3f_noise: str = field(default="normal", metadata={"help": "R3F's noise.", "choices": list(NOISES)})
+    child_tuning: str = field(
+        default="none",
+        metadata={
+            "help": "Child-Tuning (Xu et al. 2021): update a part of the weights. F: at random, another part each step. D: "
+            "those of the encoder's layers with the largest Fisher information, from one pass over the training set.",
+            "choices": ["none", "F", "D"],
+        },
+    )
+    child_tuning_share: float = field(
+        default=0.3, metadata={"help": "Child-Tuning's p: the share of the weights that are updated."}
+    )
     on_alarm: str = field(
         default="warn",
         metadata={
@@ -110,9 +210,11 @@ class StableTrainingArguments(TrainingArguments):
                 "--lr_bias_correction true: the optimizer corrects already, and the step would be corrected twice; "
                 "give --bias_correction false, too"
             )
-        choices = type(self).__dataclass_fields__["on_alarm"].metadata["choices"]
-        if self.on_alarm not in choices:
-            raise InputError(f"--on_alarm {self.on_alarm}: give {', '.join(choices)}")
+        for name in WITH_CHOICES:
+            choices = type(self).__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} {getattr(self, name)}: give {', '.join(choices)}")
+        check_methods(vars(self))
         if not 0 <= self.audit_alarms <= 1:
             raise InputError(f"--audit_alarms {self.audit_alarms}: give a share of the alarmed runs, from 0 to 1")
         try:
@@ -142,6 +244,35 @@ class StableTrainingArguments(TrainingArguments):
         args = cls(**values)
         args.recipe = loaded.name
         return args
+
+
+def check_methods(args: Mapping[str, Any]) -> None:
+    """Refuse values of the methods' arguments that no training could start with, and methods that contradict each other.
+
+    Args:
+        args: by name; what is missing has its default.
+    """
+    fields = StableTrainingArguments.__dataclass_fields__
+    values = {name: args.get(name, fields[name].default) for name in (*METHOD_ARGS, "label_smoothing_factor")}
+    for name, (low, high, high_too) in RANGES.items():
+        value = values[name]
+        if not (low <= value < high or (high_too and value == high)):
+            bound = "" if high == math.inf else f", {'up to' if high_too else 'below'} {high:g}"
+            raise InputError(f"--{name} {value}: give {low:g} or more{bound}")
+    for name in ("layerwise_lr_decay", "child_tuning_share"):
+        if values[name] == 0:
+            raise InputError(f"--{name} 0: give more than 0, up to 1")
+    if values["r_drop"] and values["r3f"]:
+        raise InputError("--r_drop and --r3f: both add a second pass over the batch; give one of them")
+    for name in ("mixout", "prior_decay"):
+        if values["reinit_layers"] and values[name]:
+            raise InputError(
+                f"--reinit_layers {values['reinit_layers']} with --{name} {values[name]}: layers that are drawn anew have no "
+                "pretrained weights to go back to; give one of them"
+            )
+    for name in ("r_drop", "r3f"):
+        if values[name] and values["label_smoothing_factor"]:
+            raise InputError(f"--{name} with --label_smoothing_factor: not known together; give one of them")
 
 
 def derived_batch_size(total: int, devices: int, accumulation: int, per_device: int | None = None) -> int:

@@ -1,0 +1,212 @@
+"""What every method must do, one test for all of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo import OptimizedModule
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
+from hf_stability.errors import InputError
+from hf_stability.training_args import METHOD_ARGS
+from tests import toy
+
+
+# Values that change the training, and values that must not.
+METHODS = {
+    "reinit": ({"reinit_layers": 1}, {"reinit_layers": 0}),
+    "mixout": ({"mixout": 0.6}, {"mixout": 0.0}),
+    "mixout_all": ({"mixout": 0.6, "mixout_where": "all", "mixout_rescale_grad": True}, {"mixout_where": "all"}),
+    "prior_decay": ({"prior_decay": 5.0}, {"prior_decay": 0.0}),
+    "l2_sp": ({"prior_decay": 5.0, "prior_decay_form": "l2_sp"}, {"prior_decay_form": "l2_sp"}),
+    "layerwise_lr": ({"layerwise_lr_decay": 0.7}, {"layerwise_lr_decay": 1.0}),
+    "component_clip": ({"component_clip": 0.02}, {"component_clip": 0.0}),
+    "r_drop": ({"r_drop": 1.0}, {"r_drop": 0.0}),
+    "r3f": ({"r3f": 1.0, "r3f_eps": 0.1}, {"r3f": 0.0}),
+    "child_tuning_f": ({"child_tuning": "F"}, {"child_tuning": "F", "child_tuning_share": 1.0}),
+    "child_tuning_d": ({"child_tuning": "D"}, {"child_tuning": "D", "child_tuning_share": 1.0}),
+}
+ARCHITECTURES = ("bert", "roberta", "albert")
+FAST = {**toy.QUIET, "learning_rate": 1e-3, "max_steps": 4, "eval_strategy": "no", "weight_decay": 0.1}
+
+
+def works_on(name, architecture):
+    return not (name == "reinit" and architecture == "albert")  # its one layer is shared
+
+
+def train(folder, resume=None, architecture="bert", init=True, **values):
+    args = StableTrainingArguments(str(folder), **{**FAST, **values})
+    quick = [StabilityCallback(heat_map=False, tensorboard=False)]
+    return toy.train(StableTrainer, args, callbacks=quick, resume=resume, architecture=architecture, init=init)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The stock Trainer's weights, by architecture."""
+    folder = tmp_path_factory.mktemp("stock")
+    args = TrainingArguments(str(folder), **FAST)
+    return {name: toy.weights(toy.train(Trainer, args, architecture=name)) for name in ARCHITECTURES}
+
+
+def test_every_method_argument_is_here():
+    used = {name for values, _ in METHODS.values() for name in values} | {"child_tuning_share"}
+    assert set(METHOD_ARGS) <= used
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_neutral_values_leave_the_training_bit_for_bit(name, plain, tmp_path):
+    assert torch.equal(toy.weights(train(tmp_path, **METHODS[name][1])), plain["bert"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", METHODS)
+def test_it_acts_and_what_is_saved_is_a_plain_model(name, architecture, plain, tmp_path):
+    if not works_on(name, architecture):
+        with pytest.raises(InputError, match="--reinit_layers: albert uses one layer many times over"):
+            train(tmp_path, architecture=architecture, **METHODS[name][0])
+        return
+    trainer = train(tmp_path, architecture=architecture, **METHODS[name][0])
+    weights = toy.weights(trainer)
+    assert torch.isfinite(weights).all() and not torch.equal(weights, plain[architecture])
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(loaded) is type(toy.model(architecture))
+    assert torch.equal(toy.weights(loaded), weights)
+    rows = torch.tensor(toy.data(4)["input_ids"])
+    assert torch.equal(loaded.eval()(rows).logits, trainer.model.eval()(rows).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "init"), [*((name, True) for name in METHODS), ("l2_sp", False), ("child_tuning_d", False)]
+)
+def test_a_resumed_run_has_the_weights_of_one_that_was_not_interrupted(name, init, tmp_path):
+    values = {**METHODS[name][0], "save_strategy": "steps", "save_steps": 2}
+    whole = train(tmp_path, init=init, **values)
+    resumed = train(tmp_path, resume=str(tmp_path / "checkpoint-2"), init=init, **values)
+    assert torch.equal(toy.weights(resumed), toy.weights(whole))
+
+
+TOGETHER = {
+    "no correction": {"bias_correction": False},
+    "clipping": {"max_grad_norm": 0.05},
+    "no clipping": {"max_grad_norm": 0.0},
+    "bf16": {"bf16": True},
+    "accumulation": {"total_train_batch_size": 8, "gradient_accumulation_steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """Weights without any method, by setting."""
+    folder = tmp_path_factory.mktemp("without")
+    return {name: toy.weights(train(folder / name, **values)) for name, values in TOGETHER.items()}
+
+
+@pytest.mark.parametrize("setting", TOGETHER)
+@pytest.mark.parametrize("name", METHODS)
+def test_it_goes_with_the_rest(name, setting, without, tmp_path):
+    with_it = train(tmp_path, **METHODS[name][0], **TOGETHER[setting])
+    assert torch.isfinite(toy.weights(with_it)).all()
+    assert not torch.equal(toy.weights(with_it), without[setting])
+    record = with_it.stability.record
+    assert record["step"].tolist() == [1, 2, 3, 4] and (record["grad_norm"] > 0).all()
+
+
+# No dropout, so that a step's examples can be split; Mixout and R3F draw for each micro-batch.
+@pytest.mark.parametrize(
+    "name", ["prior_decay", "l2_sp", "layerwise_lr", "component_clip", "r_drop", "child_tuning_f"]
+)
+def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(toy.CONFIGS, "bert", toy.config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    values = {**METHODS[name][0], "total_train_batch_size": 16, "optim": "sgd", "learning_rate": 0.1}
+    whole = train(tmp_path / "a", **values)
+    parts = train(tmp_path / "b", gradient_accumulation_steps=4, **values)
+    torch.testing.assert_close(toy.weights(parts), toy.weights(whole), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_torch_compile(name, tmp_path):
+    torch._dynamo.reset()
+    values = {**METHODS[name][0], "max_steps": 2}
+    compiled = train(tmp_path / "a", torch_compile=True, torch_compile_backend="aot_eager", **values)
+    assert isinstance(compiled.model_wrapped, OptimizedModule)
+    eager = train(tmp_path / "b", **values)
+    assert torch.isfinite(toy.weights(compiled)).all()
+    if name not in ("mixout", "mixout_all", "r_drop", "r3f"):  # their draws come in another order
+        torch.testing.assert_close(toy.weights(compiled), toy.weights(eager), rtol=1e-2, atol=2e-3)
+
+
+def test_two_methods_at_once(tmp_path, plain):
+    values = {"mixout": 0.5, "prior_decay": 1.0, "layerwise_lr_decay": 0.9, "component_clip": 0.1, "r_drop": 0.5}
+    weights = toy.weights(train(tmp_path, child_tuning="F", **values))
+    assert torch.isfinite(weights).all() and not torch.equal(weights, plain["bert"])
+
+
+def test_two_processes_have_the_same_weights(tmp_path):
+    """Under DistributedDataParallel, each method; see the end of this file."""
+    root = Path(__file__).parents[2]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    torchrun += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, __file__, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
+    assert set(first) == {*METHODS, "none"}
+    for name, seen in first.items():
+        assert seen["world_size"] == 2 and seen["wrapped"]
+        assert seen["weights"] == second[name]["weights"], name
+        assert (seen["weights"] == first["none"]["weights"]) == (name == "none")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"r_drop": 1.0, "r3f": 1.0}, "--r_drop and --r3f"),
+        ({"reinit_layers": 1, "mixout": 0.5}, "--reinit_layers 1 with --mixout 0.5"),
+        ({"reinit_layers": 1, "prior_decay": 0.5}, "--reinit_layers 1 with --prior_decay 0.5"),
+        ({"mixout": 1.0}, "--mixout 1.0: give 0 or more, below 1"),
+        ({"prior_decay": -1.0}, "--prior_decay -1.0: give 0 or more"),
+        ({"layerwise_lr_decay": 0.0}, "--layerwise_lr_decay 0: give more than 0"),
+        ({"layerwise_lr_decay": 1.2}, "--layerwise_lr_decay 1.2: give 0 or more, up to 1"),
+        ({"child_tuning_share": 0.0}, "--child_tuning_share 0"),
+        ({"child_tuning": "E"}, "--child_tuning E: give none, F, D"),
+        ({"mixout_where": "some"}, "--mixout_where some: give dropout, all"),
+        ({"r_drop": 1.0, "label_smoothing_factor": 0.1}, "--r_drop with --label_smoothing_factor"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_arguments_are_made(values, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        StableTrainingArguments(str(tmp_path), **values)
+
+
+def test_what_others_made_is_not_silently_left_alone(tmp_path):
+    model = toy.model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    args = StableTrainingArguments(str(tmp_path), **FAST, layerwise_lr_decay=0.9)
+    trainer = StableTrainer(model, args, train_dataset=toy.data(16), optimizers=(optimizer, None))
+    with pytest.raises(InputError, match="--layerwise_lr_decay: an optimizer was passed to the Trainer"):
+        trainer.train()
+    args = StableTrainingArguments(str(tmp_path), **FAST, r_drop=1.0)
+    trainer = StableTrainer(toy.model(), args, train_dataset=toy.data(16), compute_loss_func=lambda *a, **k: None)
+    with pytest.raises(InputError, match="--r_drop: needs a ...ForSequenceClassification with its own loss"):
+        trainer.train()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {}
+    for name, values in {**{name: values for name, (values, _) in METHODS.items()}, "none": {}}.items():
+        trainer = train(Path(sys.argv[1]) / name, ddp_find_unused_parameters=False, **values)
+        found[name] = {
+            "weights": toy.weights(trainer).double().sum().item(),
+            "world_size": trainer.args.world_size,
+            "wrapped": isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel),
+        }
+    (Path(sys.argv[1]) / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
