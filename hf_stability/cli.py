@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, nearest
-from .recipe import Recipe, load_recipe, recipe_names
+from .recipe import Recipe, load_recipes, recipe_names
 from .training_args import StableTrainingArguments, derived_batch_size
 
 
@@ -29,6 +29,10 @@ examples:
   # the paper's comparison on RTE: 25 seeds of each recipe, on one GPU or as many as there are
   accelerate launch run_glue_stable.py --model_name_or_path bert-large-uncased --task_name rte \\
       --recipe transformers_default devlin2019 mosbach2021 --seeds 25 --output_dir rte
+
+  # the same recipe with and without more on top; the rates and epochs that a .yaml file of your own lists under `grid:`
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe mosbach2021 mosbach2021+mine.yaml
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe grid.yaml --dry_run
 
   # your own model and data; what would be run, and where each value comes from
   hf-stability --model_name_or_path ./my-roberta --train_file train.csv --validation_file dev.csv --dry_run
@@ -111,7 +115,10 @@ class StudyArguments:
 
     recipe: list[str] = field(
         default_factory=lambda: ["mosbach2021"],
-        metadata={"help": "One or more recipes by name, or .yaml files. Without data or a model: the demo's three."},
+        metadata={
+            "help": f"One or more, to compare: {', '.join(recipe_names())}; .yaml files; parts composed (a+b); a grid "
+            "(all its recipes) or some of it (a,learning_rate=2e-05). Without data or a model: the demo's three."
+        },
     )
     seeds: list[str] = field(
         default_factory=lambda: ["5"],
@@ -360,7 +367,7 @@ def plan_study(
 
     prepare.check_given(given)
     seeds = prepare.parse_seeds(study_args.seeds)
-    recipes = [load_recipe(name) for name in study_args.recipe]
+    recipes = [recipe for name in study_args.recipe for recipe in load_recipes(name)]
     if study_args.threads_per_run < 1:
         raise InputError(f"--threads_per_run {study_args.threads_per_run}: give 1 or more")
     if study_args.workers is not None and study_args.workers < 0:
@@ -467,7 +474,9 @@ def describe(jobs: Sequence, data) -> str:
         f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
         f"model {jobs[0].model}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
     ]
-    for recipe in dict.fromkeys(job.recipe for job in jobs):
+    recipes = dict.fromkeys(job.recipe for job in jobs)
+    lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
+    for recipe in recipes:
         runs = [job for job in jobs if job.recipe == recipe]
         lines += ["", f"{recipe}: {len(runs)} run(s), seeds {', '.join(str(job.seed) for job in runs)}"]
         lines += [settings_table(runs[0])]

@@ -35,7 +35,7 @@ from .diagnostics.memorize import own_random_state, pick_examples
 from .diagnostics.step_record import read_steps
 from .errors import InputError
 from .methods.adamw import effective_step_factor
-from .recipe import recipe_names
+from .recipe import load_recipe
 from .study.plan import Job
 from .study.run import finite, model_config, quiet
 from .study.statistics import wilson_interval
@@ -847,7 +847,7 @@ def rescue_command(
     flags |= dict(zip(names, data, strict=True))
     if run.job is not None:
         job = run.job
-        known = job.recipe in recipe_names()
+        known = _is_packaged(job.recipe)
         flags |= {"recipe": job.recipe if known else None, "model_name_or_path": model or job.model}
         if job.task != "custom" and not any(data):
             flags["task_name"] = job.task
@@ -864,6 +864,13 @@ def rescue_command(
         flags["train_file"], flags["validation_file"] = "TRAIN", "DEV"
     words = (f"--{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
     return " ".join(["hf-stability rescue", *words])
+
+
+def _is_packaged(recipe: str) -> bool:
+    try:
+        return load_recipe(recipe).is_packaged
+    except InputError:
+        return False
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -7,21 +7,28 @@ A recipe file has these keys, each optional:
 | `args` | fields of [`StableTrainingArguments`], Hugging Face's and ours |
 | `model_config` | fields of the model's config: dropout ... |
 | `model_types` | by `config.model_type` (`bert`, `roberta`, `albert` ...): `args` and `model_config` that go over the above |
+| `grid` | lists of values, by argument or `model_config.FIELD`: a recipe for each combination (see [`expand`]) |
+| `replaces` | arguments, of those set here, whose values in the other parts of `a+b` do not count (see [`compose`]) |
 
-What a value in force came from is kept beside it (see [`Resolved`]), in the order of precedence: command line > task
-preset > model type > recipe > default. A task's preset is for the packaged recipes, whose values are full-size models':
-in a recipe file of your own, what you wrote goes over it.
+What a value in force came from is kept beside it (see [`Resolved`]), in the order of precedence: command line > grid >
+task preset > model type > recipe > default. A task's preset is for the packaged recipes, whose values are full-size
+models': in a recipe file of your own, what you wrote goes over it. What a grid varies cannot be given on the command line
+as well, which would make all its recipes the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
+import json
 import math
+import re
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,11 +38,17 @@ import yaml
 from .errors import InputError, nearest
 
 
-SECTIONS = ("args", "model_config", "model_types")
+SECTIONS = ("args", "model_config", "model_types", "grid", "replaces")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
+CONFIG = "model_config."  # what a field of the model's config begins with where arguments stand too
 
 # What a run sets for itself: a recipe that sets these would not be the same recipe over seeds.
 NOT_A_RECIPES = ("output_dir", "seed", "data_seed", "init_seed", "dropout_seed", "per_device_train_batch_size")
+
+ONE_A_STUDY = ("model_name_or_path", "task_name")
+
+MAX_GRID = 1000  # recipes; more is a mistake
+MAX_NAME = 255  # bytes of a folder's name, on all common file systems
 
 
 @dataclass(frozen=True)
@@ -43,28 +56,42 @@ class Recipe:
     """A checked recipe, its model type's part not yet applied.
 
     Args:
-        name: the file's stem, `mosbach2021`.
-        path: the file.
+        name: the file's stem, `mosbach2021`; of a composed recipe `a+b`; in a grid followed by its place in it,
+            `mosbach2021_grid,learning_rate=2e-05,bias_correction=false`.
+        path: the file; None for a composed recipe.
         args: values of training arguments, with their types put right (`2e-5`, which YAML reads as text, is a float).
         model_config: values for the model's config.
         model_types: the parts by model type, each with `args` and `model_config`.
+        grid: the values of what is varied, by argument or `model_config.FIELD`.
+        replaces: what this recipe's values replace when it is composed with others, named as in `grid`.
+        point: of `grid`, this recipe's values; they go over the others.
+        parts: of a composed recipe, and of one of a grid, the files it is made of, without what another one replaces.
     """
 
     name: str
-    path: Path
+    path: Path | None
     args: dict[str, Any] = field(default_factory=dict)
     model_config: dict[str, Any] = field(default_factory=dict)
     model_types: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    replaces: tuple[str, ...] = ()
+    point: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[Recipe, ...] = ()
+
+    @property
+    def files(self) -> tuple[Recipe, ...]:
+        """The recipes that are files: the parts, or this one."""
+        return self.parts or (self,)
 
     @property
     def is_packaged(self) -> bool:
-        """Whether it came with the library, and not from a user's own file."""
-        return self.path.resolve().parent == recipe_dir().resolve()
+        """Whether it came with the library, all parts of it, and not from a user's own file."""
+        return all(part.path.resolve().parent == recipe_dir().resolve() for part in self.files)
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A value and where it came from: `"--learning_rate"`, `"task preset demo_pair"`, `"mosbach2021 (roberta)"`, ..."""
+    """A value and where it came from: `"--learning_rate"`, `"task preset"`, `"recipe mosbach2021, roberta"`, ..."""
 
     value: Any
     source: str
@@ -87,20 +114,63 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Read and check a recipe.
+    """Read and check one recipe.
 
     Args:
-        name: a packaged recipe's name (`"mosbach2021"`), or the path of a `.yaml` file.
+        name: as in [`load_recipes`].
 
     Raises:
-        InputError: no such recipe, or something is wrong in it: all errors at once, each with file, key and the
-            nearest valid name.
+        InputError: as there, or it is a grid of several recipes.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipe_dir() / f"{name}.yaml"
+    recipes = load_recipes(name)
+    if len(recipes) > 1:
+        raise InputError(
+            f"--recipe {name}: a grid of {len(recipes)} recipes; name one of them: {recipes[0].name} ... {recipes[-1].name}"
+        )
+    return recipes[0]
+
+
+def load_recipes(name: str) -> list[Recipe]:
+    """Read and check a recipe: all recipes of its grid, where it has one.
+
+    Args:
+        name: a packaged recipe's name (`"mosbach2021"`), the path of a `.yaml` file, several of these composed
+            (`"mosbach2021+mine.yaml"`), and of a grid, if not all of it is wanted, what to choose from it
+            (`"mosbach2021_grid,num_train_epochs=3"`), written as in its recipes' names.
+
+    Raises:
+        InputError: no such recipe, something is wrong in a file (all errors of it at once, each with file, key and the
+            nearest valid name), parts that contradict each other, or no such place in the grid.
+    """
+    whole, chosen = (name, "") if _is_file(name) else name.partition(",")[::2]
+    words = [whole] if _is_file(whole) else whole.split("+")
+    recipe = compose([_read(word, name) for word in words])
+    recipes = expand(recipe, chosen.split(",") if chosen else [])
+    too_long = max((r.name for r in recipes), key=_bytes)
+    if _bytes(too_long) > MAX_NAME:
+        raise InputError(
+            f"--recipe {name}: {too_long} has {_bytes(too_long)} bytes, and the name of a folder at most {MAX_NAME}; "
+            "vary fewer arguments in one grid, or shorten the files' names"
+        )
+    return recipes
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) and Path(name).is_file()
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode())
+
+
+def _read(word: str, name: str) -> Recipe:
+    """The recipe of one file, which is `name` or a part of it."""
+    path = Path(word) if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
     if not path.is_file():
         known = recipe_names()
+        which = "" if word == name else f" {word!r}"
         raise InputError(
-            f"--recipe {name}: no such recipe{nearest(name, known)}. Known: {', '.join(known)}, or a .yaml file."
+            f"--recipe {name}: no such recipe{which}{nearest(word, known)}. Known: {', '.join(known)}, or a .yaml file."
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -110,11 +180,11 @@ def load_recipe(name: str) -> Recipe:
 
 
 def parse_recipe(content: Any, path: Path) -> Recipe:
-    """Check the content of a recipe file and put its values' types right. Errors as in [`load_recipe`]."""
+    """Check the content of a recipe file and put its values' types right. Errors as in [`load_recipes`]."""
     errors: list[str] = []
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(SECTIONS)}")
-    sections = {key: content.get(key) or {} for key in SECTIONS}
+    sections = {key: content.get(key) or {} for key in SECTIONS if key != "replaces"}
     _check_names(content, SECTIONS, "", errors)
     for key, section in sections.items():
         if not isinstance(section, Mapping):
@@ -134,11 +204,158 @@ def parse_recipe(content: Any, path: Path) -> Recipe:
             config = {}
         args_part = _checked_args(part.get("args") or {}, f"{where}.args", errors)
         model_types[str(model_type)] = {"args": args_part, "model_config": dict(config)}
+    recipe = Recipe(path.stem, path, args, dict(sections["model_config"]), model_types)
+    recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, errors))
+    recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, errors))
     if len(errors) == 1:
         raise InputError(f"{path}: {errors[0]}")
     if errors:
         raise InputError(f"{path} has {len(errors)} errors:\n" + "\n".join(f"  {error}" for error in errors))
-    return Recipe(path.stem, path, args, dict(sections["model_config"]), model_types)
+    return recipe
+
+
+# ---- a+b, and grids -------------------------------------------------------------------------------------------------
+
+
+def compose(parts: Sequence[Recipe]) -> Recipe:
+    """One recipe that sets what any of its parts sets: a base and what is added to it.
+
+    No part is stronger than another: where two set the same argument to different values, for whatever model type, they
+    are refused, unless one of them lists it under `replaces`. Its value is then meant to go over the others'.
+
+    Args:
+        parts: one recipe or more, as read from their files.
+
+    Raises:
+        InputError: parts that contradict each other (all contradictions at once), or one that is there twice.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    name = "+".join(part.name for part in parts)
+    twice = [part for part, count in Counter(part.name for part in parts).items() if count > 1]
+    if twice:
+        raise InputError(f"--recipe {name}: {twice[0]} is there twice; give each part once")
+    replaced = [{key for other in parts if other is not part for key in other.replaces} for part in parts]
+    parts = tuple(_without(part, keys.difference(part.replaces)) for part, keys in zip(parts, replaced, strict=True))
+    _refuse_contradictions(name, parts)
+    types = dict.fromkeys(model_type for part in parts for model_type in part.model_types)
+    return Recipe(
+        name,
+        None,
+        _union(part.args for part in parts),
+        _union(part.model_config for part in parts),
+        {
+            model_type: {
+                section: _union(part.model_types.get(model_type, {}).get(section, {}) for part in parts)
+                for section in MODEL_TYPE_SECTIONS
+            }
+            for model_type in types
+        },
+        _union(part.grid for part in parts),
+        parts=parts,
+    )
+
+
+def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
+    """The recipes of a grid, one for each combination, the last argument's values next to each other.
+
+    Each has its place in its name, arguments of one value too: a grid can be given more values, and its runs keep their
+    folders. Names have no character that a shell, a file system or a table would take for something else.
+
+    Args:
+        recipe: a checked recipe. Without a grid it is the only one.
+        chosen: `learning_rate=2e-05` ...: only the recipes that have these in their names.
+
+    Raises:
+        InputError: none has, or there are more than `MAX_GRID`.
+    """
+    if not recipe.grid and not chosen:
+        return [recipe]
+    size = math.prod(len(values) for values in recipe.grid.values())
+    if size > MAX_GRID:
+        raise InputError(f"--recipe {recipe.name}: a grid of {size} recipes, more than {MAX_GRID}; take fewer values")
+    recipes = []
+    for values in itertools.product(*recipe.grid.values()):
+        point = dict(zip(recipe.grid, values, strict=True))
+        place = [f"{key}={_label(value)}" for key, value in point.items()]
+        if set(chosen) <= set(place):
+            recipes.append(replace(recipe, name=",".join([recipe.name, *place]), point=point, parts=recipe.files))
+    if not recipes:
+        there = "; ".join(f"{key}={'|'.join(map(_label, values))}" for key, values in recipe.grid.items())
+        raise InputError(
+            f"--recipe {','.join([recipe.name, *chosen])}: not in the grid, which has {there or 'nothing'}"
+        )
+    return recipes
+
+
+def _without(part: Recipe, keys: typing.Collection[str]) -> Recipe:
+    def kept(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        return {name: value for name, value in values.items() if prefix + name not in keys}
+
+    return replace(
+        part,
+        args=kept(part.args),
+        model_config=kept(part.model_config, CONFIG),
+        model_types={
+            model_type: {"args": kept(own["args"]), "model_config": kept(own["model_config"], CONFIG)}
+            for model_type, own in part.model_types.items()
+        },
+        grid=kept(part.grid),
+    )
+
+
+def _union(mappings: typing.Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: value for mapping in mappings for name, value in mapping.items()}
+
+
+def _in_words(part: Recipe, model_type: str | None) -> dict[str, str]:
+    """What a part sets for a model type, in words; a part's common value may meet another's for one model type."""
+    own = part.model_types.get(model_type or "", {})
+    args = {**part.args, **own.get("args", {})}
+    config = {**part.model_config, **own.get("model_config", {})}
+    values = {**args, **{CONFIG + name: value for name, value in config.items()}}
+    words = {name: _text(value) for name, value in values.items()}
+    return words | {name: f"a grid ({', '.join(map(_text, values))})" for name, values in part.grid.items()}
+
+
+def _refuse_contradictions(name: str, parts: Sequence[Recipe]) -> None:
+    found: dict[tuple[str, str], str] = {}
+    for model_type in (None, *dict.fromkeys(model_type for part in parts for model_type in part.model_types)):
+        words = [_in_words(part, model_type) for part in parts]
+        for (first, a), (second, b) in itertools.combinations(zip(parts, words, strict=True), 2):
+            for key in a:
+                if key in b and (a[key] != b[key] or key in first.grid):
+                    line = f"{a[key]} in {first.name}, {b[key]} in {second.name}"
+                    found.setdefault((key, line), "" if model_type is None else f" ({model_type})")
+    if not found:
+        return
+    lines = [f"{key}{model_type}: {line}" for (key, line), model_type in found.items()]
+    which = dict.fromkeys(key for key, _ in found)
+    way_out = (
+        "leave out one of the two, or, in a file of your own whose value is meant to count, write "
+        f"replaces: [{', '.join(which)}]; to compare recipes, put a space between them"
+    )
+    if len(lines) == 1:
+        raise InputError(f"--recipe {name}: {lines[0]}: the parts contradict each other; {way_out}")
+    text = "\n".join(f"  {line}" for line in lines)
+    raise InputError(f"--recipe {name}: the parts contradict each other {len(lines)} times; {way_out}:\n{text}")
+
+
+def _text(value: Any) -> str:
+    """A value as a recipe has it: `2e-05`, `3` (for 3.0 too), `false`, `null`, `linear`."""
+    value = getattr(value, "value", value)  # an enum's
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, default=str)
+    return text.removesuffix(".0") if isinstance(value, float) else text
+
+
+def _label(value: Any) -> str:
+    """A value in a name."""
+    return re.sub(r"[^\w.+-]", "_", _text(value))
+
+
+# ---- values and where they come from ----------------------------------------------------------------------------------
 
 
 def resolve(
@@ -156,34 +373,53 @@ def resolve(
     Args:
         recipe: a checked recipe, or None.
         model_type: `config.model_type`; a model type that the recipe has no part for takes the recipe's common values.
-        preset: the task's own values (the bundled demo's); over a packaged recipe, under a user's own file.
+        preset: the task's own values (the bundled demo's); over packaged recipes, under a user's own files.
         given: what the user gave on the command line or as keywords; wins.
         given_name: how a given value's source is called, `{}` being the field.
         base, base_name: values that everything else goes over, instead of the Trainer's defaults.
+
+    Raises:
+        InputError: something is given that the recipe's grid varies.
     """
-    of_recipe: list[tuple[Mapping[str, Any], str]] = []
-    if recipe is not None:
-        of_recipe.append((recipe.args, f"recipe {recipe.name}"))
-        if model_type in recipe.model_types:
-            of_recipe.append((recipe.model_types[model_type]["args"], f"recipe {recipe.name}, {model_type}"))
-    of_task = [(preset or {}, preset_name)]
-    middle = of_recipe + of_task if recipe is None or recipe.is_packaged else of_task + of_recipe
-    layers = [(base or {}, base_name), *middle, (given or {}, given_name)]
-    return {
-        name: Resolved(value, source.format(name) if "{}" in source else source)
-        for values, source in layers
-        for name, value in values.items()
-    }
+    given, point = given or {}, _point(recipe, "args")
+    for name, resolved in point.items():
+        if name in given:
+            raise InputError(
+                f"{given_name.format(name)} {given[name]}: the {resolved.source} varies it; leave one of them out, or "
+                f"choose from the grid: {recipe.name.partition(',')[0]},{name}=..."
+            )
+    files = () if recipe is None else recipe.files
+    layers = [
+        (base or {}, base_name),
+        *(layer for part in files if part.is_packaged for layer in _layers(part, "args", model_type)),
+        (preset or {}, preset_name),
+        *(layer for part in files if not part.is_packaged for layer in _layers(part, "args", model_type)),
+    ]
+    values = {name: Resolved(value, source) for values, source in layers for name, value in values.items()}
+    return values | point | {name: Resolved(value, given_name.format(name)) for name, value in given.items()}
 
 
 def resolve_model_config(recipe: Recipe | None, model_type: str | None = None) -> dict[str, Resolved]:
     """The model config's values that a recipe sets for this model type, with where each came from."""
-    if recipe is None:
-        return {}
-    values = {name: Resolved(value, f"recipe {recipe.name}") for name, value in recipe.model_config.items()}
-    part = recipe.model_types.get(model_type or "", {}).get("model_config", {})
-    values.update({name: Resolved(value, f"recipe {recipe.name}, {model_type}") for name, value in part.items()})
-    return values
+    files = () if recipe is None else recipe.files
+    layers = [layer for part in files for layer in _layers(part, "model_config", model_type)]
+    values = {name: Resolved(value, source) for values, source in layers for name, value in values.items()}
+    return values | _point(recipe, "model_config")
+
+
+def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Mapping[str, Any], str]]:
+    own = part.model_types.get(model_type or "", {}).get(section, {})
+    return [(getattr(part, section), f"recipe {part.name}"), (own, f"recipe {part.name}, {model_type}")]
+
+
+def _point(recipe: Recipe | None, section: str) -> dict[str, Resolved]:
+    """A recipe's place in its grid."""
+    found = {}
+    for key, value in ({} if recipe is None else recipe.point).items():
+        if key.startswith(CONFIG) == (section == "model_config"):
+            part = next(part for part in recipe.files if key in part.grid)
+            found[key.removeprefix(CONFIG)] = Resolved(value, f"grid of recipe {part.name}")
+    return found
 
 
 # ---- names and types ------------------------------------------------------------------------------------------------
@@ -212,6 +448,60 @@ def _checked_args(section: Any, where: str, errors: list[str]) -> dict[str, Any]
             except (TypeError, ValueError) as error:
                 errors.append(f"{where}.{key}: {error}")
     return values
+
+
+def _checked_grid(section: Mapping, recipe: Recipe, errors: list[str]) -> dict[str, list[Any]]:
+    """The lists of a grid, their values' types put right."""
+    grid = {}
+    for key, values in section.items():
+        key, where = str(key), f"grid.{key}"
+        problem = _not_for_a_grid(key, values, recipe)
+        if problem:
+            errors.append(f"{where}: {problem}")
+            continue
+        grid[key] = []
+        for value in values:
+            try:
+                grid[key].append(value if key.startswith(CONFIG) else coerce(value, argument_types()[key]))
+            except (TypeError, ValueError) as error:
+                errors.append(f"{where}: {error}")
+        twice = [label for label, count in Counter(map(_label, grid[key])).items() if count > 1]
+        errors += [f"{where}: {label} is there twice" for label in twice]
+    return grid
+
+
+def _not_for_a_grid(key: str, values: Any, recipe: Recipe) -> str | None:
+    if key in ONE_A_STUDY:
+        return "all runs of a study are of one model and data; run a study for each, with an --output_dir of its own"
+    if key in NOT_A_RECIPES:
+        return "a recipe cannot set this; give it on the command line"
+    if not key.startswith(CONFIG) and key not in argument_types():
+        return f"no such key{nearest(key, argument_types())}; a field of the model's config is {CONFIG}FIELD"
+    if not isinstance(values, list):
+        return f"expected a list of values, found {values!r}"
+    if not values:
+        return "the list is empty; give one value or more"
+    section, name = ("model_config", key.removeprefix(CONFIG)) if key.startswith(CONFIG) else ("args", key)
+    places = {section: getattr(recipe, section)}
+    places |= {f"model_types.{kind}.{section}": part[section] for kind, part in recipe.model_types.items()}
+    also = [place for place, there in places.items() if name in there]
+    return f"it is in {also[0]}, too; leave it out of one of them" if also else None
+
+
+def _checked_replaces(names: Any, recipe: Recipe, errors: list[str]) -> tuple[str, ...]:
+    """What a recipe replaces must be what it sets whatever the model type: otherwise nothing would be in its place."""
+    names = [] if names is None else names
+    if not isinstance(names, list):
+        errors.append(f"replaces: expected a list of arguments, found {names!r}")
+        return ()
+    own = [*recipe.args, *(CONFIG + name for name in recipe.model_config), *recipe.grid]
+    for name in names:
+        if name not in own:
+            errors.append(
+                f"replaces: {name} is not set here, in args, model_config or grid{nearest(name, own)}; a field of the "
+                f"model's config is {CONFIG}FIELD"
+            )
+    return tuple(map(str, names))
 
 
 @lru_cache(maxsize=1)

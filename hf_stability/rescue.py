@@ -200,7 +200,7 @@ one time in ten: confirm what held with 20. docs/my_run_failed.md says what to d
 """
 
 HELPS = {
-    "recipe": "One recipe by name, or a .yaml file: the failed run's. Default: transformers_default, the Trainer untouched.",
+    "recipe": "One recipe by name, a .yaml file, or parts composed (a+b): the failed run's. Default: transformers_default, the Trainer untouched.",
     "seeds": "A count (3: seeds 1 to 3), seeds (3 7 9), or ranges (1000-1019), for each arm. Default: 3.",
 }
 

@@ -211,6 +211,34 @@ BAD = {
     "unknown recipe": (["--recipe", "mosbach2012"], "--recipe mosbach2012", "did you mean mosbach2021?", "devlin2019"),
     "recipe file missing": (["--recipe", "gone.yaml"], "--recipe gone.yaml: no such recipe"),
     "recipe twice": (["--recipe", "devlin2019", "devlin2019"], "devlin2019/seed-001 is planned twice"),
+    "part twice": (["--recipe", "devlin2019+devlin2019"], "--recipe devlin2019+devlin2019: devlin2019 is there twice"),
+    "unknown part": (
+        ["--recipe", "devlin2019+mosbach2012"],
+        "no such recipe 'mosbach2012' (did you mean mosbach2021?)",
+    ),
+    "contradicting parts": (
+        files(r="args: {learning_rate: 1e-3}\n"),
+        ["--recipe", "mosbach2021+r.yaml"],
+        "--recipe mosbach2021+r: learning_rate: 2e-05 in mosbach2021, 0.001 in r",
+        "replaces: [learning_rate]",
+    ),
+    "grid of models": (
+        files(r="grid: {model_name_or_path: [a, b]}\n"),
+        "r.yaml: grid.model_name_or_path",
+        "--output_dir",
+    ),
+    "not in the grid": (
+        ["--recipe", "mosbach2021_grid,learning_rate=1"],
+        "not in the grid, which has learning_rate=1e-05|",
+    ),
+    "flag that a grid varies": (
+        ["--recipe", "mosbach2021_grid", "--learning_rate", "1e-3"],
+        "--learning_rate 0.001: the grid of recipe mosbach2021_grid varies it",
+    ),
+    "grid of a field that the model has not": (
+        files(r="grid: {model_config.hidden_dropout: [0, 0.1]}\n"),
+        "did you mean hidden_dropout_prob?",
+    ),
     "broken YAML": (files(r="args: [1\n"), "r.yaml: not a YAML file"),
     "recipe is a list": (files(r="- 1\n"), "r.yaml: a recipe is a mapping"),
     "unknown model config": (files(r="model_config: {hidden_dropout: 0.1}\n"), "did you mean hidden_dropout_prob?"),
@@ -417,6 +445,65 @@ def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, a
     code, out, err = run(*arguments, "--weight_decay", "0.5")
     assert code == 2 and out == "" and tree(folder) == written
     assert err.splitlines()[1:] == [f"  args.weight_decay: {float(expected[architecture][1])} -> 0.5"]
+
+
+def test_a_study_of_a_composed_recipe_and_of_a_grid(run, tiny, tmp_path):
+    (tmp_path / "more.yaml").write_text(
+        "args: {reinit_layers: 1, weight_decay: 0, seed_streams: true}\nreplaces: [weight_decay]\n"
+    )
+    grid = tmp_path / "rates.yaml"
+    grid.write_text("grid: {learning_rate: [1e-4, 1e-3], bias_correction: [false, true]}\n")
+    name = "transformers_default+rates"
+    points = [
+        f"{name},learning_rate={rate},bias_correction={on}" for rate in (0.0001, 0.001) for on in ("false", "true")
+    ]
+    recipes = ["devlin2019+more", *points]
+    arguments = [*tiny, "--recipe", "devlin2019+more.yaml", f"{name}.yaml", "--output_dir", "study"]
+
+    code, out, _ = run(*arguments, "--seeds", "3", "--dry_run")
+    rows = rows_of_dry_run(out)
+    assert code == 0 and "\n5 recipe(s), 15 run(s)\n" in out and list(rows) == recipes
+    assert rows["devlin2019+more"]["weight_decay"] == ("0.0", "recipe more")
+    assert rows["devlin2019+more"]["adam_epsilon"] == ("1e-06", "recipe devlin2019")
+    assert rows[points[2]]["learning_rate"] == ("0.001", "grid of recipe rates")
+    assert rows[points[2]]["bias_correction"] == ("False", "grid of recipe rates")
+
+    code, out, err = run(*arguments, "--seeds", "1")
+    assert code == 0, err
+    folder = tmp_path / "study"
+    for recipe, rate, on in zip(points, (1e-4, 1e-4, 1e-3, 1e-3), (False, True, False, True), strict=True):
+        values = config_of(folder, recipe, 1)["args"]
+        assert (values["learning_rate"], values["bias_correction"], values["seed_streams"]) == (rate, on, True)
+    values = config_of(folder, "devlin2019+more", 1)["args"]
+    assert (values["reinit_layers"], values["weight_decay"], values["learning_rate"]) == (1, 0, 2e-5)
+    with open(folder / "summary.csv", newline="") as file:
+        rows = [(row["recipe"], row["seed"]) for row in csv.DictReader(file)]
+    assert rows == [(recipe, "1") for recipe in recipes]
+    assert all(f"| {recipe} " in (folder / "summary.md").read_text() for recipe in recipes)
+    assert "no figures" not in err and (folder / "figures" / "gradient_norms.png").is_file()
+    assert set(Events(folder / "runs").runs) == {".", *(f"{recipe}/seed-001" for recipe in recipes)}
+    assert Events(folder / "runs").hparams(f"{points[0]}/seed-001")[0]["recipe"] == points[0]
+
+    # A run that was not finished is run again, more values of the grid are added, and the rest is as it was.
+    finished = folder / "runs" / points[0] / "seed-001" / "run.json"
+    before = finished.read_bytes()
+    finished.unlink()
+    grid.write_text("grid: {learning_rate: [1e-4, 1e-3, 1e-2], bias_correction: [false, true]}\n")
+    kept = tree(folder / "runs" / points[1])
+    code, out, err = run(*arguments, "--seeds", "1")
+    assert code == 0 and "4 finished runs found, kept" in out
+    assert finished.read_bytes() == before and tree(folder / "runs" / points[1]) == kept
+    assert len(list(folder.glob("runs/*/seed-001/run.json"))) == 7
+    code, out, _ = run(*tiny, "--recipe", f"{name}.yaml,learning_rate=0.01", "--seeds", "1", "--output_dir", "study")
+    assert code == 0 and "2 finished runs found, kept" in out
+
+    # The name stands for what the recipe was: another file under it is refused.
+    (tmp_path / "more.yaml").write_text("args: {reinit_layers: 2, seed_streams: true}\n")
+    code, out, err = run(*arguments, "--seeds", "1")
+    assert code == 2 and err.splitlines()[1:] == [
+        "  args.reinit_layers: 1 -> 2",
+        "  args.weight_decay: 0.0 -> 0.01",
+    ]
 
 
 def test_a_crashed_run_gives_exit_code_1_and_names_its_traceback(run, tiny, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 import os
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -7,7 +9,18 @@ from hypothesis import strategies as st
 from transformers import SchedulerType
 
 from hf_stability.errors import InputError
-from hf_stability.recipe import coerce, load_recipe, recipe_names, resolve, resolve_model_config
+from hf_stability.recipe import (
+    coerce,
+    compose,
+    expand,
+    load_recipe,
+    load_recipes,
+    parse_recipe,
+    recipe_dir,
+    recipe_names,
+    resolve,
+    resolve_model_config,
+)
 from hf_stability.training_args import StableTrainingArguments
 from tests import toy
 
@@ -20,9 +33,11 @@ def write(tmp_path, text):
 
 # ---- every recipe, found by itself ---------------------------------------------------------------------------------
 
+EVERY = [recipe.name for name in recipe_names() for recipe in load_recipes(name)]  # those of grids, too
+
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "albert", "electra"])
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", EVERY)
 def test_every_recipe_makes_training_arguments(name, model_type, tmp_path):
     args = StableTrainingArguments.from_recipe(name, model_type, output_dir=str(tmp_path), use_cpu=True)
     assert args.recipe == name and args.seed_streams
@@ -30,12 +45,13 @@ def test_every_recipe_makes_training_arguments(name, model_type, tmp_path):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_opens_with_its_source_and_its_command(name):
-    recipe = load_recipe(name)
-    head = [line for line in recipe.path.read_text().splitlines() if line.startswith("#")]
-    assert any("run_glue_stable.py" in line and f"--recipe {name}" in line for line in head)
+    lines = (recipe_dir() / f"{name}.yaml").read_text().splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    commands = [line.partition("--recipe ")[2].split() for line in head if "run_glue_stable.py" in line]
+    assert any(name in words[0].split("+") for words in commands if words)  # alone, or on top of another
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", EVERY)
 def test_every_recipe_sets_fields_that_the_models_configs_have(name):
     recipe = load_recipe(name)
     for model_type in ("bert", "roberta", "albert"):
@@ -210,3 +226,429 @@ model_types: {roberta: {args: {weight_decay: 2, adam_beta2: 2, max_steps: 2}}}
     assert recipe.is_packaged == packaged
     assert load_recipe(os.path.relpath(recipe.path)).is_packaged == packaged
     assert resolve(recipe, "bert")["weight_decay"].value == 1.0
+
+
+# ---- a+b -----------------------------------------------------------------------------------------------------------------
+
+
+def files(tmp_path, **contents):
+    """A file for each, and their names composed."""
+    paths = []
+    for name, text in contents.items():
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(text)
+    return "+".join(map(str, paths))
+
+
+def found(recipe, model_type=None):
+    """What is in force, by name, with its source."""
+    both = {**resolve(recipe, model_type), **resolve_model_config(recipe, model_type)}
+    return {name: (r.value, r.source) for name, r in both.items()}
+
+
+def test_a_composed_recipe_sets_what_its_parts_set_and_names_them(tmp_path):
+    composed = files(
+        tmp_path,
+        base="""
+args: {learning_rate: 1e-5, seed_streams: true}
+model_config: {hidden_dropout_prob: 0.1}
+model_types: {roberta: {args: {weight_decay: 0.1}}}
+""",
+        more="""
+args: {reinit_layers: 2, seed_streams: true}
+model_types: {albert: {args: {reinit_layers: 0}, model_config: {classifier_dropout_prob: 0}}}
+""",
+    )
+    recipe = load_recipe(composed)
+    assert recipe.name == "base+more" and not recipe.is_packaged
+    common = {
+        "learning_rate": (1e-5, "recipe base"),
+        "seed_streams": (True, "recipe more"),
+        "hidden_dropout_prob": (0.1, "recipe base"),
+        "reinit_layers": (2, "recipe more"),
+    }
+    assert found(recipe) == found(recipe, "bert") == common
+    assert found(recipe, "roberta") == {**common, "weight_decay": (0.1, "recipe base, roberta")}
+    of_albert = {"reinit_layers": (0, "recipe more, albert"), "classifier_dropout_prob": (0, "recipe more, albert")}
+    assert found(recipe, "albert") == {**common, **of_albert}
+    assert recipe.args == {"learning_rate": 1e-5, "seed_streams": True, "reinit_layers": 2}
+    assert recipe.model_types["roberta"]["args"] == {"weight_decay": 0.1}
+
+
+def test_packaged_recipes_and_files_of_ones_own_compose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "args: {r_drop: 0.5, label_smoothing_factor: 0}")
+    recipe = load_recipe("mosbach2021+mine.yaml")
+    assert recipe.name == "mosbach2021+mine" and not recipe.is_packaged
+    assert found(recipe, "bert")["r_drop"] == (0.5, "recipe mine")
+    assert found(recipe, "bert")["num_train_epochs"] == (20, "recipe mosbach2021")
+    assert load_recipe("mosbach2021+transformers_default").is_packaged
+    args = StableTrainingArguments.from_recipe("mosbach2021+mine.yaml", "roberta", output_dir=str(tmp_path))
+    assert (args.recipe, args.r_drop, args.weight_decay) == ("mosbach2021+mine", 0.5, 0.1)
+
+
+def test_each_part_keeps_its_own_place_beside_the_tasks_preset(tmp_path, monkeypatch):
+    """Over a packaged recipe's values, under those of a user's own file, also where these are parts of one recipe."""
+    packaged = tmp_path / "packaged"
+    packaged.mkdir()
+    (packaged / "base.yaml").write_text("args: {learning_rate: 1, weight_decay: 1}")
+    monkeypatch.setattr("hf_stability.recipe.recipe_dir", lambda: packaged)
+    mine = write(tmp_path, "args: {adam_beta2: 0.5, adam_beta1: 0.5}")
+    for name in (f"base+{mine}", f"{mine}+base"):
+        values = resolve(load_recipe(name), None, {"learning_rate": 3.0, "adam_beta2": 3.0}, given={"adam_beta1": 4.0})
+        assert {name: (r.value, r.source) for name, r in values.items()} == {
+            "learning_rate": (3.0, "task preset"),
+            "weight_decay": (1.0, "recipe base"),
+            "adam_beta2": (0.5, "recipe mine"),
+            "adam_beta1": (4.0, "--adam_beta1"),
+        }
+
+
+def test_parts_that_contradict_each_other_are_refused_with_both_values():
+    with pytest.raises(InputError) as caught:
+        load_recipe("devlin2019+mosbach2021")
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("--recipe devlin2019+mosbach2021: the parts contradict each other 2 times; ")
+    assert "replaces: [num_train_epochs, bias_correction]" in first and "put a space between them" in first
+    assert lines == [
+        "  num_train_epochs: 3 in devlin2019, 20 in mosbach2021",
+        "  bias_correction: false in devlin2019, true in mosbach2021",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "line"),
+    [
+        ("args: {learning_rate: 1e-5}", "args: {learning_rate: 2e-5}", "learning_rate: 1e-05 in a, 2e-05 in b"),
+        (
+            "model_config: {hidden_dropout_prob: 0}",
+            "model_config: {hidden_dropout_prob: 0.1}",
+            "model_config.hidden_dropout_prob: 0 in a, 0.1 in b",
+        ),
+        (
+            "model_types: {roberta: {args: {weight_decay: 0}}}",
+            "model_types: {roberta: {args: {weight_decay: 0.1}}}",
+            "weight_decay (roberta): 0 in a, 0.1 in b",
+        ),
+        (  # for roberta b's part would silently go over what a sets for all
+            "args: {weight_decay: 0}",
+            "model_types: {roberta: {args: {weight_decay: 0.1}}}",
+            "weight_decay (roberta): 0 in a, 0.1 in b",
+        ),
+        (
+            "args: {weight_decay: 0.1}\nmodel_types: {albert: {args: {weight_decay: 0}}}",
+            "args: {weight_decay: 0.1}",
+            "weight_decay (albert): 0 in a, 0.1 in b",
+        ),
+        ("args: {weight_decay: 0}", "grid: {weight_decay: [0]}", "weight_decay: 0 in a, a grid (0) in b"),
+        (
+            "grid: {weight_decay: [0, 1]}",
+            "grid: {weight_decay: [0, 1]}",
+            "weight_decay: a grid (0, 1) in a, a grid (0, 1) in b",
+        ),
+    ],
+)
+def test_one_contradiction_is_one_line(tmp_path, a, b, line):
+    with pytest.raises(InputError) as caught:
+        load_recipe(files(tmp_path, a=a, b=b))
+    assert f"--recipe a+b: {line}: the parts contradict" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_equal_values_are_no_contradiction(tmp_path):
+    part = "args: {learning_rate: 1e-5, weight_decay: 0}\nmodel_types: {roberta: {args: {weight_decay: 0.1}}}\n"
+    recipe = load_recipe(files(tmp_path, a=part, b=part.replace("1e-5", "0.00001"), c="args: {max_steps: 3}"))
+    assert {name: value for name, (value, _) in found(recipe, "roberta").items()} == {
+        "learning_rate": 1e-5,
+        "weight_decay": 0.1,
+        "max_steps": 3,
+    }
+
+
+BASE = """
+args: {weight_decay: 0.1, learning_rate: 1e-5}
+model_config: {hidden_dropout_prob: 0.1}
+model_types: {roberta: {args: {weight_decay: 0.2}, model_config: {hidden_dropout_prob: 0.2}}}
+"""
+REPLACES = """
+args: {weight_decay: 0}
+model_config: {hidden_dropout_prob: 0}
+replaces: [weight_decay, model_config.hidden_dropout_prob]
+"""
+
+
+@pytest.mark.parametrize("order", [("base", "more"), ("more", "base")])
+@pytest.mark.parametrize("model_type", [None, "bert", "roberta"])
+def test_what_a_part_replaces_is_gone_from_the_others_whatever_the_order_and_the_model_type(
+    tmp_path, order, model_type
+):
+    contents = {"base": BASE, "more": REPLACES}
+    recipe = load_recipe(files(tmp_path, **{name: contents[name] for name in order}))
+    assert found(recipe, model_type) == {
+        "learning_rate": (1e-5, "recipe base"),
+        "weight_decay": (0, "recipe more"),
+        "hidden_dropout_prob": (0, "recipe more"),
+    }
+    assert load_recipe(str(tmp_path / "more.yaml")).args == {"weight_decay": 0}  # alone it replaces nothing
+
+
+def test_two_parts_that_replace_the_same_contradict_each_other(tmp_path):
+    with pytest.raises(InputError, match="model_config.hidden_dropout_prob: 0 in b, 0.5 in c"):
+        load_recipe(
+            files(
+                tmp_path,
+                a=BASE,
+                b="model_config: {hidden_dropout_prob: 0}\nreplaces: [model_config.hidden_dropout_prob]",
+                c="model_config: {hidden_dropout_prob: 0.5}\nreplaces: [model_config.hidden_dropout_prob]",
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("replaces: weight_decay", "replaces: expected a list of arguments, found 'weight_decay'"),
+        (
+            "args: {weight_decay: 0}\nreplaces: [wieght_decay]",
+            "wieght_decay is not set here.*did you mean weight_decay?",
+        ),
+        ("model_config: {hidden_dropout_prob: 0}\nreplaces: [hidden_dropout_prob]", "model_config.FIELD"),
+        # For all other model types nothing would be in its place.
+        ("model_types: {bert: {args: {weight_decay: 0}}}\nreplaces: [weight_decay]", "weight_decay is not set here"),
+        ("model_types: {bert: {replaces: [weight_decay]}}", "model_types.bert.replaces: no such key"),
+    ],
+)
+def test_what_cannot_be_replaced_is_an_error(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(write(tmp_path, text))
+
+
+def test_a_part_that_is_there_twice_or_not_at_all_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--recipe devlin2019\+devlin2019: devlin2019 is there twice"):
+        load_recipe("devlin2019+devlin2019")
+    path = tmp_path / "devlin2019.yaml"
+    path.write_text("args: {}")
+    with pytest.raises(InputError, match="devlin2019 is there twice"):  # their names tell them apart nowhere
+        load_recipe(f"devlin2019+{path}")
+    with pytest.raises(InputError, match=r"--recipe devlin2019\+mosbach2020: no such recipe 'mosbach2020' \(did you"):
+        load_recipe("devlin2019+mosbach2020")
+    with pytest.raises(InputError, match=r"--recipe devlin2019\+: no such recipe ''"):
+        load_recipe("devlin2019+")
+
+
+def test_a_file_may_have_a_plus_or_a_comma_in_its_path(tmp_path):
+    folder = tmp_path / "c++, and more"
+    folder.mkdir()
+    assert load_recipe(write(folder, "args: {max_steps: 3}")).args == {"max_steps": 3}
+
+
+SETTINGS = st.dictionaries(
+    st.sampled_from(["weight_decay", "adam_beta1", "max_grad_norm"]), st.sampled_from([0.5, 0.25])
+)
+PARTS = st.lists(
+    st.fixed_dictionaries({"args": SETTINGS, "model_types": st.fixed_dictionaries({"roberta": SETTINGS})}),
+    min_size=2,
+    max_size=3,
+)
+
+
+@given(PARTS)
+def test_composing_is_refused_exactly_where_two_parts_disagree_for_some_model_type(contents):
+    contents = [
+        {"args": c["args"], "model_types": {"roberta": {"args": c["model_types"]["roberta"]}}} for c in contents
+    ]
+    parts = [parse_recipe(content, Path(f"{name}.yaml")) for name, content in zip("abc", contents, strict=False)]
+    for order in (parts, parts[::-1]):
+        alone = {kind: [resolve(part, kind) for part in order] for kind in ("bert", "roberta")}
+        values = {kind: [{name: r.value for name, r in part.items()} for part in own] for kind, own in alone.items()}
+        agree = all(
+            a[name] == b[name] for own in values.values() for a in own for b in own for name in a.keys() & b.keys()
+        )
+        if not agree:
+            with pytest.raises(InputError, match="contradict each other"):
+                compose(order)
+            continue
+        recipe = compose(order)
+        for kind, own in values.items():
+            expected = {name: value for part in own for name, value in part.items()}
+            assert {name: r.value for name, r in resolve(recipe, kind).items()} == expected
+            merged = {**recipe.args, **recipe.model_types.get(kind, {}).get("args", {})}
+            assert merged == expected
+
+
+# ---- grids -----------------------------------------------------------------------------------------------------------------
+
+
+GRID = """
+args: {max_steps: 3}
+grid:
+  learning_rate: [1e-5, 0.00002]
+  num_train_epochs: [3]
+  bias_correction: [off, on]
+  model_config.hidden_dropout_prob: [0, 0.1]
+"""
+
+
+def test_a_grid_is_a_recipe_for_each_combination(tmp_path):
+    recipes = load_recipes(write(tmp_path, GRID))
+    names = [recipe.name for recipe in recipes]
+    assert len(set(names)) == 8
+    assert names[:3] == [
+        "mine,learning_rate=1e-05,num_train_epochs=3,bias_correction=false,model_config.hidden_dropout_prob=0",
+        "mine,learning_rate=1e-05,num_train_epochs=3,bias_correction=false,model_config.hidden_dropout_prob=0.1",
+        "mine,learning_rate=1e-05,num_train_epochs=3,bias_correction=true,model_config.hidden_dropout_prob=0",
+    ]
+    source = "grid of recipe mine"
+    assert found(recipes[1]) == {
+        "max_steps": (3, "recipe mine"),
+        "learning_rate": (1e-5, source),
+        "num_train_epochs": (3.0, source),
+        "bias_correction": (False, source),
+        "hidden_dropout_prob": (0.1, source),
+    }
+    assert not recipes[0].is_packaged
+
+
+def test_grids_compose_and_multiply_out(tmp_path):
+    name = files(
+        tmp_path,
+        base="args: {learning_rate: 1, weight_decay: 1}\nmodel_types: {roberta: {args: {learning_rate: 2}}}",
+        rates="grid: {learning_rate: [3, 4]}\nreplaces: [learning_rate]",
+        steps="grid: {max_steps: [5, 6, 7]}",
+    )
+    recipes = load_recipes(name)
+    assert [recipe.name for recipe in recipes] == [
+        f"base+rates+steps,learning_rate={rate},max_steps={steps}" for rate in (3, 4) for steps in (5, 6, 7)
+    ]
+    assert found(recipes[-1], "roberta") == {
+        "weight_decay": (1.0, "recipe base"),
+        "learning_rate": (4.0, "grid of recipe rates"),
+        "max_steps": (7, "grid of recipe steps"),
+    }
+
+
+def test_some_of_a_grid_are_chosen_by_what_their_names_say(tmp_path):
+    path = write(tmp_path, GRID)
+    everything = load_recipes(path)
+    for recipe in everything:
+        assert load_recipe(path + recipe.name.removeprefix("mine")) == recipe
+    chosen = load_recipes(f"{path},bias_correction=true,learning_rate=2e-05")
+    assert chosen == [r for r in everything if r.point["bias_correction"] and r.point["learning_rate"] == 2e-5]
+    assert len(chosen) == 2
+    with pytest.raises(
+        InputError, match=r"not in the grid, which has learning_rate=1e-05\|2e-05; num_train_epochs=3;"
+    ):
+        load_recipes(f"{path},learning_rate=3e-05")
+    with pytest.raises(
+        InputError, match="--recipe devlin2019,learning_rate=2e-05: not in the grid, which has nothing"
+    ):
+        load_recipes("devlin2019,learning_rate=2e-05")
+    with pytest.raises(InputError, match="a grid of 8 recipes; name one of them: mine,learning_rate=1e-05,"):
+        load_recipe(path)
+
+
+def test_a_grid_of_one_recipe_is_a_recipe(tmp_path):
+    assert load_recipe(write(tmp_path, "grid: {max_steps: [3]}")).name == "mine,max_steps=3"
+    assert load_recipe(write(tmp_path, "grid: {}")).name == load_recipe(write(tmp_path, "grid:")).name == "mine"
+
+
+def test_a_grid_goes_over_the_tasks_preset_and_nothing_can_be_given_over_it(tmp_path, monkeypatch):
+    """Otherwise all its recipes would be the same, under names that say something else."""
+    path = write(tmp_path, "grid: {learning_rate: [1e-5, 2e-5]}")
+    for packaged in (True, False):
+        monkeypatch.setattr("hf_stability.recipe.recipe_dir", lambda: tmp_path if packaged else tmp_path / "none")  # noqa: B023
+        recipe = load_recipe(f"{path},learning_rate=2e-05")
+        assert recipe.is_packaged == packaged
+        assert resolve(recipe, preset={"learning_rate": 1.0})["learning_rate"].value == 2e-5
+        with pytest.raises(InputError, match="--learning_rate 3.0: the grid of recipe mine varies it"):
+            resolve(recipe, given={"learning_rate": 3.0})
+
+
+def test_all_errors_of_a_grid_are_reported_at_once(tmp_path):
+    path = write(
+        tmp_path,
+        """
+args: {weight_decay: 0.1}
+model_config: {hidden_dropout_prob: 0}
+model_types: {roberta: {args: {adam_beta2: 0.98}}}
+grid:
+  learning_rat: [1]
+  learning_rate: [1e-5, x, true]
+  max_steps: []
+  num_train_epochs: 3
+  weight_decay: [0, 0.1]
+  adam_beta2: [0.9, 0.98]
+  model_config.hidden_dropout_prob: [0, 0.1]
+  hidden_dropout_prob: [0]
+  adam_beta1: [0.9, "0.90"]
+  model_name_or_path: [bert-base-uncased, bert-large-uncased]
+  data_seed: [1, 2]
+""",
+    )
+    with pytest.raises(InputError) as caught:
+        load_recipes(path)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{path} has 12 errors:"
+    for line, piece in zip(
+        lines,
+        (
+            "grid.learning_rat: no such key (did you mean learning_rate?)",
+            "grid.learning_rate: expected float, found 'x'",
+            "grid.learning_rate: expected float, found True",
+            "grid.max_steps: the list is empty",
+            "grid.num_train_epochs: expected a list of values, found 3",
+            "grid.weight_decay: it is in args, too",
+            "grid.adam_beta2: it is in model_types.roberta.args, too",
+            "grid.model_config.hidden_dropout_prob: it is in model_config, too",
+            "grid.hidden_dropout_prob: no such key; a field of the model's config is model_config.FIELD",
+            "grid.adam_beta1: 0.9 is there twice",
+            "grid.model_name_or_path: all runs of a study are of one model and data",
+            "grid.data_seed: a recipe cannot set this",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(f"  {piece}")
+
+
+def test_a_grid_that_is_a_mistake_is_refused(tmp_path):
+    values = list(range(1, 33))
+    with pytest.raises(InputError, match="a grid of 1024 recipes, more than 1000"):
+        load_recipes(write(tmp_path, f"grid: {{max_steps: {values}, eval_steps: {values}}}"))
+    with pytest.raises(InputError, match="has 309 bytes, and the name of a folder at most 255"):
+        load_recipes(write(tmp_path, f"grid: {{run_name: [{'ab ' * 98}x]}}"))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=4))
+def test_names_are_safe_as_folders_in_shells_and_in_tables(texts):
+    content = {"grid": {"run_name": texts, "learning_rate": [2e-5, 1e20]}}
+    try:
+        recipes = expand(parse_recipe(content, Path("mine.yaml")))
+    except InputError as error:
+        assert "is there twice" in str(error)
+        return
+    for recipe in recipes:
+        assert re.fullmatch(r"[\w.,=+-]+", recipe.name)
+    assert len({recipe.name for recipe in recipes}) == 2 * len(texts)
+
+
+# ---- the paper's grid ----------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_grid_for_bert():
+    recipes = load_recipes("mosbach2021_grid")
+    points = {tuple(recipe.point.values()) for recipe in recipes}
+    assert len(recipes) == len(points) == 16
+    assert points == {
+        (rate, epochs, on) for rate in (1e-5, 2e-5, 3e-5, 5e-5) for epochs in (3, 10) for on in (False, True)
+    }
+    assert recipes[0].name == "mosbach2021_grid,learning_rate=1e-05,num_train_epochs=3,bias_correction=false"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "albert"])
+def test_the_papers_grid_has_devlins_recipe_in_it_and_all_else_is_mosbachs(model_type):
+    def values(name):
+        recipe = load_recipe(name)
+        return {key: value for key, (value, _) in found(recipe, model_type).items()}
+
+    place = "mosbach2021_grid,learning_rate=2e-05,num_train_epochs=3,bias_correction=false"
+    assert values(place) == values("devlin2019")
+    assert values(place) == {**values("mosbach2021"), "num_train_epochs": 3, "bias_correction": False}

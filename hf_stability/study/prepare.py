@@ -239,8 +239,7 @@ def make_jobs(
     jobs = []
     for recipe in recipes:
         args, model_values = resolved_settings(recipe, config.model_type, preset or {}, given or {})
-        if recipe.model_types and config.model_type not in recipe.model_types:
-            model_values = _known_to(config, recipe, model_values)
+        model_values = _known_to(config, recipe, model_values)
         values = {name: r.value for name, r in model_values.items()}
         own_config = model_config(model, data.task, values)  # speaks up now, not in every run
         if "reinit_layers" in args and args["reinit_layers"].value:
@@ -272,8 +271,13 @@ def make_jobs(
 
 
 def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
-    """A recipe's common values that a model of a type it has no part for has under the same name; the rest is said."""
-    unknown = [name for name in values if not hasattr(config, name)]
+    """Of a file's common values those that a model of a type it has no part for has under the same name; the rest is said.
+
+    Not where the file has no parts by type at all, or a grid varies the value: a field that the config has not is an error.
+    """
+    without = [part for part in recipe.files if part.model_types and config.model_type not in part.model_types]
+    names = {name for part in without for name in part.model_config}
+    unknown = [name for name in values if name in names and not hasattr(config, name)]
     if unknown:
         logger.warning(
             f"--recipe {recipe.name} has no part for {config.model_type}, whose config has no {', '.join(unknown)}: "

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_stability.errors import InputError
-from hf_stability.recipe import argument_types, load_recipe
+from hf_stability.recipe import argument_types, load_recipe, resolve_model_config
 from hf_stability.study import prepare
 from hf_stability.tasks.load import TokenizedData
 from hf_stability.tasks.task import Task
@@ -308,7 +308,6 @@ def test_a_folder_asks_nobody(online, monkeypatch, tiny_model):
 
 
 def test_a_model_type_without_a_part_keeps_its_own_values_and_says_so(caplog):
-    from hf_stability.recipe import load_recipe, resolve_model_config
     from tests import toy
 
     recipe = load_recipe("devlin2019")
@@ -316,3 +315,16 @@ def test_a_model_type_without_a_part_keeps_its_own_values_and_says_so(caplog):
     assert not values and "distilbert" in caplog.text and "hidden_dropout_prob" in caplog.text
     values = prepare._known_to(toy.CONFIGS["electra"], recipe, resolve_model_config(recipe, "electra"))
     assert set(values) == {"hidden_dropout_prob", "attention_probs_dropout_prob"}
+
+
+@pytest.mark.parametrize(
+    "text", ["model_config: {classifier_dropout: 0.2}", "grid: {model_config.classifier_dropout: [0.2]}"]
+)
+def test_what_a_part_for_all_model_types_sets_is_not_left_out(tmp_path, text, caplog):
+    """It would change nothing: the config has no such field, which is an error later."""
+    from tests import toy
+
+    (tmp_path / "more.yaml").write_text(text)
+    recipe = load_recipe(f"devlin2019+{tmp_path / 'more.yaml'}")
+    values = prepare._known_to(toy.CONFIGS["distilbert"], recipe, resolve_model_config(recipe, "distilbert"))
+    assert set(values) == {"classifier_dropout"} and "hidden_dropout_prob" in caplog.text
