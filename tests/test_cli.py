@@ -235,6 +235,10 @@ BAD = {
         ["--recipe", "mosbach2021_grid", "--learning_rate", "1e-3"],
         "--learning_rate 0.001: the grid of recipe mosbach2021_grid varies it",
     ),
+    "epochs of a grid that count for nothing": (  # the tiny study's --max_steps 4
+        ["--recipe", "mosbach2021_grid"],
+        "--max_steps 4: the grid of recipe mosbach2021_grid varies num_train_epochs",
+    ),
     "grid of a field that the model has not": (
         files(r="grid: {model_config.hidden_dropout: [0, 0.1]}\n"),
         "did you mean hidden_dropout_prob?",

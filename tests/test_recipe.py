@@ -48,7 +48,9 @@ def test_every_recipe_opens_with_its_source_and_its_command(name):
     lines = (recipe_dir() / f"{name}.yaml").read_text().splitlines()
     head = [line for line in lines if line.startswith("#")]
     commands = [line.partition("--recipe ")[2].split() for line in head if "run_glue_stable.py" in line]
-    assert any(name in words[0].split("+") for words in commands if words)  # alone, or on top of another
+    (asked,) = {words[0] for words in commands if words}
+    assert name in asked.split("+")  # alone, or on top of another
+    assert all(recipe.name.startswith(asked) for recipe in load_recipes(asked))  # its parts go together
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -261,9 +261,9 @@ def _color_and_marker(number: int) -> tuple[str, str]:
 
 
 def wrap_name(name: str, width: int) -> list[str]:
-    """A recipe's name in lines of at most `width` characters, cut after `_`, `-`, `,` and `+` and at spaces where possible."""
+    """A recipe's name in lines of at most `width` characters, cut after `_-,+=` and at spaces where possible."""
     width = max(width, 8)
-    parts = re.findall(r"[^-_,+ ]*[-_,+ ]|[^-_,+ ]+", name)
+    parts = re.findall(r"[^-_,+= ]*[-_,+= ]|[^-_,+= ]+", name)
     lines = [""]
     for piece in (part[i : i + width] for part in parts for i in range(0, len(part), width)):
         if len(lines[-1] + piece) > width:

@@ -198,10 +198,15 @@ def resolved_settings(
     """Training arguments and model config values of a recipe on a study, with where each came from.
 
     Raises:
-        InputError: see [`check_settings`].
+        InputError: see [`check_settings`]; or a grid varies the epochs, and `max_steps` makes them all the same.
     """
     args = resolve(recipe, model_type, preset, "task preset", given, base=STUDY_DEFAULTS)
     check_settings(args)
+    if "num_train_epochs" in recipe.point and "max_steps" in args and args["max_steps"].value > 0:
+        raise InputError(
+            f"--max_steps {args['max_steps'].value}: the {args['num_train_epochs'].source} varies num_train_epochs, which "
+            "then counts for nothing; leave one of them out"
+        )
     return args, resolve_model_config(recipe, model_type)
 
 

@@ -145,6 +145,7 @@ def test_a_wrapped_name_is_the_name(name, width):
 def test_a_name_is_cut_where_its_parts_meet():
     assert wrap_name("lee2020_mixout_0.9", 12) == ["lee2020_", "mixout_0.9"]
     assert wrap_name("devlin2019+mixout,p=0.9", 12) == ["devlin2019+", "mixout,p=0.9"]
+    assert wrap_name("grid,bias_correction=false", 15) == ["grid,bias_", "correction=", "false"]
 
 
 # ---- gradient norms -------------------------------------------------------------------------------------------------
