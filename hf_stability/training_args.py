@@ -157,7 +157,9 @@ class StableTrainingArguments(TrainingArguments):
         },
     )
     r3f_eps: float = field(default=1e-5, metadata={"help": "R3F's noise: its standard deviation, or half its range."})
-    r3f_noise: str = field(default="normal", metadata={"help": "R3F's noise.", "choices": list(NOISES)})
+    r3f_noise: str = field(
+        default="normal", metadata={"help": "The distribution of R3F's noise.", "choices": list(NOISES)}
+    )
     child_tuning: str = field(
         default="none",
         metadata={
