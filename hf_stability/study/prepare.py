@@ -24,7 +24,6 @@ from ..errors import InputError
 from ..methods.reinit import check_config
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
 from ..tasks.load import TokenizedData
-from ..training_args import check_methods
 from .plan import Job
 from .run import model_config
 
@@ -78,7 +77,7 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
 
     Raises:
         InputError: an evaluation cadence that is left to `logging_steps`, which is no part of a job's id; a size below 1,
-            a rate below 0, no training at all, a logger that is not installed, a method's value out of its range.
+            a rate below 0, no training at all, a logger that is not installed.
     """
     values = {name: r.value for name, r in settings.items()}
     if getattr(values["eval_strategy"], "value", values["eval_strategy"]) == "steps" and not values.get("eval_steps"):
@@ -89,7 +88,6 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
     if not 0 <= values.get("learning_rate", 0) < math.inf:
         raise InputError(f"--learning_rate {values['learning_rate']}: give a number of 0 or more")
     _check_loggers(values.get("report_to"))
-    check_methods(values)
     if values.get("max_steps", -1) < 1 and values.get("num_train_epochs", 3) <= 0:
         raise InputError(f"--num_train_epochs {values['num_train_epochs']}: no training; give more, or --max_steps")
 
