@@ -1,0 +1,117 @@
+"""Every recipe on the same ground: the runs. See recipes_study/PROTOCOL.md.
+
+    python benchmarks/recipes.py choose --output_dir studies
+    python benchmarks/recipes.py confirm --output_dir studies
+    python benchmarks/recipes.py same_rate --output_dir studies
+
+Each part is a study for each task, like any other: interrupted, the same command goes on with what is missing. What a part
+sets over the packaged recipes stands in recipe files that it writes to OUTPUT_DIR/arms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from hf_stability import cli
+
+
+HERE = Path(__file__).parent / "recipes_study"
+TASKS = ("demo_pair", "demo_cola")
+BASES = ("transformers_default", "devlin2019", "mosbach2021")
+ADD_ONS = (
+    "mixout", "prior_decay", "l2_sp", "reinit", "layerwise_lr", "component_clip", "r_drop", "r3f", "child_tuning_f",
+    "child_tuning_d", "stilts_demo",
+)  # fmt: skip
+GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe
+CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
+FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
+
+STAGES = {"stages": [{"task_name": "demo_nli"}]}  # STILTs, on what is bundled
+
+
+def recipe_names() -> list[str]:
+    """The recipes that are compared, bases first."""
+    return [*BASES, *(f"devlin2019+{name}" for name in ADD_ONS)]
+
+
+def write_part(folder: Path, name: str, content: dict) -> str:
+    """A part of a composed recipe, as a file of our own; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text("# see benchmarks/recipes_study/PROTOCOL.md\n" + yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def composed(name: str, folder: Path, rate_part: str) -> str:
+    """A recipe as --recipe takes it, with what sets its rate."""
+    stages = write_part(folder, "stilts_demo", STAGES)
+    return "+".join([name.replace("stilts_demo", stages), rate_part])
+
+
+def choose(folder: Path, task: str, more: list[str]) -> int:
+    """Part `choose`: every recipe at every rate of the grid."""
+    grid = {"grid": {"learning_rate": list(GRID)}, "replaces": ["learning_rate"]}
+    part = write_part(folder / "arms", "rates", grid)
+    recipes = [composed(name, folder / "arms", part) for name in recipe_names()]
+    return run_study(folder / "choose" / task, task, recipes, CHOICE_SEEDS, "first", more)
+
+
+def at_rates(folder: Path, task: str, rates: dict[str, float], part: str, more: list[str]) -> int:
+    """Each recipe at one rate, on the part of the development set that did not choose it."""
+    recipes = []
+    for name, rate in rates.items():
+        label = f"at_{rate:.1e}".replace(".0e", "e")
+        content = {"args": {"learning_rate": rate}, "replaces": ["learning_rate"]}
+        recipes.append(composed(name, folder / "arms", write_part(folder / "arms", label, content)))
+    return run_study(folder / part / task, task, recipes, SEEDS, "both", more)
+
+
+def run_study(folder: Path, task: str, recipes: list[str], seeds: tuple[str, ...], half: str, more: list[str]) -> int:
+    """Run recipes x seeds; the command line's exit code."""
+    where = ["--task_name", task, "--validation_half", half, "--output_dir", str(folder)]
+    return cli.main([*where, "--recipe", *recipes, "--seeds", *seeds, *more])
+
+
+def chosen_rates(task: str) -> dict[str, float]:
+    """What part `choose` picked for a task, as committed beside the protocol."""
+    file = HERE / "chosen.json"
+    if not file.is_file():
+        raise SystemExit(f"{file} is missing: part choose comes first, and what it picks is committed")
+    return json.loads(file.read_text(encoding="utf-8"))[task]
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["choose", "confirm", "same_rate"])
+    parser.add_argument("--task", choices=TASKS, help="default: both, one after the other")
+    parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
+    parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be run")
+    arguments = parser.parse_args()  # nothing else: no flag may go over an arm
+    more = ["--dry_run"] * arguments.dry_run + (["--workers", arguments.workers] if arguments.workers else [])
+    tasks = [arguments.task] if arguments.task else list(TASKS)
+    if arguments.part == "same_rate":
+        left = {name: FAILING_RATE for name in recipe_names() if chosen_rates(TASKS[0])[name] != FAILING_RATE}
+        return at_rates(arguments.output_dir, TASKS[0], left, "same_rate", more)
+    for task in tasks:
+        if arguments.part == "choose":
+            code = choose(arguments.output_dir, task, more)
+        else:
+            code = at_rates(arguments.output_dir, task, chosen_rates(task), "confirm", more)
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
