@@ -61,7 +61,8 @@ def memorize(
                 parameter.copy_(value)
         with tqdm(total=steps, desc=f"memorising {len(examples)} examples", disable=not show, leave=False) as bar:
             tried = _fit(model, trained, batches, rate * factor, steps, bar.update)
-        if not result or tried["score"] > result["score"]:
+        # a NaN score compares with nothing, so the comparison is turned round
+        if not result or tried["learned"] or not tried["score"] <= result["score"]:
             result = tried
         if result["learned"] or not trained:
             break
