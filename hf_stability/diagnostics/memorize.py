@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from .failures import IGNORED_LABEL
 
 
@@ -44,6 +45,9 @@ def memorize(
 
     Returns:
         `learned`, `score` (accuracy or R2, of the last pass), `steps`, `rate`, `loss`, `examples`, `regression`.
+
+    Raises:
+        InputError: the model returns no loss.
     """
     from tqdm.auto import tqdm
 
@@ -78,6 +82,8 @@ def _fit(model, trained, batches, rate, steps, update) -> dict[str, Any]:
         outputs, labels, losses = [], [], []
         for batch in batches:
             output = model(**batch)
+            if getattr(output, "loss", None) is None:
+                raise InputError("the model's forward returns no loss on these examples")
             outputs.append(output.logits.detach())
             labels.append(batch["labels"])
             losses.append(float(output.loss.detach()))
