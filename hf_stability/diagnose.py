@@ -1030,19 +1030,25 @@ def _arguments_of_job(job: Job) -> dict[str, Any]:
         source = job.sources.get(name)
         if name not in NOT_A_RESCUES and (source == f"--{name}" or not (packaged or source == "study default")):
             flags[name] = value
+    if job.processes > 1 and not job.args.get("total_train_batch_size"):  # a rescue may have another number of them
+        flags.pop("per_device_train_batch_size", None)
+        flags["total_train_batch_size"] = _total_batch(job.args, job.processes)
     if job.mixed_precision in ("bf16", "fp16") and not job.args.get(job.mixed_precision):
         flags[job.mixed_precision] = True  # set by `accelerate launch`
     return flags
+
+
+def _total_batch(args: Mapping[str, Any], devices: int) -> int:
+    """Examples an update step."""
+    return args.get("per_device_train_batch_size", 8) * devices * (args.get("gradient_accumulation_steps") or 1)
 
 
 def _arguments_of_run(run: Run) -> dict[str, Any]:
     """The training arguments that are not the Trainer's defaults, by the names of this version."""
     args = dict(run.args)
     args["warmup_steps"] = args.get("warmup_steps") or args.get("warmup_ratio")  # the latter: of an older Trainer
-    devices, accumulation = args.get("devices") or 1, args.get("gradient_accumulation_steps") or 1
-    if devices > 1 and not args.get("total_train_batch_size") and args.get("per_device_train_batch_size"):
-        # a rescue may have another number of processes
-        args["total_train_batch_size"] = args["per_device_train_batch_size"] * devices * accumulation
+    if (args.get("devices") or 1) > 1 and not args.get("total_train_batch_size"):
+        args["total_train_batch_size"] = _total_batch(args, args["devices"])
     if args.get("total_train_batch_size"):
         args.pop("per_device_train_batch_size", None)  # it is derived
     if (args.get("max_steps") or -1) > 0:
