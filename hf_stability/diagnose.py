@@ -965,7 +965,7 @@ def _next_steps(findings: list[Finding], missing: Mapping[str, str], status: str
         steps.append("This run did not fail. What is said above is what could make another one fail.")
     if bugs:
         steps.append(f"Mend first: {', '.join(dict.fromkeys(bugs))}. No recipe helps a run with a bug.")
-    elif "memorize" in missing:
+    elif "--memorize" in missing.get("memorize", ""):
         steps.append("A bug or instability? --memorize tells them apart.")
     return steps
 
