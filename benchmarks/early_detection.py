@@ -44,6 +44,8 @@ ENOUGH, MOST_RUNS, BATCH_OF_RUNS = 50, 240, 20  # failed and ok runs wanted in a
 CHOICE_SEEDS = ("1000-1019",)
 FIRST_TEST_SEED = 3001
 N_BOOT = 10_000
+LATE = 2
+"""The dev score at a look may be this many update steps younger: steps of evaluations are rounded up once, then multiplied."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def kind_of(folder: Path) -> str:
 
 
 def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
-    """A row for each check of a run: its evidence, our risk, and the alternatives at the same step; larger is worse."""
+    """A row for each check of a run: its evidence and the alternatives at that step (the dev score: [`dev_score_at`]);
+    larger is worse."""
     record = read_steps(folder / "steps.rec")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -196,7 +199,7 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
             record["layers"],
             total,
         )
-        accuracies = [e["eval_accuracy"] for e in metrics["evaluations"] if e["step"] <= step]
+        dev = dev_score_at(metrics["evaluations"], step)
         smoothed = record["loss"][max(0, step - math.ceil(0.1 * total)) : step].mean() / entropy
         rows.append(
             {
@@ -205,12 +208,22 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
                 "step": step,
                 "checked": step in early_warning.check_steps(warmup, total),
                 **{key: round(float(value), 5) for key, value in found.items()},
-                "dev_score": -accuracies[-1] if accuracies else "",
+                "dev_score": "" if dev is None else -dev,
                 "train_loss": round(float(smoothed), 5),
                 "total_norm": round(-math.log(float(np.median(record["grad_norm"][step - width : step]))), 5),
             }
         )
     return rows
+
+
+def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float | None:
+    """The accuracy of the evaluation nearest a step, of those at most [`LATE`] steps after it; `None` before the first.
+
+    With `eval_steps` 0.1 the Trainer evaluates each ceil(total / 10) steps: of 375 steps after 38, 76, 114, 152, 190,
+    while the looks at 10 to 50% are after 38, 75, 113, 150, 188. From 60% on it is up to 4 steps late there, and the
+    evaluation before counts; the tables end at 50%, and nothing is fitted on dev scores."""
+    there = [e for e in evaluations if e["step"] <= step + LATE]
+    return min(there, key=lambda e: abs(e["step"] - step))["eval_accuracy"] if there else None
 
 
 def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
@@ -249,8 +262,12 @@ def fit_weights(rows: list[dict[str, Any]], names: Sequence[str]) -> dict[str, f
 
 
 def fit_threshold(rows: list[dict[str, Any]], weights: dict[str, float], false_alarms: float = 0.1) -> float:
-    """The lowest risk, to three decimals, at which no more than this share of the ok runs of any fitted setting is alarmed
-    by half of training."""
+    """The lowest thousandth above a high quantile of the ok runs' highest risks by half of training, the highest of the
+    settings'.
+
+    Of a setting's n ok runs the risk at place ceil((1 - false_alarms) (n - 1)), from 0, is the quantile, so that at most
+    floor(false_alarms (n - 1)) of them are alarmed: no more than the share, but one run fewer than it allows where
+    false_alarms n is whole. Of 10 ok runs none is alarmed at 0.1, of 11 one."""
     highest: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["kind"] == "ok" and row["checked"] and row["fraction"] <= 0.5:
@@ -403,22 +420,46 @@ def estimate(value: float, draws: np.ndarray, form: str) -> str:
 
 def alarm_table(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
     """Recall, false alarms and precision of the alarm at its threshold; healed and borderline runs in columns of their own."""
-    own = [r for r in rows if r["setting"] == setting]
-    kinds = {r["seed"]: r["kind"] for r in own}
     header = ["alarm raised by", "recall", "precision", "ok runs alarmed", "healed", "borderline"]
     header += [f"precision if {p:.0%} fail" for p in PREVALENCES]
     body = []
     for fraction in FRACTIONS:
-        alarmed = alarmed_by(own, fraction, threshold)
-        hit = {kind: [alarmed[seed] for seed in kinds if kinds[seed] == kind] for kind in KINDS}
+        hit = alarmed_of_kind(rows, setting, fraction, threshold)
         hits, false = sum(hit["failed"]), sum(hit["ok"])
         cells = [f"{fraction:.0%}", share(hits, len(hit["failed"])), share(hits, hits + false)]
         cells += [share(sum(hit[kind]), len(hit[kind])) for kind in ("ok", "healed", "borderline")]
-        counts = (hits, len(hit["failed"]), false, len(hit["ok"]))
-        precisions = [precision_at(p, *counts) for p in PREVALENCES]
-        cells += ["{:.2f} ({:.2f}-{:.2f})".format(*p) if hits + false else "-" for p in precisions]
-        body.append(cells)
+        body.append([*cells, *precisions(hits, len(hit["failed"]), false, len(hit["ok"]))])
     return table(header, body)
+
+
+def alarm_table_in_use(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
+    """Precision of the same alarm with all runs that did not fail as negatives: what a user has, who does not know an
+    alarmed run's kind."""
+    header = ["alarm raised by", "runs that did not fail, alarmed", "precision, all of these as negatives"]
+    header += [f"precision if {p:.0%} fail" for p in PREVALENCES]
+    body = []
+    for fraction in FRACTIONS:
+        hit = alarmed_of_kind(rows, setting, fraction, threshold)
+        others = [alarmed for kind in KINDS if kind != "failed" for alarmed in hit[kind]]
+        hits, false = sum(hit["failed"]), sum(others)
+        cells = [f"{fraction:.0%}", share(false, len(others)), share(hits, hits + false)]
+        body.append([*cells, *precisions(hits, len(hit["failed"]), false, len(others))])
+    return table(header, body)
+
+
+def alarmed_of_kind(
+    rows: list[dict[str, Any]], setting: str, fraction: float, threshold: float
+) -> dict[str, list[bool]]:
+    """Whether each run of a setting has raised an alarm by a fraction of training, by kind."""
+    own = [r for r in rows if r["setting"] == setting]
+    kinds, alarmed = {r["seed"]: r["kind"] for r in own}, alarmed_by(own, fraction, threshold)
+    return {kind: [alarmed[seed] for seed in kinds if kinds[seed] == kind] for kind in KINDS}
+
+
+def precisions(hits: int, failed: int, false: int, others: int) -> list[str]:
+    """Cells: [`precision_at`] each of the prevalences."""
+    found = [precision_at(p, hits, failed, false, others) for p in PREVALENCES]
+    return ["{:.2f} ({:.2f}-{:.2f})".format(*p) if hits + false else "-" for p in found]
 
 
 def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
@@ -451,6 +492,7 @@ def report(output_dir: Path) -> None:
         "# Early detection: the tables",
         "",
         f"Made by `python benchmarks/early_detection.py report` from runs.csv. Intervals are 95%. Threshold {threshold:.3f}.",
+        f"The dev score is that of the evaluation nearest the look, at most {LATE} steps later (PROTOCOL.md, Erratum).",
         "",
         *table(
             ["setting", "runs", *KINDS, "among the fitted"],
@@ -476,7 +518,12 @@ def report(output_dir: Path) -> None:
             f"## {name}: {setting.task}, {setting.examples} examples, {setting.epochs} epochs, {setting.rate}",
         ]
         text += ["", "Failed against ok runs; healed and borderline ones are left out of the AUC.", ""]
-        text += [*auc_tables(rows, name), "", *alarm_table(rows, name, threshold)]
+        text += [*auc_tables(rows, name), "", *alarm_table(rows, name, threshold), ""]
+        text += [
+            "The same alarm as it is met in use: all runs that did not fail are negatives (not in the protocol).",
+            "",
+        ]
+        text += alarm_table_in_use(rows, name, threshold)
     (RESULTS / "results.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
 

@@ -65,7 +65,7 @@ for ids, labels in (batch for _ in range(EPOCHS) for batch in train):
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    if len(rows) == 10:  # until then they stay on the device: no waiting for it in each step
+    if len(rows) == 10 or step == steps:  # until then they stay on the device: no waiting for it in each step
         record.append(torch.stack(rows).cpu())
         rows.clear()
         if alarm is None and (alarm := find_alarm(record.to_dict())):  # the same in all processes

@@ -64,7 +64,7 @@ for step in range(1, STEPS + 1):
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    if len(rows) == 10:  # until then they stay on the device: no waiting for it in each step
+    if len(rows) == 10 or step == STEPS:  # until then they stay on the device: no waiting for it in each step
         record.append(torch.stack(rows).cpu())
         rows.clear()
         if alarm is None and (alarm := find_alarm(record.to_dict())):

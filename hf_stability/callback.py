@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
 import json
 import logging
 import math
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl
 from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from .diagnostics.dashboard import LOG10, RISK, curves, custom_layout
@@ -26,7 +28,7 @@ from .diagnostics.gradients import GradientMeter, layers_of
 from .diagnostics.outputs import combine_statistics, output_statistics
 from .diagnostics.plots import draw_heat_map
 from .diagnostics.probes import Probe, is_clipped, make_probes
-from .diagnostics.step_record import LAYER_PREFIX, StepRecord
+from .diagnostics.step_record import LAYER_PREFIX, StepRecord, training_evidence
 from .errors import InputError
 
 
@@ -35,7 +37,6 @@ logger = logging.getLogger(__name__)
 MAX_CLASSES = 16  # more classes than this get no counts a step
 MAX_WIDTH = 128  # more outputs than this get no logit_std
 TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more, and other loggers get no more
-LAST_PART = 0.1  # share of training over which "predicts one class" is counted
 EVENTS_SUFFIX = ".stability"  # of the names of our event files
 ON_ALARM = ("none", "warn", "stop")
 HEAT_MAP = "gradients.png"
@@ -57,7 +58,8 @@ class StabilityCallback(TrainerCallback):
 
     The early warning ([`early_warning`][hf_stability.diagnostics.early_warning]) looks at the run every 5% of training
     once the warmup is over, and raises its alarm once: layer, step, figures, and what to change. It knows single-label
-    classification with gradient norms; elsewhere it is silent.
+    classification into up to 16 classes, with the model's own loss and gradient norms; elsewhere (label smoothing, a loss
+    function of one's own) it is silent.
 
     On a stock Trainer the norms are those after clipping, the only ones a callback can see; steps that hit the clip are
     marked (`clipped`), and a vanishing gradient is under it anyhow. [`StableTrainer`] gives the norms before clipping.
@@ -106,8 +108,8 @@ class StabilityCallback(TrainerCallback):
         on_alarm: what an alarm does: `warn` logs it, `stop` also ends the training, `none` does neither; or a function of
             the alarm and the Trainer's `control`, called in every process with the same alarm, which may set
             `control.should_training_stop`. The alarm is recorded in any case. A run that was stopped is censored: its
-            verdict is `stopped`, not `failed`. Resumed from a checkpoint after its alarm, it is finished, and judged as
-            any other. Default: the training arguments' where they are [`StableTrainingArguments`], else `warn`.
+            verdict is `stopped`, not `failed`. Where checkpoints are saved at all, one is saved at the stop; resumed from
+            it, the run is finished, and judged as any other. Default: the training arguments' where they are [`StableTrainingArguments`], else `warn`.
         audited: with `stop`: finish the run in spite of an alarm, to learn how often alarms are right.
 
     Attributes:
@@ -228,6 +230,11 @@ class StabilityCallback(TrainerCallback):
         self._args, self._state = args, state
         self._on_alarm = self.on_alarm or getattr(args, "on_alarm", "warn")
         self._make_probes(args)
+        if args.label_smoothing_factor and self._on_alarm != "none":
+            logger.warning(
+                f"--label_smoothing_factor {args.label_smoothing_factor}: the model is not shown the labels, so that loss and "
+                "classes are not recorded and the early warning is silent"
+            )
         self.verdict, self.constant, self.evaluation = None, None, {}
         self.meter = GradientMeter(model)
         config = getattr(model, "config", None)
@@ -289,7 +296,7 @@ class StabilityCallback(TrainerCallback):
         else:
             norms = self.meter.parameter_norms()
             layer_norms, before_clipping = self.meter.layer_norms(norms), False
-            total = torch.linalg.vector_norm(norms.float())
+            total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # whose rounding is that of the clipping
             if not self.meter.present or _is_sharded(args):  # not zero: unknown
                 layer_norms, total = layer_norms * math.nan, total * math.nan
                 self._say_unknown()
@@ -305,8 +312,8 @@ class StabilityCallback(TrainerCallback):
     def _say_unknown(self) -> None:
         if not self._said_unknown and self._state.is_world_process_zero:
             logger.warning(
-                "Gradient norms are NaN: at the optimizer's step no parameter has its whole gradient. With DeepSpeed, call "
-                "deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step"
+                "Gradient norms are NaN: at the optimizer's step this process does not hold the whole gradients. With "
+                "DeepSpeed, call deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step"
             )
         self._said_unknown = True
 
@@ -325,8 +332,8 @@ class StabilityCallback(TrainerCallback):
         if state.global_step in self._checks:
             self._flush()
             self._look(state.global_step, control)
-        elif len(self._rows) >= self.block_steps:
-            self._flush()
+        elif control.should_save or len(self._rows) >= self.block_steps:
+            self._flush()  # before a save: a kill between the two would leave a gap in the resumed run's record
 
     def on_log(self, args, state, control, **kwargs):
         self._flush()
@@ -454,6 +461,8 @@ class StabilityCallback(TrainerCallback):
             if self._state.is_world_process_zero:
                 logger.warning(alarm.sentence)
         self.stopped = control.should_training_stop and not stopping
+        if self.stopped:
+            control.should_save |= self._args.save_strategy != "no"
 
     # ---- the verdict -------------------------------------------------------------------------------------------------
 
@@ -461,7 +470,6 @@ class StabilityCallback(TrainerCallback):
         record, evaluation = self._record.to_dict(), self.evaluation
         metrics = evaluation.get("metrics", {})
         metric, score = headline(metrics, self.metric or self._args.metric_for_best_model)
-        last = record["step"] > (1 - LAST_PART) * self._state.max_steps
         regression = self._num_labels == 1
         wanted = self.metric or self._args.metric_for_best_model or ""
         lower_is_better = self._args.greater_is_better is False and wanted and not wanted.endswith("loss")
@@ -474,8 +482,9 @@ class StabilityCallback(TrainerCallback):
             and self.constant is None
         ):
             self.constant = self._best_constant(metric, regression)
-        known = bool(np.isfinite(record["layer_norms"]).any())
         evidence = {
+            **training_evidence(record),
+            "losses": record["loss"] if self._saw_loss else None,
             "eval_labels": evaluation.get("labels"),
             "eval_predictions": evaluation.get("predictions"),
             "num_labels": self._num_labels or None,
@@ -484,15 +493,7 @@ class StabilityCallback(TrainerCallback):
             "score": score,
             "baseline": None if lower_is_better else self.constant["score"] if self.constant else self.baseline,
             "metric": metric,
-            "steps": record["step"],
-            "losses": record["loss"] if self._saw_loss else None,
-            "layer_norms": record["layer_norms"] if known else None,
-            "layers": record["layers"] if known else None,
-            "warmup_steps": record["info"]["warmup_steps"],
-            "total_steps": self._state.max_steps,
             "constant_loss": _label_variance(self._train_dataloader) if regression else None,
-            "train_label_counts": _counts(record["labels"]),
-            "train_predicted_counts": _counts(record["predicted"][last]),
         }
         try:
             verdict = judge(**evidence)
@@ -741,11 +742,16 @@ def _weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _divides_by_num_items(model) -> bool:
     """Whether a model's loss is a sum over tokens / `num_items_in_batch`, so that a step's micro-batches add up.
 
-    Many take the argument, and leave it: T5, BERT's classifiers and others have a cross entropy of their own.
+    Many take the argument, and leave it: T5 and BERT's classifiers have a cross entropy of their own, others (Qwen2's
+    classifier) do not hand it on to `self.loss_function`.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
-    return code is not None and "loss_function" in code.co_names
+    if not isinstance(model, PreTrainedModel):
+        return False
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(model).forward)))
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    losses = [call for call in calls if getattr(call.func, "attr", None) == "loss_function"]
+    return any(keyword.arg in (None, "num_items_in_batch") for call in losses for keyword in call.keywords)
 
 
 def _label_variance(dataloader) -> float | None:
@@ -774,8 +780,3 @@ def _hparam(value: Any) -> int | float | str:
     if isinstance(value, bool):
         return str(value).lower()
     return value if isinstance(value, (int, float)) else str(value)
-
-
-def _counts(rows: np.ndarray) -> np.ndarray | None:
-    counts = np.nansum(rows, axis=0)
-    return counts if counts.size and counts.sum() > 0 else None

@@ -7,6 +7,7 @@ allow it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import json
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizer, PreTrainedTokenizerFast, Trainer
 
 from .callback import StabilityCallback
 from .diagnostics.causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
@@ -35,18 +36,24 @@ from .diagnostics.memorize import own_random_state, pick_examples
 from .diagnostics.step_record import read_steps
 from .errors import InputError
 from .methods.adamw import effective_step_factor
-from .recipe import load_recipe
-from .study.plan import Job
+from .recipe import argument_types, coerce, load_recipe
+from .study.plan import ALARM_ARGS, Job
 from .study.run import finite, model_config, quiet
 from .study.statistics import wilson_interval
+from .training_args import StableTrainingArguments
 
 
 SCHEMA = "hf_stability.diagnosis/1"
+
+MAX_SEQ_LENGTH = 128  # the study's default
 
 LOOK_AT = 10_000  # examples whose tokens are looked at
 
 CLS_IS_BOS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "albert")
 """Model types whose config calls the tokenizer's cls and sep `bos` and `eos`."""
+
+ANY_MODELS = (PreTrainedTokenizer, PreTrainedTokenizerFast)
+"""Tokenizer classes that serve any model, and so say nothing of it."""
 
 
 # ---- what there is of a run -----------------------------------------------------------------------------------------
@@ -93,19 +100,18 @@ def read_run_files(path: str | os.PathLike) -> Run:
         raise InputError(f"{path}: no such file or folder; give a trainer_state.json, a steps.rec, or a run's folder")
     folder = (path if path.is_dir() else path.parent).absolute()
     folder = folder.parent if folder.name == "stability" else folder  # the callback's
-    top = folder.parent if folder.name.startswith("checkpoint-") else folder
-    is_state, is_record = path.is_file() and path.suffix == ".json", path.is_file() and path.suffix != ".json"
-    states = [path] if is_state and path.name not in ("verdict.json", "config.json", "run.json") else []
-    states += [folder / "trainer_state.json", *_newest_first(top)]
-    records = [path] if is_record else [top / "steps.rec", top / "stability" / "steps.rec"]
-    _refuse_crash(path, top)
-    run = Run(str(path), folder=top)
+    # the Trainer's output folder, or the run's in a study
+    output = folder.parent if folder.name.startswith("checkpoint-") else folder
+    _refuse_crash(path, output)
+    run = Run(str(path), folder=output)
     found = []
-    state_file = next((file for file in states if file.is_file()), None)
+    checkpoint = _last_checkpoint(output)
+    state_file = path if _may_be_a_state(path) else _first_file(folder / "trainer_state.json") or checkpoint
     if state_file is not None:
         _read_state(run, state_file)
         found.append(state_file)
-    record_file = next((file for file in records if file.is_file()), None)
+    is_record = path.is_file() and path.suffix != ".json"
+    record_file = path if is_record else _first_file(output / "steps.rec", output / "stability" / "steps.rec")
     if record_file is not None:
         record = read_steps(record_file)
         run.record = record if len(record["step"]) else None
@@ -114,29 +120,61 @@ def read_run_files(path: str | os.PathLike) -> Run:
         if verdict_file.is_file():
             run.verdict = Verdict.from_dict(_read_json(verdict_file))
             found.append(verdict_file)
-    config = _read_json(top / "config.json") if (top / "config.json").is_file() else {}
+    config_file = output / "config.json"
+    config = _read_json(config_file) if config_file.is_file() else {}
     if "job" in config:
         run.job, run.args = Job.from_dict(config["job"]), dict(config.get("args", {}))
         run.args["mixed_precision"] = run.job.mixed_precision
-        found.append(top / "config.json")
-    places = [folder, top, top / "model", *(state.parent for state in states)]
-    arguments = next(
-        (place / "training_args.bin" for place in places if (place / "training_args.bin").is_file()), None
-    )
-    if not run.args and arguments is not None:
-        run.args = read_training_args(arguments)
-        found.append(arguments)
+        found.append(config_file)
+    places = [folder, output, output / "model", *([checkpoint.parent] if checkpoint else [])]
+    if state_file is not None:
+        places.insert(0, state_file.parent)
+    arguments_file = _first_file(*(place / "training_args.bin" for place in places))
+    if not run.args and arguments_file is not None:
+        run.args = read_training_args(arguments_file)
+        found.append(arguments_file)
     run.saved_model = next((place for place in places if _is_model(place)), None)
     if run.record is None and state_file is None:
-        _nothing_there(path, top)
+        _nothing_there(path, output)
     names = [os.path.relpath(file, path if path.is_dir() else path.parent) for file in found]
     run.source = f"{path} ({', '.join(names)})"
     return run
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
-    return sorted(states, key=lambda path: int(path.parent.name[11:]), reverse=True)
+def _first_file(*files: Path) -> Path | None:
+    return next((file for file in files if file.is_file()), None)
+
+
+def _may_be_a_state(path: Path) -> bool:
+    """Whatever it is called; but not what else a run has by this ending."""
+    return path.is_file() and path.suffix == ".json" and path.name not in ("verdict.json", "config.json", "run.json")
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    """The `trainer_state.json` of the furthest checkpoint of the latest run.
+
+    The highest number alone may be another run's: a shorter one in the same folder leaves an earlier one's checkpoints
+    beside its own. Of the latest run are those whose log goes on where that of the file written last ends.
+    """
+    states = {}
+    for file in output.glob("checkpoint-*/trainer_state.json"):
+        number = file.parent.name.removeprefix("checkpoint-")
+        if number.isdigit():
+            states[file] = int(number)
+    contents = {}
+    for file in states:
+        with contextlib.suppress(InputError):  # a run that was killed while it wrote
+            contents[file] = _read_json(file)
+    if not contents:
+        return max(states, key=states.get, default=None)
+    latest = contents[max(contents, key=lambda file: (file.stat().st_mtime, states[file]))]
+    log, total = latest.get("log_history") or [], latest.get("max_steps")
+    same_run = [
+        file
+        for file, content in contents.items()
+        if content.get("max_steps") == total and (content.get("log_history") or [])[: len(log)] == log
+    ]
+    return max(same_run, key=states.get)
 
 
 def _is_model(folder: Path) -> bool:
@@ -164,7 +202,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _refuse_crash(path: Path, folder: Path) -> None:
     error = folder / "error.txt"  # a study's
     if error.is_file() and not (folder / "run.json").is_file():
-        last = error.read_text(encoding="utf-8").strip().splitlines()[-1]
+        lines = error.read_text(encoding="utf-8").strip().splitlines()
+        last = lines[-1] if lines else "it left no traceback"
         raise InputError(f"{path}: this run crashed, which is no instability: {last} (see {error})")
 
 
@@ -207,7 +246,8 @@ class _InertReader(pickle.Unpickler):
 def read_training_args(file: Path) -> dict[str, Any]:
     """The training arguments in a `training_args.bin`, plain values by name; no code in the file is run.
 
-    Empty where it is none: a pickle of another kind, or damaged.
+    `devices` is the number of processes, times the GPUs of each. Empty where it is none: a pickle of another kind, or
+    damaged.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -216,22 +256,36 @@ def read_training_args(file: Path) -> dict[str, Any]:
                 state = getattr(_InertReader(data).load(), "state", None)
     except Exception:  # whatever is in the file, its reader raises as it likes
         return {}
+    if not isinstance(state, dict):
+        return {}
     values = {}
-    for key, value in state.items() if isinstance(state, dict) else ():
+    for key, value in state.items():
         value = value.args[0] if isinstance(value, _Inert) and value.args else value  # an enum, by its value
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if _is_plain(value):
             values[key] = value
+    processes = getattr(state.get("distributed_state"), "state", None)
+    if isinstance(processes, dict) and isinstance(processes.get("num_processes"), int):
+        values["devices"] = processes["num_processes"] * max(1, values.get("_n_gpu") or 1)
     return values
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def read_trainer(trainer: Trainer) -> Run:
     """A run from a live Trainer; its StabilityCallback's record is taken where there is one."""
     run = Run(f"a live {type(trainer).__name__}")
     run.args = {**trainer.args.to_dict(), "mixed_precision": getattr(trainer.args, "mixed_precision", "no")}
+    run.args["devices"] = trainer.args.world_size * max(1, trainer.args.n_gpu)
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     if optimizer is not None:
         run.args["bias_correction"] = all(group.get("bias_correction", True) for group in optimizer.param_groups)
-        run.args["optim"] = type(optimizer).__name__.lower()
+        run.args["optimizer"] = type(optimizer).__name__.lower()  # it may have been passed in
     run.history = list(trainer.state.log_history)
     run.step, run.total_steps = trainer.state.global_step or None, max(trainer.state.max_steps, 0) or None
     callback = next((c for c in trainer.callback_handler.callbacks if isinstance(c, StabilityCallback)), None)
@@ -263,7 +317,7 @@ def training_values(run: Run) -> dict[str, Any]:
         "warmup_steps": warmup,
         "rates": rates,
         "rate_steps": rate_steps,
-        "optimizer": args.get("optim"),
+        "optimizer": args.get("optimizer", args.get("optim")),
         "bias_correction": args.get("bias_correction"),
         "corrected_rates": _as_corrected(run, rate_steps, rates),
         "precision": next((name for name in ("fp16", "bf16") if args.get(name)), args.get("mixed_precision")),
@@ -272,9 +326,11 @@ def training_values(run: Run) -> dict[str, Any]:
         "logged_norms": [entry["grad_norm"] for entry in run.history if "grad_norm" in entry],
     }
     if record:
+        # no loss, but gradients: a model that returns none; neither: a run that was NaN from its first step
+        returns_none = not np.isfinite(record["loss"]).any() and np.isfinite(record["grad_norm"]).any()
         values |= {
             "steps": record["step"],
-            "losses": record["loss"] if np.isfinite(record["loss"]).any() else None,  # a model that returns none
+            "losses": None if returns_none else record["loss"],
             "grad_norms": record["grad_norm"],
             "layers": record["layers"],
             "layer_norms": record["layer_norms"],
@@ -325,7 +381,11 @@ def _betas(run: Run) -> tuple[float, float]:
 
 
 def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
-    """The run's verdict, or one from what is known of it; None where that is too little."""
+    """The run's verdict, or one from what is known of it; None where that is too little.
+
+    Args:
+        values: of the module's table, and `dev_set`, the name of the evaluation set that `dev_labels` are of.
+    """
     if run.verdict is not None:
         return run.verdict
     given: dict[str, Any] = {"warmup_steps": values.get("warmup_steps"), "total_steps": values.get("total_steps")}
@@ -350,15 +410,9 @@ def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
         logged = [(entry["step"], entry["loss"]) for entry in run.history if "loss" in entry]
         if logged:
             given["steps"], given["losses"] = (np.asarray(part) for part in zip(*logged, strict=True))
-    scores = [
-        value
-        for entry in run.history
-        for key, value in entry.items()
-        if key.startswith("eval_") and key.endswith("accuracy")
-    ]
-    dev = values.get("dev_labels")
-    if scores and dev is not None and len(dev) and np.min(dev) >= 0:
-        given |= {"score": scores[-1], "baseline": float(np.bincount(dev).max() / len(dev)), "metric": "accuracy"}
+    score, dev = _last_accuracy(run.history, values.get("dev_set")), values.get("dev_labels")
+    if score is not None and dev is not None and len(dev) and np.min(dev) >= 0:
+        given |= {"score": score, "baseline": float(np.bincount(dev).max() / len(dev)), "metric": "accuracy"}
     try:
         verdict = judge(**given)
     except InputError:  # nothing to judge by, or a record that is not whole
@@ -366,6 +420,15 @@ def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
     # a finite loss that there is nothing to hold against is no reason to call a run ok
     knows = verdict.basis != "training_only" or {"optimisation", "gradients"} & set(verdict.evidence)
     return verdict if knows or verdict.status != "ok" else None
+
+
+def _last_accuracy(history: list[dict[str, Any]], dev_set: str | None) -> float | None:
+    """The last `eval_accuracy`, else that of the named set: of several sets, another's has another constant."""
+    for key in ("eval_accuracy", f"eval_{dev_set}_accuracy"):
+        scores = [entry[key] for entry in history if key in entry]
+        if scores:
+            return scores[-1]
+    return None
 
 
 def _alarm(run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
@@ -382,20 +445,26 @@ def _alarm(run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
 
 def config_values(config) -> dict[str, Any]:
     """The values that a model's config gives."""
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-
     kind = getattr(config, "model_type", "")
     ids = {"pad": getattr(config, "pad_token_id", None)}
     if kind in CLS_IS_BOS:
         ids |= {"cls": getattr(config, "bos_token_id", None), "sep": getattr(config, "eos_token_id", None)}
-    classes = TOKENIZER_MAPPING_NAMES.get(kind)
-    classes = [classes] if isinstance(classes, str) else [name for name in classes or () if name]
     return {
         "hidden_size": getattr(config, "hidden_size", None),
         "embedding_rows": getattr(config, "vocab_size", None),
         "config_ids": ids,
-        "expected_class": classes[0].removesuffix("Fast") if classes else None,
+        "expected_class": _tokenizer_class(kind),
     }
+
+
+def _tokenizer_class(kind: str) -> type | None:
+    """The tokenizer that goes with a model type; None where it is of no kind of its own."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+
+    names = TOKENIZER_MAPPING_NAMES.get(kind)
+    name = names if isinstance(names, str) else next(filter(None, names or ()), None)
+    found = tokenizer_class_from_name(name) if name else None
+    return None if found in ANY_MODELS else found
 
 
 def model_values(model: torch.nn.Module) -> dict[str, Any]:
@@ -431,17 +500,19 @@ def _layer(name: str, prefix: str) -> str:
 
 def tokenizer_values(tokenizer) -> dict[str, Any]:
     """The values that a tokenizer gives; a class that serves any model says nothing."""
-    name = type(tokenizer).__name__.removesuffix("Fast")
     return {
         "tokenizer_size": len(tokenizer),
         "tokenizer_ids": {part: getattr(tokenizer, f"{part}_token_id", None) for part in ("pad", "cls", "sep")},
-        "tokenizer_class": None if name in ("PreTrainedTokenizer", "TokenizersBackend") else name,
+        "tokenizer_class": None if type(tokenizer) in ANY_MODELS else type(tokenizer),
     }
 
 
 def token_values(rows, unknown_id: int | None) -> dict[str, Any]:
     """The largest token id of the first 10,000 examples, and the share of their tokens that are unknown."""
-    ids = np.concatenate([np.asarray(row, np.int64) for row in rows["input_ids"][:LOOK_AT]])
+    try:
+        ids = np.concatenate([np.asarray(row, np.int64) for row in rows["input_ids"][:LOOK_AT]])
+    except (ValueError, TypeError):  # no rows, or several texts an example
+        return {}
     share = None if unknown_id is None or not ids.size else float((ids == unknown_id).mean())
     return {"largest_id": int(ids.max()) if ids.size else None, "unknown_share": share}
 
@@ -457,6 +528,7 @@ class Inputs:
         collator: makes a batch of examples.
         make_model: the model as training began with it, made anew.
         trained_before: update steps that `make_model`'s weights have behind them.
+        no_memorize: what [`memorize`] would need, where these data are none for it.
         device: where to train.
     """
 
@@ -467,6 +539,7 @@ class Inputs:
     collator: Callable | None = None
     make_model: Callable[[], PreTrainedModel] | None = None
     trained_before: int = 0
+    no_memorize: str = ""
     device: str | torch.device = "cpu"
 
     @property
@@ -499,55 +572,79 @@ def load_inputs(
         InputError: one that was named cannot be had.
     """
     from .study.prepare import load_config, load_tokenizer
-    from .tasks.load import TokenizedData, subsample, tokenize
+    from .tasks.load import subsample, tokenize
 
     inputs, job = Inputs(), run.job
-    texts = tokens = loaded_tokenizer = None
     if model:
         load_config(model)  # speaks up
+    texts = tokens = None
     if any((task_name, data_dir, train_file, validation_file)):
         texts, problem = _load_texts(task_name, data_dir, train_file, validation_file)
         inputs.findings += [problem] if problem else []
     elif job is not None:
-        places = (Path(job.data_folder), run.folder.parents[2] / "data" / Path(job.data_folder).name)  # moved since
-        folder = next((place for place in places if (place / "task.json").is_file()), None)
-        tokens = None if folder is None else TokenizedData.load(folder)
+        tokens = _tokens_of(run)
+        inputs.values["max_seq_length"] = None if tokens is None else _length_of(tokens)
     if tokenizer or model:
-        loaded_tokenizer = load_tokenizer(tokenizer or model)
+        own_tokenizer = load_tokenizer(tokenizer or model)
     else:
-        loaded_tokenizer = _or_none(load_tokenizer, *([job.tokenizer, job.model] if job else [run.saved_model]))
-    if texts is not None and loaded_tokenizer is not None:
-        tokens = tokenize(subsample(texts, LOOK_AT, LOOK_AT), loaded_tokenizer, max_seq_length)
+        own_tokenizer = _or_none(load_tokenizer, *([job.tokenizer, job.model] if job else [run.saved_model]))
+    if texts is not None and own_tokenizer is not None:
+        tokens = tokenize(subsample(texts, LOOK_AT, LOOK_AT), own_tokenizer, max_seq_length)
         inputs.values["max_seq_length"] = max_seq_length
-    task = texts.task if texts is not None else tokens.task if tokens is not None else None
-    if loaded_tokenizer is not None:
-        inputs.values |= tokenizer_values(loaded_tokenizer)
-    if task is not None:
-        rows = texts or tokens
-        dev = next(iter(rows.validation.values()))
-        inputs.values |= {
-            "train_labels": _labels_of(rows.train),
-            "dev_labels": _labels_of(dev),
-            "train_names": task.label_names,
-            "num_labels": task.num_labels,
-        }
-    if tokens is not None:
-        inputs.values |= token_values(tokens.train, getattr(loaded_tokenizer, "unk_token_id", None))
-        inputs.values["truncated_share"] = tokens.truncated_share
-        inputs.train, inputs.labels = tokens.train, np.asarray(tokens.train["label"])
+    _look_at_data(inputs, texts, tokens, own_tokenizer)
     if not model and job is not None and _or_none(load_config, job.model) is not None:
         model = job.model
     if model:
+        task = None if texts is tokens is None else (texts or tokens).task
         _look_at_model(inputs, model, task, job.model_config if job else {})
     elif run.saved_model is not None and (config := _or_none(load_config, str(run.saved_model))) is not None:
         inputs.values |= {"num_labels": config.num_labels, **config_values(config)}
-    if loaded_tokenizer is not None:
-        from transformers import DataCollatorWithPadding
-
-        inputs.collator = DataCollatorWithPadding(loaded_tokenizer)
     on_cpu = run.args.get("use_cpu") or not torch.cuda.is_available()
     inputs.device = "cpu" if on_cpu else "cuda"
     return inputs
+
+
+def _tokens_of(run: Run) -> Any:
+    """The tokenised data of a study's run; None where they are gone."""
+    from .tasks.load import TokenizedData
+
+    folder = Path(run.job.data_folder)
+    places = (folder, run.folder.parents[2] / "data" / folder.name)  # the study may have been moved
+    found = next((place for place in places if (place / "task.json").is_file()), None)
+    return None if found is None else TokenizedData.load(found)
+
+
+def _length_of(tokens) -> int | None:
+    """The `--max_seq_length` of tokenised data, which do not say it; None where the default gives the same."""
+    from pyarrow import compute  # MNLI has 400,000 rows: not one by one
+
+    splits = (tokens.train, *tokens.validation.values())
+    columns = (rows.with_format("arrow")[:]["input_ids"] for rows in splits)
+    longest = max(compute.max(compute.list_value_length(column)).as_py() for column in columns)
+    return longest if tokens.truncated_share > 0 or longest > MAX_SEQ_LENGTH else None
+
+
+def _look_at_data(inputs: Inputs, texts, tokens, tokenizer) -> None:
+    """What the texts, their tokens and the tokenizer say, as far as there are."""
+    data = texts or tokens
+    if data is not None:
+        dev_set, dev = next(iter(data.validation.items()))
+        inputs.values |= {
+            "train_labels": _labels_of(data.train),
+            "dev_labels": _labels_of(dev),
+            "dev_set": dev_set,
+            "train_names": data.task.label_names,
+            "num_labels": data.task.num_labels,
+        }
+    if tokens is not None:
+        inputs.values |= token_values(tokens.train, getattr(tokenizer, "unk_token_id", None))
+        inputs.values["truncated_share"] = tokens.truncated_share
+        inputs.train, inputs.labels = tokens.train, np.asarray(tokens.train["label"])
+    if tokenizer is not None:
+        from transformers import DataCollatorWithPadding
+
+        inputs.values |= tokenizer_values(tokenizer)
+        inputs.collator = DataCollatorWithPadding(tokenizer)
 
 
 def _load_texts(task_name, data_dir, train_file, validation_file) -> tuple[Any, Finding | None]:
@@ -603,12 +700,25 @@ def _class_names(config) -> list[str] | None:
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
+def _columns_of(rows) -> list[str]:
+    """Of a dataset that can be looked at as a whole: not of one that only streams."""
+    return list(getattr(rows, "column_names", None) or ()) if hasattr(rows, "__len__") else []
+
+
+def _label_column(rows) -> np.ndarray | None:
+    """`(n,)`, a dataset's column `labels` or `label`; None where there is none with one number an example."""
+    name = next((name for name in ("labels", "label") if name in _columns_of(rows)), None)
+    try:
+        labels = None if name is None else np.asarray(rows[name])
+    except (ValueError, TypeError):  # labels of tokens: a list of its own length for each example
+        return None
+    return labels if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.number) else None
+
+
 def _labels_of(rows) -> np.ndarray | None:
-    """`(n,)` class ids of a dataset's column `labels` or `label`; None where there is none of whole numbers."""
-    columns = getattr(rows, "column_names", None) or () if hasattr(rows, "__len__") else ()
-    name = next((n for n in ("labels", "label") if n in columns), None)
-    labels = None if name is None else np.asarray(rows[name])
-    return labels if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else None
+    """[`_label_column`], where these are class ids."""
+    labels = _label_column(rows)
+    return labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
 
 
 def _or_none(load: Callable, *names) -> Any:
@@ -624,11 +734,12 @@ def _or_none(load: Callable, *names) -> Any:
 def live_inputs(trainer: Trainer) -> Inputs:
     """The data and the model of a live Trainer."""
     model, train, dev = trainer.model, trainer.train_dataset, trainer.eval_dataset
-    dev = next(iter(dev.values())) if isinstance(dev, dict) else dev
+    dev_set, dev = next(iter(dev.items()), (None, None)) if isinstance(dev, dict) else (None, dev)
     values = {
         **model_values(model),
         "train_labels": _labels_of(train),
         "dev_labels": _labels_of(dev),
+        "dev_set": dev_set,
         "train_names": _feature_names(train),
         "dev_names": _feature_names(dev),
         "model_names": _class_names(getattr(model, "config", None)),
@@ -637,11 +748,12 @@ def live_inputs(trainer: Trainer) -> Inputs:
     if hasattr(tokenizer, "all_special_ids"):
         values |= tokenizer_values(tokenizer)
     inputs = Inputs(values, collator=trainer.data_collator, device=trainer.args.device)
-    columns = getattr(train, "column_names", None) or () if hasattr(train, "__len__") else ()
-    label = next((name for name in ("labels", "label") if name in columns), None)
-    if "input_ids" in columns and label:
+    columns = _columns_of(train)
+    if "input_ids" in columns:
         values |= token_values(train, getattr(tokenizer, "unk_token_id", None))
-        inputs.train, inputs.labels = train, np.asarray(train[label])
+        inputs.train, inputs.labels = train, _label_column(train)
+    if {"label", "labels"} & set(columns) and inputs.labels is None:
+        inputs.no_memorize = "examples with one label each (a class id or a value)"
     if trainer.model_init is not None:
         inputs.make_model = trainer.call_model_init
     elif isinstance(model, PreTrainedModel):
@@ -654,17 +766,23 @@ def _feature_names(rows) -> list[str] | None:
     return getattr(features.get("labels") or features.get("label"), "names", None)
 
 
-def try_memorize(inputs: Inputs, rate: float | None, show: bool) -> dict[str, Any] | None:
-    """[`memorize`] on the run's own examples and model; None where either is missing."""
-    if not inputs.can_memorize or not inputs.fit_the_model:
-        return None
-    rows = pick_examples(inputs.labels, inputs.train["input_ids"])
-    with own_random_state():
-        model = inputs.make_model()
-        keep = {*inspect.signature(model.forward).parameters, "label"}
-        examples = [{key: value for key, value in inputs.train[i].items() if key in keep} for i in rows]
-        found = memorize_examples(model, examples, inputs.collator, rate, device=inputs.device, show=show)
-    return {**found, "trained_before": inputs.trained_before}
+def try_memorize(inputs: Inputs, rate: float | None, show: bool) -> tuple[dict[str, Any] | None, str]:
+    """[`memorize`] on the run's own examples and model; None where it cannot be tried, and what it would need."""
+    if not inputs.can_memorize:
+        return None, inputs.no_memorize
+    try:
+        if not inputs.fit_the_model:
+            return None, "labels and token ids that fit the model"
+        rows = pick_examples(inputs.labels, inputs.train["input_ids"])
+        with own_random_state():
+            model = inputs.make_model()
+            keep = {*inspect.signature(model.forward).parameters, "label"}
+            examples = [{key: value for key, value in inputs.train[i].items() if key in keep} for i in rows]
+            found = memorize_examples(model, examples, inputs.collator, rate, device=inputs.device, show=show)
+    except Exception as error:  # the model's forward and the collator are anybody's code
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None, f"a model and a collator that take these examples ({why})"
+    return {**found, "trained_before": inputs.trained_before}, ""
 
 
 # ---- all of it ------------------------------------------------------------------------------------------------------
@@ -676,7 +794,7 @@ class Report:
 
     Args:
         source: what was looked at.
-        status: the verdict's; None where there is none.
+        status: the verdict's; None where there is none, or the run is not over.
         sentence: the verdict in words.
         failed_share: of one run: `[0 or 1, low, high]`, the 95% Wilson interval; None where there is no verdict.
         findings: the likeliest first.
@@ -761,7 +879,7 @@ def diagnose(
     data_dir: str | None = None,
     train_file: str | None = None,
     validation_file: str | None = None,
-    max_seq_length: int = 128,
+    max_seq_length: int = MAX_SEQ_LENGTH,
     training: Mapping[str, Any] | None = None,
     memorize: bool = False,
     memorize_rate: float | None = None,
@@ -778,7 +896,8 @@ def diagnose(
             live Trainer.
         model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
         task_name, data_dir, train_file, validation_file, max_seq_length: the data, as the study command takes them.
-        training: training arguments that the files do not say; they go over those that the files do say.
+        training: training arguments that the files do not say; they go over those that the files do say, but not over a
+            record, which holds the rates and the warmup as they were.
         memorize: train on 32 examples, to tell a bug from instability.
         memorize_rate: the rate of it.
         show: a progress bar for it.
@@ -798,71 +917,108 @@ def diagnose(
             inputs.values |= more.values
             inputs.findings += more.findings
         values = {**inputs.values, **training_values(run)}
-        values["memorized"] = try_memorize(inputs, memorize_rate, show) if memorize else None
+        needs = inputs.no_memorize
+        if memorize:
+            values["memorized"], needs = try_memorize(inputs, memorize_rate, show)
+        elif inputs.can_memorize:
+            needs = "--memorize (it trains on 32 of the examples)"
     verdict = judge_run(run, values)
+    status, sentence = _status_and_sentence(run, verdict, values)
     values["alarm"] = _alarm(run, verdict)
     if verdict is not None:
-        values |= {"status": verdict.status, "evidence": verdict.evidence}
+        values |= {"status": status, "evidence": verdict.evidence}
     findings, missing = run_checks(values)
-    if "memorize" in missing and inputs.can_memorize:
-        fit = "labels and token ids that fit the model" if memorize else "--memorize (it trains on 32 of the examples)"
-        missing["memorize"] = fit
+    if "memorize" in missing and needs:
+        missing["memorize"] = needs
     findings = sorted([*inputs.findings, *findings], key=lambda finding: LIKELIHOODS.index(finding.likelihood))
     for finding in inputs.findings:
         missing.pop(finding.name, None)
-    failed = verdict is not None and verdict.status in ("failed", "diverged")
     share = None
-    if verdict is not None and verdict.status in ("ok", "failed", "diverged"):
-        share = (float(failed), *(float(value) for value in wilson_interval(int(failed), 1)))
+    if status in ("ok", "failed", "diverged"):
+        failed = int(status != "ok")
+        share = (float(failed), *(float(value) for value in wilson_interval(failed, 1)))
+    known_length = values.get("max_seq_length")  # of a study's run, by its data
+    length = max_seq_length if known_length is None else known_length
     return Report(
         source=run.source,
-        status=None if verdict is None else verdict.status,
-        sentence=verdict.sentence if verdict else f"no verdict: too little is known of the run; give {DATA}",
+        status=status,
+        sentence=sentence,
         failed_share=share,
         findings=findings,
         not_looked_at=missing,
-        next_steps=_next_steps(findings, missing, verdict),
-        rescue=rescue_command(run, model_name_or_path, tokenizer_name, data),
+        next_steps=_next_steps(findings, missing, status),
+        rescue=rescue_command(run, model_name_or_path, tokenizer_name, data, length),
     )
 
 
-def _next_steps(findings: list[Finding], missing: Mapping[str, str], verdict: Verdict | None) -> list[str]:
+def _status_and_sentence(run: Run, verdict: Verdict | None, values: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The verdict's; of a run that is not over what is known so far, which is no status: failed runs can heal."""
+    if verdict is None:
+        return None, f"no verdict: too little is known of the run; give {DATA}"
+    step, total = values.get("step"), values.get("total_steps")
+    if run.verdict is None and step and total and step < total:
+        so_far = verdict.sentence.removeprefix("failed: ").removeprefix("ok: ")
+        return None, f"so far, at step {step} of {total}: {so_far}"
+    return verdict.status, verdict.sentence
+
+
+def _next_steps(findings: list[Finding], missing: Mapping[str, str], status: str | None) -> list[str]:
     bugs = [f.name for f in findings if f.name in BUGS and f.likelihood == "likely"]
     steps = []
-    if verdict is not None and verdict.status == "ok":
+    if status == "ok":
         steps.append("This run did not fail. What is said above is what could make another one fail.")
     if bugs:
         steps.append(f"Mend first: {', '.join(dict.fromkeys(bugs))}. No recipe helps a run with a bug.")
-    elif "memorize" in missing:
+    elif "--memorize" in missing.get("memorize", ""):
         steps.append("A bug or instability? --memorize tells them apart.")
     return steps
 
 
+TRAINING_ARGS = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps",
+    "total_train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
+    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "bias_correction",
+    "lr_bias_correction", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha",
+    "train_sampling_strategy", "bf16", "fp16", "reinit_layers", "mixout", "mixout_where", "mixout_rescale_grad",
+    "prior_decay", "prior_decay_form", "layerwise_lr_decay", "component_clip", "r_drop", "r3f", "r3f_eps", "r3f_noise",
+    "child_tuning", "child_tuning_share",
+)  # fmt: skip
+"""What changes training and a study takes: a rescue begins from these, where they are not the Trainer's defaults."""
+
+ALWAYS_SAID = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
+"""The default is said too: of the bundled tasks' own values, and for who reads the command."""
+
+NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics")
+"""Arguments of a study's run that a rescue does not take over: its few runs must finish, and train no slower."""
+
+
 def rescue_command(
-    run: Run, model: str | None, tokenizer: str | None, data: tuple[str | None, str | None, str | None, str | None]
+    run: Run,
+    model: str | None,
+    tokenizer: str | None,
+    data: tuple[str | None, str | None, str | None, str | None],
+    max_seq_length: int | None = None,
 ) -> str:
-    """The `hf-stability rescue` that begins from this run's settings, as far as they are known."""
-    names = ("task_name", "data_dir", "train_file", "validation_file")
-    flags: dict[str, Any] = {"model_name_or_path": model or "MODEL", "tokenizer_name": tokenizer}
-    flags |= dict(zip(names, data, strict=True))
-    if run.job is not None:
-        job = run.job
-        known = _is_packaged(job.recipe)
-        flags |= {"recipe": job.recipe if known else None, "model_name_or_path": model or job.model}
+    """The `hf-stability rescue` that begins from this run's settings, as far as they are known.
+
+    Args:
+        data: `--task_name`, `--data_dir`, `--train_file`, `--validation_file`.
+    """
+    job = run.job
+    flags: dict[str, Any] = {"model_name_or_path": model, "tokenizer_name": tokenizer}
+    flags |= dict(zip(("task_name", "data_dir", "train_file", "validation_file"), data, strict=True))
+    if job is not None:
+        if not model:
+            flags["model_name_or_path"] = job.model
+            flags["tokenizer_name"] = tokenizer or (job.tokenizer if job.tokenizer != job.model else None)
         if job.task != "custom" and not any(data):
             flags["task_name"] = job.task
-        # of a recipe of your own all values but the study's defaults, of a packaged one those that were given over it
-        own = (name for name in job.args if job.sources.get(name) != "study default" and not known)
-        given = {name for name in job.args if job.sources.get(name) == f"--{name}"} | set(own)
-        flags |= {name: job.args[name] for name in job.args if name in given}
-    else:
-        known = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "warmup_steps")
-        flags |= {name: run.args[name] for name in known if run.args.get(name, 0) > 0}
-        if run.args.get("bias_correction") is False:
-            flags["bias_correction"] = False
+    flags["model_name_or_path"] = flags["model_name_or_path"] or "MODEL"
     if not flags["task_name"] and not flags["train_file"]:
         flags["train_file"], flags["validation_file"] = "TRAIN", "DEV"
-    words = (f"--{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
+    flags["max_seq_length"] = max_seq_length if max_seq_length != MAX_SEQ_LENGTH else None
+    flags |= _arguments_of_run(run) if job is None else _arguments_of_job(job)
+    words = (f"--{name} {_words(value)}" for name, value in flags.items() if value not in (None, "", [], {}))
     return " ".join(["hf-stability rescue", *words])
 
 
@@ -871,6 +1027,58 @@ def _is_packaged(recipe: str) -> bool:
         return load_recipe(recipe).is_packaged
     except InputError:
         return False
+
+
+def _words(value: Any) -> str:
+    """As the command line takes it."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(shlex.quote(json.dumps(one) if isinstance(one, dict) else str(one)) for one in values)
+
+
+def _arguments_of_job(job: Job) -> dict[str, Any]:
+    """Of a packaged recipe its name and what was given over it; of one's own, all values but the study's defaults."""
+    packaged = _is_packaged(job.recipe)
+    flags: dict[str, Any] = {"recipe": job.recipe} if packaged else {}
+    for name, value in job.args.items():
+        source = job.sources.get(name)
+        if name not in NOT_A_RESCUES and (source == f"--{name}" or not (packaged or source == "study default")):
+            flags[name] = value
+    if job.processes > 1 and not job.args.get("total_train_batch_size"):  # a rescue may have another number of them
+        flags.pop("per_device_train_batch_size", None)
+        flags["total_train_batch_size"] = _total_batch(job.args, job.processes)
+    if job.mixed_precision in ("bf16", "fp16") and not job.args.get(job.mixed_precision):
+        flags[job.mixed_precision] = True  # set by `accelerate launch`
+    return flags
+
+
+def _total_batch(args: Mapping[str, Any], devices: int) -> int:
+    """Examples an update step."""
+    return args.get("per_device_train_batch_size", 8) * devices * (args.get("gradient_accumulation_steps") or 1)
+
+
+def _arguments_of_run(run: Run) -> dict[str, Any]:
+    """The training arguments that are not the Trainer's defaults, by the names of this version."""
+    args = dict(run.args)
+    args["warmup_steps"] = args.get("warmup_steps") or args.get("warmup_ratio")  # the latter: of an older Trainer
+    if (args.get("devices") or 1) > 1 and not args.get("total_train_batch_size"):
+        args["total_train_batch_size"] = _total_batch(args, args["devices"])
+    if args.get("total_train_batch_size"):
+        args.pop("per_device_train_batch_size", None)  # it is derived
+    if (args.get("max_steps") or -1) > 0:
+        args.pop("num_train_epochs", None)
+    else:
+        args.pop("max_steps", None)
+    if args.get("mixed_precision") in ("bf16", "fp16"):
+        args[args["mixed_precision"]] = True
+    defaults, types = StableTrainingArguments.__dataclass_fields__, argument_types()
+    flags = {}
+    for name in TRAINING_ARGS:
+        value = args.get(name)
+        if value is None or (value == defaults[name].default and name not in ALWAYS_SAID):
+            continue
+        with contextlib.suppress(ValueError):  # a name that this version does not know, an optimizer's that is gone
+            flags[name] = coerce(value, types[name])
+    return flags
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

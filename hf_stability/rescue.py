@@ -24,6 +24,7 @@ from .study.statistics import wilson_interval
 
 SOURCE = "rescue"  # where an arm's values come from, in its table of settings
 WARMUP = 0.1  # share of the update steps
+ENDED = ("ok", "failed", "diverged")  # statuses of runs that were finished
 
 DEFAULTS: dict[str, Any] = {"recipe": ["transformers_default"], "seeds": ["3"]}
 """The study's flags that have another default here: the Trainer untouched, three seeds."""
@@ -44,7 +45,7 @@ def rescue_jobs(
         the jobs, arm by arm; a sentence for each arm that is left out.
 
     Raises:
-        InputError: more than one recipe, `min_steps` below 1, or a rate that is not above 0.
+        InputError: more than one recipe, `min_steps` below 1, a rate that is not above 0, or alarms that stop runs.
     """
     recipes = list(dict.fromkeys(job.recipe for job in planned))
     if len(recipes) != 1:
@@ -52,13 +53,17 @@ def rescue_jobs(
     if min_steps < 1:
         raise InputError(f"--min_steps {min_steps}: give 1 or more")
     args, processes = planned[0].args, planned[0].processes
+    if args.get("on_alarm") == "stop":
+        raise InputError(
+            "--on_alarm stop: a rescue must finish its few runs to count what failed; give --on_alarm warn"
+        )
     steps = planned_steps(args, examples, processes)
     rate = args.get("learning_rate", 5e-5)  # the Trainer's default
     if not rate > 0:
         raise InputError(f"--learning_rate {rate}: nothing is learned at this rate; give that of the run that failed")
     arms: dict[str, dict[str, Any]] = {
         "same": {},
-        "third_of_rate": {"learning_rate": rate / 3, "warmup_steps": max(WARMUP, _warmup_share(args, steps))},
+        "third_of_rate": {"learning_rate": rate / 3, "warmup_steps": _warmup(args, steps)},
     }
     left_out = []
     if steps < min_steps:
@@ -99,10 +104,11 @@ def planned_steps(args: Mapping[str, Any], examples: int, processes: int = 1) ->
     return math.ceil(args.get("num_train_epochs", 3.0) * steps_per_epoch(args, examples, processes))
 
 
-def _warmup_share(args: Mapping[str, Any], steps: int) -> float:
-    """Share of the update steps that are warmup already."""
-    warmup = args.get("warmup_steps", 0) or 0
-    return warmup if warmup < 1 else min(1.0, warmup / steps)
+def _warmup(args: Mapping[str, Any], steps: int) -> float:
+    """`warmup_steps` as it was given, a share or a count, where it is at least 10% of the update steps; else 10%."""
+    given = args.get("warmup_steps", 0) or 0
+    share = given if given < 1 else given / steps
+    return given if share > WARMUP else WARMUP  # a count stays one: the Trainer reads a share of 1.0 as one step
 
 
 def _cannot_reinit(config: Any, layers: int) -> str | None:
@@ -123,12 +129,12 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
     """The last paragraph: which arms held, how sure that is, and what to do next.
 
     Args:
-        runs: of all arms, arm by arm; crashed ones do not count.
+        runs: of all arms, arm by arm; those that did not end (crashed, stopped) do not count.
         left_out: sentences on arms that were not run.
     """
     arms: dict[str, list[bool]] = {}
     for run in runs:
-        if run.status != "crashed":
+        if run.status in ENDED:
             arms.setdefault(run.recipe, []).append(run.status != "ok")
     held = [name for name, failed in arms.items() if not any(failed)]
     fell = [name for name, failed in arms.items() if any(failed)]
@@ -136,11 +142,11 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
     if not arms:
         return " ".join(["No run has ended: nothing can be said.", *left_out])
     if held:
-        one = arms[held[0]]
+        fewest = min(len(arms[name]) for name in held)  # a crash leaves an arm with fewer runs
         parts.append(f"Held: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
         parts.append(
-            f"0 of {len(one)} is weak: the failed share may be up to "
-            f"{_share(wilson_interval(0, len(one))[1])} (95% interval)."
+            f"0 of {fewest} is weak: the failed share may be up to "
+            f"{_share(wilson_interval(0, fewest)[1])} (95% interval)."
         )
     if fell:
         parts.append(f"Failed: {', '.join(f'{name} ({sum(arms[name])} of {len(arms[name])})' for name in fell)}.")
@@ -157,12 +163,26 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
             f"Next: of what held, {best} has the best mean score; run it with more seeds before you rely on it."
         )
     else:
-        parts.append(
-            "Nothing held: look for a bug before more recipes (hf-stability diagnose RUN --memorize), then try "
-            "--recipe mosbach2021 at a smaller --learning_rate."
-        )
+        parts.append(_nothing_held(runs, arms))
     parts.append("The same command with --seeds 20 keeps these runs and adds the rest.")
     return " ".join(parts)
+
+
+def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]]) -> str:
+    """What to do next where every arm has a failed run. A bug fails with every seed: one ok run speaks against it."""
+    if all(all(failed) for failed in arms.values()):
+        return (
+            "No run of any arm is ok: look for a bug before more recipes (hf-stability diagnose RUN --memorize), then "
+            "try --recipe mosbach2021 at a smaller --learning_rate."
+        )
+    best = min(arms, key=lambda name: (sum(arms[name]) / len(arms[name]), -_mean_score(runs, name)))
+    failed, total = sum(arms[best]), len(arms[best])
+    low, high = wilson_interval(failed, total)
+    return (
+        f"No arm held on every seed, but some runs are ok, which speaks for instability, not for a bug. {best} failed "
+        f"least: {failed} of {total}, a failed share of {_share(low)} to {_share(high)} (95% interval). Next: a smaller "
+        "--learning_rate, or --recipe mosbach2021; more seeds before you rely on a difference between arms."
+    )
 
 
 def _mean_score(runs: Sequence[RunRecord], arm: str) -> float:

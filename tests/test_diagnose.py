@@ -13,6 +13,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,12 @@ import transformers
 from datasets import ClassLabel
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli, rescue
 from hf_stability.diagnose import (
+    NOT_A_RESCUES,
+    TRAINING_ARGS,
     Run,
+    config_values,
     diagnose,
     judge_run,
     read_run_files,
@@ -32,7 +36,12 @@ from hf_stability.diagnose import (
     share_sentence,
     training_values,
 )
+from hf_stability.diagnostics.causes import check_tokenizer
 from hf_stability.errors import InputError
+from hf_stability.recipe import argument_types
+from hf_stability.study.plan import ALARM_ARGS, IGNORED_ARGS, Job
+from hf_stability.study.prepare import OWN_ARGS
+from hf_stability.study.run import quiet
 from tests import toy
 
 
@@ -233,6 +242,26 @@ def test_weights_that_the_pretrained_files_lack_are_found(output, tiny_model, tm
     assert "2 weights of the encoder are not in the pretrained files" in finding.sentence
 
 
+@pytest.mark.parametrize(
+    ("config", "tokenizer_class"),
+    [
+        (transformers.BertConfig(), "DistilBertTokenizer"),  # a special case of BertTokenizer
+        (transformers.DistilBertConfig(), "DistilBertTokenizer"),
+        (transformers.MobileBertConfig(), "BertTokenizer"),  # transformers has it by two names
+        (transformers.ElectraConfig(), "ElectraTokenizer"),
+        (transformers.RobertaConfig(), "BertTokenizer"),
+    ],
+)
+def test_tokenizer_classes_are_told_apart_by_what_they_are(config, tokenizer_class):
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    own = tokenizer_class_from_name(tokenizer_class)
+    found = check_tokenizer(
+        tokenizer_size=9, tokenizer_class=own, expected_class=config_values(config)["expected_class"]
+    )
+    assert found.likelihood == ("possible" if config.model_type == "roberta" else "unlikely"), found.sentence
+
+
 def test_another_models_tokenizer_is_found(output, tiny_model, tiny_csv):
     names = {"train_file": tiny_csv[0], "validation_file": tiny_csv[1], "model_name_or_path": tiny_model("bert")}
     report = diagnose(output, tokenizer_name=tiny_model("roberta"), **names)
@@ -250,6 +279,74 @@ def test_a_score_in_the_log_is_held_against_the_constant():
         run = Run("x", history=[{"step": 9, "eval_accuracy": 0.1}, {"step": 9, "eval_accuracy": score, "loss": 0.5}])
         verdict = judge_run(run, {"dev_labels": dev})
         assert (verdict.status, verdict.basis) == (status, "baseline")
+
+
+def test_of_several_evaluation_sets_the_score_is_that_of_the_labels_set():
+    dev = np.array([0, 0, 0, 1])
+    both = {"eval_matched_accuracy": 0.9, "eval_mismatched_accuracy": 0.1}
+    values = {"dev_labels": dev, "dev_set": "matched"}
+    assert judge_run(Run("x", history=[both]), values).evidence["score"] == 0.9
+    assert judge_run(Run("x", history=[both]), {"dev_labels": dev}) is None  # nobody says which set
+    only = Run("x", history=[{"eval_mismatched_accuracy": 0.1}])
+    assert judge_run(only, values) is None
+    mixed = Run("x", history=[{"eval_balanced_accuracy": 0.2, "eval_accuracy": 0.9, "eval_top2_accuracy": 0.3}])
+    assert judge_run(mixed, {"dev_labels": dev}).evidence["score"] == 0.9
+
+
+def test_a_live_trainers_evaluation_sets_are_kept_apart(tmp_path):
+    sets = {"easy": toy.data(40, seed=1), "hard": toy.data(30, seed=2)}
+    trainer = trainer_of(tmp_path, trainer_class=Trainer, dev=sets)
+    trainer.train()
+    trainer.state.log_history.append({"step": 8, "eval_hard_accuracy": 0.0})
+    easy = [entry["eval_easy_accuracy"] for entry in trainer.state.log_history if "eval_easy_accuracy" in entry]
+    report = diagnose(trainer)
+    assert report.status is not None and f"{easy[-1]:.3f}".removeprefix("0") in report.sentence
+
+
+@pytest.mark.parametrize(("loss", "likely"), [(0.69, "failed"), (0.1, "ok")])
+def test_a_run_that_is_not_over_has_no_status(tmp_path, tiny_csv, loss, likely):
+    data = {"task_name": None, "train_file": tiny_csv[0], "validation_file": tiny_csv[1]}
+    state_file = tmp_path / "trainer_state.json"
+
+    def report(step):
+        log = [{"step": at, "loss": loss} for at in range(10, step + 1, 10)]
+        state_file.write_text(json.dumps({"log_history": log, "global_step": step, "max_steps": 100}))
+        return diagnose(state_file, **data)
+
+    half, whole = report(50), report(100)
+    assert half.status is None is half.failed_share
+    assert half.sentence.startswith("so far, at step 50 of 100: train loss") and likely not in half.sentence[:20]
+    assert "This run did not fail" not in half.to_text() and "1 run failed" not in half.to_text()
+    assert of(half, "ended early").likelihood == "possible"
+    assert whole.status == likely and whole.failed_share is not None and "so far" not in whole.sentence
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_a_run_that_was_nan_from_its_first_step(tmp_path, verdict):
+    model = toy.model()
+    with torch.no_grad():
+        model.classifier.weight.fill_(math.nan)
+    args = TrainingArguments(str(tmp_path), **FAST)
+    trainer = Trainer(
+        model, args, train_dataset=toy.data(64), callbacks=[StabilityCallback()], eval_dataset=toy.data(40)
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    if not verdict:
+        (tmp_path / "stability" / "verdict.json").unlink()
+    report = diagnose(tmp_path)
+    assert report.status == "diverged" and "NaN" not in report.not_looked_at
+    assert of(report, "NaN").likelihood == "likely" and of(report, "NaN").figures["first_step"] == 1
+
+
+def test_a_model_that_returns_no_loss_is_no_nan():
+    record = {
+        "step": np.arange(1, 5), "learning_rate": np.full(4, 1e-3), "loss": np.full(4, np.nan), "grad_norm": np.ones(4),
+        "layers": ["classifier"], "layer_norms": np.ones((4, 1)), "info": {},
+    }  # fmt: skip
+    assert training_values(Run("x", record=record))["losses"] is None
+    record["grad_norm"] = np.full(4, np.nan)
+    assert training_values(Run("x", record=record))["losses"] is record["loss"]
 
 
 def test_a_logged_loss_is_held_against_the_labels():
@@ -339,6 +436,7 @@ BAD = {
     "a list": (files("state.json", "[]"), "state.json: expected an object"),
     "another JSON": (state(a=1), "trainer_state.json: not a trainer_state.json (it has no log_history)"),
     "no record": (files("steps.rec", "junk"), "steps.rec: not a record of training steps"),
+    "a crash without a word": (files("run/error.txt", ""), "this run crashed, which is no instability: it left no traceback"),
     "a crash": (files("run/error.txt", "Traceback\nRuntimeError: out of memory\n"), "RuntimeError: out of memory"),
     "two paths": (lambda folder: [*GOOD(folder), "more"], "more: no such argument"),
     "unknown flag": (lambda folder: [*GOOD(folder), "--memorise"], "--memorise: no such argument (did you mean --memorize?)"),
@@ -359,6 +457,27 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, case):
     code, out, err = run(*make(tmp_path))
     assert code == 2 and out == "" and err.count("\n") == 1 and err.startswith("hf-stability: error: "), err
     assert expected in err, err
+
+
+def test_a_shorter_run_in_the_same_folder_is_the_one_that_is_looked_at(tmp_path):
+    def checkpoint(step, total, log, age):
+        file = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps({"log_history": log, "global_step": step, "max_steps": total}))
+        os.utime(file, (1e9 - age, 1e9 - age))
+
+    old, new = [{"step": 9, "loss": 0.7}], [{"step": 9, "loss": 0.6}]
+    checkpoint(500, 600, old, age=100)
+    checkpoint(40, 60, [], age=50)
+    assert read_run_files(tmp_path).step == 40
+    checkpoint(20, 600, new, age=10)  # of as many steps, killed early
+    assert read_run_files(tmp_path).step == 20
+    checkpoint(30, 600, [*new, {"step": 25, "loss": 0.5}], age=20)  # in a copy of the folder the times say little
+    assert read_run_files(tmp_path).step == 30
+    damaged = tmp_path / "checkpoint-35" / "trainer_state.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    assert read_run_files(tmp_path).step == 30
 
 
 def test_a_studys_folder_names_its_runs(run, study):
@@ -453,13 +572,64 @@ def test_what_would_be_an_index_error_is_a_finding(tmp_path, column, values, nam
     assert report.not_looked_at["memorize"] == "labels and token ids that fit the model"
 
 
+def ragged(rows=64):
+    """A label for each token."""
+    data = toy.data(rows)
+    return data.remove_columns("label").add_column("labels", [[0, 1, 1][: 1 + i % 3] for i in range(rows)])
+
+
+def of_several(rows=64):
+    """Several classes an example."""
+    return toy.data(rows).remove_columns("label").add_column("labels", [[0.0, 1.0]] * rows)
+
+
+@pytest.mark.parametrize("data", [ragged, of_several])
+def test_labels_that_are_not_one_an_example_are_said_to_be_no_case_for_it(tmp_path, data):
+    report = diagnose(trainer_of(tmp_path, train=data(), dev=data()), memorize=True)
+    assert "labels" in report.not_looked_at
+    assert report.not_looked_at["memorize"] == "examples with one label each (a class id or a value)"
+
+
+def test_examples_of_several_texts_have_no_token_ids_to_look_at(tmp_path):
+    data = toy.data(8).remove_columns("input_ids").add_column("input_ids", [[[5, 6], [7]]] * 8)
+    report = diagnose(trainer_of(tmp_path, train=data, dev=data), memorize=True)
+    assert of(report, "labels").likelihood == "unlikely" and "memorize" in report.not_looked_at
+
+
+class Lossless(transformers.BertForSequenceClassification):
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return super().forward(input_ids, attention_mask)
+
+
+def refuse(examples):
+    raise KeyError("token_type_ids")
+
+
+@pytest.mark.parametrize(
+    ("model", "collator", "why"),
+    [
+        (Lossless, None, "InputError: the model's forward returns no loss on these examples"),
+        (None, refuse, "KeyError: 'token_type_ids'"),
+    ],
+)
+def test_what_cannot_be_memorised_is_said_with_the_reason(tmp_path, model, collator, why):
+    trainer = trainer_of(tmp_path, model=model(toy.config()) if model else None)
+    if collator is not None:
+        trainer.data_collator = collator
+    report = diagnose(trainer, memorize=True)
+    assert report.not_looked_at["memorize"] == f"a model and a collator that take these examples ({why})"
+    assert why.partition(":")[0] in report.to_text() and "--memorize tells" not in report.to_text()
+
+
 def test_an_optimizer_that_was_passed_in_is_looked_at(tmp_path):
     from hf_stability import AdamW
 
     trainer = trainer_of(tmp_path, trainer_class=Trainer)
     trainer.optimizer = AdamW(trainer.model.parameters(), lr=1e-3, bias_correction=False)
     trainer.train()
-    assert of(diagnose(trainer), "learning rate").figures["bias_correction"] is False
+    report = diagnose(trainer)
+    assert of(report, "learning rate").figures["bias_correction"] is False
+    assert "--bias_correction False" in report.rescue and "--optim" not in report.rescue
 
 
 def test_a_trainer_of_a_plain_module_and_of_other_data_gets_what_can_be_said(tmp_path):
@@ -514,21 +684,122 @@ def test_a_live_model_is_tried_from_its_beginning(tmp_path, frozen):
 # ---- what to do next ------------------------------------------------------------------------------------------------
 
 
-def test_the_rescue_that_is_named_begins_from_the_same_settings(study, capsys, tiny_csv):
+def given_by(command: str) -> dict:
+    """The command's flags, as `hf-stability rescue` reads them."""
+    words = shlex.split(command)
+    assert words[:2] == ["hf-stability", "rescue"]
+    return cli.parse(cli.parser(own=(cli.StudyArguments, rescue.RescueArguments)), words[2:])
+
+
+def same_as(command: str, data) -> Job:
+    """The first job of the arm `same` of the command, with the data put in."""
+    given = {**rescue.DEFAULTS, **given_by(command)}
+    if given.get("train_file") == "TRAIN":
+        given["train_file"], given["validation_file"] = data
+    own = cli._taken(given, cli.ModelArguments, cli.DataArguments, cli.StudyArguments)
+    with quiet():
+        jobs, texts, _, _ = cli.plan_study(*own, {**given, "output_dir": "nowhere"})
+    planned, _ = rescue.rescue_jobs(jobs, len(texts.train), toy.config())
+    return planned[0]
+
+
+def test_the_rescue_that_is_named_begins_from_the_same_settings(study, tiny_csv, tmp_path, monkeypatch):
     """The command, with the data put in, plans as its arm `same` the very settings of the run."""
-    words = shlex.split(diagnose(run_of(study)).rescue)
-    assert words[:2] == ["hf-stability", "rescue"] and "--recipe" in words
-    words[words.index("TRAIN")], words[words.index("DEV")] = tiny_csv
-    capsys.readouterr()
-    assert cli.main([*words[1:], "--max_seq_length", "32", "--seeds", "1-1", "--dry_run"]) == 0
-    out = capsys.readouterr().out
-    rows = {}
-    for line in out[out.index("same: 1 run(s)") : out.index("third_of_rate:")].splitlines():
-        if line.startswith("| "):
-            name, value, _ = (cell.strip() for cell in line.strip("|").split("|"))
-            rows[name] = value
-    job = json.loads((run_of(study) / "config.json").read_text())["job"]
-    assert {name: rows[name] for name in job["args"]} == {name: str(value) for name, value in job["args"].items()}
+    monkeypatch.chdir(tmp_path)
+    report = diagnose(run_of(study))
+    assert "--recipe devlin2019" in report.rescue and "--max_seq_length" not in report.rescue
+    job = read_run_files(run_of(study)).job
+    same = same_as(report.rescue, tiny_csv)
+    assert same.args == job.args and same.data_fingerprint == job.data_fingerprint
+    assert same.model_fingerprint == job.model_fingerprint
+
+
+def test_so_it_does_with_another_tokenizer_cut_texts_and_alarms(run, tiny_model, tiny_csv, tmp_path):
+    tokenizer = tmp_path / "the tokenizer"
+    transformers.AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(tokenizer)
+    flags = {
+        "model_name_or_path": tiny_model(), "tokenizer_name": tokenizer, "train_file": tiny_csv[0], "max_steps": 2,
+        "validation_file": tiny_csv[1], "max_seq_length": 6, "recipe": "devlin2019", "seeds": "1-1", "workers": 0,
+        "on_alarm": "stop", "audit_alarms": 0.5, "diagnostics": "clipping", "weight_decay": 0.3, "output_dir": "cut",
+        "lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"power": 2.0}',
+    }  # fmt: skip
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    assert cli.main([*words, "--use_cpu", "--label_names", "labels", "label"]) == 0
+    folder = tmp_path / "cut" / "runs" / "devlin2019" / "seed-001"
+    job, command = read_run_files(folder).job, diagnose(folder).rescue
+    assert "--max_seq_length 6" in command and f"--tokenizer_name '{tokenizer}'" in command
+    assert "--label_names labels label" in command
+    same = same_as(command, tiny_csv)
+    assert same.args == {name: job.args[name] for name in job.args if name not in NOT_A_RESCUES}
+    assert set(NOT_A_RESCUES) < set(job.args)
+    assert same.data_fingerprint == job.data_fingerprint and same.tokenizer == job.tokenizer
+    # who gives the length says it, and who gives a model gives its tokenizer with it
+    command = diagnose(folder, max_seq_length=9, model_name_or_path=tiny_model(), train_file=tiny_csv[0], validation_file=tiny_csv[1]).rescue  # fmt: skip
+    assert "--max_seq_length 9" in command and "--tokenizer_name" not in command
+
+
+def test_a_studys_batch_and_precision_are_those_of_its_processes(study):
+    run = read_run_files(run_of(study))
+    args = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    sources = {name: f"--{name}" for name in args}
+    run.job = replace(run.job, args=args, sources=sources, processes=3, mixed_precision="bf16")
+    command = rescue_command(run, None, None, (None, None, "a.csv", "b.csv"))
+    assert "--total_train_batch_size 24" in command and "per_device" not in command and "--bf16 True" in command
+
+
+OTHER_ARGS = {
+    "learning_rate": 3e-5, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+    "warmup_steps": 0.2, "num_train_epochs": 4.0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+    "dataloader_drop_last": True, "optim": "adamw_torch", "adam_beta1": 0.8, "adam_beta2": 0.98, "adam_epsilon": 1e-6,
+    "weight_decay": 0.05, "bias_correction": False, "lr_bias_correction": True, "max_grad_norm": 0.5,
+    "label_smoothing_factor": 0.1, "neftune_noise_alpha": 5.0, "reinit_layers": 1, "bf16": True,
+    "train_sampling_strategy": "group_by_length",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_outside_a_study_all_that_changes_training_is_said(tmp_path, live):
+    args = StableTrainingArguments(str(tmp_path), **toy.QUIET, **OTHER_ARGS)
+    if live:
+        source = StableTrainer(toy.model(), args, train_dataset=toy.data(64), processing_class=None)
+    else:
+        source = tmp_path / "trainer_state.json"
+        GOOD(tmp_path)
+        torch.save(args, tmp_path / "training_args.bin")
+    given = given_by(diagnose(source).rescue)
+    given["lr_scheduler_kwargs"] = json.loads(given["lr_scheduler_kwargs"])
+    expected = {"model_name_or_path": "MODEL", "train_file": "TRAIN", "validation_file": "DEV", **OTHER_ARGS}
+    assert {name: getattr(value, "value", value) for name, value in given.items()} == expected
+
+
+def test_the_trainers_defaults_are_not_said(tmp_path):
+    GOOD(tmp_path)
+    torch.save(TrainingArguments(str(tmp_path), use_cpu=True), tmp_path / "training_args.bin")
+    command = diagnose(tmp_path / "trainer_state.json").rescue
+    assert command.partition("--validation_file DEV ")[2] == (
+        "--learning_rate 5e-05 --num_train_epochs 3.0 --per_device_train_batch_size 8"
+    )
+
+
+def test_the_batch_of_several_processes_is_that_of_all(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    args.distributed_state = SimpleNamespace(num_processes=3)
+    GOOD(tmp_path)
+    torch.save(args, tmp_path / "training_args.bin")
+    given = given_by(diagnose(tmp_path / "trainer_state.json").rescue)
+    assert given["total_train_batch_size"] == 24 and given["gradient_accumulation_steps"] == 2
+    assert "per_device_train_batch_size" not in given
+
+
+def test_an_older_trainers_arguments_are_said_by_todays_names():
+    args = {"learning_rate": 1e-5, "warmup_ratio": 0.06, "warmup_steps": 0, "optim": "adamw_hf", "max_steps": -1}
+    command = rescue_command(Run("x", args=args), "m", None, ("rte", None, None, None))
+    assert command.endswith("--task_name rte --learning_rate 1e-05 --warmup_steps 0.06")
+
+
+def test_what_is_carried_over_is_a_studys_to_set():
+    assert set(TRAINING_ARGS) <= set(argument_types())
+    assert not set(TRAINING_ARGS) & {*OWN_ARGS, *IGNORED_ARGS, *ALARM_ARGS}
 
 
 def test_a_recipe_of_ones_own_is_spelt_out(study):

@@ -23,7 +23,15 @@ from datasets import Dataset
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch._dynamo.utils import counters
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from hf_stability import StabilityCallback, StabilityMixin
 from hf_stability.diagnostics.step_record import read_steps
@@ -249,18 +257,29 @@ def test_torch_compile_with_inductor(tmp_path, kind):
     compiled(tmp_path, kind, "inductor")
 
 
+def graphs_of(folder, callbacks, accumulation):
+    """How many graphs a training under torch.compile has."""
+    torch._dynamo.reset()
+    counters.clear()
+    values = {**FAST, "eval_strategy": "no", "gradient_accumulation_steps": accumulation, "max_steps": 2}
+    args = TrainingArguments(str(folder), **values, torch_compile=True, torch_compile_backend="eager")
+    trainer = Trainer(small(), args, train_dataset=toy.data(128), callbacks=callbacks)
+    trainer.train()
+    assert isinstance(trainer.model_wrapped, OptimizedModule)
+    return counters["stats"]["unique_graphs"]
+
+
 def test_the_callback_adds_nothing_to_compile(tmp_path):
-    graphs = []
-    for callbacks in ([], [StabilityCallback(tensorboard=False)]):
-        torch._dynamo.reset()
-        counters.clear()
-        values = {**FAST, "eval_strategy": "no", "gradient_accumulation_steps": 4, "max_steps": 4}
-        args = TrainingArguments(str(tmp_path), **values, torch_compile=True, torch_compile_backend="eager")
-        trainer = Trainer(small(), args, train_dataset=toy.data(128), callbacks=callbacks)
-        trainer.train()
-        assert isinstance(trainer.model_wrapped, OptimizedModule)
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[1] == graphs[0] > 0
+    plain = graphs_of(tmp_path, [], 4)
+    assert graphs_of(tmp_path, [StabilityCallback(tensorboard=False, heat_map=False)], 4) == plain > 0
+
+
+def test_the_probes_do_not_compile_again_for_each_micro_batch(tmp_path):
+    one, many = (
+        graphs_of(tmp_path, [StabilityCallback(tensorboard=False, heat_map=False, diagnostics="all")], accumulation)
+        for accumulation in (2, 6)
+    )
+    assert one == many
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -395,6 +414,18 @@ def test_a_causal_lm(tmp_path, kind, accumulation):
     # Mean over the step's tokens: the Trainer tells the model how many all of its micro-batches have together.
     assert trainer.model_accepts_loss_kwargs and trainer.micro_batches == 4 * accumulation
     np.testing.assert_allclose(record["loss"], logged_losses(trainer), rtol=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_decoders_classifier_whose_loss_is_a_batch_mean(tmp_path, accumulation):
+    """Qwen2's takes `num_items_in_batch`, and does not hand it on to `loss_function`."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Qwen2Config(vocab_size=toy.VOCABULARY, num_key_value_heads=2, pad_token_id=0, num_labels=2, **sizes)
+    callback = StabilityCallback(tensorboard=False, heat_map=False)
+    values = {**FAST, "eval_strategy": "no", "gradient_accumulation_steps": accumulation, "learning_rate": 0.0}
+    model = Qwen2ForSequenceClassification(config)
+    Trainer(model, TrainingArguments(str(tmp_path), **values), None, toy.data(128), callbacks=[callback]).train()
+    assert np.abs(callback.record["loss"] - np.log(2)).max() < 0.1
 
 
 class Die(TrainerCallback):

@@ -65,7 +65,7 @@ def test_about_a_quarter_of_the_layers_is_drawn_anew(depth, expected):
         (toy.config("albert"), "albert uses one layer many times over"),
         (
             transformers.GPT2Config(n_embd=8, n_layer=2, n_head=2),
-            "is a Conv1D, and only Linear and LayerNorm are known",
+            "is a Conv1D, and only Linear and LayerNorm",
         ),
     ],
 )
@@ -84,11 +84,14 @@ def test_what_the_run_has_already_is_no_arm():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, 0.1), ({"warmup_steps": 0.3}, 0.3), ({"warmup_steps": 20}, 0.2), ({"warmup_steps": 2}, 0.1)]
+    ("given", "expected"),
+    [({}, 10), ({"warmup_steps": 0.3}, 30), ({"warmup_steps": 20}, 20), ({"warmup_steps": 2}, 10),
+     ({"warmup_steps": 100}, 100), ({"warmup_steps": 250}, 250)],
 )  # fmt: skip
-def test_a_longer_warmup_stays(given, expected):
+def test_a_longer_warmup_stays(tmp_path, given, expected):
     arms = arms_of(rescue_jobs([job(max_steps=100, **given)], 100, BERT)[0])
-    assert arms["third_of_rate"]["warmup_steps"] == expected
+    args = StableTrainingArguments(str(tmp_path), **arms["third_of_rate"])
+    assert args.get_warmup_steps(100) == expected  # as the Trainer reads it
 
 
 def test_the_trainers_own_rate_is_what_a_third_is_taken_of():
@@ -103,6 +106,7 @@ def test_the_trainers_own_rate_is_what_a_third_is_taken_of():
         ([job(), job(recipe="other")], {}, "--recipe mine other: rescue begins from one recipe"),
         ([job()], {"min_steps": 0}, "--min_steps 0: give 1 or more"),
         ([job(learning_rate=0.0)], {}, "--learning_rate 0.0: nothing is learned"),
+        ([job(on_alarm="stop")], {}, "--on_alarm stop: a rescue must finish its few runs"),
     ],
 )
 def test_what_cannot_be_rescued_is_refused(planned, more, message):
@@ -161,10 +165,31 @@ def test_settings_that_do_not_fail_again_are_not_changed():
     assert "did not fail again" in text and "best mean score" not in text
 
 
-def test_where_nothing_held_a_bug_is_likelier():
-    text = conclusion(runs(same=[FAILED] * 3, third_of_rate=[OK, OK, FAILED]), ["No arm of X."])
-    assert "Nothing held: look for a bug" in text and "--memorize" in text and "Held" not in text
-    assert "Failed: same (3 of 3), third_of_rate (1 of 3). No arm of X." in text
+def test_where_no_run_at_all_is_ok_a_bug_is_likelier():
+    text = conclusion(runs(same=[FAILED] * 3, third_of_rate=[FAILED, ("diverged", None)]), ["No arm of X."])
+    assert "No run of any arm is ok: look for a bug" in text and "--memorize" in text and "Held" not in text
+    assert "Failed: same (3 of 3), third_of_rate (2 of 2). No arm of X." in text
+
+
+def test_where_some_runs_of_every_arm_failed_the_best_arm_is_named_and_no_bug_is_looked_for():
+    text = conclusion(runs(same=[FAILED] * 3, third_of_rate=[OK, OK, FAILED], long=[OK, FAILED, FAILED]))
+    assert "Failed: same (3 of 3), third_of_rate (1 of 3), long (2 of 3)." in text
+    assert "third_of_rate failed least: 1 of 3, a failed share of .06 to .79 (95% interval)." in text
+    assert "look for a bug" not in text and "Held" not in text and "a smaller --learning_rate" in text
+    text = conclusion(runs(same=[OK] * 19 + [FAILED], third_of_rate=[FAILED] * 20))
+    assert "same failed least: 1 of 20, a failed share of .01 to .24" in text
+
+
+def test_of_arms_that_failed_as_often_the_one_with_the_better_scores_is_named():
+    text = conclusion(runs(same=[FAILED, ("ok", 0.7)], third_of_rate=[FAILED, ("ok", 0.9)]))
+    assert "third_of_rate failed least: 1 of 2" in text
+
+
+def test_runs_that_did_not_end_are_no_evidence():
+    text = conclusion(runs(same=[FAILED, FAILED], third_of_rate=[OK, OK, ("stopped", None)]))
+    assert "Held: third_of_rate (0 of 2 failed)." in text and "Failed: same (2 of 2)." in text
+    text = conclusion(runs(same=[FAILED] * 2, third_of_rate=[OK] * 3, long=[OK]))
+    assert "0 of 1 is weak: the failed share may be up to .79" in text  # the arm of which least is known
 
 
 def test_crashed_runs_are_no_evidence():
@@ -233,7 +258,12 @@ def test_it_is_a_study_that_can_go_on(run, tiny, tmp_path):
     table, _, last = out.rpartition("To watch: ")
     assert "| same " in table and "| reinit_top " in table
     paragraph = last.splitlines()[-1]
-    assert "(0 of 1 failed)" in paragraph or "Failed: " in paragraph
+    held = [r["recipe"] for r in summary["runs"] if r["status"] == "ok"]
+    fell = [r["recipe"] for r in summary["runs"] if r["status"] != "ok"]
+    assert len(held) + len(fell) == 4
+    assert paragraph.count(" (0 of 1 failed)") == len(held) and paragraph.count(" (1 of 1)") == len(fell)
+    assert all(f"{arm} (0 of 1 failed)" in paragraph for arm in held)
+    assert all(f"{arm} (1 of 1)" in paragraph for arm in fell)
     assert paragraph.endswith("The same command with --seeds 20 keeps these runs and adds the rest.")
 
     (folder / "runs" / "same" / "seed-001" / "run.json").unlink()  # as if it had been interrupted
@@ -263,6 +293,7 @@ def test_albert_is_told_why_an_arm_is_missing(run, tiny, tiny_model):
         (["--min_steps", "0"], "--min_steps 0: give 1 or more"),
         (["--min_steps", "x"], "--min_steps"),
         (["--learning_rate", "0"], "--learning_rate 0.0: nothing is learned"),
+        (["--on_alarm", "stop"], "--on_alarm stop: a rescue must finish its few runs"),
         (["--recipe", "nonesuch"], "--recipe nonesuch: no such recipe"),
         (["--memorize"], "--memorize: no such argument"),
         (["--task_name", "rte"], "--task_name rte"),

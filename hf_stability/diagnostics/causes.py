@@ -12,7 +12,7 @@ and none was fitted to a collection of real runs.
 | `truncated_share`, `max_seq_length` | share of the training examples that lost tokens; tokens |
 | `tokenizer_size`, `embedding_rows`, `largest_id`, `unknown_share` | tokens, rows, token id; share of the tokens |
 | `tokenizer_ids`, `config_ids` | `pad`, `cls`, `sep` -> token id |
-| `tokenizer_class`, `expected_class` | the tokenizer's, and the one that goes with the model's type |
+| `tokenizer_class`, `expected_class` | classes: the tokenizer's, and the one that goes with the model's type |
 | `missing_weights`, `base_prefix` | weights that the pretrained files lack, and what the encoder's names begin with |
 | `trainable`, `frozen`, `adapters` | numbers of parameters by layer; whether adapters are trained (PEFT) |
 | `weights_dtype`, `precision` | `torch.float32` ...; `no`, `bf16` or `fp16` (mixed precision) |
@@ -230,8 +230,8 @@ def check_tokenizer(
     unknown_share: float | None = None,
     tokenizer_ids: Mapping[str, int | None] | None = None,
     config_ids: Mapping[str, int | None] | None = None,
-    tokenizer_class: str | None = None,
-    expected_class: str | None = None,
+    tokenizer_class: type | None = None,
+    expected_class: type | None = None,
 ) -> Finding | None:
     """A tokenizer that is not the model's: its size, special ids and class, and unknown tokens in the data."""
     if tokenizer_size is None and largest_id is None and unknown_share is None:
@@ -249,8 +249,9 @@ def check_tokenizer(
         found = (tokenizer_ids or {}).get(name)
         if found is not None and expected is not None and found != expected:
             problems.append(("likely", f"{name} is token {found} to the tokenizer, {expected} to the model"))
-    if expected_class and tokenizer_class and tokenizer_class != expected_class:
-        problems.append(("possible", f"a {tokenizer_class} for a model that goes with a {expected_class}"))
+    class_names = [None if one is None else one.__name__ for one in (tokenizer_class, expected_class)]
+    if None not in class_names and not _same_kind(tokenizer_class, expected_class):
+        problems.append(("possible", f"a {class_names[0]} for a model that goes with a {class_names[1]}"))
     if unknown_share is not None and unknown_share >= UNKNOWN:
         level = "likely" if unknown_share >= MUCH_UNKNOWN else "possible"
         problems.append((level, f"{unknown_share:.0%} of the data's tokens are unknown to the tokenizer"))
@@ -267,13 +268,19 @@ def check_tokenizer(
             "unknown_share": unknown_share,
             "tokenizer_ids": dict(tokenizer_ids or {}),
             "config_ids": dict(config_ids or {}),
-            "tokenizer_class": tokenizer_class,
-            "expected_class": expected_class,
+            "tokenizer_class": class_names[0],
+            "expected_class": class_names[1],
         },
         "Load tokenizer and model from the same place (AutoTokenizer.from_pretrained of the model's own name), and "
         "decode a batch of input_ids to see what the model reads.",
         "leave out --tokenizer_name",
     )
+
+
+def _same_kind(one: type, other: type) -> bool:
+    """Whether either is the other, a special case of it, or its fast twin."""
+    twins = one.__name__.removesuffix("Fast") == other.__name__.removesuffix("Fast")
+    return twins or issubclass(one, other) or issubclass(other, one)
 
 
 def check_new_weights(missing_weights: Sequence[str] | None = None, base_prefix: str = "") -> Finding | None:
@@ -411,9 +418,19 @@ def check_finite(
     steps: np.ndarray | None = None,
     logged_losses: Sequence[float] | None = None,
     nan_filter: bool | None = None,
+    evidence: Mapping[str, Any] | None = None,
 ) -> Finding | None:
-    """NaN or Inf in the training loss: in the record, else in the log, from which the Trainer hides it."""
-    if losses is not None and len(losses):
+    """NaN or Inf: in the verdict's evidence, else in the record's training loss, else in the log, from which the Trainer
+    hides it."""
+    if evidence is not None and "nonfinite" in evidence:
+        first = evidence.get("first_nonfinite_step")
+        text = f"NaN or Inf in {', '.join(evidence['nonfinite'])}"
+        text += "" if first is None else f", the first at step {first}"
+        count = evidence.get("nonfinite_losses")
+        text += "" if count is None else f" ({count} training losses)"
+        figures = {"where": list(evidence["nonfinite"]), "first_step": first, "nonfinite": count}
+        found, in_order = True, ""
+    elif losses is not None and len(losses):
         bad = ~np.isfinite(losses)
         first = int(np.asarray(steps)[bad.argmax()]) if bad.any() and steps is not None else None
         text = f"{int(bad.sum())} of {len(losses)} training losses are NaN or Inf"

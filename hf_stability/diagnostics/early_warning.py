@@ -12,7 +12,9 @@ From all that the record shows of a classification, at update step n of T (media
 
 Mosbach et al. (ICLR 2021, section 5.1): in failed runs the lower layers' gradients vanish and the loss stays at its start,
 but successful runs are small there too until shortly after the warmup. So nothing is said before the warmup and one window
-have passed. Only ratios and nats enter: a loss that is scaled by a constant, or a clipped gradient, changes nothing.
+have passed. Only ratios and nats enter: gradients that are all scaled by one constant change nothing. A loss that is not the
+plain mean cross entropy does: class weights above 1 look like a failing run. Nothing is said either while nearly all
+examples were of one class (the entropy of their labels below 0.05 nats, 1% of the other), where the ratio is noise.
 
 Where the weights and the threshold come from, and how often the alarm is right: benchmarks/early_detection.
 
@@ -40,6 +42,8 @@ WINDOW = 0.03
 LOSS_WINDOW = 0.1
 """Share of training over which the loss is averaged."""
 MIN_WINDOW = 5
+MIN_ENTROPY = 0.05
+"""Nats; of the labels so far."""
 CHECK_EVERY = 0.05
 """Share of training between two checks."""
 
@@ -80,11 +84,13 @@ def evidence(
     levels = np.stack([_median(logs[..., i : i + width, :], -2) for i in _starts(logs.shape[-2], width)], -2)
     lower = _median(levels[..., low], -1)  # (..., windows)
     loss_width = max(MIN_WINDOW, math.ceil(LOSS_WINDOW * total_steps))
+    entropy = label_entropy(label_counts)
+    entropy = np.where(entropy < MIN_ENTROPY, np.nan, entropy)
     return {
         "level": lower[..., -1] - levels[..., -1, top],
         "trend": lower[..., -1] - np.fmax.reduce(lower, axis=-1),
         "spread": _median(_log(np.asarray(logit_std, float))[..., -width:], -1),
-        "loss": np.asarray(losses, float)[..., -loss_width:].mean(-1) / np.maximum(label_entropy(label_counts), 1e-12),
+        "loss": np.asarray(losses, float)[..., -loss_width:].mean(-1) / entropy,
     }
 
 
@@ -160,9 +166,7 @@ def check(
     layers = record["layers"]
     found = evidence(norms, record["loss"][until], record["logit_std"][until], counts, layers, total_steps)
     found = {name: float(value) for name, value in found.items()}
-    finite = np.isfinite(record["loss"][until])
-    diverged = bool(finite.any()) and not finite[-MIN_WINDOW:].all()  # no loss at all is a model that returns none
-    value = 1.0 if diverged else float(risk(found))
+    value = 1.0 if _diverged(record["loss"][until], norms) else float(risk(found))
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
@@ -183,9 +187,18 @@ def find_alarm(
         record: as in [`check`].
         warmup_steps, total_steps: update steps; default: what the record's first line says.
         threshold: as in [`check`].
+
+    Raises:
+        InputError: neither the arguments nor the record say how long warmup and training are.
     """
-    warmup_steps = record["info"]["warmup_steps"] if warmup_steps is None else warmup_steps
-    total_steps = record["info"]["max_steps"] if total_steps is None else total_steps
+    info = record.get("info", {})
+    warmup_steps = info.get("warmup_steps") if warmup_steps is None else warmup_steps
+    total_steps = info.get("max_steps") if total_steps is None else total_steps
+    if warmup_steps is None or total_steps is None:
+        raise InputError(
+            "the record does not say how long the training is: give warmup_steps and total_steps, or write it with "
+            'StepRecord(..., info={"warmup_steps": ..., "max_steps": ...})'
+        )
     last = max(record["step"], default=0)
     for step in check_steps(warmup_steps, total_steps):
         if step > last:
@@ -216,6 +229,15 @@ def lower_half(layers: Sequence[str]) -> list[int]:
 def top_layer(layers: Sequence[str]) -> int:
     """Index of the classifier, or of the last layer where none has this name."""
     return list(layers).index("classifier") if "classifier" in layers else len(layers) - 1
+
+
+def _diverged(losses: np.ndarray, norms: np.ndarray) -> bool:
+    """Whether a loss was not finite, from the first finite one on; or none was, and the gradients are not either (no loss
+    at all, with sound gradients, is a model that returns none)."""
+    finite = np.isfinite(losses)
+    if finite.any():
+        return not finite[finite.argmax() :].all()
+    return not np.isfinite(norms[-MIN_WINDOW:]).any()
 
 
 def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps: int) -> str:

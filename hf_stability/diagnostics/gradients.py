@@ -101,14 +101,19 @@ class GradientMeter:
     def parameter_norms(self) -> Tensor:
         """Norm of each parameter that has a gradient now, `(..., len(self.present))`, in the model's order."""
         grads = self.gradients()
-        return tensor_norms(grads, self.seed_axis) if grads else torch.zeros((*self.seed_shape, 0))
+        if not grads:
+            return torch.zeros((*self.seed_shape, 0), device=self._device())
+        return tensor_norms(grads, self.seed_axis)
 
     def layer_norms(self, parameter_norms: Tensor) -> Tensor:
         """Norm of each layer, `(..., len(self.names))`, from [`parameter_norms`]."""
         if not self.present:
             unseen = 0.0 if self.hidden is None else torch.nan
-            return torch.full((*self.seed_shape, len(self.names)), unseen)
+            return torch.full((*self.seed_shape, len(self.names)), unseen, device=self._device())
         return group_norms(parameter_norms, self._present_index, len(self.names))
+
+    def _device(self) -> torch.device:
+        return self.parameters[0].device if self.parameters else torch.device("cpu")
 
 
 def hidden_gradients(model: nn.Module) -> str | None:

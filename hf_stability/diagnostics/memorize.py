@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from .failures import IGNORED_LABEL
 
 
@@ -44,6 +45,9 @@ def memorize(
 
     Returns:
         `learned`, `score` (accuracy or R2, of the last pass), `steps`, `rate`, `loss`, `examples`, `regression`.
+
+    Raises:
+        InputError: the model returns no loss.
     """
     from tqdm.auto import tqdm
 
@@ -61,7 +65,8 @@ def memorize(
                 parameter.copy_(value)
         with tqdm(total=steps, desc=f"memorising {len(examples)} examples", disable=not show, leave=False) as bar:
             tried = _fit(model, trained, batches, rate * factor, steps, bar.update)
-        if not result or tried["score"] > result["score"]:
+        # a NaN score compares with nothing, so the comparison is turned round
+        if not result or tried["learned"] or not tried["score"] <= result["score"]:
             result = tried
         if result["learned"] or not trained:
             break
@@ -77,6 +82,8 @@ def _fit(model, trained, batches, rate, steps, update) -> dict[str, Any]:
         outputs, labels, losses = [], [], []
         for batch in batches:
             output = model(**batch)
+            if getattr(output, "loss", None) is None:
+                raise InputError("the model's forward returns no loss on these examples")
             outputs.append(output.logits.detach())
             labels.append(batch["labels"])
             losses.append(float(output.loss.detach()))

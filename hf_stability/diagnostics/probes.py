@@ -42,13 +42,15 @@ CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 def is_clipped(total: Tensor, max_grad_norm: float, before_clipping: bool = True) -> Tensor:
     """Whether a step was clipped: `(...)`, bool; arguments as in [`clip_factor`].
 
-    After clipping the norm of such a step stands at the limit, up to rounding and the 1e-6 in torch's formula.
+    After clipping the norm of such a step stands at the limit, up to rounding in its precision and the 1e-6 in torch's
+    formula.
     """
     if not max_grad_norm:
         return torch.zeros_like(total, dtype=torch.bool)
     if before_clipping:
         return total > max_grad_norm
-    return total >= max_grad_norm**2 / (max_grad_norm + CLIP_EPS) * (1 - 1e-4)
+    rounding = max(1e-4, 2 * torch.finfo(total.dtype).eps)
+    return total >= max_grad_norm**2 / (max_grad_norm + CLIP_EPS) * (1 - rounding)
 
 
 def clip_factor(total: Tensor, max_grad_norm: float, before_clipping: bool = True) -> Tensor:
@@ -63,18 +65,17 @@ def clip_factor(total: Tensor, max_grad_norm: float, before_clipping: bool = Tru
     Returns:
         `(...)` in [0, 1]; 1 where nothing is clipped, NaN where it is lost or `total` is NaN.
     """
-    total = total.float()
     if not max_grad_norm:
-        return torch.ones_like(total)
+        return torch.ones_like(total, dtype=torch.float32)
     if before_clipping:
-        return torch.clamp(max_grad_norm / (total + CLIP_EPS), max=1.0)
+        return torch.clamp(max_grad_norm / (total.float() + CLIP_EPS), max=1.0)
     lost = is_clipped(total, max_grad_norm, before_clipping) | total.isnan()
     return torch.where(lost, torch.nan, 1.0)
 
 
 @torch.no_grad()
 def distance(now: Sequence[Tensor], start: Sequence[Tensor], seed_axis: bool = False) -> Tensor:
-    """L2 distance of a layer's weights: `||now - start||`, in float32.
+    """L2 distance of a layer's weights: `||now - start||`; differences in the weights' precision, their sum in float32.
 
     Args:
         now, start: the layer's tensors, then and now.
@@ -350,7 +351,7 @@ class OutputProbe(Probe):
     """A probe of what a module puts out, for the examples of an update step: those of all its micro-batches together.
 
     Forward passes count while the model is in training mode. A subclass says which modules (`modules`), what of their
-    output (`read`), and the numbers (`numbers`).
+    output (`read`), and the numbers (`numbers`). Under `torch.compile` the graph breaks at these modules.
     """
 
     mean_over_processes = True
@@ -372,6 +373,7 @@ class OutputProbe(Probe):
         """`(examples, width)` of the step's examples, float32 -> `(len(columns),)`."""
         raise NotImplementedError
 
+    @torch.compiler.disable  # else it is compiled again for each number of micro-batches
     @torch.no_grad()
     def _see(self, module, args, output) -> None:
         values = self.read(module, output) if self._model.training else None

@@ -189,16 +189,26 @@ def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
     info, steps = record["info"], record["step"]
     total = info.get("max_steps")
     last = steps > (1 - LAST_PART) * (total or max(steps, default=0))
+    labels, losses = _total(record["labels"]), record.get("loss")
+    if losses is not None and labels is None and not np.isfinite(losses).any():
+        losses = None  # with labels it would be divergence; without, nobody showed a loss
+    known = bool(np.isfinite(record["layer_norms"]).any())
     return {
         "steps": steps,
-        "losses": record.get("loss"),
-        "layer_norms": record["layer_norms"] if record["layers"] else None,
-        "layers": record["layers"] or None,
+        "losses": losses,
+        "layer_norms": record["layer_norms"] if known else None,
+        "layers": record["layers"] if known else None,
         "warmup_steps": info.get("warmup_steps"),
         "total_steps": total,
-        "train_label_counts": record["labels"].sum(0) if record["labels"].any() else None,
-        "train_predicted_counts": record["predicted"][last].sum(0) if record["predicted"].size else None,
+        "train_label_counts": labels,
+        "train_predicted_counts": _total(record["predicted"][last]),
     }
+
+
+def _total(counts: np.ndarray) -> np.ndarray | None:
+    """Sum over steps `(steps, classes) -> (classes,)`; None where nothing was counted."""
+    total = np.nansum(counts, axis=0)
+    return total if total.size and total.sum() > 0 else None
 
 
 def read_rows(path: Path) -> tuple[dict, np.ndarray]:

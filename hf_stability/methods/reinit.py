@@ -109,7 +109,8 @@ def _check(where: str, module: nn.Module) -> None:
         own = dict(inner.named_parameters(recurse=False))
         if own and not isinstance(inner, nn.Linear) and not _is_layer_norm(inner):
             raise InputError(
-                f"--reinit_layers: {path} is a {type(inner).__name__}, and only Linear and LayerNorm are known; give 0"
+                f"--reinit_layers: {path} is a {type(inner).__name__}, and only Linear and LayerNorm (with a bias) are "
+                "known; give 0"
             )
         frozen = [key for key, parameter in own.items() if not parameter.requires_grad]
         if frozen:

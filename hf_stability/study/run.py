@@ -27,7 +27,8 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ..callback import LAST_PART, StabilityCallback, write_json
+from ..callback import StabilityCallback, write_json
+from ..diagnostics.step_record import LAST_PART
 from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics

@@ -72,6 +72,84 @@ def test_the_alarms_table_keeps_healed_and_borderline_runs_apart():
     assert [cell.split(" =")[0] for cell in last[1:6]] == ["3/4", "3/3", "0/5", "1/2", "0/1"]
 
 
+def test_the_precision_in_use_counts_all_runs_that_did_not_fail():
+    made = rows(["failed"] * 4 + ["ok"] * 5 + ["healed"] * 2 + ["borderline"], alarmed=[0, 1, 2, 9])
+    first, *_, last = bench.alarm_table_in_use(made, "bert", early_warning.THRESHOLD)[2:]
+    cells = last.strip("| ").split(" | ")
+    assert [cell.split(" =")[0] for cell in cells[1:3]] == ["1/8", "3/4"]
+    assert cells[3].startswith(f"{0.1 * 0.75 / (0.1 * 0.75 + 0.9 / 8):.2f} (")
+    assert first.strip("| ").split(" | ") == ["10%", "0/8 = 0.00 (0.00-0.32)", *["-"] * 4]
+
+
+EVALUATIONS = [{"step": step, "eval_accuracy": step / 1000} for step in (38, 76, 114)]
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        (19, None),
+        (35, None),
+        (36, 38),
+        (38, 38),
+        (57, 38),
+        (73, 38),
+        (74, 76),
+        (75, 76),
+        (76, 76),
+        (113, 114),
+        (375, 114),
+    ],
+)
+def test_the_dev_score_at_a_look_is_the_nearest_evaluations_two_steps_late_at_most(step, found):
+    assert bench.dev_score_at(EVALUATIONS, step) == (None if found is None else found / 1000)
+
+
+def test_of_two_evaluations_at_hand_the_nearer_one_counts():
+    evaluations = [{"step": step, "eval_accuracy": step / 1000} for step in (9, 12)]
+    assert bench.dev_score_at(evaluations, 10) == 0.009 and bench.dev_score_at(evaluations, 11) == 0.012
+
+
+@pytest.mark.parametrize("total", [189, 375])  # BERT and RoBERTa; ALBERT
+def test_each_look_of_the_tables_has_its_own_evaluation(tmp_path, monkeypatch, total):
+    every = math.ceil(0.1 * total)
+    evaluations = [{"step": i * every, "eval_accuracy": i / 100} for i in range(1, 11) if i * every <= total]
+    (tmp_path / "metrics.json").write_text(json.dumps({"evaluations": evaluations}), encoding="utf-8")
+    (tmp_path / "run.json").write_text(json.dumps({"seed": 1, "accuracy": 0.7}), encoding="utf-8")
+    (tmp_path / "verdict.json").write_text(json.dumps({"status": "ok", "evidence": {}}), encoding="utf-8")
+    record = {
+        "info": {"max_steps": total, "warmup_steps": every},
+        "layers": ["embeddings", "layer_00", "layer_01", "classifier"],
+        "layer_norms": RNG.uniform(1, 2, (total, 4)),
+        "labels": np.full((total, 2), 8),
+    } | {name: RNG.uniform(0.5, 1, total) for name in ("loss", "logit_std", "grad_norm")}
+    monkeypatch.setattr(bench, "read_steps", lambda path: record)
+    made = bench.looks(tmp_path, "albert")
+    assert [bench.at(made, fraction)[0]["dev_score"] for fraction in bench.FRACTIONS] == [
+        -0.01,
+        -0.02,
+        -0.03,
+        -0.04,
+        -0.05,
+    ]
+    assert bench.at(made, 0.05)[0]["dev_score"] == ""
+    for row in made:  # nothing else looks ahead
+        assert row["loss"] == pytest.approx(
+            record["loss"][: row["step"]][-math.ceil(0.1 * total) :].mean() / math.log(2), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(("number", "alarmed"), [(10, 0), (11, 1), (13, 1), (20, 1), (21, 2)])
+def test_the_threshold_lets_a_tenth_of_all_ok_runs_but_one_be_alarmed(number, alarmed):
+    made = rows(["ok"] * number)
+    for row in made:
+        row["loss"] = row["seed"] / number
+    threshold = bench.fit_threshold(made, early_warning.WEIGHTS)
+    raised = bench.alarmed_by(made, 0.5, threshold)
+    assert sorted(raised.values()).count(True) == alarmed
+    highest_left = max(bench.risk_of(r) for r in made if not raised[r["seed"]])
+    assert highest_left < threshold <= highest_left + 0.001
+
+
 def test_fitting_finds_what_tells_the_runs_apart():
     made = rows(["failed"] * 6 + ["ok"] * 6, alarmed=range(6))
     for row in made:

@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from hf_stability.diagnostics import causes
 from hf_stability.diagnostics.causes import CHECKS, LIKELIHOODS, Finding, run_checks
@@ -30,6 +31,10 @@ def schedule(peak=2e-5, total=468, warmup=47, bias_correction=True):
         "corrected_rates": corrected,
         "bias_correction": bias_correction,
     }
+
+
+class OwnBertTokenizer(transformers.BertTokenizer):
+    pass
 
 
 VANISHED = {"lasting": True, "layers": ["layer_00", "layer_01"], "first_step": 40, "healed_step": None}
@@ -155,9 +160,25 @@ CASES = {
     ),
     "class of the tokenizer": (
         "tokenizer",
-        {"tokenizer_size": 9, "tokenizer_class": "RobertaTokenizer", "expected_class": "BertTokenizer"},
+        {
+            "tokenizer_size": 9,
+            "tokenizer_class": transformers.RobertaTokenizer,
+            "expected_class": transformers.BertTokenizer,
+        },
         "possible",
         "a RobertaTokenizer for a model that goes with a BertTokenizer",
+    ),
+    "a special case of the class": (
+        "tokenizer",
+        {"tokenizer_size": 9, "tokenizer_class": OwnBertTokenizer, "expected_class": transformers.BertTokenizer},
+        "unlikely",
+        "fits",
+    ),
+    "the class it is a special case of": (
+        "tokenizer",
+        {"tokenizer_size": 9, "tokenizer_class": transformers.BertTokenizer, "expected_class": OwnBertTokenizer},
+        "unlikely",
+        "fits",
     ),
     "unknown tokens": ("tokenizer", {"unknown_share": 0.1}, "possible", "10% of the data's tokens are unknown"),
     "many unknown tokens": ("tokenizer", {"unknown_share": 0.5}, "likely", "50% of the data's tokens are unknown"),
@@ -240,6 +261,18 @@ CASES = {
         {"losses": np.array([0.7, np.nan, np.inf, 0.7]), "steps": np.array([1, 2, 3, 4])},
         "likely",
         "2 of 4 training losses are NaN or Inf, the first at step 2",
+    ),
+    "NaN from the first step, by the verdict": (
+        "NaN",
+        {"evidence": {"nonfinite": ["train loss", "eval outputs"], "first_nonfinite_step": 1}},
+        "likely",
+        "NaN or Inf in train loss, eval outputs, the first at step 1",
+    ),
+    "the verdict goes before the log": (
+        "NaN",
+        {"evidence": {"nonfinite": ["weights"], "first_nonfinite_step": None}, "logged_losses": [0.7]},
+        "likely",
+        "NaN or Inf in weights",
     ),
     "a NaN in the log": ("NaN", {"logged_losses": [0.7, float("nan")]}, "likely", "1 of 2 logged losses are NaN"),
     "the log's filter": ("NaN", {"logged_losses": [0.7]}, "unlikely", "logging_nan_inf_filter, on by default, hides"),

@@ -189,3 +189,37 @@ def test_a_stopped_run_is_censored_and_a_finished_one_keeps_its_verdict():
     stopped = with_alarm(failed, alarm, stopped=True)
     assert stopped.status == "stopped" and "censored, not failed" in stopped.sentence
     assert stopped.evidence["alarm"]["step"] == alarm.step
+
+
+def test_while_nearly_all_examples_are_of_one_class_nothing_is_said():
+    record = made_record(fails=True)
+    record["labels"] = np.tile([16, 0], (TOTAL, 1))
+    assert find_alarm(record) is None and math.isnan(check(record, 100, TOTAL)[0])
+    record["labels"][::2] = [15, 1]  # 3% of the other class
+    assert find_alarm(record) is not None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 63])
+def test_a_loss_that_is_not_finite_is_an_alarm_at_the_next_check(value, at):
+    record = made_record(fails=False)
+    record["loss"][at:] = value if at == 0 else record["loss"][at:]
+    record["loss"][at] = value
+    if at == 0:
+        record["layer_norms"][:] = math.nan
+    first = min(step for step in check_steps(WARMUP, TOTAL) if step > at)
+    alarm = find_alarm(record)
+    assert alarm.step == first and alarm.risk == 1.0 and "not finite" in alarm.sentence
+
+
+def test_a_model_that_returns_no_loss_is_not_one_that_diverged():
+    record = made_record(fails=False)
+    record["loss"][:] = math.nan
+    assert find_alarm(record) is None
+
+
+def test_a_record_that_does_not_say_how_long_the_training_is():
+    record = {key: value for key, value in made_record(fails=True).items() if key != "info"}
+    with pytest.raises(InputError, match="give warmup_steps and total_steps"):
+        find_alarm(record)
+    assert find_alarm(record, WARMUP, TOTAL) is not None

@@ -75,6 +75,18 @@ def test_a_rate_that_is_too_large_is_followed_by_a_third_from_the_same_weights(m
     assert fit(toy.model(), examples())["learned"] and len(tried) == 1
 
 
+def test_what_the_second_rate_learned_counts_after_a_nan(monkeypatch):
+    from hf_stability.diagnostics import memorize as module
+
+    def tried(score, learned):
+        return {"learned": learned, "score": score, "steps": 8, "rate": 1e-3, "loss": 0.1, "regression": True}
+
+    results = iter([tried(float("nan"), False), tried(0.99, True)])
+    monkeypatch.setattr(module, "_fit", lambda *_: next(results))
+    found = fit(toy.model(), examples())
+    assert found["learned"] and found["score"] == 0.99
+
+
 def test_a_loss_that_is_not_finite_ends_it():
     found = fit(toy.model(), examples(), rate=float("inf"), steps=100)
     assert not found["learned"] and found["steps"] < 100

@@ -19,6 +19,7 @@ from hf_stability.diagnostics.probes import (
     clip_factor,
     cls_variance,
     distance,
+    is_clipped,
     make_probes,
     one_class_share,
     prediction_entropy,
@@ -366,6 +367,12 @@ def test_a_step_just_above_the_limit_counts_as_clipped(limit):
 
 
 def test_a_factor_that_cannot_be_known():
+    for seed in range(20):  # clipped in bf16 a norm stands at the limit but for bf16's rounding
+        generator = torch.Generator().manual_seed(seed)
+        half = torch.nn.Parameter(torch.zeros(300, dtype=torch.bfloat16))
+        half.grad = torch.randn(300, generator=generator).bfloat16()
+        torch.nn.utils.clip_grad_norm_(half, 1.0)
+        assert is_clipped(torch.linalg.vector_norm(half.grad), 1.0, before_clipping=False)
     assert clip_factor(torch.tensor(math.nan), 1.0).isnan()
     assert clip_factor(torch.tensor(math.nan), 1.0, before_clipping=False).isnan()
     assert clip_factor(torch.tensor(math.nan), 0.0) == 1

@@ -295,3 +295,27 @@ sys.modules["pandas"] = None
 from hf_stability.diagnostics.step_record import read_steps, steps_frame
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(hf_stability.__file__).parents[1]).returncode == 0
+
+
+def evidence_of_rows(tmp_path, columns, rows):
+    record = StepRecord(["step", *columns], tmp_path / "steps.rec", info={"max_steps": 20, "warmup_steps": 2})
+    steps = np.arange(1, len(rows) + 1)[:, None]
+    record.append(np.hstack([steps, rows]))
+    return training_evidence(read_steps(tmp_path))
+
+
+def test_the_evidence_leaves_out_what_nobody_showed(tmp_path):
+    columns = ["loss", "labels/0", "labels/1", "predicted/0", "predicted/1", "grad_norm/a"]
+    found = evidence_of_rows(tmp_path, columns, np.full((20, 6), np.nan))  # label smoothing, gradients hidden
+    for name in ("losses", "layer_norms", "layers", "train_label_counts", "train_predicted_counts"):
+        assert found[name] is None
+    labels = np.array([0, 1, 1])
+    assert judge(eval_labels=labels, eval_predictions=np.eye(2)[labels], **found).status == "ok"
+
+
+def test_the_evidence_of_a_run_that_is_nan_from_its_first_step_is_its_nan(tmp_path):
+    rows = np.tile([np.nan, 8.0, 8.0, 16.0, 0.0, np.nan], (20, 1))
+    columns = ["loss", "labels/0", "labels/1", "predicted/0", "predicted/1", "grad_norm/a"]
+    found = evidence_of_rows(tmp_path, columns, rows)
+    assert np.isnan(found["losses"]).all() and found["train_label_counts"].tolist() == [160, 160]
+    assert judge(**found).status == "diverged"
