@@ -1,6 +1,7 @@
 """Every recipe on the same ground: the runs. See recipes_study/PROTOCOL.md.
 
     python benchmarks/recipes.py choose --output_dir studies
+    python benchmarks/recipes.py pick --output_dir studies      # writes recipes_study/chosen.json and chosen.md
     python benchmarks/recipes.py confirm --output_dir studies
     python benchmarks/recipes.py same_rate --output_dir studies
 
@@ -12,16 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from hf_stability import cli
+from hf_stability.study.prepare import parse_seeds
+from hf_stability.study.study import read_runs
+from hf_stability.study.summary import NOT_OK, markdown_table
 
 
 HERE = Path(__file__).parent / "recipes_study"
@@ -65,6 +71,41 @@ def choose(folder: Path, task: str, more: list[str]) -> int:
     return run_study(folder / "choose" / task, task, recipes, CHOICE_SEEDS, "first", more)
 
 
+def pick(folder: Path) -> None:
+    """What part `choose` gave: the rates by the protocol's rule, and the table behind them, written beside the protocol."""
+    chosen: dict[str, dict[str, float]] = {}
+    lines = [
+        "# What part `choose` gave",
+        "",
+        "Mean score over seeds 2000 to 2002, first half of the development set; failed runs.",
+    ]
+    for task in TASKS:
+        scores: dict[str, dict[float, list[float]]] = {}
+        failed: dict[tuple[str, float], int] = {}
+        for run in read_runs(folder / "choose" / task):
+            name, _, place = run.recipe.partition("+rates,learning_rate=")
+            scores.setdefault(name, {}).setdefault(float(place), []).append(math.nan if run.last is None else run.last)
+            failed[name, float(place)] = failed.get((name, float(place)), 0) + (run.status in NOT_OK)
+        wanted = {(name, rate): len(parse_seeds(CHOICE_SEEDS)) for name in recipe_names() for rate in GRID}
+        found = {(name, rate): len(own) for name, rates in scores.items() for rate, own in rates.items()}
+        if found != wanted:
+            missing = [f"{name} at {rate:g}" for (name, rate), n in wanted.items() if found.get((name, rate)) != n]
+            raise SystemExit(f"part choose is not whole on {task}: {', '.join(missing[:5])} ...")
+        means = {name: {rate: float(np.nanmean(own)) for rate, own in rates.items()} for name, rates in scores.items()}
+        chosen[task] = {name: min(GRID, key=lambda rate: (-means[name][rate], rate)) for name in recipe_names()}
+        rows = [
+            [f"`{name}`", *(_cell(means[name][rate], failed[name, rate]) for rate in GRID), f"{chosen[task][name]:g}"]
+            for name in recipe_names()
+        ]
+        lines += ["", f"## {task}", "", markdown_table(["recipe", *(f"{rate:g}" for rate in GRID), "chosen"], rows)]
+    (HERE / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    (HERE / "chosen.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cell(mean: float, failed: int) -> str:
+    return f"{mean:.3f}" + (f", {failed} failed" if failed else "")
+
+
 def at_rates(folder: Path, task: str, rates: dict[str, float], part: str, more: list[str]) -> int:
     """Each recipe at one rate, on the part of the development set that did not choose it."""
     recipes = []
@@ -92,13 +133,16 @@ def chosen_rates(task: str) -> dict[str, float]:
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "confirm", "same_rate"])
+    parser.add_argument("part", choices=["choose", "pick", "confirm", "same_rate"])
     parser.add_argument("--task", choices=TASKS, help="default: both, one after the other")
     parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
     parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
     parser.add_argument("--dry_run", action="store_true", help="print what would be run")
     arguments = parser.parse_args()  # nothing else: no flag may go over an arm
     more = ["--dry_run"] * arguments.dry_run + (["--workers", arguments.workers] if arguments.workers else [])
+    if arguments.part == "pick":
+        pick(arguments.output_dir)
+        return 0
     tasks = [arguments.task] if arguments.task else list(TASKS)
     if arguments.part == "same_rate":
         left = {name: FAILING_RATE for name in recipe_names() if chosen_rates(TASKS[0])[name] != FAILING_RATE}
