@@ -847,7 +847,7 @@ def rescue_command(
     flags |= dict(zip(names, data, strict=True))
     if run.job is not None:
         job = run.job
-        known = _is_packaged(job.recipe)
+        known = _is_packaged(job.recipe) and not job.stages  # its model is the last stage's already
         flags |= {"recipe": job.recipe if known else None, "model_name_or_path": model or job.model}
         if job.task != "custom" and not any(data):
             flags["task_name"] = job.task
