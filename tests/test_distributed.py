@@ -73,6 +73,34 @@ def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
         assert runs[0]["id"] != runs[1]["id"]  # their last digits differ: they are not each other's repetition
 
 
+def test_two_processes_train_a_stage_together_and_start_from_it(tmp_path, study, tiny_csv):
+    train, dev = tiny_csv
+    (tmp_path / "stage.yaml").write_text(
+        f"stages: [{{train_file: {train}, validation_file: {dev}, args: {{max_steps: 30, learning_rate: 3e-3}}}}]"
+    )
+    own = str(tmp_path / "mine.yaml")
+    more = ["--recipe", f"{own}+{tmp_path / 'stage.yaml'}", "--seeds", "1", "--output_dir", str(tmp_path / "study")]
+    done = launch(TORCHRUN, *study, *more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (stage,) = (tmp_path / "study" / "stages").iterdir()
+    assert done.stdout.count(f"stage {stage.name}: ok") == done.stdout.count("mine+stage/seed-001: ") == 1
+    config = json.loads((tmp_path / "study" / "runs" / "mine+stage" / "seed-001" / "config.json").read_text())
+    assert config["job"]["stages"] == [json.loads((stage / "run.json").read_text())["id"]]
+    assert config["job"]["processes"] == 2 and (stage / "encoder" / "model.safetensors").is_file()
+
+
+def test_two_processes_stop_together_where_a_stage_failed(tmp_path, study, tiny_csv):
+    train, dev = tiny_csv
+    (tmp_path / "stage.yaml").write_text(
+        f"stages: [{{train_file: {train}, validation_file: {dev}, args: {{learning_rate: 1e6}}}}]"
+    )
+    own = str(tmp_path / "mine.yaml")
+    more = ["--recipe", f"{own}+{tmp_path / 'stage.yaml'}", "--seeds", "1", "--output_dir", str(tmp_path / "study")]
+    done = launch(TORCHRUN, *study, *more)
+    assert done.returncode != 0 and done.stderr.count("Nothing was started from it.") == 1
+    assert not (tmp_path / "study" / "runs").exists()
+
+
 def test_two_processes_say_a_wrong_argument_once(tmp_path, study):
     done = launch(TORCHRUN, *study, "--learning_rat", "1", "--output_dir", str(tmp_path / "study"))
     assert (
