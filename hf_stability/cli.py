@@ -85,7 +85,9 @@ class DataArguments:
     )
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "GLUE in its official layout (RTE/train.tsv ...). Default: nyu-mll/glue on the hub."},
+        metadata={
+            "help": "GLUE in its official layout (RTE/train.tsv ...), for stages too. Default: the hub's nyu-mll/glue."
+        },
     )
     train_file: str | None = field(
         default=None,
@@ -300,7 +302,7 @@ def run_study(
         if arms is not None:
             jobs = arms(jobs, data)
             check_jobs(jobs)
-            check_folder(jobs, folder)
+            check_folder(jobs, folder, stages.jobs)
         if study_args.dry_run:
             print(describe(jobs, data, stages))
             return 0
@@ -450,7 +452,7 @@ def plan_study(
     )
     jobs = stages.attach(jobs)
     check_jobs(jobs)
-    check_folder(jobs, folder)
+    check_folder(jobs, folder, stages.jobs)
     return jobs, data, tokens, folder, stages
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -58,7 +58,7 @@ def run_jobs(
     folder = Path(folder)
     main = is_main_process(jobs)
     check_jobs(jobs)
-    check_folder(jobs, folder)
+    check_folder(jobs, folder, stages)
     done = {job.name: run for job in jobs if (run := read_run(run_folder(folder, job))) is not None}
     missing = [job for job in jobs if job.name not in done]
     if jobs and jobs[0].processes > 1:
@@ -197,10 +197,14 @@ def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = 
     )
 
 
-def check_folder(jobs: Sequence[Job], folder: Path) -> None:
+def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> None:
     """Refuse a folder that is none, cannot be written to, or holds runs with other settings.
 
     Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
+
+    Args:
+        jobs, folder: what is to be run, and where.
+        stages: the jobs' stages, to say in what they are others than those of the folder.
     """
     try:
         nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -223,10 +227,24 @@ def check_folder(jobs: Sequence[Job], folder: Path) -> None:
             new = next(iter(by_recipe.values()), old)
             changes = differences(*({key: identity[key] for key in SAME_IN_A_STUDY} for identity in (old, new)))
         if changes:
+            changes += _stage_changes(folder, old.get("stages", []), by_recipe.get(run.recipe, {}), stages)
             raise InputError(
                 f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
+
+
+def _stage_changes(folder: Path, old: Sequence[str], new: Mapping, stages: Sequence[Job]) -> list[str]:
+    """What differs between the stages of a run in the folder and those of a new one, where these are as many."""
+    by_id = {stage.id: stage.identity() for stage in stages}
+    lines = []
+    for number, (before, now) in enumerate(zip(old, new.get("stages", []), strict=False), 1):
+        configs = list(folder.glob(f"stages/*-{before}/config.json"))
+        if before != now and configs and now in by_id:
+            found = Job.from_dict(json.loads(configs[0].read_text(encoding="utf-8"))["job"]).identity()
+            changes = differences({**found, "stages": None}, {**by_id[now], "stages": None})
+            lines += [f"stage {number}, {line}" for line in changes]
+    return lines
 
 
 def read_runs(folder: Path) -> list[RunRecord]:

@@ -202,6 +202,17 @@ def test_killed_in_a_stage_the_same_command_goes_on_to_the_same_bytes(command, s
     assert stamps(study / "stages" / first) == before and results(study) == whole
 
 
+def test_other_stages_under_the_same_name_are_refused_with_the_difference(command, study):
+    Path("two.yaml").write_text(Path("two.yaml").read_text().replace("3e-3", "2e-3"))
+    first, second = (job_of(path).id for path in chain_of(study))
+    before = stamps(study)
+    code, out, err = command("base.yaml+two.yaml")
+    assert code == 2 and stamps(study) == before
+    ids, difference = err.splitlines()[1:]
+    assert ids.startswith(f"  stages: ['{first}', '{second}'] -> [") and "base+two/seed-001 was run with other" in err
+    assert difference == "  stage 1, args.learning_rate: 0.003 -> 0.002"
+
+
 # --- stages that came to nothing -------------------------------------------------------------------------------------
 
 
