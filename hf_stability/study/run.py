@@ -78,7 +78,7 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
                 raise InputError("stages: one process or DistributedDataParallel, not DeepSpeed, FSDP or XLA")
             trainer.train(resume_from_checkpoint=checkpoint)
             if job.is_stage:
-                save_encoder(trainer, folder / "encoder")
+                save_encoder(trainer, job.model, folder / "encoder")
             elif job.keep_model != "none":
                 trainer.save_model(str(folder / "model"))
             if not args.should_save:
@@ -158,14 +158,19 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     return trainer
 
 
-def save_encoder(trainer: StableTrainer, folder: Path) -> None:
-    """Leave the model without its head, and its tokenizer, in `folder`: what a later training starts from.
+def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
+    """Leave the trained model without its head, and its tokenizer, in `folder`: what a later training starts from.
 
     The head is all that is not in the base model: BERT's and ALBERT's poolers are, RoBERTa has none and draws both layers
-    of its head anew. Only the main process writes.
+    of its head anew. The config is that of `model`, from which the training started, without its recipe's dropout and its
+    task's labels. Only the main process writes.
     """
     if trainer.args.should_save:
-        trainer.model.base_model.save_pretrained(folder)
+        encoder = trainer.model.base_model
+        encoder.save_pretrained(folder)
+        config = AutoConfig.from_pretrained(model)
+        config.architectures = [type(encoder).__name__]
+        config.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
 
 

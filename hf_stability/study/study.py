@@ -239,10 +239,12 @@ def _stage_changes(folder: Path, old: Sequence[str], new: Mapping, stages: Seque
     by_id = {stage.id: stage.identity() for stage in stages}
     lines = []
     for number, (before, now) in enumerate(zip(old, new.get("stages", []), strict=False), 1):
-        configs = list(folder.glob(f"stages/*-{before}/config.json"))
-        if before != now and configs and now in by_id:
-            found = Job.from_dict(json.loads(configs[0].read_text(encoding="utf-8"))["job"]).identity()
-            changes = differences({**found, "stages": None}, {**by_id[now], "stages": None})
+        for path in folder.glob(f"stages/*-{before}/config.json"):
+            try:
+                found = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # that the stage is another one is said already
+            changes = differences({**found, "stages": None}, {**by_id.get(now, found), "stages": None})
             lines += [f"stage {number}, {line}" for line in changes]
     return lines
 

@@ -155,6 +155,8 @@ def test_the_encoder_is_the_stages_and_the_head_is_drawn_from_the_runs_own_strea
     for name, buffer in pretrained.items():
         assert torch.equal(buffer, start[name.replace("pretrained_weight", "weight")])
     configs = [trainer.model.config.to_dict() for trainer in trainers[:2]]
+    encoders = [json.loads((Path(folder) / "config.json").read_text()) for folder in (plain.model, target.model)]
+    assert encoders[0] == encoders[1]  # nothing of the stage's labels and dropout
     for config in configs:
         del config["_name_or_path"], config["architectures"]
     assert configs[0] == configs[1]
