@@ -7,16 +7,16 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, nearest
 from .recipe import Recipe, load_recipes, recipe_names
-from .training_args import StableTrainingArguments, derived_batch_size
+from .training_args import StableTrainingArguments
 
 
 PROG = "hf-stability"
@@ -85,7 +85,9 @@ class DataArguments:
     )
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "GLUE in its official layout (RTE/train.tsv ...). Default: nyu-mll/glue on the hub."},
+        metadata={
+            "help": "GLUE in its official layout (RTE/train.tsv ...), for stages too. Default: the hub's nyu-mll/glue."
+        },
     )
     train_file: str | None = field(
         default=None,
@@ -259,7 +261,8 @@ def _rescue(argv: list[str]) -> int:
     notes: list[str] = []
 
     def arms(jobs: list, data) -> list:
-        remedies, left_out = rescue.rescue_jobs(jobs, len(data.train), load_config(jobs[0].model), own[3].min_steps)
+        config = load_config(own[0].model_name_or_path or _demo_model())  # a job's own may be a stage's, not there yet
+        remedies, left_out = rescue.rescue_jobs(jobs, len(data.train), config, own[3].min_steps)
         notes.extend(left_out)
         if _is_first_process():
             print(*left_out, sep="\n", end="\n" * bool(left_out), file=sys.stderr)
@@ -291,25 +294,33 @@ def run_study(
     """
     from .study.plan import check_jobs
     from .study.run import quiet
-    from .study.study import check_folder, is_main_process, run_jobs
+    from .study.study import StageFailed, check_folder, is_main_process, run_jobs
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
     with quiet(ours=False):
-        jobs, data, tokens, folder = plan_study(model_args, data_args, study_args, given)
+        jobs, data, tokens, folder, stages = plan_study(model_args, data_args, study_args, given)
         if arms is not None:
             jobs = arms(jobs, data)
             check_jobs(jobs)
-            check_folder(jobs, folder)
+            check_folder(jobs, folder, stages.jobs)
         if study_args.dry_run:
-            print(describe(jobs, data))
+            print(describe(jobs, data, stages))
             return 0
         is_main = is_main_process(jobs)
         if is_main:
             tokens.save(jobs[0].data_folder)
-        runs = run_jobs(jobs, folder, _workers(study_args, jobs[0].processes, jobs[0].device))
-    code = _end(runs, folder) if is_main else 0
-    if is_main and conclude is not None:
-        print(f"\n{conclude(runs)}")
+            stages.save_data()
+        workers = _workers(study_args, jobs[0].processes, jobs[0].device)
+        try:
+            runs, code = run_jobs(jobs, folder, workers, stages=stages.jobs), 0
+        except StageFailed as error:
+            runs, code = [], 1
+            if is_main:
+                print(f"{PROG}: {error}", file=sys.stderr)
+    if is_main and code == 0:
+        code = _end(runs, folder)
+        if conclude is not None:
+            print(f"\n{conclude(runs)}")
     if jobs[0].processes > 1:  # a process that leaves early may take the others with it
         from accelerate import PartialState
 
@@ -355,16 +366,17 @@ def show_study(folder: Path) -> None:
 
 def plan_study(
     model_args: ModelArguments, data_args: DataArguments, study_args: StudyArguments, given: dict[str, Any]
-) -> tuple[list, Any, Any, Path]:
-    """The study's jobs, its data as text and as tokens, and its folder; nothing is written.
+) -> tuple[list, Any, Any, Path, Any]:
+    """The study's jobs, its data as text and as tokens, its folder, and its stages; nothing is written.
 
     Raises:
         InputError: anything is wrong with any argument.
     """
     from .study import prepare
     from .study.plan import check_jobs
+    from .study.stages import plan_stages
     from .study.study import check_folder
-    from .tasks.load import data_fingerprint, half_of_validation, load_task_data, subsample, tokenize
+    from .tasks.load import data_fingerprint, half_of_validation, is_glue, load_task_data, subsample, tokenize
     from .tasks.presets import task_preset
 
     prepare.check_given(given)
@@ -393,10 +405,35 @@ def plan_study(
     processes, device, precision = _processes_and_device(recipes, config.model_type, preset, given)
     tokenizer_name = model_args.tokenizer_name or model
     tokenizer = prepare.load_tokenizer(tokenizer_name)
-    tokens = tokenize(data, tokenizer, data_args.max_seq_length, data_args.pad_to_max_length)
-    if tokens.truncated_share > TELL_TRUNCATED:
-        share, length = f"{tokens.truncated_share:.0%}", data_args.max_seq_length
-        print(f"{share} of the training examples are longer than --max_seq_length {length}", file=sys.stderr)
+
+    def tokens_of(texts, whose: str = ""):
+        tokens = tokenize(texts, tokenizer, data_args.max_seq_length, data_args.pad_to_max_length)
+        if tokens.truncated_share > TELL_TRUNCATED:
+            share = f"{tokens.truncated_share:.0%} of the training examples{whose}"
+            print(f"{share} are longer than --max_seq_length {data_args.max_seq_length}", file=sys.stderr)
+        return tokens
+
+    tokens = tokens_of(data)
+
+    @cache
+    def stage_data(task_name, data_dir, train_file, validation_file):
+        texts = load_task_data(task_name, data_dir, train_file, validation_file)
+        return texts, tokens_of(texts, f" of stage {train_file or task_name}")
+
+    def load_stage(stage):
+        data_dir = stage.data_dir or (data_args.data_dir if is_glue(stage.task_name) else None)
+        return stage_data(stage.task_name, data_dir, stage.train_file, stage.validation_file)
+
+    stages = plan_stages(
+        recipes,
+        model,
+        config,
+        load_stage,
+        folder,
+        given,
+        tokenizer=tokenizer_name,
+        threads=study_args.threads_per_run,
+    )
     jobs = prepare.make_jobs(
         recipes,
         seeds,
@@ -413,9 +450,10 @@ def plan_study(
         device=device,
         precision=precision,
     )
+    jobs = stages.attach(jobs)
     check_jobs(jobs)
-    check_folder(jobs, folder)
-    return jobs, data, tokens, folder
+    check_folder(jobs, folder, stages.jobs)
+    return jobs, data, tokens, folder, stages
 
 
 def _processes_and_device(
@@ -426,22 +464,12 @@ def _processes_and_device(
     Returns:
         number of processes, device, and by recipe the precision (which `accelerate launch` can set too).
     """
-    from .study.prepare import resolved_settings
+    from .study.prepare import made_arguments, resolved_settings
 
     precision = {}
     for recipe in recipes:
         settings, _ = resolved_settings(recipe, model_type, preset, given)
-        values = {name: r.value for name, r in settings.items()}
-        total = values.pop("total_train_batch_size", None)  # this process may see more GPUs than a run will
-        per_device = values.pop("per_device_train_batch_size", None) if total is not None else None
-        try:
-            args = StableTrainingArguments(**{**values, "output_dir": tempfile.gettempdir()})
-        except InputError:
-            raise
-        except (ValueError, TypeError, ImportError) as error:
-            raise InputError(f"--recipe {recipe.name}: {' '.join(str(error).split())}") from None
-        if total is not None:
-            derived_batch_size(total, args.world_size, args.gradient_accumulation_steps, per_device)
+        args = made_arguments(settings, f"--recipe {recipe.name}: ")
         precision[recipe.name] = args.mixed_precision
     return args.world_size, args.device.type, precision
 
@@ -467,20 +495,27 @@ def _demo_model() -> str:
     return str(demo_model_path())
 
 
-def describe(jobs: Sequence, data) -> str:
-    """What `--dry_run` prints: data, then for each recipe its runs and every value that is set, with its source."""
+def describe(jobs: Sequence, data, stages) -> str:
+    """What `--dry_run` prints: data, then for each stage, and each recipe with its runs, every value that is set, with
+    its source."""
     from .study.run import settings_table
+    from .study.stages import describe_stage
 
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
         f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
-        f"model {jobs[0].model}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
+        f"model {stages.model}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
+    for stage in stages.jobs:
+        lines += ["", describe_stage(stage, stages), settings_table(stage)]
+    names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
     for recipe in recipes:
         runs = [job for job in jobs if job.recipe == recipe]
         lines += ["", f"{recipe}: {len(runs)} run(s), seeds {', '.join(str(job.seed) for job in runs)}"]
+        if runs[0].stages:
+            lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
         lines += [settings_table(runs[0])]
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]

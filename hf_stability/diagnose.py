@@ -1037,7 +1037,7 @@ def _words(value: Any) -> str:
 
 def _arguments_of_job(job: Job) -> dict[str, Any]:
     """Of a packaged recipe its name and what was given over it; of one's own, all values but the study's defaults."""
-    packaged = _is_packaged(job.recipe)
+    packaged = _is_packaged(job.recipe) and not job.stages  # its model is the last stage's already
     flags: dict[str, Any] = {"recipe": job.recipe} if packaged else {}
     for name, value in job.args.items():
         source = job.sources.get(name)

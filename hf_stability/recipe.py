@@ -9,6 +9,7 @@ A recipe file has these keys, each optional:
 | `model_types` | by `config.model_type` (`bert`, `roberta`, `albert` ...): `args` and `model_config` that go over the above |
 | `grid` | lists of values, by argument or `model_config.FIELD`: a recipe for each combination (see [`expand`]) |
 | `replaces` | arguments, of those set here, whose values in the other parts of `a+b` do not count (see [`compose`]) |
+| `stages` | a list of intermediate trainings before the target task (see [`Stage`]) |
 
 What a value in force came from is kept beside it (see [`Resolved`]), in the order of precedence: command line > grid >
 task preset > model type > recipe > default. A task's preset is for the packaged recipes, whose values are full-size
@@ -38,7 +39,7 @@ import yaml
 from .errors import InputError, nearest
 
 
-SECTIONS = ("args", "model_config", "model_types", "grid", "replaces")
+SECTIONS = ("args", "model_config", "model_types", "grid", "replaces", "stages")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
 CONFIG = "model_config."  # what a field of the model's config begins with where arguments stand too
 
@@ -47,8 +48,32 @@ NOT_A_RECIPES = ("output_dir", "seed", "data_seed", "init_seed", "dropout_seed",
 
 ONE_A_STUDY = ("model_name_or_path", "task_name")
 
+# What a stage does not take from its recipe and the command line: it is never stopped early, ...
+NOT_A_STAGES = ("on_alarm", "audit_alarms")
+# ... and where it sets the first of these itself, the second from elsewhere would say something else of the same thing.
+SAME_THING = {"num_train_epochs": "max_steps", "total_train_batch_size": "per_device_train_batch_size"}
+
 MAX_GRID = 1000  # recipes; more is a mistake
 MAX_NAME = 255  # bytes of a folder's name, on all common file systems
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An intermediate training before the target task: STILTs (Phang, Févry & Bowman 2018, arXiv 1811.01088).
+
+    Args:
+        task_name, data_dir, train_file, validation_file: its data, as the command's flags of the same names, files as seen
+            from the working folder. A GLUE task without `data_dir` is looked for in the command's own, if that has one.
+        args: training arguments that go over all others in this stage (see [`resolve_stage`]).
+        seed: of its run, of which there is one; default 1.
+    """
+
+    task_name: str | None = None
+    data_dir: str | None = None
+    train_file: str | None = None
+    validation_file: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    seed: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,7 @@ class Recipe:
         replaces: what this recipe's values replace when it is composed with others, named as in `grid`.
         point: of `grid`, this recipe's values; they go over the others.
         parts: of a composed recipe, and of one of a grid, the files it is made of, without what another one replaces.
+        stages: what is trained on before the target task, in this order.
     """
 
     name: str
@@ -77,6 +103,7 @@ class Recipe:
     replaces: tuple[str, ...] = ()
     point: dict[str, Any] = field(default_factory=dict)
     parts: tuple[Recipe, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @property
     def files(self) -> tuple[Recipe, ...]:
@@ -184,7 +211,7 @@ def parse_recipe(content: Any, path: Path) -> Recipe:
     errors: list[str] = []
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(SECTIONS)}")
-    sections = {key: content.get(key) or {} for key in SECTIONS if key != "replaces"}
+    sections = {key: content.get(key) or {} for key in SECTIONS if key not in ("replaces", "stages")}
     _check_names(content, SECTIONS, "", errors)
     for key, section in sections.items():
         if not isinstance(section, Mapping):
@@ -207,6 +234,7 @@ def parse_recipe(content: Any, path: Path) -> Recipe:
     recipe = Recipe(path.stem, path, args, dict(sections["model_config"]), model_types)
     recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, errors))
     recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, errors))
+    recipe = replace(recipe, stages=_checked_stages(content.get("stages"), errors))
     if len(errors) == 1:
         raise InputError(f"{path}: {errors[0]}")
     if errors:
@@ -227,7 +255,8 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
         parts: one recipe or more, as read from their files.
 
     Raises:
-        InputError: parts that contradict each other (all contradictions at once), or one that is there twice.
+        InputError: parts that contradict each other (all contradictions at once), one that is there twice, or two that
+            have stages.
     """
     if len(parts) == 1:
         return parts[0]
@@ -235,6 +264,11 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
     twice = [part for part, count in Counter(part.name for part in parts).items() if count > 1]
     if twice:
         raise InputError(f"--recipe {name}: {twice[0]} is there twice; give each part once")
+    staged = [part.name for part in parts if part.stages]
+    if len(staged) > 1:
+        raise InputError(
+            f"--recipe {name}: {' and '.join(staged)} have stages; put all of them, in their order, into one part"
+        )
     replaced = [{key for other in parts if other is not part for key in other.replaces} for part in parts]
     parts = tuple(_without(part, keys.difference(part.replaces)) for part, keys in zip(parts, replaced, strict=True))
     _refuse_contradictions(name, parts)
@@ -253,6 +287,7 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
         },
         _union(part.grid for part in parts),
         parts=parts,
+        stages=next((part.stages for part in parts if part.stages), ()),
     )
 
 
@@ -399,6 +434,34 @@ def resolve(
     return values | point | {name: Resolved(value, given_name.format(name)) for name, value in given.items()}
 
 
+def resolve_stage(
+    recipe: Recipe,
+    stage: Stage,
+    model_type: str | None = None,
+    preset: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> dict[str, Resolved]:
+    """The training arguments of one of a recipe's stages, with where each came from.
+
+    They are the recipe's (see [`resolve`]: its place in a grid and the command line included), and over all of these the
+    stage's own `args`: a flag on the command line is meant for the target first. Not taken over: alarms that would stop it;
+    `max_steps` where the stage sets `num_train_epochs`; `per_device_train_batch_size` where it sets
+    `total_train_batch_size`.
+
+    Args:
+        recipe, stage: a checked recipe, and one of its stages.
+        model_type, given, base: as in [`resolve`].
+        preset: that of the stage's task.
+    """
+    (part,) = (part for part in recipe.files if part.stages)
+    values = resolve(recipe, model_type, preset, given=given, base=base)
+    left_out = {*NOT_A_STAGES, *(other for name, other in SAME_THING.items() if name in stage.args)}
+    inherited = {name: r for name, r in values.items() if name not in left_out}
+    own = f"stage of recipe {part.name}"
+    return inherited | {name: Resolved(value, own) for name, value in stage.args.items()}
+
+
 def resolve_model_config(recipe: Recipe | None, model_type: str | None = None) -> dict[str, Resolved]:
     """The model config's values that a recipe sets for this model type, with where each came from."""
     files = () if recipe is None else recipe.files
@@ -502,6 +565,48 @@ def _checked_replaces(names: Any, recipe: Recipe, errors: list[str]) -> tuple[st
                 f"model's config is {CONFIG}FIELD"
             )
     return tuple(map(str, names))
+
+
+def _checked_stages(content: Any, errors: list[str]) -> tuple[Stage, ...]:
+    """The stages of a recipe, all that is wrong with any of them told; the first is `stages.1`."""
+    if not isinstance(content, (list, type(None))):
+        errors.append(f"stages: expected a list of stages, found {content!r}")
+        return ()
+    own = [f.name for f in dataclasses.fields(Stage) if f.name != "args"]
+    stages = []
+    for number, values in enumerate(content or [], 1):
+        where = f"stages.{number}"
+        if not isinstance(values, Mapping):
+            errors.append(f"{where}: expected a mapping with task_name, found {values!r}")
+            continue
+        _check_names(values, [*own, "args"], where, errors)
+        for name in own:
+            value = values.get(name)
+            if name == "seed":
+                right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+            else:
+                right = isinstance(value, str) and value.strip() != ""
+            if name in values and not right:
+                kind = "a whole number from 0 to 2^32 - 1" if name == "seed" else "text"
+                errors.append(f"{where}.{name}: expected {kind}, found {value!r}")
+        problem = _data_problem(values)
+        if problem:
+            errors.append(f"{where}: {problem}")
+        args = _checked_args({} if values.get("args") is None else values["args"], f"{where}.args", errors)
+        stages.append(Stage(**{name: values[name] for name in own if name in values}, args=args))
+    return tuple(stages)
+
+
+def _data_problem(stage: Mapping) -> str | None:
+    """What is missing or contradictory in where a stage's data are."""
+    files = [name for name in ("train_file", "validation_file") if name in stage]
+    if "task_name" in stage:
+        return f"give either task_name or {files[0]}, not both" if files else None
+    if not files:
+        return "no data: give task_name, or train_file with validation_file"
+    if len(files) == 1:
+        return f"{files[0]} goes with {'validation_file' if files == ['train_file'] else 'train_file'}; give both"
+    return "data_dir goes with a GLUE task_name, not with train_file" if "data_dir" in stage else None
 
 
 @lru_cache(maxsize=1)

@@ -49,7 +49,7 @@ class StabilityMixin:
       steps and processes instead.
     - The methods of `hf_stability.methods`, each by its argument: `mixout`, `prior_decay`, `layerwise_lr_decay`,
       `component_clip`, `r_drop`, `r3f`, `child_tuning`. What they call pretrained are the weights that `model_init` returns, or
-      that a `model` passed in ready has now.
+      that a `model` passed in ready has now: in a study after stages, the last stage's.
 
     With arguments that set none of these, weights are the stock Trainer's, bit for bit.
     """

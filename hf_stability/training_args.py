@@ -1,5 +1,6 @@
 """Hugging Face's TrainingArguments, plus ours."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from .methods.prior_decay import FORMS as PRIOR_FORMS
 from .methods.r3f import NOISES
 from .recipe import load_recipe, resolve
 
+
+logger = logging.getLogger(__name__)
 
 # The optimizers that run torch's AdamW kernels, the ones that have a bias correction to leave out.
 TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
@@ -239,9 +242,15 @@ class StableTrainingArguments(TrainingArguments):
             overrides: training arguments that go over the recipe's.
 
         The recipe's `model_config` (dropout ...) is not part of the training arguments: see
-        [`resolve_model_config`][hf_stability.recipe.resolve_model_config].
+        [`resolve_model_config`][hf_stability.recipe.resolve_model_config]. Nor are its `stages`, which a study trains: it is
+        said where a recipe has some.
         """
         loaded = load_recipe(recipe)
+        if loaded.stages:
+            logger.warning(
+                f"recipe {recipe}: its stages are not in these arguments, which are the target's; train them in a study "
+                "(hf-stability), and load the model from the encoder that it leaves in stages/"
+            )
         values = {name: r.value for name, r in resolve(loaded, model_type, given=overrides).items()}
         args = cls(**values)
         args.recipe = loaded.name

@@ -29,6 +29,9 @@ model_config: {hidden_dropout_prob: 0, attention_probs_dropout_prob: 0}
 """
 
 
+STAGE = "stages: [{train_file: %s, validation_file: %s, args: {max_steps: 24}}]"
+
+
 def launch(launcher, *arguments):
     command = [sys.executable, *launcher, str(SCRIPT), "--use_cpu", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
@@ -37,8 +40,9 @@ def launch(launcher, *arguments):
 
 @pytest.fixture
 def study(tmp_path, tiny_model, tiny_csv):
-    (tmp_path / "mine.yaml").write_text(NO_DROPOUT)
     train, dev = tiny_csv
+    (tmp_path / "mine.yaml").write_text(NO_DROPOUT)
+    (tmp_path / "stage.yaml").write_text(STAGE % (train, dev))
     words = [
         "--model_name_or_path",
         tiny_model("bert"),
@@ -53,14 +57,16 @@ def study(tmp_path, tiny_model, tiny_csv):
 
 
 def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
-    two = launch(TORCHRUN, *study, "--output_dir", str(tmp_path / "two"))
-    one = launch([], *study, "--output_dir", str(tmp_path / "one"))
+    """Also after a stage."""
+    staged = ["--recipe", str(tmp_path / "mine.yaml"), f"{tmp_path / 'mine.yaml'}+{tmp_path / 'stage.yaml'}"]
+    two = launch(TORCHRUN, *study, *staged, "--output_dir", str(tmp_path / "two"))
+    one = launch([], *study, *staged, "--output_dir", str(tmp_path / "one"))
     assert (one.returncode, two.returncode) == (0, 0), two.stderr[-2000:]
     for out in (one.stdout, two.stdout):
         assert out.count("mine/seed-001: ") == out.count("mine/seed-002: ") == 1
-        assert out.count("| mine ") == 1
-    for seed in ("seed-001", "seed-002"):
-        folders = [tmp_path / name / "runs" / "mine" / seed for name in ("one", "two")]
+        assert out.count("| mine ") == out.count("| mine+stage ") == out.count("stage train-") == 1
+    for run in ("mine/seed-001", "mine/seed-002", "mine+stage/seed-001", "mine+stage/seed-002"):
+        folders = [tmp_path / name / "runs" / run for name in ("one", "two")]
         one, two = ({name.partition(".out.tfevents.")[0] for name in os.listdir(folder)} for folder in folders)
         assert one == two and {"events", "run.json", "steps.rec"} <= one
         records = [read_steps(folder / "steps.rec") for folder in folders]
@@ -71,6 +77,16 @@ def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
         runs = [json.loads((folder / "run.json").read_text()) for folder in folders]
         assert runs[0]["last"] == runs[1]["last"] and runs[0]["status"] == runs[1]["status"]
         assert runs[0]["id"] != runs[1]["id"]  # their last digits differ: they are not each other's repetition
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_where_a_stage_failed(tmp_path, study):
+    path = tmp_path / "stage.yaml"
+    path.write_text(path.read_text().replace("max_steps: 24", "learning_rate: 1e6"))
+    more = ["--recipe", f"{tmp_path / 'mine.yaml'}+{path}", "--seeds", "1", "--output_dir", str(tmp_path / "study")]
+    done = launch(TORCHRUN, *study, *more)
+    assert done.returncode != 0 and done.stderr.count("Nothing was started from it.") == 1
+    assert not (tmp_path / "study" / "runs").exists()
 
 
 def test_two_processes_say_a_wrong_argument_once(tmp_path, study):

@@ -10,6 +10,7 @@ from transformers import SchedulerType
 
 from hf_stability.errors import InputError
 from hf_stability.recipe import (
+    Stage,
     coerce,
     compose,
     expand,
@@ -20,6 +21,7 @@ from hf_stability.recipe import (
     recipe_names,
     resolve,
     resolve_model_config,
+    resolve_stage,
 )
 from hf_stability.training_args import StableTrainingArguments
 from tests import toy
@@ -654,3 +656,100 @@ def test_the_papers_grid_has_devlins_recipe_in_it_and_all_else_is_mosbachs(model
     place = "mosbach2021_grid,learning_rate=2e-05,num_train_epochs=3,bias_correction=false"
     assert values(place) == values("devlin2019")
     assert values(place) == {**values("mosbach2021"), "num_train_epochs": 3, "bias_correction": False}
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------------------
+
+
+def test_stages_are_read_in_their_order(tmp_path):
+    text = """
+stages:
+  - {task_name: mnli, data_dir: glue, seed: 7, args: {learning_rate: 3e-5}}
+  - {train_file: a.csv, validation_file: b.csv}
+"""
+    first, second = load_recipe(write(tmp_path, text)).stages
+    assert first == Stage(task_name="mnli", data_dir="glue", args={"learning_rate": 3e-5}, seed=7)
+    assert second == Stage(train_file="a.csv", validation_file="b.csv", args={}, seed=1)
+    assert load_recipe(write(tmp_path, "stages:")).stages == load_recipe("devlin2019").stages == ()
+
+
+def test_all_that_is_wrong_with_stages_is_told_at_once(tmp_path):
+    text = """
+stages:
+  - {task: mnli, task_name: 3}
+  - {task_name: mnli, train_file: a.csv, seed: -1}
+  - {train_file: a.csv, args: {learning_rat: 1, learning_rate: x, seed: 3}}
+  - mnli
+  - {seed: true, args: [1]}
+  - {train_file: a.csv, validation_file: b.csv, data_dir: c}
+"""
+    with pytest.raises(InputError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "stages.1.task: no such key (did you mean task_name?)",
+        "stages.1.task_name: expected text, found 3",
+        "stages.2.seed: expected a whole number from 0 to 2^32 - 1, found -1",
+        "stages.2: give either task_name or train_file, not both",
+        "stages.3: train_file goes with validation_file; give both",
+        "stages.3.args.learning_rat: no such key (did you mean learning_rate?)",
+        "stages.3.args.learning_rate: expected float, found 'x'",
+        "stages.3.args.seed: a recipe cannot set this; give it on the command line",
+        "stages.4: expected a mapping with task_name, found 'mnli'",
+        "stages.5.seed: expected a whole number from 0 to 2^32 - 1, found True",
+        "stages.5: no data: give task_name, or train_file with validation_file",
+        "stages.5.args: expected a mapping, found [1]",
+        "stages.6: data_dir goes with a GLUE task_name, not with train_file",
+    ]
+    with pytest.raises(InputError, match="stages: expected a list of stages, found {'task_name': 'mnli'}"):
+        load_recipe(write(tmp_path, "stages: {task_name: mnli}"))
+
+
+def test_one_part_of_a_composed_recipe_and_every_place_in_a_grid_can_have_stages(tmp_path):
+    composed = files(
+        tmp_path,
+        base="args: {weight_decay: 0.1}",
+        two="stages: [{task_name: mnli}]",
+        grid="grid: {seed_streams: [true, false]}",
+    )
+    recipes = load_recipes(composed)
+    assert [recipe.stages for recipe in recipes] == [(Stage(task_name="mnli"),)] * 2
+    with pytest.raises(InputError, match="a.b: a and b have stages; put all of them, in their order, into one part"):
+        load_recipe(files(tmp_path, a="stages: [{task_name: mnli}]", b="stages: [{task_name: qnli}]"))
+
+
+def test_a_stages_own_arguments_go_over_all_others(tmp_path):
+    composed = files(
+        tmp_path,
+        base="args: {learning_rate: 1, adam_beta2: 0.9, on_alarm: stop}",
+        more="stages: [{task_name: mnli, args: {num_train_epochs: 3, total_train_batch_size: 24, weight_decay: 0.2}}]",
+        grid="grid: {adam_beta1: [0.8], weight_decay: [0.3]}",
+    )
+    (recipe,) = load_recipes(composed)
+    given = {"max_steps": 9, "per_device_train_batch_size": 8, "adam_beta2": 0.5, "num_train_epochs": 1}
+    values = resolve_stage(recipe, recipe.stages[0], "bert", {"learning_rate": 5}, given, {"eval_strategy": "epoch"})
+    assert {name: (r.value, r.source) for name, r in values.items()} == {
+        "eval_strategy": ("epoch", "study default"),
+        "learning_rate": (1.0, "recipe base"),
+        "adam_beta1": (0.8, "grid of recipe grid"),
+        "adam_beta2": (0.5, "--adam_beta2"),
+        "num_train_epochs": (3.0, "stage of recipe more"),
+        "total_train_batch_size": (24, "stage of recipe more"),
+        "weight_decay": (0.2, "stage of recipe more"),
+    }
+
+
+def test_the_papers_stage():
+    recipe = load_recipe("devlin2019+stilts")
+    (stage,) = recipe.stages
+    values = {name: r.value for name, r in resolve_stage(recipe, stage, "bert").items()}
+    assert (stage.task_name, values["learning_rate"], values["num_train_epochs"]) == ("mnli", 2e-5, 3)
+    assert (values["total_train_batch_size"], values["warmup_steps"], values["bias_correction"]) == (24, 0.1, False)
+    other = load_recipe("mosbach2021+stilts")  # the same stage before both
+    assert {name: r.value for name, r in resolve_stage(other, other.stages[0], "bert").items()} == values
+
+
+def test_arguments_from_a_recipe_with_stages_say_that_these_are_not_in_them(tmp_path, caplog):
+    StableTrainingArguments.from_recipe("devlin2019", "bert", output_dir=str(tmp_path), use_cpu=True)
+    assert "stages" not in caplog.text
+    StableTrainingArguments.from_recipe("devlin2019+stilts", "bert", output_dir=str(tmp_path), use_cpu=True)
+    assert "recipe devlin2019+stilts: its stages are not in these arguments" in caplog.text

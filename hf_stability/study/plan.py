@@ -14,6 +14,9 @@ from ..errors import InputError
 
 JOB_SCHEMA = "hf_stability.job/1"
 
+STAGE = "encoder"
+"""`keep_model` of a job that is a stage: an intermediate training, of which the encoder is kept (see stages.py)."""
+
 # What does not change a result, and so is no part of a job's id. Everything else is: the cadence of evaluation (the
 # evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
 # Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be
@@ -33,21 +36,22 @@ class Job:
     """One run: everything a worker needs to know.
 
     Args:
-        recipe: the recipe's name.
+        recipe: the recipe's name; of a stage what it is trained on.
         seed: the run's seed, from which its three random streams come.
         task: the task's name.
         args: training arguments that are set anywhere (recipe, task, command line), without `seed` and `output_dir`.
         model_config: values for the model's config (dropout ...).
-        model_fingerprint: hash of the pretrained weights and config.
+        model_fingerprint: hash of the pretrained weights and config, also where stages come in between.
         data_fingerprint: hash of the token ids and labels of all splits.
         threads: CPU threads of the run.
         processes: number of processes that train it together (`torchrun`, `accelerate launch`).
         device: "cpu" or "cuda".
         mixed_precision: "no", "bf16" or "fp16", whoever set it: the arguments or `accelerate launch`.
-        model, tokenizer: where the weights and the tokenizer are; a name or a folder.
+        model, tokenizer: where the weights and the tokenizer are; a name or a folder. After stages, the last one's encoder.
         data_folder: where the tokenised data are.
-        keep_model: "none", "last" or "failed_and_best".
+        keep_model: "none", "last" or "failed_and_best"; `STAGE` for a stage.
         sources: where each of `args` and `model_config` came from, in words.
+        stages: ids of the stages it starts from, in their order.
     """
 
     recipe: str
@@ -66,6 +70,7 @@ class Job:
     data_folder: str = ""
     keep_model: str = "none"
     sources: dict[str, str] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
     schema: str = JOB_SCHEMA
 
     @property
@@ -83,18 +88,27 @@ class Job:
 
     @property
     def name(self) -> str:
-        """`recipe/seed-003`: the run's folder below `runs/`, and its name in TensorBoard."""
-        return f"{self.recipe}/seed-{self.seed:03d}"
+        """`recipe/seed-003`: the run's folder below `runs/`, and its name in TensorBoard; of a stage `mnli-ID`, below
+        `stages/`."""
+        return f"{self.recipe}-{self.id}" if self.is_stage else f"{self.recipe}/seed-{self.seed:03d}"
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether this is an intermediate training, from which others start."""
+        return self.keep_model == STAGE
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        content = {**asdict(self), "stages": list(self.stages)}
+        if not self.stages:  # as before there were any: ids keep their meaning
+            del content["stages"]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Job:
         """Raises InputError where the schema is another version's."""
         if content.get("schema") != JOB_SCHEMA:
             raise InputError(f"job schema {content.get('schema')!r}: this version reads {JOB_SCHEMA}")
-        return cls(**content)
+        return cls(**{**content, "stages": tuple(content.get("stages", ()))})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -120,4 +134,9 @@ def check_jobs(jobs: Iterable[Job]) -> None:
 
 def run_folder(study_folder: Path, job: Job) -> Path:
     """Where a job's run is kept."""
-    return study_folder / "runs" / job.name
+    return study_folder / ("stages" if job.is_stage else "runs") / job.name
+
+
+def encoder_folder(study_folder: Path, stage: Job) -> Path:
+    """Where a stage's encoder and tokenizer are kept, for what starts from it."""
+    return run_folder(study_folder, stage) / "encoder"

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from ..errors import InputError
 from ..methods.reinit import check_config
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
 from ..tasks.load import TokenizedData
+from ..tasks.task import Task
+from ..training_args import StableTrainingArguments, derived_batch_size
 from .plan import Job
 from .run import model_config
 
@@ -243,21 +246,14 @@ def make_jobs(
     tokens = fingerprint_tokens(data)
     jobs = []
     for recipe in recipes:
-        args, model_values = resolved_settings(recipe, config.model_type, preset or {}, given or {})
-        model_values = _known_to(config, recipe, model_values)
-        values = {name: r.value for name, r in model_values.items()}
-        own_config = model_config(model, data.task, values)  # speaks up now, not in every run
-        if "reinit_layers" in args and args["reinit_layers"].value:
-            check_config(own_config, args["reinit_layers"].value)
-        sources = {name: r.source for name, r in args.items()}
-        sources.update({f"model_config.{name}": r.source for name, r in model_values.items()})
+        settings, _ = resolved_settings(recipe, config.model_type, preset or {}, given or {})
+        values = job_values(recipe, model, config, data.task, settings)
         jobs += [
             Job(
                 recipe=recipe.name,
                 seed=seed,
                 task=data.task.name,
-                args={name: getattr(r.value, "value", r.value) for name, r in args.items()},
-                model_config=values,
+                **values,
                 model_fingerprint=weights,
                 data_fingerprint=tokens,
                 threads=threads,
@@ -268,11 +264,56 @@ def make_jobs(
                 tokenizer=tokenizer,
                 data_folder=str(data_folder),
                 keep_model=keep_model,
-                sources=sources,
             )
             for seed in seeds
         ]
     return jobs
+
+
+def job_values(recipe: Recipe, model: str, config, task: Task, settings: Mapping[str, Resolved]) -> dict[str, Any]:
+    """What a job has of its recipe: its `args`, `model_config` and `sources`.
+
+    Args:
+        recipe, model, config: see [`make_jobs`].
+        task: what is trained on.
+        settings: the training arguments, resolved.
+
+    Raises:
+        InputError: the model cannot have these values.
+    """
+    model_values = _known_to(config, recipe, resolve_model_config(recipe, config.model_type))
+    values = {name: r.value for name, r in model_values.items()}
+    own_config = model_config(model, task, values)  # speaks up now, not in every run
+    if "reinit_layers" in settings and settings["reinit_layers"].value:
+        check_config(own_config, settings["reinit_layers"].value)
+    sources = {name: r.source for name, r in settings.items()}
+    sources.update({f"model_config.{name}": r.source for name, r in model_values.items()})
+    args = {name: getattr(r.value, "value", r.value) for name, r in settings.items()}
+    return {"args": args, "model_config": values, "sources": sources}
+
+
+def made_arguments(settings: Mapping[str, Resolved], where: str = "") -> StableTrainingArguments:
+    """The training arguments, made once before any run, so that what they refuse is said now.
+
+    Args:
+        settings: the training arguments, resolved.
+        where: what an error begins with that names no flag.
+
+    Raises:
+        InputError: they refuse a value.
+    """
+    values = {name: r.value for name, r in settings.items()}
+    total = values.pop("total_train_batch_size", None)  # this process may see more GPUs than a run will
+    per_device = values.pop("per_device_train_batch_size", None) if total is not None else None
+    try:
+        args = StableTrainingArguments(**{**values, "output_dir": tempfile.gettempdir()})
+    except InputError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(where + " ".join(str(error).split())) from None
+    if total is not None:
+        derived_batch_size(total, args.world_size, args.gradient_accumulation_steps, per_device)
+    return args
 
 
 def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:

@@ -11,6 +11,7 @@
 | `events.out.tfevents.*` | TensorBoard's, the Trainer's own included; one file, and one more for each resume |
 | `times.json` | seconds; apart, so that everything else is the same bytes when it is run again |
 | `model/` | the model after the last step, where it is kept |
+| `encoder/` | of a stage: the model after the last step without its head, with the tokenizer |
 | `error.txt` | the traceback of a run that crashed; it has no `run.json` and is run again |
 | `run.json` | the run's record |
 """

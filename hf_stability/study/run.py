@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate.utils import DistributedType
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -46,6 +47,9 @@ Report = Callable[[int, int], None]
 AUDIT_STREAM = 100
 """Spawn key of the audits' random stream; those of training have the first ones, see `training_args.seed_streams`."""
 
+WHOLE_MODEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where each process has all weights, so that any can save a part of the model."""
+
 TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
@@ -71,8 +75,12 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
             args = training_arguments(job, folder)
             checkpoint = _prepare_folder(job, folder, args)
             trainer = make_trainer(job, args, report)
+            if job.is_stage and trainer.accelerator.distributed_type not in WHOLE_MODEL:
+                raise InputError("stages: one process or DistributedDataParallel, not DeepSpeed, FSDP or XLA")
             trainer.train(resume_from_checkpoint=checkpoint)
-            if job.keep_model != "none":
+            if job.is_stage:
+                save_encoder(trainer, job.model, folder / "encoder")
+            elif job.keep_model != "none":
                 trainer.save_model(str(folder / "model"))
             if not args.should_save:
                 return None
@@ -149,6 +157,22 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
+    """Leave the trained model without its head, and its tokenizer, in `folder`: what a later training starts from.
+
+    The head is all that is not in the base model: BERT's and ALBERT's poolers are, RoBERTa has none and draws both layers
+    of its head anew. The config is that of `model`, from which the training started, without its recipe's dropout and its
+    task's labels. Only the main process writes.
+    """
+    if trainer.args.should_save:
+        encoder = trainer.model.base_model
+        encoder.save_pretrained(folder)
+        config = AutoConfig.from_pretrained(model)
+        config.architectures = [type(encoder).__name__]
+        config.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
 
 
 def audits(seed: int, share: float) -> bool:

@@ -7,14 +7,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from ..errors import InputError
 from .executors import Event, execute_in_process, execute_in_workers
-from .plan import Job, check_jobs, differences, run_folder
+from .plan import Job, check_jobs, differences, encoder_folder, run_folder
 from .records import RunRecord, read_run
 from .summary import NOT_OK, summarize, to_markdown, write_summary
 
@@ -28,6 +28,7 @@ def run_jobs(
     workers: int = 0,
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
+    stages: Sequence[Job] = (),
 ) -> list[RunRecord]:
     """Run a study's jobs, each once: a job whose run is already in the folder is not run again.
 
@@ -43,22 +44,26 @@ def run_jobs(
         workers: number of worker processes; 0 runs in this process.
         quiet: no progress bar and no lines.
         say: takes a line for each finished run; default: prints it above the progress bar.
+        stages: the stages that jobs start from; those that missing runs need, and that the folder has not, are trained
+            first. Their runs are in no table.
 
     Returns:
         the records of `jobs`, in their order, those of crashed runs with status `crashed`.
 
     Raises:
         InputError: two jobs are of the same recipe and seed, or the folder has one of them with other settings.
+        StageFailed: a stage that missing runs need is not ok; none of these was begun.
         KeyboardInterrupt: Ctrl-C, after all workers have ended.
     """
     folder = Path(folder)
     main = is_main_process(jobs)
     check_jobs(jobs)
-    check_folder(jobs, folder)
+    check_folder(jobs, folder, stages)
     done = {job.name: run for job in jobs if (run := read_run(run_folder(folder, job))) is not None}
     missing = [job for job in jobs if job.name not in done]
     if jobs and jobs[0].processes > 1:
         missing = _of_main_process(missing)
+    _run_stages(missing, stages, folder, workers, quiet or not main, say)
     runs = dict(done)
     without_model = [
         job
@@ -98,10 +103,108 @@ def run_jobs(
     return [runs[job.name] for job in jobs]
 
 
-def check_folder(jobs: Sequence[Job], folder: Path) -> None:
+class StageFailed(RuntimeError):
+    """A stage crashed, or its verdict is not `ok`: what starts from it was not begun."""
+
+
+def _run_stages(
+    jobs: Sequence[Job],
+    stages: Sequence[Job],
+    folder: Path,
+    workers: int,
+    quiet: bool,
+    say: Callable[[str], None] | None,
+) -> None:
+    """Train the stages that these jobs start from and that the folder has not, those of one depth at a time."""
+    if not stages:
+        return
+    needed, found = missing_stages(jobs, stages, folder)
+    distributed = stages[0].processes > 1
+    if distributed:
+        needed = _of_main_process(needed)
+    bad: list[str] = []
+
+    def listen(event: Event) -> None:
+        progress.show(event)
+        if event.kind == "crashed" or (event.run is not None and event.run.status != "ok"):
+            bad.append(_failed_stage(folder, event.job, event.run, event.error))
+
+    with Progress(needed, len(found), quiet, say, "stage") as progress:
+        bad += [_failed_stage(folder, stage, run) for stage, run in found if run.status != "ok"]
+        for depth in sorted({len(stage.stages) for stage in needed}):
+            now = [stage for stage in needed if len(stage.stages) == depth]
+            folders = [run_folder(folder, stage) for stage in now]
+            if distributed:
+                bad = _of_main_process(bad)
+            if bad:
+                break
+            if workers:
+                execute_in_workers(now, folders, listen, min(workers, len(now)))
+            else:
+                execute_in_process(now, folders, listen)
+    if distributed:
+        bad = _of_main_process(bad)
+    if bad:
+        raise StageFailed("\n".join(bad))
+
+
+def missing_stages(
+    jobs: Sequence[Job], stages: Sequence[Job], folder: Path
+) -> tuple[list[Job], list[tuple[Job, RunRecord]]]:
+    """Of the stages that these jobs start from, those that have still to be trained, and those that are in the folder.
+
+    What an earlier stage of a chain was for is there once the later one is: it is not asked for then.
+
+    Args:
+        jobs: the runs that are to be made.
+        stages: all of the study.
+        folder: the study's.
+
+    Returns:
+        the missing ones; those that are there, with their records.
+
+    Raises:
+        InputError: a job starts from a stage that is not among `stages`.
+    """
+    by_id = {stage.id: stage for stage in stages}
+    missing: dict[str, Job] = {}
+    found: dict[str, tuple[Job, RunRecord]] = {}
+    pending = list(jobs)
+    while pending:
+        job = pending.pop()
+        if not job.stages or job.stages[-1] in (missing.keys() | found.keys()):
+            continue
+        stage = by_id.get(job.stages[-1])
+        if stage is None:
+            raise InputError(f"{job.name} starts from stage {job.stages[-1]}, which is not among the stages")
+        run = read_run(run_folder(folder, stage))
+        if run is not None and (run.status != "ok" or (encoder_folder(folder, stage) / "config.json").is_file()):
+            found[stage.id] = (stage, run)
+        else:
+            missing[stage.id] = stage
+            pending.append(stage)
+    return [stage for stage in stages if stage.id in missing], list(found.values())
+
+
+def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = "") -> str:
+    """What became of a stage, and the way out."""
+    path = run_folder(folder, stage)
+    if run is None:
+        return f"stage {stage.name} crashed: {error}: see {path / 'error.txt'}; the same command trains it again"
+    return (
+        f"stage {stage.name}: {run.sentence}\nNothing was started from it. Give this stage another seed or other args in "
+        f"the recipe; or, to start from it all the same, --model_name_or_path {path / 'encoder'} to a study of its own"
+    )
+
+
+def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> None:
     """Refuse a folder that is none, cannot be written to, or holds runs with other settings.
 
     Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
+
+    Args:
+        jobs, folder: what is to be run, and where.
+        stages: the jobs' stages, to say in what they are others than those of the folder.
     """
     try:
         nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -124,10 +227,26 @@ def check_folder(jobs: Sequence[Job], folder: Path) -> None:
             new = next(iter(by_recipe.values()), old)
             changes = differences(*({key: identity[key] for key in SAME_IN_A_STUDY} for identity in (old, new)))
         if changes:
+            changes += _stage_changes(folder, old.get("stages", []), by_recipe.get(run.recipe, {}), stages)
             raise InputError(
                 f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
+
+
+def _stage_changes(folder: Path, old: Sequence[str], new: Mapping, stages: Sequence[Job]) -> list[str]:
+    """What differs between the stages of a run in the folder and those of a new one, where these are as many."""
+    by_id = {stage.id: stage.identity() for stage in stages}
+    lines = []
+    for number, (before, now) in enumerate(zip(old, new.get("stages", []), strict=False), 1):
+        for path in folder.glob(f"stages/*-{before}/config.json"):
+            try:
+                found = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # that the stage is another one is said already
+            changes = differences({**found, "stages": None}, {**by_id.get(now, found), "stages": None})
+            lines += [f"stage {number}, {line}" for line in changes]
+    return lines
 
 
 def read_runs(folder: Path) -> list[RunRecord]:
@@ -151,8 +270,15 @@ def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> No
 class Progress:
     """The progress bar of a study, in shares of its work, and a line above it for each finished run."""
 
-    def __init__(self, jobs: Sequence[Job], found: int, quiet: bool, say: Callable[[str], None] | None = None):
-        self.quiet, self.custom_say = quiet, say
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        found: int,
+        quiet: bool,
+        say: Callable[[str], None] | None = None,
+        kind: str = "run",
+    ):
+        self.quiet, self.custom_say, self.kind = quiet, say, kind
         self.found, self.done, self.runs = found, found, found + len(jobs)
         work = {job.name: _work(job) for job in jobs}
         self.shares = {name: amount / sum(work.values()) for name, amount in work.items()}
@@ -162,14 +288,14 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.found:
-            self.say(f"{self.found} finished run{'s' * (self.found > 1)} found, kept")
+            self.say(f"{self.found} finished {self.kind}{'s' * (self.found > 1)} found, kept")
         return self
 
     def __exit__(self, *exc) -> None:
         self.bar.close()
 
     def _count(self) -> str:
-        return f"{self.done} of {self.runs} runs"
+        return f"{self.done} of {self.runs} {self.kind}s"
 
     def say(self, line: str) -> None:
         if self.quiet:
@@ -188,7 +314,8 @@ class Progress:
         else:
             self.fractions[name] = 1.0
             self.done += 1
-            self.say(f"{name}: {event.run.sentence if event.run else f'crashed: {event.error}'}")
+            what = "stage " if event.job.is_stage else ""
+            self.say(f"{what}{name}: {event.run.sentence if event.run else f'crashed: {event.error}'}")
             self.bar.set_description_str(self._count(), refresh=False)
         share = sum(self.shares[job] * fraction for job, fraction in self.fractions.items())
         self.bar.update(min(share, 1.0) - self.bar.n)

@@ -61,10 +61,9 @@ def load_task_data(
             raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with --train_file")
         return load_files(train_file, validation_file)
 
+    if is_glue(task_name):
+        return load_glue(_glue_name(task_name), data_dir)
     name = task_name.strip().lower()
-    glue_name = name.replace("-", "")  # SST-2 and STS-B are how GLUE spells them
-    if glue_name in GLUE_TASKS:
-        return load_glue(glue_name, data_dir)
 
     from .demo.data import DEMO_TASKS, load_demo_data
 
@@ -74,6 +73,15 @@ def load_task_data(
         return load_demo_data(name)
     known = [*GLUE_TASKS, *DEMO_TASKS]
     raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Known: {', '.join(known)}.")
+
+
+def is_glue(task_name: str | None) -> bool:
+    """Whether this is a GLUE task, however it is spelled: what `data_dir` goes with."""
+    return task_name is not None and _glue_name(task_name) in GLUE_TASKS
+
+
+def _glue_name(task_name: str) -> str:
+    return task_name.strip().lower().replace("-", "")  # SST-2 and STS-B are how GLUE spells them
 
 
 def half_of_validation(data: TaskData, half: str | None = None) -> TaskData:

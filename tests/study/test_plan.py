@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from hf_stability.errors import InputError
 from hf_stability.recipe import argument_types
-from hf_stability.study.plan import ALARM_ARGS, IGNORED_ARGS, IGNORED_FIELDS, Job, check_jobs, differences, run_folder
+from hf_stability.study.plan import (
+    ALARM_ARGS,
+    IGNORED_ARGS,
+    IGNORED_FIELDS,
+    Job,
+    check_jobs,
+    differences,
+    encoder_folder,
+    run_folder,
+)
 
 
 JOB = Job(
@@ -44,6 +53,7 @@ OTHER = {
     "data_folder": "/elsewhere/data",
     "keep_model": "last",
     "sources": {"learning_rate": "--learning_rate"},
+    "stages": ("e" * 16,),
     "schema": "hf_stability.job/2",
 }
 
@@ -102,7 +112,7 @@ def test_an_alarm_that_stops_runs_changes_the_id_and_so_does_the_share_that_is_a
     ]
 
 
-@given(st.permutations(list(JOB.args)), st.permutations([f.name for f in dataclasses.fields(Job)]))
+@given(st.permutations(list(JOB.args)), st.permutations(list(JOB.to_dict())))
 def test_order_does_not_matter(args, names):
     content = JOB.to_dict()
     content["args"] = {name: JOB.args[name] for name in args}
@@ -117,11 +127,20 @@ def test_an_id_is_the_same_in_every_process_and_version():
     seed=st.integers(0, 2**32 - 1),
     args=st.dictionaries(st.text(max_size=8), scalars | st.lists(scalars, max_size=3), max_size=4),
     threads=st.integers(1, 64),
+    stages=st.lists(st.text("0123456789abcdef", min_size=16, max_size=16), max_size=2),
 )
-def test_a_job_goes_through_json_and_back(seed, args, threads):
-    job = dataclasses.replace(JOB, seed=seed, args=args, threads=threads)
+def test_a_job_goes_through_json_and_back(seed, args, threads, stages):
+    job = dataclasses.replace(JOB, seed=seed, args=args, threads=threads, stages=tuple(stages))
     back = Job.from_dict(json.loads(json.dumps(job.to_dict())))
     assert back == job and back.id == job.id
+
+
+def test_a_job_without_stages_is_written_as_before_there_were_any():
+    assert "stages" not in JOB.to_dict() and "stages" not in JOB.identity()
+    chain = dataclasses.replace(JOB, stages=("a" * 16, "b" * 16))
+    turned = dataclasses.replace(JOB, stages=("b" * 16, "a" * 16))
+    assert len({JOB.id, chain.id, turned.id}) == 3
+    assert differences(JOB.identity(), chain.identity()) == [f"stages: (not set) -> {['a' * 16, 'b' * 16]}"]
 
 
 def test_a_job_of_another_version_is_refused():
@@ -160,3 +179,11 @@ def test_a_recipe_and_seed_can_be_planned_once():
 def test_folders_sort_as_seeds_do(tmp_path):
     assert run_folder(tmp_path, JOB) == tmp_path / "runs" / "mosbach2021" / "seed-003"
     assert JOB.name == "mosbach2021/seed-003"
+
+
+def test_a_stage_has_a_folder_of_its_own_by_its_id(tmp_path):
+    stage = dataclasses.replace(JOB, recipe="mnli", keep_model="encoder")
+    assert stage.is_stage and not JOB.is_stage
+    assert run_folder(tmp_path, stage) == tmp_path / "stages" / f"mnli-{stage.id}"
+    assert encoder_folder(tmp_path, stage) == tmp_path / "stages" / f"mnli-{stage.id}" / "encoder"
+    check_jobs([stage, dataclasses.replace(stage, args={})])  # of one task and seed, and yet two

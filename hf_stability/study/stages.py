@@ -1,0 +1,158 @@
+"""Intermediate trainings before the target task: STILTs (Phang, Févry & Bowman 2018, arXiv 1811.01088).
+
+The pretrained model is fine-tuned on another task first (MNLI before RTE, MRPC, STS-B ...); its encoder, with the pooler
+where there is one, is kept and the head dropped; each run on the target then starts from that encoder, with a head that is
+drawn from its own initialisation stream.
+
+A stage is a [`Job`] of its own, with record, metrics and verdict, in `stages/TASK-ID/` of the study's folder. It is trained
+once, for all recipes and seeds of the study that share it, and found there when the study is run again. Several stages are
+a chain: each starts from the one before it. A run's id depends on the ids of its stages.
+
+Methods that go back to the pretrained weights (`mixout`, `prior_decay`) mean the weights that a training starts from: the
+pretrained model's in the first stage, the last stage's in the target runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..recipe import Recipe, Stage, resolve_stage
+from ..tasks.load import TokenizedData
+from ..tasks.presets import task_preset
+from ..tasks.task import TaskData
+from .plan import STAGE, Job, encoder_folder
+from .prepare import STUDY_DEFAULTS, check_settings, fingerprint_model, fingerprint_tokens, job_values, made_arguments
+from .run import model_config
+
+
+MAX_LABEL = 80  # characters of a file's name that a stage is called after
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The stages of a study.
+
+    Args:
+        folder: the study's folder.
+        model: the pretrained model, from which the first stage of each chain starts.
+        chains: by recipe, its stages in their order; recipes without stages are not there.
+        data: by the folder where the jobs will look for them, the data as text and as tokens.
+    """
+
+    folder: Path
+    model: str
+    chains: dict[str, tuple[Job, ...]] = field(default_factory=dict)
+    data: dict[str, tuple[TaskData, TokenizedData]] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every stage once, after those that it starts from."""
+        return list({job.id: job for chain in self.chains.values() for job in chain}.values())
+
+    def recipes_of(self, stage: Job) -> list[str]:
+        """The recipes that have this stage."""
+        return [name for name, chain in self.chains.items() if stage.id in [job.id for job in chain]]
+
+    def attach(self, jobs: Sequence[Job]) -> list[Job]:
+        """The target's jobs, those of recipes with stages to start from the last one's encoder."""
+        attached = []
+        for job in jobs:
+            chain = self.chains.get(job.recipe)
+            if chain:
+                ids = tuple(stage.id for stage in chain)
+                job = replace(job, model=str(encoder_folder(self.folder, chain[-1])), stages=ids)
+            attached.append(job)
+        return attached
+
+    def save_data(self) -> None:
+        """Write the tokens that are not there yet."""
+        for folder, (_, tokens) in self.data.items():
+            if not Path(folder).is_dir():  # its name is the tokens' hash
+                tokens.save(folder)
+
+
+def plan_stages(
+    recipes: Sequence[Recipe],
+    model: str,
+    config: Any,
+    load: Callable[[Stage], tuple[TaskData, TokenizedData]],
+    folder: Path,
+    given: Mapping[str, Any] | None = None,
+    tokenizer: str = "",
+    threads: int = 1,
+) -> StagePlan:
+    """The stages of all recipes; nothing is written.
+
+    Args:
+        recipes: those of the study; most have no stages.
+        model, config: the pretrained model's name or folder, and its config.
+        load: gives a stage's data as text and as tokens.
+        folder: the study's.
+        given: the command line's training arguments; a stage's own go over them.
+        tokenizer, threads: see [`Job`].
+
+    Raises:
+        InputError: no data, or a setting that no training could start with; the message begins with recipe and stage.
+    """
+    plan = StagePlan(folder, model)
+    weights: dict[int, str] = {}
+    for recipe in recipes:
+        chain: list[Job] = []
+        for number, stage in enumerate(recipe.stages, 1):
+            try:
+                texts, tokens = load(stage)
+                labels = tokens.task.num_labels
+                if labels not in weights:
+                    weights[labels] = fingerprint_model(model, model_config(model, tokens.task, {}))
+                hashed = fingerprint_tokens(tokens)
+                settings = resolve_stage(
+                    recipe, stage, config.model_type, task_preset(tokens.task.name), given, STUDY_DEFAULTS
+                )
+                check_settings(settings)
+                args = made_arguments(settings)
+                job = Job(
+                    recipe=_label(stage, tokens),
+                    seed=stage.seed,
+                    task=tokens.task.name,
+                    **job_values(recipe, model, config, tokens.task, settings),
+                    model_fingerprint=weights[labels],
+                    data_fingerprint=hashed,
+                    threads=threads,
+                    processes=args.world_size,
+                    device=args.device.type,
+                    mixed_precision=args.mixed_precision,
+                    model=str(encoder_folder(folder, chain[-1])) if chain else model,
+                    tokenizer=tokenizer,
+                    data_folder=str(folder / "data" / hashed[:16]),
+                    keep_model=STAGE,
+                    stages=tuple(earlier.id for earlier in chain),
+                )
+            except InputError as error:
+                raise InputError(f"--recipe {recipe.name}, stage {number}: {error}") from None
+            plan.data[job.data_folder] = (texts, tokens)
+            chain.append(job)
+        if chain:
+            plan.chains[recipe.name] = tuple(chain)
+    return plan
+
+
+def _label(stage: Stage, data: TokenizedData) -> str:
+    """What a stage is called: its task, or its training file's name without the ending."""
+    name = data.task.name if stage.train_file is None else Path(stage.train_file).stem
+    return re.sub(r"[^\w.+-]", "_", name)[:MAX_LABEL]
+
+
+def describe_stage(stage: Job, plan: StagePlan) -> str:
+    """A stage in a line for `--dry_run`: data, seed, what it starts from, and whose it is."""
+    texts, _ = plan.data[stage.data_folder]
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in texts.validation.items())
+    start = next((job.name for job in plan.jobs if stage.stages and job.id == stage.stages[-1]), plan.model)
+    return (
+        f"stages/{stage.name}: train {len(texts.train)}, {splits} examples, from {texts.source}; seed "
+        f"{stage.seed}; starts from {start}; before {', '.join(plan.recipes_of(stage))}"
+    )
