@@ -130,7 +130,11 @@ def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     torch.testing.assert_close(toy.weights(parts), toy.weights(whole), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ("mixout", "component_clip", "child_tuning_f")  # one each that is in the forward pass, before and in the step
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_torch_compile(name, tmp_path):
     torch._dynamo.reset()
     values = {**METHODS[name][0], "max_steps": 2}
