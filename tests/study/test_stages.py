@@ -273,6 +273,16 @@ def test_dry_run_shows_each_stage_once_with_where_its_values_come_from(command, 
     assert f"base+two: 1 run(s), seeds 1; after stages/{first}, stages/{second}" in out
 
 
+def test_all_arms_of_a_rescue_start_from_the_stages_of_the_failed_runs_recipe(command, study, arguments, capsys):
+    """Before these are trained: what they are tried on is looked up in the pretrained model."""
+    first, second = (path.name for path in chain_of(study))
+    shutil.rmtree(study)
+    assert cli.main(["rescue", *arguments, "--recipe", "base.yaml+two.yaml", "--dry_run"]) == 0
+    out, _ = capsys.readouterr()
+    arms = [line for line in out.splitlines() if " run(s), seeds " in line]
+    assert len(arms) == 4 and all(line.endswith(f"; after stages/{first}, stages/{second}") for line in arms)
+
+
 BAD = {
     "unknown task": ("{task_name: mnlii}", "--recipe base+bad, stage 1: --task_name mnlii: no such task"),
     "no such file": ("{train_file: a.csv, validation_file: b.csv}", "stage 1: --train_file a.csv: no such file"),
