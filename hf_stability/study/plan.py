@@ -26,6 +26,10 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
+ADDED_FIELDS = ("cell",)
+"""Fields that are left out where they are None: jobs of before they were there keep their ids."""
+STREAM_ARGS = ("init_seed", "data_seed", "dropout_seed")
+"""What tells the runs of two-way seeds apart, beside their cell."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Job:
         data_folder: where the tokenised data are.
         keep_model: "none", "last" or "failed_and_best".
         sources: where each of `args` and `model_config` came from, in words.
+        cell: of two-way seeds, `{"init": 2, "order": 1, "dropout": 1}`: numbers of the initialisation, of the data order
+            and of the replicate; `args` has their seeds. None for a plain seed.
     """
 
     recipe: str
@@ -66,6 +72,7 @@ class Job:
     data_folder: str = ""
     keep_model: str = "none"
     sources: dict[str, str] = field(default_factory=dict)
+    cell: dict[str, int] | None = None
     schema: str = JOB_SCHEMA
 
     @property
@@ -81,13 +88,21 @@ class Job:
         content["args"] = {key: value for key, value in self.args.items() if key not in ignored}
         return json.loads(json.dumps(content))
 
+    def settings(self) -> dict[str, Any]:
+        """What all runs of a recipe have in common: the identity without seeds."""
+        content = {**self.identity(), "seed": None}
+        if self.cell is not None:
+            content["cell"] = "two-way seeds"
+            content["args"] = {key: value for key, value in content["args"].items() if key not in STREAM_ARGS}
+        return content
+
     @property
     def name(self) -> str:
-        """`recipe/seed-003`: the run's folder below `runs/`, and its name in TensorBoard."""
-        return f"{self.recipe}/seed-{self.seed:03d}"
+        """The run's folder below `runs/`, and its name in TensorBoard; see [`run_name`]."""
+        return run_name(self.recipe, self.seed, self.cell)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None or key not in ADDED_FIELDS}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Job:
@@ -95,6 +110,13 @@ class Job:
         if content.get("schema") != JOB_SCHEMA:
             raise InputError(f"job schema {content.get('schema')!r}: this version reads {JOB_SCHEMA}")
         return cls(**content)
+
+
+def run_name(recipe: str, seed: int, cell: Mapping[str, int] | None = None) -> str:
+    """`recipe/seed-003`; of two-way seeds `recipe/init-02_order-01_dropout-1`, which no plain seed is called."""
+    if cell is None:
+        return f"{recipe}/seed-{seed:03d}"
+    return f"{recipe}/init-{cell['init']:02d}_order-{cell['order']:02d}_dropout-{cell['dropout']}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

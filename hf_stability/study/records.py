@@ -3,7 +3,7 @@
 | file | what |
 | --- | --- |
 | `config.json` | the job: everything that was set, where it came from, the random streams, versions |
-| `metrics.json` | the last and the best evaluation, and all of them; of a stopped run those until its stop |
+| `metrics.json` | the last and the best evaluation, and all of them, by update step, on each development set; of a stopped run those until its stop |
 | `predictions.npz` | logits and labels of the last evaluation of the first development set |
 | `steps.rec` | the record of every update step: see [`read_steps`][hf_stability.diagnostics.step_record.read_steps] |
 | `verdict.json` | the verdict with its evidence, and the alarm where there was one |
@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..tasks.load import HALVES
+from .plan import run_name
 
 
-RUN_SCHEMA = "hf_stability.run/2"
+RUN_SCHEMA = "hf_stability.run/3"
+BEFORE_TWO_WAY = "hf_stability.run/2"
+"""Without `cell`: all runs were of plain seeds."""
 BEFORE_ALARMS = "hf_stability.run/1"
-"""Without `planned_steps`, `alarm_step` and `audited`: no run was stopped then."""
+"""Without `planned_steps`, `alarm_step` and `audited` too: no run was stopped then."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class RunRecord:
             had diverged by then: it is known to have failed, stopped or not.
         evaluations: how many evaluations `best` is the best of.
         sentence: the verdict in words.
+        metrics: of the last evaluation, on each development set.
+        cell: the job's.
     """
 
     id: str
@@ -74,11 +80,19 @@ class RunRecord:
     evaluations: int = 0
     sentence: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    cell: dict[str, int] | None = None
     schema: str = RUN_SCHEMA
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}/seed-{self.seed:03d}"
+        """The run's folder below `runs/`, the job's name."""
+        return run_name(self.recipe, self.seed, self.cell)
+
+    @property
+    def report(self) -> float | None:
+        """The headline metric at the end of training on the half that selects nothing (`--validation_half both`); None
+        where there is none."""
+        return None if self.last is None else self.metrics.get(f"eval_{HALVES[1]}_{self.metric}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,6 +108,8 @@ def read_run(folder: Path) -> RunRecord | None:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if content.get("schema") == BEFORE_TWO_WAY:
+        content["schema"] = RUN_SCHEMA
     if content.get("schema") == BEFORE_ALARMS:
         content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
     if content.get("schema") != RUN_SCHEMA:

@@ -328,6 +328,7 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
         evaluations=len(evaluations),
         sentence=verdict.sentence,
         metrics={k: v for k, v in last.items() if k.startswith("eval_")},
+        cell=job.cell,
     )
     if stability.stopped:  # these are of the end of training
         run = replace(run, last=None, best=None, accuracy=None, train_loss=None)

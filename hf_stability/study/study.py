@@ -111,18 +111,18 @@ def check_folder(jobs: Sequence[Job], folder: Path) -> None:
         raise InputError(f"--output_dir {folder}: this is a file; give a folder")
     if not nearest_existing.is_dir() or not _writable(nearest_existing):
         raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
-    by_recipe = {job.recipe: job.identity() for job in jobs}
+    by_recipe = {job.recipe: job for job in jobs}
     for run in read_runs(folder):
         path = folder / "runs" / run.name / "config.json"
         try:
-            old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
+            old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({_one_line(error)}); move {path.parent} away") from None
         if run.recipe in by_recipe:
-            changes = differences({**old, "seed": None}, {**by_recipe[run.recipe], "seed": None})
+            changes = differences(old.settings(), by_recipe[run.recipe].settings())
         else:
             new = next(iter(by_recipe.values()), old)
-            changes = differences(*({key: identity[key] for key in SAME_IN_A_STUDY} for identity in (old, new)))
+            changes = differences(*({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new)))
         if changes:
             raise InputError(
                 f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
@@ -213,7 +213,8 @@ def _write_tables(folder: Path, jobs: Sequence[Job], runs: dict[str, RunRecord])
 
 def _crashed(event: Event) -> RunRecord:
     job = event.job
-    return RunRecord(job.id, job.recipe, job.seed, job.task, "crashed", "", sentence=f"crashed: {event.error}")
+    sentence = f"crashed: {event.error}"
+    return RunRecord(job.id, job.recipe, job.seed, job.task, "crashed", "", sentence=sentence, cell=job.cell)
 
 
 def _order(run: RunRecord, jobs: Sequence[Job]) -> tuple:

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from ..callback import write_json, write_text
+from .plan import run_name
 from .records import RunRecord
 from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
 
 
-SUMMARY_SCHEMA = "hf_stability.summary/3"
+SUMMARY_SCHEMA = "hf_stability.summary/4"
 NOT_OK = ("failed", "diverged")
 RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
@@ -67,7 +68,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     and `failed_share_high` are the 95% Wilson interval. Crashed runs have no score and are counted apart, in no share.
 
     `std` (ddof = 1) is over all runs that have a score, and so are `mean`, `median` and `max`; `std_ok` is over the ok
-    runs alone: it is conditional on success. What cannot be computed is None.
+    runs alone: it is conditional on success. What cannot be computed is None. With `--validation_half both` all of these
+    are of the first half; `report_mean` is the mean on the second, of the same runs as `mean`.
 
     Stopped runs are among the `runs`, and have no score. A recipe with `stopped` runs has a `max` only, and instead of
     `failed_share` the bounds `failed_share_if_all_heal` and `failed_share_if_all_fail`, each with its 95% Wilson
@@ -107,6 +109,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     whole = [] if stopped else finished  # the others' scores are conditional on not having been stopped
     scores = _last_scores(whole)
     best = [run.best for run in whole if run.best is not None]
+    report = [run.report for run in whole if run.report is not None]
     return {
         "recipe": recipe,
         "runs": len(judged),
@@ -120,6 +123,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "max": float(last.max()) if len(last) else None,
         "scores": len(last),
         "best_mean": float(np.mean(best)) if best else None,
+        "report_mean": float(np.mean(report)) if report else None,
         "evaluations": sorted({run.evaluations for run in finished if run.steps >= run.planned_steps}),
         "stopped": stopped,
         **_alarm_figures(judged, failed, stopped),
@@ -326,6 +330,16 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         f"{metric}: at the end of training. std: ddof = 1; that of the ok runs leaves the failed ones out, and is "
         "comparable only where none failed.",
     ]
+    if any(figures["report_mean"] is not None for figures in recipes):
+        notes.append(
+            "Scores and verdicts are of the first half of the development set, which may select (the best run, the best "
+            "evaluation); the column of the second half is for reporting what was selected."
+        )
+    if any(run["cell"] for run in summary["runs"]):
+        notes.append(
+            "Runs of two-way seeds share initialisations and data orders: intervals and tests, which take runs for "
+            "independent, are too sure of them. two_way.md has the variance's sources."
+        )
     if any(figures["crashed"] for figures in recipes):
         notes.append("Crashed runs are in no figure.")
     missing = [(f["runs"] - f["stopped"] - f["scores"], f["recipe"]) for f in recipes]
@@ -380,6 +394,8 @@ def recipes_table(summary: dict[str, Any]) -> str:
         f"{metric}: median": "median",
         f"{metric}: max": "max",
     }
+    if any(figures["report_mean"] is not None for figures in summary["recipes"]):
+        columns[f"{metric}: mean on the second half"] = "report_mean"
     evaluations = _evaluations(summary)
     if len(evaluations) == 1 and max(evaluations) > 1:
         columns[f"{metric}: mean of the best of {max(evaluations)} evaluations"] = "best_mean"
@@ -407,7 +423,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     metric = summary["metric"] or "score"
     header = ["recipe", "seed", f"{metric}: last", f"{metric}: best", "best of", "verdict"]
     runs = [
-        [r["recipe"], str(r["seed"]), _number(r["last"]), _number(r["best"]), str(r["evaluations"]), r["sentence"]]
+        [r["recipe"], _seed(r), _number(r["last"]), _number(r["best"]), str(r["evaluations"]), r["sentence"]]
         for r in summary["runs"]
     ]
     text = f"# Scores over seeds\n\n{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
@@ -423,6 +439,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _seed(run: dict[str, Any]) -> str:
+    """`3`; of two-way seeds `init-02_order-01_dropout-1`."""
+    return str(run["seed"]) if run["cell"] is None else run_name("", 0, run["cell"]).strip("/")
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ OTHER = {
     "data_folder": "/elsewhere/data",
     "keep_model": "last",
     "sources": {"learning_rate": "--learning_rate"},
+    "cell": {"init": 1, "order": 2, "dropout": 1},
     "schema": "hf_stability.job/2",
 }
 
@@ -106,7 +107,7 @@ def test_an_alarm_that_stops_runs_changes_the_id_and_so_does_the_share_that_is_a
 def test_order_does_not_matter(args, names):
     content = JOB.to_dict()
     content["args"] = {name: JOB.args[name] for name in args}
-    assert Job.from_dict({name: content[name] for name in names}).id == JOB.id
+    assert Job.from_dict({name: content[name] for name in names if name in content}).id == JOB.id
 
 
 def test_an_id_is_the_same_in_every_process_and_version():
@@ -160,3 +161,16 @@ def test_a_recipe_and_seed_can_be_planned_once():
 def test_folders_sort_as_seeds_do(tmp_path):
     assert run_folder(tmp_path, JOB) == tmp_path / "runs" / "mosbach2021" / "seed-003"
     assert JOB.name == "mosbach2021/seed-003"
+
+
+def test_two_way_seeds_are_called_otherwise_than_plain_ones_and_share_their_settings():
+    first, second = ({"init": 1, "order": 2, "dropout": k} for k in (1, 2))
+    streams = {"init_seed": 1, "data_seed": 2}
+    jobs = [
+        dataclasses.replace(JOB, seed=k, cell=cell, args={**JOB.args, **streams, "dropout_seed": k})
+        for k, cell in enumerate((first, second), 1)
+    ]
+    assert [job.name for job in jobs] == [f"mosbach2021/init-01_order-02_dropout-{k}" for k in (1, 2)]
+    assert jobs[0].settings() == jobs[1].settings() and len({job.id for job in jobs}) == 2
+    assert differences(JOB.settings(), jobs[0].settings()) == ["cell: (not set) -> two-way seeds"]
+    assert Job.from_dict(json.loads(json.dumps(jobs[0].to_dict()))) == jobs[0]

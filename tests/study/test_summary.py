@@ -135,7 +135,7 @@ def test_figures_are_those_of_the_statistics_module(runs):
         else:
             shares = ("failed_share", "failed_share_low", "failed_share_high")
             assert [figures[key] for key in shares] == [None, None, None]
-    assert json.loads(json.dumps(summary, allow_nan=False))["schema"] == SUMMARY_SCHEMA == "hf_stability.summary/3"
+    assert json.loads(json.dumps(summary, allow_nan=False))["schema"] == SUMMARY_SCHEMA == "hf_stability.summary/4"
 
 
 # ---- the recipes' table ---------------------------------------------------------------------------------------------
