@@ -44,6 +44,10 @@ examples:
   # a finished study: what restarts and stopping bad seeds early would have been worth
   hf-stability restarts --help
 
+  # restarts that save compute: start 20 seeds, look at them after a quarter of training, finish the best 5
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --validation_half both \\
+      --restarts 20 --look_at 0.25 --finish 5
+
   # does the initialisation or the data order make the difference? 5 of the one x 5 of the other, twice with other dropout
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 5 5 2
   hf-stability two_way --help
@@ -166,6 +170,21 @@ class PolicyArguments:
             "how much of the scores' variance comes from each (two_way.md). More of each can be added later."
         },
     )
+    restarts: int | None = field(
+        default=None,
+        metadata={
+            "help": "Start so many seeds of each recipe, finish only the best of them; with --look_at and --finish. Which seeds: "
+            "1 to this, or --seeds. See also: hf-stability restarts --help."
+        },
+    )
+    look_at: float | None = field(
+        default=None,
+        metadata={"help": "With --restarts: the fraction of training after which the seeds are looked at (.2 to .3)."},
+    )
+    finish: int | None = field(
+        default=None,
+        metadata={"help": "With --restarts: how many go on, those with the best score at the look."},
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,11 +235,19 @@ def _study(argv: list[str]) -> int:
     (policy,) = _taken(given, PolicyArguments)
     if policy.two_way is not None and "seeds" in given:
         raise InputError(f"--two_way {' '.join(map(str, policy.two_way))}: makes its own seeds; leave --seeds out")
+    policy_flags = policy.restarts, policy.look_at, policy.finish
+    if any(value is not None for value in policy_flags):
+        _check_restarts(policy, given)
+        given.setdefault("seeds", [str(policy.restarts)])
     if not set(NAMES_DATA) & set(given):
         given = {**DEMO, **given}
         if _is_first_process():
             print(f"No data and no model named: the bundled demo, {DEMO['task_name']}", file=sys.stderr)
     own = _taken(given, ModelArguments, DataArguments, StudyArguments)
+    if policy.restarts is not None:
+        from .study.early_stopping import policy_jobs
+
+        return run_study(*own, given, lambda jobs, data: policy_jobs(jobs, policy.look_at, policy.finish))
     if policy.two_way is None:
         return run_study(*own, given)
     from .study import two_way_report
@@ -233,6 +260,20 @@ def _study(argv: list[str]) -> int:
         lambda jobs, data: two_way_report.two_way_jobs(jobs, *sizes),
         lambda runs, folder: two_way_report.conclusion(folder, list(dict.fromkeys(run.recipe for run in runs))),
     )
+
+
+def _check_restarts(policy: PolicyArguments, given: Mapping[str, Any]) -> None:
+    from .study.early_stopping import check_policy
+    from .study.prepare import parse_seeds
+
+    check_policy(policy.restarts, policy.look_at, policy.finish)
+    if policy.two_way is not None:
+        raise InputError(f"--restarts {policy.restarts} with --two_way: give one of them")
+    seeds = parse_seeds(given.get("seeds", [str(policy.restarts)]))
+    if len(seeds) != policy.restarts:
+        raise InputError(
+            f"--restarts {policy.restarts}: --seeds {' '.join(given['seeds'])} are {len(seeds)}; give as many, or no --seeds"
+        )
 
 
 def _taken(given: dict[str, Any], *classes: type) -> list[Any]:
@@ -412,6 +453,9 @@ def _end(runs: Sequence, folder: Path) -> int:
         print(
             f"\n{len(stopped)} run(s) were stopped by an alarm: censored, not failed. {saved} update steps were saved."
         )
+    early = sum(run.status == "stopped early" for run in runs)
+    if early:
+        print(f"\n{early} run(s) were stopped early, others looked better: censored, not failed.")
     print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
     show_study(folder)
     return 1 if crashed else 0
@@ -561,6 +605,7 @@ def _demo_model() -> str:
 
 def describe(jobs: Sequence, data) -> str:
     """What `--dry_run` prints: data, then for each recipe its runs and every value that is set, with its source."""
+    from .study.early_stopping import policy_sentence
     from .study.run import settings_table
 
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
@@ -574,6 +619,7 @@ def describe(jobs: Sequence, data) -> str:
         runs = [job for job in jobs if job.recipe == recipe]
         seeds = ", ".join(str(job.seed) if job.cell is None else job.name.split("/")[-1] for job in runs)
         lines += ["", f"{recipe}: {len(runs)} run(s), seeds {seeds}"]
+        lines += [policy_sentence(runs)] if runs[0].policy else []
         lines += [settings_table(runs[0])]
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..callback import write_bytes
-from ..diagnostics.failures import label_entropy
+from ..diagnostics.failures import CENSORED, label_entropy
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
@@ -211,9 +211,10 @@ def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRe
     """The runs that were not stopped, by the recipe's name; `a (5 stopped)` where some were."""
     named = {}
     for name, runs in by_recipe.items():
-        finished = [run for run in runs if run.status != "stopped"]
+        finished = [run for run in runs if run.status not in CENSORED]
         stopped = len(runs) - len(finished)
-        named[f"{name} ({stopped} stopped)" if stopped else name] = finished
+        early = " early" if any(run.status == "stopped early" for run in runs) else ""
+        named[f"{name} ({stopped} stopped{early})" if stopped else name] = finished
     return named
 
 

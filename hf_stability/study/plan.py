@@ -18,7 +18,7 @@ JOB_SCHEMA = "hf_stability.job/1"
 # evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
 # Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be
 # finished after an upgrade.
-IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources")
+IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", "until_look")
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
     "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
@@ -26,8 +26,8 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
-ADDED_FIELDS = ("cell",)
-"""Fields that are left out where they are None: jobs of before they were there keep their ids."""
+ADDED_FIELDS = {"cell": None, "policy": None, "until_look": False}
+"""Fields that are left out where they have these values: jobs of before they were there keep their ids."""
 STREAM_ARGS = ("init_seed", "data_seed", "dropout_seed")
 """What tells the runs of two-way seeds apart, beside their cell."""
 
@@ -54,6 +54,9 @@ class Job:
         sources: where each of `args` and `model_config` came from, in words.
         cell: of two-way seeds, `{"init": 2, "order": 1, "dropout": 1}`: numbers of the initialisation, of the data order
             and of the replicate; `args` has their seeds. None for a plain seed.
+        policy: of restarts with early stopping, `{"seeds": [1, 2, 3], "look_at": 0.25, "finish": 1}`: the recipe's seeds,
+            after which share of the update steps they are looked at, and how many of them are finished. None: all are.
+        until_look: train up to the look only.
     """
 
     recipe: str
@@ -73,6 +76,8 @@ class Job:
     keep_model: str = "none"
     sources: dict[str, str] = field(default_factory=dict)
     cell: dict[str, int] | None = None
+    policy: dict[str, Any] | None = None
+    until_look: bool = False
     schema: str = JOB_SCHEMA
 
     @property
@@ -102,7 +107,9 @@ class Job:
         return run_name(self.recipe, self.seed, self.cell)
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value is not None or key not in ADDED_FIELDS}
+        return {
+            key: value for key, value in asdict(self).items() if key not in ADDED_FIELDS or value != ADDED_FIELDS[key]
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Job:

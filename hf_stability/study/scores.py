@@ -13,12 +13,8 @@ import numpy as np
 
 from ..errors import InputError, nearest
 from ..tasks.load import HALVES
-from .records import RunRecord
+from .records import RunRecord, counting_key
 from .study import read_runs
-
-
-FIRST_SETS = (f"eval_{HALVES[0]}_", "eval_", "eval_validation_matched_")
-"""Prefixes of the metrics of the development set that counts: of two halves, of a single set, of MNLI's."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +127,9 @@ def _history(folder: Path, run: RunRecord) -> dict[int, tuple[float, float | Non
 
 
 def _scores_of(metrics: Mapping[str, Any], run: RunRecord) -> tuple[float, float | None]:
-    keys = [f"{prefix}{run.metric}" for prefix in FIRST_SETS if f"{prefix}{run.metric}" in metrics]
-    if not keys:
-        raise KeyError(run.metric)
+    first = counting_key(metrics, run.metric)
     second = f"eval_{HALVES[1]}_{run.metric}"
-    return _number(metrics[keys[0]], run), _number(metrics[second], run) if second in metrics else None
+    return _number(metrics[first], run), _number(metrics[second], run) if second in metrics else None
 
 
 def _number(score: float | None, run: RunRecord) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from .early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .executors import Event, execute_in_process, execute_in_workers
 from .plan import Job, check_jobs, differences, run_folder
 from .records import RunRecord, read_run
@@ -34,6 +35,9 @@ def run_jobs(
     Jobs of other recipes and seeds that the folder holds stay, and are in its tables: seeds can be added. A job that is
     in the folder with other settings is refused. Interrupted at any point, finished runs stay whole; running it again
     runs what is missing.
+
+    Jobs with a `policy` are all trained until their look first; then the best of each recipe go on, and the others end with
+    the status `stopped early`: see [`early_stopping`][hf_stability.study.early_stopping].
 
     With `workers`, a script of your own that calls this needs the usual `if __name__ == "__main__":` of multiprocessing.
 
@@ -63,7 +67,10 @@ def run_jobs(
     without_model = [
         job
         for job in jobs
-        if job.name in done and job.keep_model == "last" and not (run_folder(folder, job) / "model").is_dir()
+        if job.name in done
+        and done[job.name].status != "stopped early"
+        and job.keep_model == "last"
+        and not (run_folder(folder, job) / "model").is_dir()
     ]
     with Progress(missing, len(done), quiet or not main, say) as progress:
         if without_model:
@@ -74,18 +81,25 @@ def run_jobs(
 
         def listen(event: Event) -> None:
             progress.show(event)
-            if not main or event.kind == "progress":
+            if not main or event.kind in ("progress", "looked"):
                 return
             runs[event.job.name] = event.run or _crashed(event)
             if event.job.keep_model == "failed_and_best":  # otherwise no run need be read again
                 prune_models(folder, read_runs(folder), event.job.keep_model)
 
-        folders = [run_folder(folder, job) for job in missing]
-        try:
-            if workers and missing:
-                execute_in_workers(missing, folders, listen, min(workers, len(missing)))
+        def execute(jobs: Sequence[Job]) -> None:
+            folders = [run_folder(folder, job) for job in jobs]
+            if workers and jobs:
+                execute_in_workers(jobs, folders, listen, min(workers, len(jobs)))
             else:
-                execute_in_process(missing, folders, listen)
+                execute_in_process(jobs, folders, listen)
+
+        try:
+            execute(jobs_to_look_at(missing, folder))
+            for run, sentence in end_the_others(missing, folder):
+                runs[run.name] = run
+                progress.end(run.name, sentence)
+            execute([job for job in missing if job.name not in runs])
         except KeyboardInterrupt:
             if main and read_runs(folder):
                 _write_tables(folder, jobs, runs)
@@ -185,11 +199,21 @@ class Progress:
         name = event.job.name
         if event.kind == "progress":
             self.fractions[name] = event.steps / max(event.total, 1)
+            self._move()
+        elif event.kind == "looked":
+            self.say(f"{name}: looked at, {look_sentence(event.run)}")
         else:
-            self.fractions[name] = 1.0
-            self.done += 1
-            self.say(f"{name}: {event.run.sentence if event.run else f'crashed: {event.error}'}")
-            self.bar.set_description_str(self._count(), refresh=False)
+            self.end(name, event.run.sentence if event.run else f"crashed: {event.error}")
+
+    def end(self, name: str, sentence: str) -> None:
+        """Count a run as done, and say how it ended."""
+        self.fractions[name] = 1.0
+        self.done += 1
+        self.say(f"{name}: {sentence}")
+        self.bar.set_description_str(self._count(), refresh=False)
+        self._move()
+
+    def _move(self) -> None:
         share = sum(self.shares[job] * fraction for job, fraction in self.fractions.items())
         self.bar.update(min(share, 1.0) - self.bar.n)
 

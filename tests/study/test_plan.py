@@ -45,6 +45,8 @@ OTHER = {
     "keep_model": "last",
     "sources": {"learning_rate": "--learning_rate"},
     "cell": {"init": 1, "order": 2, "dropout": 1},
+    "policy": {"seeds": [1, 2], "look_at": 0.25, "finish": 1},
+    "until_look": True,
     "schema": "hf_stability.job/2",
 }
 
