@@ -616,7 +616,10 @@ class StabilityCallback(TrainerCallback):
             logger.warning(f"No heat map of the gradients: {type(error).__name__}: {error}")
 
     def _final(self) -> dict[str, float]:
-        """The headline metric, and whether the run failed: unknown of one that was stopped."""
+        """The headline metric, and whether the run failed: unknown of one that was stopped. Of one that was stopped early
+        neither: it may go on, and TensorBoard's HParams tab keeps what it has seen first."""
+        if self.stopped_early:
+            return {}
         metric, score = headline(self.evaluation.get("metrics", {}), self.metric or self._args.metric_for_best_model)
         final = {} if score is None else {f"final/{metric}": score}
         if self.verdict.status not in CENSORED:
@@ -629,7 +632,7 @@ class StabilityCallback(TrainerCallback):
         final = self._final()
         self._show(final, self._state.global_step)
         self._writer.add_text("verdict", self.verdict.sentence, self._state.global_step)
-        if self.hparams is not None:
+        if self.hparams is not None and not self.stopped_early:
             from torch.utils.tensorboard.summary import hparams
 
             values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": self.verdict.status}.items()}

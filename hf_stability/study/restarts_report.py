@@ -255,5 +255,6 @@ examples:
 How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +.012 (.006)" says that 20 runs of which 13 are
 stopped after a fifth of training cost as much as 9.6 whole runs, and end .012 higher than the best of 9.6 whole ones.
 The row with the largest gain was chosen by that gain; on other seeds it will be smaller. Runs that crashed are left out
-and counted; diverged ones count; a recipe whose runs an alarm stopped is refused.
+and counted; diverged ones count; a recipe whose runs an alarm stopped is refused. To run such a policy on new seeds and
+save the compute: hf-stability --restarts T --look_at F --finish P (see hf-stability --help).
 """

@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from hf_stability import cli
+from hf_stability.callback import StabilityCallback
 from hf_stability.errors import InputError
 from hf_stability.study import early_stopping
 from hf_stability.study import run as run_module
@@ -27,6 +28,14 @@ POLICY = ["--restarts", "4", "--look_at", "0.25", "--finish", "2"]
 
 class Killed(BaseException):
     """As a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_heat_maps():
+    """They take half of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StabilityCallback, "_draw_heat_map", lambda self: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +64,7 @@ def finished(arguments, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def jobs(tiny_jobs):
     """A function of a folder: jobs of a policy, 3 seeds of 6 update steps, one to be finished."""
 
@@ -113,9 +122,11 @@ def test_the_summary_has_what_was_spent_and_the_best_finished_run_and_no_failed_
 def test_figures_and_tensorboard_do_not_call_them_failed(finished):
     assert len(list((finished / "figures").iterdir())) == 6
     for run in read_runs(finished):
-        hparams = Events(finished / "runs").hparams(run.name)
-        assert hparams[0]["verdict"] == run.status
-        assert ("final/failed" in Events(finished / "runs").scalars(run.name)) == (run.status != "stopped early")
+        events, early = Events(finished / "runs" / run.name), run.status == "stopped early"
+        assert events.text(".", "verdict")[-1] == run.sentence
+        assert ("final/failed" in events.tags(".", "scalars")) == (not early)
+        if not early:
+            assert events.hparams(".")[0]["verdict"] == run.status
 
 
 def test_the_same_command_again_changes_nothing_and_another_policy_is_refused(arguments, finished, tmp_path, capsys):
@@ -165,21 +176,26 @@ def test_a_dry_run_says_the_policy_and_seeds_can_be_named(arguments, tmp_path, c
 # ---- the same bytes, whatever happens -------------------------------------------------------------------------------
 
 
-def test_a_run_that_goes_on_is_as_if_it_had_never_stopped(jobs, tmp_path):
-    made = jobs(tmp_path)
-    runs = run_jobs(made, tmp_path, quiet=True)
-    (chosen,) = (job for job, run in zip(made, runs, strict=True) if run.status != "stopped early")
+@pytest.fixture(scope="module")
+def whole(jobs, tmp_path_factory):
+    """The study of `jobs`, not interrupted. Not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_jobs(jobs(folder), folder, quiet=True)
+    return folder
+
+
+def test_a_run_that_goes_on_is_as_if_it_had_never_stopped(jobs, whole, tmp_path):
+    (chosen,) = (job for job in jobs(tmp_path) if read_run(whole / "runs" / job.name).status != "stopped early")
     run_job(chosen, tmp_path / "whole")
-    assert results(tmp_path / "whole") == {
-        name: content for name, content in results(tmp_path / "runs" / chosen.name).items() if name != LOOK
-    }
+    assert results(tmp_path / "whole") == results(whole / "runs" / chosen.name)
+    entries = json.loads((tmp_path / "whole" / "metrics.json").read_text())["evaluations"]
+    assert [entry["step"] for entry in entries] == [2, 3, 6]  # the look, and each epoch's
 
 
-def test_worker_processes_choose_the_same(jobs, tmp_path):
-    here, there = tmp_path / "0", tmp_path / "2"
-    runs = run_jobs(jobs(here), here, quiet=True)
-    assert run_jobs(jobs(there), there, workers=2, quiet=True) == runs
-    assert results(there) == results(here)
+def test_worker_processes_choose_the_same(jobs, whole, tmp_path):
+    run_jobs(jobs(tmp_path), tmp_path, workers=2, quiet=True)
+    made = {name: content for name, content in results(tmp_path).items() if not name.endswith("gradients.png")}
+    assert made == results(whole)
 
 
 def kill_after(monkeypatch, module, name, calls):
@@ -194,37 +210,27 @@ def kill_after(monkeypatch, module, name, calls):
     monkeypatch.setattr(module, name, killed)
 
 
-@pytest.mark.parametrize(
-    "module, name, calls",
-    [
-        (run_module, "_write_results", 1),  # the second seed's checkpoint is there, its look.json is not
-        (early_stopping, "delete_checkpoints", 0),  # all looked at, nothing chosen yet
-        (early_stopping, "write_json", 0),  # the first one's checkpoint is deleted, its run.json not written
-        (run_module, "_write_results", 3),  # the chosen one is trained, and not written
-    ],
-    ids=["between looks", "before the choice", "in the choice", "in the end"],
-)
-def test_a_study_that_is_killed_goes_on_to_the_same_bytes(jobs, tmp_path, monkeypatch, module, name, calls):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_jobs(jobs(whole), whole, quiet=True)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, module, name, calls)
-        run_jobs(jobs(cut), cut, quiet=True)
-    run_jobs(jobs(cut), cut, quiet=True)
-    assert results(cut) == results(whole)
-    assert not list(cut.glob("runs/*/*/checkpoint-*"))
-
-
-def test_a_chosen_run_whose_checkpoint_is_lost_begins_anew_and_ends_the_same(jobs, tmp_path, monkeypatch):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_jobs(jobs(whole), whole, quiet=True)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, run_module, "_write_results", 3)
-        run_jobs(jobs(cut), cut, quiet=True)
-    for checkpoint in cut.glob("runs/*/*/checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    run_jobs(jobs(cut), cut, quiet=True)
-    assert results(cut) == results(whole) and len(looks_of(cut)) == 3
+def test_a_study_that_is_killed_again_and_again_goes_on_to_the_same_bytes(jobs, whole, tmp_path, monkeypatch):
+    saves = {"save_strategy": "steps", "save_steps": 1, "keep_model": "failed_and_best"}  # they change no result
+    kills = {
+        "after the checkpoint of the second look": (run_module, "_write_results", 1, (0, 1)),
+        "before the choice": (early_stopping, "delete_checkpoints", 0, (0, 3)),
+        "between a checkpoint's deletion and the record": (early_stopping, "write_json", 0, (0, 3)),
+        "after the last step of the chosen one": (run_module, "_write_results", 0, (2, 3)),
+    }
+    for place, (module, name, calls, expected) in kills.items():
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after(patch, module, name, calls)
+            run_jobs(jobs(tmp_path, **saves), tmp_path, quiet=True)
+        known = len(list(tmp_path.glob("runs/*/*/run.json"))), len(looks_of(tmp_path))
+        assert known == expected, place
+    for checkpoint in tmp_path.glob("runs/*/*/checkpoint-*"):
+        shutil.rmtree(checkpoint)  # it then begins anew, without another choice
+    runs = run_jobs(jobs(tmp_path, **saves), tmp_path, quiet=True)
+    assert results(tmp_path) == results(whole) and len(looks_of(tmp_path)) == 3
+    assert not list(tmp_path.glob("runs/*/*/checkpoint-*"))
+    finished = next(run for run in runs if run.status != "stopped early")
+    assert [path.parent.name for path in tmp_path.glob("runs/*/*/model")] == [finished.name.split("/")[1]]
 
 
 def test_nothing_is_chosen_while_one_that_crashed_has_not_been_looked_at(jobs, tmp_path):
@@ -237,16 +243,6 @@ def test_nothing_is_chosen_while_one_that_crashed_has_not_been_looked_at(jobs, t
     runs = run_jobs(made, tmp_path, quiet=True)
     assert sorted(run.status == "stopped early" for run in runs) == [False, True, True]
     assert len(list(tmp_path.glob("runs/*/*/run.json"))) == 3
-
-
-def test_an_evaluation_each_epoch_and_checkpoints_of_the_users_own_do_not_get_in_the_way(jobs, tmp_path):
-    saved = {"save_strategy": "steps", "save_steps": 1, "keep_model": "failed_and_best"}
-    runs = run_jobs(jobs(tmp_path, eval_strategy="epoch", **saved), tmp_path, quiet=True)
-    assert sorted(run.steps for run in runs) == [2, 2, 6]
-    whole = next(run for run in runs if run.steps == 6)
-    entries = json.loads((tmp_path / "runs" / whole.name / "metrics.json").read_text())["evaluations"]
-    assert [entry["step"] for entry in entries] == [2, 3, 6]
-    assert [path.parent.name for path in tmp_path.glob("runs/*/*/model")] == [whole.name.split("/")[1]]
 
 
 # ---- small things ---------------------------------------------------------------------------------------------------
