@@ -48,7 +48,7 @@ examples:
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --validation_half both \\
       --restarts 20 --look_at 0.25 --finish 5
 
-  # does the initialisation or the data order make the difference? 5 of the one x 5 of the other, twice with other dropout
+  # is it the initialisation or the data order? 5 of the one x 5 of the other, each pair twice with other dropout
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 5 5 2
   hf-stability two_way --help
 

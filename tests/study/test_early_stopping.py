@@ -10,7 +10,6 @@ import shutil
 import pytest
 
 from hf_stability import cli
-from hf_stability.callback import StabilityCallback
 from hf_stability.errors import InputError
 from hf_stability.study import early_stopping
 from hf_stability.study import run as run_module
@@ -23,19 +22,13 @@ from tests.events import Events
 from tests.study.test_study import results
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
 POLICY = ["--restarts", "4", "--look_at", "0.25", "--finish", "2"]
 
 
 class Killed(BaseException):
     """As a kill: nothing catches it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_heat_maps():
-    """They take half of a tiny run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StabilityCallback, "_draw_heat_map", lambda self: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,9 @@ from hf_stability.study.scores import read_recipes, read_scores
 from tests.study.test_scores import leave_run
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 @pytest.fixture(scope="module")
 def arguments(tiny_model, tiny_csv):
     train, dev = tiny_csv

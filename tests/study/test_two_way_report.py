@@ -22,6 +22,8 @@ from hf_stability.training_args import seed_streams
 from tests.study.test_scores import leave_run
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
 STREAMS = ("init_seed", "data_seed", "dropout_seed")
 
 
