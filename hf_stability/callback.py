@@ -23,7 +23,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback, def
 
 from .diagnostics.dashboard import LOG10, RISK, curves, custom_layout
 from .diagnostics.early_warning import Alarm, check, check_steps, find_alarm, with_alarm
-from .diagnostics.failures import Verdict, best_constant_score, judge
+from .diagnostics.failures import CENSORED, Verdict, best_constant_score, ended_early, judge
 from .diagnostics.gradients import GradientMeter, layers_of
 from .diagnostics.outputs import combine_statistics, output_statistics
 from .diagnostics.plots import draw_heat_map
@@ -77,7 +77,7 @@ class StabilityCallback(TrainerCallback):
     | `eval/<metric>` | every number of every evaluation but its times, whatever `report_to` says |
     | `alarm/risk` | the early warning's risk, at each check |
     | `alarm` (text) | the alarm's sentence, at its step |
-    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where the alarm stopped it |
+    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where it was stopped |
     | `verdict` (text) | the verdict's sentence |
     | `gradients` (image) | `gradients.png` |
 
@@ -116,6 +116,8 @@ class StabilityCallback(TrainerCallback):
         verdict: the [`Verdict`] after training; None before, and in all processes but the main one.
         alarm: the [`Alarm`][hf_stability.diagnostics.early_warning.Alarm] once it was raised.
         stopped: whether the alarm ended the training.
+        stopped_early: set by whoever ends the training before its last update step for other reasons: the verdict then
+            is `stopped early`, not `failed`.
         constant: the best constant predictor's score, class and so on, once an evaluation has shown the labels.
     """
 
@@ -153,6 +155,7 @@ class StabilityCallback(TrainerCallback):
         self.audited = audited
         self.alarm: Alarm | None = None
         self.stopped = False
+        self.stopped_early = False
         self.verdict: Verdict | None = None
         self.constant: dict[str, Any] | None = None
         self.trainer_hands_over = False  # set by a trainer that calls observe_evaluation
@@ -272,7 +275,7 @@ class StabilityCallback(TrainerCallback):
         warmup_steps = self._record.info["warmup_steps"]
         self._checks = set(check_steps(warmup_steps, state.max_steps))
         self.alarm = self._of_the_main_process(find_alarm(self._record.to_dict()))  # a resumed run's
-        self.stopped = False
+        self.stopped = self.stopped_early = False
         self._before_clipping = False
         self._label_counts = np.nansum(self._record.to_dict()["labels"], axis=0, dtype=float)
         self._loggers = self._other_loggers() if self._folder else []
@@ -501,7 +504,8 @@ class StabilityCallback(TrainerCallback):
             logger.warning(f"The verdict leaves the evaluation out: {error}")
             evidence.update(eval_labels=None, eval_predictions=None)
             verdict = judge(**evidence)
-        return verdict if self.alarm is None else with_alarm(verdict, self.alarm, self.stopped)
+        verdict = verdict if self.alarm is None else with_alarm(verdict, self.alarm, self.stopped)
+        return ended_early(verdict, self._state.global_step, self._state.max_steps) if self.stopped_early else verdict
 
     def _best_constant(self, metric: str, regression: bool) -> dict[str, Any] | None:
         outputs = self.evaluation["predictions"], self.evaluation["labels"]
@@ -613,10 +617,13 @@ class StabilityCallback(TrainerCallback):
             logger.warning(f"No heat map of the gradients: {type(error).__name__}: {error}")
 
     def _final(self) -> dict[str, float]:
-        """The headline metric, and whether the run failed: unknown of one that the alarm stopped."""
+        """The headline metric, and whether the run failed: unknown of one that was stopped. Of one that was stopped early
+        neither: it may go on, and TensorBoard's HParams tab keeps what it has seen first."""
+        if self.stopped_early:
+            return {}
         metric, score = headline(self.evaluation.get("metrics", {}), self.metric or self._args.metric_for_best_model)
         final = {} if score is None else {f"final/{metric}": score}
-        if self.verdict.status != "stopped":
+        if self.verdict.status not in CENSORED:
             final["final/failed"] = float(self.verdict.status != "ok")
         return final
 
@@ -626,7 +633,7 @@ class StabilityCallback(TrainerCallback):
         final = self._final()
         self._show(final, self._state.global_step)
         self._writer.add_text("verdict", self.verdict.sentence, self._state.global_step)
-        if self.hparams is not None:
+        if self.hparams is not None and not self.stopped_early:
             from torch.utils.tensorboard.summary import hparams
 
             values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": self.verdict.status}.items()}

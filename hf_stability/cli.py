@@ -41,6 +41,17 @@ examples:
   hf-stability diagnose --help
   hf-stability rescue --help
 
+  # a finished study: what restarts and stopping bad seeds early would have been worth
+  hf-stability restarts --help
+
+  # restarts that save compute: start 20 seeds, look at them after a quarter of training, finish the best 5
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --validation_half both \\
+      --restarts 20 --look_at 0.25 --finish 5
+
+  # is it the initialisation or the data order? 5 of the one x 5 of the other, each pair twice with other dropout
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 5 5 2
+  hf-stability two_way --help
+
 A study can be interrupted: the same command goes on with what is missing, and more --seeds add to it. Every argument of
 Hugging Face's Trainer can be given too, and goes over the recipe's: --learning_rate 3e-5, --num_train_epochs 10, --bf16
 (--help_all lists them). Watch a study with: tensorboard --logdir OUTPUT_DIR/runs
@@ -104,8 +115,9 @@ class DataArguments:
     validation_half: str | None = field(
         default=None,
         metadata={
-            "help": "Only this half of each development set: choose settings on the first, report on the second.",
-            "choices": ["first", "second"],
+            "help": "Only this half of each development set: choose settings on the first, report on the second. both: two "
+            "development sets; the first counts (verdicts, tables, the best run), the second is evaluated beside it.",
+            "choices": ["first", "second", "both"],
         },
     )
     max_eval_samples: int | None = field(
@@ -149,6 +161,34 @@ class StudyArguments:
     )
 
 
+@dataclass
+class PolicyArguments:
+    """What a study does with seeds, other than to run a recipe's one after the other."""
+
+    two_way: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "I J [R], instead of --seeds: I initialisations x J data orders x R runs with other dropout (default: 2), and "
+            "how much of the scores' variance comes from each (two_way.md). More of each can be added later."
+        },
+    )
+    restarts: int | None = field(
+        default=None,
+        metadata={
+            "help": "Start so many seeds of each recipe, finish only the best of them; with --look_at and --finish. Which seeds: "
+            "1 to this, or --seeds. See also: hf-stability restarts --help."
+        },
+    )
+    look_at: float | None = field(
+        default=None,
+        metadata={"help": "With --restarts: the fraction of training after which the seeds are looked at (.2 to .3)."},
+    )
+    finish: int | None = field(
+        default=None,
+        metadata={"help": "With --restarts: how many go on, those with the best score at the look."},
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a study.
 
@@ -186,18 +226,56 @@ def _interrupt(signum, frame):
 
 
 def _main(argv: list[str]) -> int:
-    command = {"diagnose": _diagnose, "rescue": _rescue}.get(argv[0]) if argv else None
+    commands = {"diagnose": _diagnose, "rescue": _rescue, "restarts": _restarts, "two_way": _two_way}
+    command = commands.get(argv[0]) if argv else None
     return _study(argv) if command is None else command(argv[1:])
 
 
 def _study(argv: list[str]) -> int:
-    known = parser(all_help="--help_all" in argv)
+    known = parser("--help_all" in argv, (StudyArguments, PolicyArguments))
     given = parse(known, argv)
+    (policy,) = _taken(given, PolicyArguments)
+    if policy.two_way is not None and "seeds" in given:
+        raise InputError(f"--two_way {' '.join(map(str, policy.two_way))}: makes its own seeds; leave --seeds out")
+    policy_flags = policy.restarts, policy.look_at, policy.finish
+    if any(value is not None for value in policy_flags):
+        _check_restarts(policy, given)
+        given.setdefault("seeds", [str(policy.restarts)])
     if not set(NAMES_DATA) & set(given):
         given = {**DEMO, **given}
         if _is_first_process():
             print(f"No data and no model named: the bundled demo, {DEMO['task_name']}", file=sys.stderr)
-    return run_study(*_taken(given, ModelArguments, DataArguments, StudyArguments), given)
+    own = _taken(given, ModelArguments, DataArguments, StudyArguments)
+    if policy.restarts is not None:
+        from .study.early_stopping import policy_jobs
+
+        return run_study(*own, given, lambda jobs, data: policy_jobs(jobs, policy.look_at, policy.finish))
+    if policy.two_way is None:
+        return run_study(*own, given)
+    from .study import two_way_report
+
+    sizes = two_way_report.check_sizes(policy.two_way)
+    own[2].seeds = ["1"]
+    return run_study(
+        *own,
+        given,
+        lambda jobs, data: two_way_report.two_way_jobs(jobs, *sizes),
+        lambda runs, folder: two_way_report.conclusion(folder, list(dict.fromkeys(run.recipe for run in runs))),
+    )
+
+
+def _check_restarts(policy: PolicyArguments, given: Mapping[str, Any]) -> None:
+    from .study.early_stopping import check_policy
+    from .study.prepare import parse_seeds
+
+    check_policy(policy.restarts, policy.look_at, policy.finish)
+    if policy.two_way is not None:
+        raise InputError(f"--restarts {policy.restarts} with --two_way: give one of them")
+    seeds = parse_seeds(given.get("seeds", [str(policy.restarts)]))
+    if len(seeds) != policy.restarts:
+        raise InputError(
+            f"--restarts {policy.restarts}: --seeds {' '.join(given['seeds'])} are {len(seeds)}; give as many, or no --seeds"
+        )
 
 
 def _taken(given: dict[str, Any], *classes: type) -> list[Any]:
@@ -268,7 +346,57 @@ def _rescue(argv: list[str]) -> int:
             print(*left_out, sep="\n", end="\n" * bool(left_out), file=sys.stderr)
         return remedies
 
-    return run_study(*own[:3], given, arms, lambda runs: rescue.conclusion(runs, notes))
+    return run_study(*own[:3], given, arms, lambda runs, folder: rescue.conclusion(runs, notes))
+
+
+def _restarts(argv: list[str]) -> int:
+    """`hf-stability restarts`: see study/restarts_report.py."""
+    from .study import restarts_report
+
+    known = _folder_parser("restarts", restarts_report)
+    known.add_argument("--budget", type=float, help="Of the table of early stopping, in runs. Default: 10, or all.")
+    given = parse(known, argv)
+    folder = _study_folder("restarts", given)
+    print(restarts_report.write_restarts(folder, given.get("recipe"), given.get("budget")))
+    print(f"{folder}: restarts.md; restarts.png in figures/, and as .svg")
+    return 0
+
+
+def _two_way(argv: list[str]) -> int:
+    """`hf-stability two_way`: see study/two_way_report.py."""
+    from .study import two_way_report
+
+    given = parse(_folder_parser("two_way", two_way_report), argv)
+    folder = _study_folder("two_way", given)
+    print(two_way_report.write_two_way(folder, given.get("recipe")))
+    print(f"{folder}: two_way.md")
+    return 0
+
+
+def _study_folder(command: str, given: Mapping[str, Any]) -> Path:
+    if given.get("study_folder") is None:
+        raise InputError(f"{command}: give the study's folder first; see --help")
+    return Path(given["study_folder"])
+
+
+def _folder_parser(command: str, module):
+    """The parser of a command that reads a study's folder; `module` has its texts."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise InputError(message)
+
+    built = Parser(
+        prog=f"{PROG} {command}",
+        usage=module.USAGE,
+        description=module.DESCRIPTION,
+        epilog=module.EXAMPLES,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    built.add_argument("study_folder", nargs="?", help="The study's folder, its --output_dir.")
+    built.add_argument("--recipe", nargs="+", help="Only these, in this order. Default: all of the study.")
+    return built
 
 
 # ---- the study ---------------------------------------------------------------------------------------------------------
@@ -280,29 +408,24 @@ def run_study(
     study_args: StudyArguments,
     given: dict[str, Any],
     arms: Callable[[list, Any], list] | None = None,
-    conclude: Callable[[Sequence], str] | None = None,
+    conclude: Callable[[Sequence, Path], str] | None = None,
 ) -> int:
     """Everything is looked at before anything is written; then the runs.
 
     Args:
         given: the training arguments given.
         arms: makes the jobs to run of those planned and the data.
-        conclude: makes a last paragraph of the runs.
+        conclude: makes a last paragraph of the runs and the study's folder.
 
     Returns:
         the exit code.
     """
-    from .study.plan import check_jobs
     from .study.run import quiet
-    from .study.study import StageFailed, check_folder, is_main_process, run_jobs
+    from .study.study import StageFailed, is_main_process, run_jobs
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
     with quiet(ours=False):
-        jobs, data, tokens, folder, stages = plan_study(model_args, data_args, study_args, given)
-        if arms is not None:
-            jobs = arms(jobs, data)
-            check_jobs(jobs)
-            check_folder(jobs, folder, stages.jobs)
+        jobs, data, tokens, folder, stages = plan_study(model_args, data_args, study_args, given, arms)
         if study_args.dry_run:
             print(describe(jobs, data, stages))
             return 0
@@ -320,7 +443,7 @@ def run_study(
     if is_main and code == 0:
         code = _end(runs, folder)
         if conclude is not None:
-            print(f"\n{conclude(runs)}")
+            print(f"\n{conclude(runs, folder)}")
     if jobs[0].processes > 1:  # a process that leaves early may take the others with it
         from accelerate import PartialState
 
@@ -341,6 +464,9 @@ def _end(runs: Sequence, folder: Path) -> int:
         print(
             f"\n{len(stopped)} run(s) were stopped by an alarm: censored, not failed. {saved} update steps were saved."
         )
+    early = sum(run.status == "stopped early" for run in runs)
+    if early:
+        print(f"\n{early} run(s) were stopped early, others looked better: censored, not failed.")
     print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
     show_study(folder)
     return 1 if crashed else 0
@@ -365,9 +491,17 @@ def show_study(folder: Path) -> None:
 
 
 def plan_study(
-    model_args: ModelArguments, data_args: DataArguments, study_args: StudyArguments, given: dict[str, Any]
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    study_args: StudyArguments,
+    given: dict[str, Any],
+    arms: Callable[[list, Any], list] | None = None,
 ) -> tuple[list, Any, Any, Path, Any]:
     """The study's jobs, its data as text and as tokens, its folder, and its stages; nothing is written.
+
+    Args:
+        given: the training arguments given.
+        arms: see [`run_study`].
 
     Raises:
         InputError: anything is wrong with any argument.
@@ -451,6 +585,8 @@ def plan_study(
         precision=precision,
     )
     jobs = stages.attach(jobs)
+    if arms is not None:
+        jobs = arms(jobs, data)
     check_jobs(jobs)
     check_folder(jobs, folder, stages.jobs)
     return jobs, data, tokens, folder, stages
@@ -498,6 +634,7 @@ def _demo_model() -> str:
 def describe(jobs: Sequence, data, stages) -> str:
     """What `--dry_run` prints: data, then for each stage, and each recipe with its runs, every value that is set, with
     its source."""
+    from .study.early_stopping import policy_sentence
     from .study.run import settings_table
     from .study.stages import describe_stage
 
@@ -513,9 +650,11 @@ def describe(jobs: Sequence, data, stages) -> str:
     names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
     for recipe in recipes:
         runs = [job for job in jobs if job.recipe == recipe]
-        lines += ["", f"{recipe}: {len(runs)} run(s), seeds {', '.join(str(job.seed) for job in runs)}"]
+        seeds = ", ".join(str(job.seed) if job.cell is None else job.name.split("/")[-1] for job in runs)
+        lines += ["", f"{recipe}: {len(runs)} run(s), seeds {seeds}"]
         if runs[0].stages:
             lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
+        lines += [policy_sentence(runs)] if runs[0].policy else []
         lines += [settings_table(runs[0])]
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]

@@ -168,6 +168,16 @@ def tiny_jobs(tiny_model, tiny_csv):
     return jobs
 
 
+@pytest.fixture(scope="module")
+def no_heat_maps():
+    """No `gradients.png` of the runs in this process: it takes half of a tiny run's time."""
+    from hf_stability import StabilityCallback
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StabilityCallback, "_draw_heat_map", lambda self: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def glue_dir() -> str:
     """The folder of GLUE in its official layout; a test that asks for it is skipped where GLUE_DIR is not set."""

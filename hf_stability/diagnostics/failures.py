@@ -20,7 +20,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,12 @@ from ..errors import InputError
 
 SCHEMA = "hf_stability.verdict/1"
 
-STATUSES = ("ok", "failed", "diverged", "stopped", "crashed")
-"""What a verdict can say. `judge` gives the first three; the other two belong to who stopped or lost the run."""
+STATUSES = ("ok", "failed", "diverged", "stopped", "stopped early", "crashed")
+"""What a verdict can say. `judge` gives the first three; the others belong to who stopped or lost the run: its alarm, or a
+policy that finishes others."""
+
+CENSORED = ("stopped", "stopped early")
+"""Runs that were ended before their time: nobody knows how they would have ended."""
 
 BASES = ("eval_accuracy", "eval_r2", "baseline", "training_only")
 """What a verdict can rest on, the firmest first."""
@@ -650,6 +654,17 @@ _SHARED_AXES = {
     **dict.fromkeys(("eval_labels", "steps", "train_label_counts"), 1),
     **dict.fromkeys(("baseline", "constant_loss", "warmup_steps", "total_steps"), 0),
 }
+
+
+def ended_early(verdict: Verdict, step: int, total_steps: int) -> Verdict:
+    """The verdict of a run that a policy ended after `step` of `total_steps` update steps, because others looked better.
+
+    It is `stopped early` (censored). One that had diverged by then stays `diverged`: it would not have healed.
+    """
+    if verdict.status == "diverged":
+        return verdict
+    sentence = f"stopped early at step {step} of {total_steps}: censored, not failed; until then {verdict.sentence}"
+    return replace(verdict, status="stopped early", sentence=sentence)
 
 
 def _basis(eval_predictions: Any, regression: bool, score: float | None, baseline: float | None) -> str:

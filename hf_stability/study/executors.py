@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from .plan import Job
-from .records import RunRecord, read_run
+from .records import LOOK, RunRecord, read_run
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Event:
 
     Args:
         job: the job.
-        kind: "progress", "finished" or "crashed".
+        kind: "progress", "looked" (a job that trains until its look only), "finished" or "crashed".
         steps, total: update steps done and in all, of a "progress".
-        run: the record of a "finished" run.
+        run: the record of a "looked" or "finished" run.
         error: what raised a crash, in a line; the whole traceback stands in the run's `error.txt`.
     """
 
@@ -68,7 +68,7 @@ def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
                 raise  # the other processes would wait for this one for ever
             listen(Event(job, "crashed", error=_write_error(folder, error)))
         else:
-            listen(Event(job, "finished", run=run))
+            listen(Event(job, _ending(job), run=run))
         gc.collect()  # a Trainer holds itself in cycles: without this the memory of all runs adds up
 
 
@@ -139,10 +139,14 @@ def _safe_path() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
+def _ending(job: Job) -> str:
+    return "looked" if job.until_look else "finished"
+
+
 def _last_event(job: Job, folder: Path, exitcode: int | None, error: str | None) -> Event:
-    run = read_run(folder)
+    run = read_run(folder, LOOK) if job.until_look else read_run(folder)
     if run is not None:  # whole, however the process ended after it
-        return Event(job, "finished", run=run)
+        return Event(job, _ending(job), run=run)
     if error is not None:
         return Event(job, "crashed", error=error)
     how = f"killed by {signal.Signals(-exitcode).name}" if exitcode and exitcode < 0 else f"exit code {exitcode}"

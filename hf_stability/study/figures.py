@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..callback import write_bytes
-from ..diagnostics.failures import label_entropy
+from ..diagnostics.failures import CENSORED, label_entropy
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
@@ -101,7 +101,7 @@ def draw_figures(
         }
         target = folder / "figures" if into is None else Path(into)
         target.mkdir(exist_ok=True)
-        return [path for name, figure in figures.items() for path in _write(figure, target, name)]
+        return [path for name, figure in figures.items() for path in write_figure(figure, target, name)]
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def own_style() -> Iterator[None]:
 
 def scores_figure(by_recipe: dict[str, list[RunRecord]]) -> Figure:
     """[`plot_scores`] of a study."""
-    figure = _figure(max(6.5, 1 + 1.1 * len(by_recipe)), 4.4, _first(by_recipe, "task"))
+    figure = empty_figure(max(6.5, 1 + 1.1 * len(by_recipe)), 4.4, _first(by_recipe, "task"))
     metric, constant = _first(by_recipe, "metric"), _first(by_recipe, "baseline")
     plot_scores(figure.subplots(), _values(by_recipe, "last"), _failed(by_recipe), metric or "score", constant)
     return figure
@@ -135,7 +135,7 @@ def train_loss_figure(by_recipe: dict[str, list[RunRecord]], steps: dict[str, St
     """[`plot_score_against_train_loss`] of a study."""
     by_recipe = {name: runs for name, runs in by_recipe.items() if runs}
     counts = [summary.label_counts for summary in steps.values() if summary.label_counts.sum() > 0]
-    figure = _figure(6.5, 4.4 + 0.17 * max(0, len(by_recipe) - 3), _first(by_recipe, "task"))
+    figure = empty_figure(6.5, 4.4 + 0.17 * max(0, len(by_recipe) - 3), _first(by_recipe, "task"))
     plot_score_against_train_loss(
         figure.subplots(),
         _values(by_recipe, "train_loss"),
@@ -155,10 +155,10 @@ def gradient_norms_figure(steps: dict[str, StepSummary], task: str | None) -> Fi
     """
     layers = pick_layers(max((list(summary.norms) for summary in steps.values()), key=len, default=[]))
     if not layers:
-        figure = _figure(6.5, 2, task)
+        figure = empty_figure(6.5, 2, task)
         figure.text(0.5, 0.5, "no gradient norms were recorded", ha="center", va="center")
         return figure
-    figure = _figure(9.5, 0.9 + (2.0 if len(steps) > 1 else 2.5) * len(steps), task)
+    figure = empty_figure(9.5, 0.9 + (2.0 if len(steps) > 1 else 2.5) * len(steps), task)
     rows = figure.subfigures(len(steps), 1, squeeze=False)[:, 0]
     top_left = None
     for row, (recipe, summary) in zip(rows, steps.items(), strict=True):
@@ -211,9 +211,10 @@ def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRe
     """The runs that were not stopped, by the recipe's name; `a (5 stopped)` where some were."""
     named = {}
     for name, runs in by_recipe.items():
-        finished = [run for run in runs if run.status != "stopped"]
+        finished = [run for run in runs if run.status not in CENSORED]
         stopped = len(runs) - len(finished)
-        named[f"{name} ({stopped} stopped)" if stopped else name] = finished
+        early = " early" if any(run.status == "stopped early" for run in runs) else ""
+        named[f"{name} ({stopped} stopped{early})" if stopped else name] = finished
     return named
 
 
@@ -282,7 +283,7 @@ def _first(by_recipe: dict[str, list[RunRecord]], name: str):
     return next((value for value in values if value not in (None, "")), None)
 
 
-def _figure(width: float, height: float, task: str | None) -> Figure:
+def empty_figure(width: float, height: float, task: str | None) -> Figure:
     """An empty figure, inches; no pyplot: it would keep the figure, and may look for a display."""
     from matplotlib.figure import Figure
 
@@ -291,7 +292,7 @@ def _figure(width: float, height: float, task: str | None) -> Figure:
     return figure
 
 
-def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
+def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """The figure as PNG and SVG, each atomically, as the study's other files."""
     paths = []
     for kind, metadata in METADATA.items():

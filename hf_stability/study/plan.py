@@ -21,7 +21,7 @@ STAGE = "encoder"
 # evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
 # Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be
 # finished after an upgrade.
-IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources")
+IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", "until_look")
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
     "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
@@ -29,6 +29,10 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
+ADDED_FIELDS = {"stages": [], "cell": None, "policy": None, "until_look": False}
+"""Fields that are left out where they have these values: jobs of before they were there keep their ids."""
+STREAM_ARGS = ("init_seed", "data_seed", "dropout_seed")
+"""What tells the runs of two-way seeds apart, beside their cell."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class Job:
         keep_model: "none", "last" or "failed_and_best"; `STAGE` for a stage.
         sources: where each of `args` and `model_config` came from, in words.
         stages: ids of the stages it starts from, in their order.
+        cell: of two-way seeds, `{"init": 2, "order": 1, "dropout": 1}`: numbers of the initialisation, of the data order
+            and of the replicate; `args` has their seeds. None for a plain seed.
+        policy: of restarts with early stopping, `{"seeds": [1, 2, 3], "look_at": 0.25, "finish": 1}`: the recipe's seeds,
+            after which share of the update steps they are looked at, and how many of them are finished. None: all are.
+        until_look: train up to the look only.
     """
 
     recipe: str
@@ -71,6 +80,9 @@ class Job:
     keep_model: str = "none"
     sources: dict[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
+    cell: dict[str, int] | None = None
+    policy: dict[str, Any] | None = None
+    until_look: bool = False
     schema: str = JOB_SCHEMA
 
     @property
@@ -86,11 +98,19 @@ class Job:
         content["args"] = {key: value for key, value in self.args.items() if key not in ignored}
         return json.loads(json.dumps(content))
 
+    def settings(self) -> dict[str, Any]:
+        """What all runs of a recipe have in common: the identity without seeds."""
+        content = {**self.identity(), "seed": None}
+        if self.cell is not None:
+            content["cell"] = "two-way seeds"
+            content["args"] = {key: value for key, value in content["args"].items() if key not in STREAM_ARGS}
+        return content
+
     @property
     def name(self) -> str:
-        """`recipe/seed-003`: the run's folder below `runs/`, and its name in TensorBoard; of a stage `mnli-ID`, below
+        """The run's folder below `runs/`, and its name in TensorBoard; see [`run_name`]. Of a stage `mnli-ID`, below
         `stages/`."""
-        return f"{self.recipe}-{self.id}" if self.is_stage else f"{self.recipe}/seed-{self.seed:03d}"
+        return f"{self.recipe}-{self.id}" if self.is_stage else run_name(self.recipe, self.seed, self.cell)
 
     @property
     def is_stage(self) -> bool:
@@ -99,9 +119,7 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         content = {**asdict(self), "stages": list(self.stages)}
-        if not self.stages:  # as before there were any: ids keep their meaning
-            del content["stages"]
-        return content
+        return {key: value for key, value in content.items() if key not in ADDED_FIELDS or value != ADDED_FIELDS[key]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Job:
@@ -109,6 +127,13 @@ class Job:
         if content.get("schema") != JOB_SCHEMA:
             raise InputError(f"job schema {content.get('schema')!r}: this version reads {JOB_SCHEMA}")
         return cls(**{**content, "stages": tuple(content.get("stages", ()))})
+
+
+def run_name(recipe: str, seed: int, cell: Mapping[str, int] | None = None) -> str:
+    """`recipe/seed-003`; of two-way seeds `recipe/init-02_order-01_dropout-1`, which no plain seed is called."""
+    if cell is None:
+        return f"{recipe}/seed-{seed:03d}"
+    return f"{recipe}/init-{cell['init']:02d}_order-{cell['order']:02d}_dropout-{cell['dropout']}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

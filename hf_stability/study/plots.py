@@ -234,6 +234,49 @@ def plot_score_against_train_loss(
     return ax
 
 
+def plot_restarts(
+    ax: Axes,
+    without: Sequence[float],
+    replaced: Sequence[float],
+    costs: Sequence[float],
+    scores: Sequence[float],
+    rule_costs: Sequence[float],
+    rule_scores: Sequence[float],
+    metric: str,
+    label: str = "",
+    panel: bool = False,
+) -> Axes:
+    """Expected score of the run that is kept, against the budget: restarts, and early stopping of bad seeds.
+
+    Args:
+        without, replaced: expected maximum of n = 1 ... N runs, drawn without and with replacement, `(N,)`.
+        costs, scores: budgets spent, in runs, and expected scores of early stoppings, `(policies,)`; a mark each.
+        rule_costs, rule_scores: the same of early stoppings by one rule, `(budgets,)`; a line. None: empty.
+        metric: name of the score.
+        label: the recipe's name.
+        panel: this is one of several panels of a figure, which has the legend and names the axes.
+    """
+    n = np.arange(1, len(without) + 1)
+    ax.plot(n, without, "-o", color=COLORS[0], markersize=3.5, linewidth=1.5, label="best of n, without replacement")
+    ax.plot(n, replaced, ":s", color=GREY, markersize=3, linewidth=1.2, label="best of n, with replacement")
+    if len(rule_costs):
+        line = {"color": COLORS[4], "markersize": 4, "linewidth": 1.2, "label": "early stopping by the rule"}
+        ax.plot(rule_costs, rule_scores, "--^", **line)
+    if len(costs):
+        marks = {"marker": "x", "color": COLORS[2], "linewidths": 1, "zorder": 3}
+        ax.scatter(costs, scores, 18, label="early stoppings of the table", **marks)
+    ax.locator_params(axis="x", integer=True)
+    ax.margins(0.06)
+    _tidy(ax, "y")
+    if panel:
+        ax.set_title(plain(label), fontsize="medium")
+    else:
+        ax.set_xlabel("budget, runs")
+        ax.set_ylabel(f"expected {metric.replace('_', ' ')} of the best run")
+        _legend_above(ax, plain(label))
+    return ax
+
+
 # ---- what they share ------------------------------------------------------------------------------------------------
 
 

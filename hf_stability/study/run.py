@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ..callback import StabilityCallback, write_json
+from ..callback import StabilityCallback, write_bytes, write_json
 from ..diagnostics.step_record import LAST_PART
 from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
@@ -37,7 +37,7 @@ from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments
 from ..version import __version__
 from .plan import Job
-from .records import RunRecord
+from .records import LOOK, RunRecord, delete_checkpoints
 from .summary import markdown_table
 
 
@@ -60,7 +60,8 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
     and begun anew otherwise. Every process of a distributed run calls this; only the main one writes.
 
     Args:
-        job: what to run.
+        job: what to run. With `until_look` training ends there: a checkpoint stays, and the record is `look.json`; without it
+            such a job goes on from that checkpoint.
         folder: where to leave it; see `records.py` for the files.
         report: is told of the progress, update step by update step.
 
@@ -80,7 +81,7 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
             trainer.train(resume_from_checkpoint=checkpoint)
             if job.is_stage:
                 save_encoder(trainer, job.model, folder / "encoder")
-            elif job.keep_model != "none":
+            elif job.keep_model != "none" and not job.until_look:
                 trainer.save_model(str(folder / "model"))
             if not args.should_save:
                 return None
@@ -142,6 +143,8 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
         audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
     )
     callbacks: list[TrainerCallback] = [stability]
+    if job.policy is not None:
+        callbacks.append(LookCallback(job.policy["look_at"], stability, job.until_look))
     if report is not None:
         callbacks.append(ReportCallback(report))
     validation = data.validation
@@ -238,18 +241,65 @@ class ReportCallback(TrainerCallback):
             self.report(state.global_step, state.max_steps)
 
 
+def look_step(fraction: float, max_steps: int) -> int:
+    """The update step at which a run is looked at, after a fraction of all: at least 1, and before the last.
+
+    Raises:
+        InputError: there is one update step only.
+    """
+    if max_steps < 2:
+        raise InputError(f"--look_at {fraction}: {max_steps} update step has no look before its end; train longer")
+    return min(max(1, round(fraction * max_steps)), max_steps - 1)
+
+
+class LookCallback(TrainerCallback):
+    """Evaluates and saves at the look, and ends the training there if it is to.
+
+    It ends it once the checkpoint is written, which then says nothing of an end.
+
+    Args:
+        fraction: of the update steps.
+        stability: is told of the end, for its verdict.
+        stop: whether to end there.
+    """
+
+    def __init__(self, fraction: float, stability: StabilityCallback, stop: bool):
+        self.fraction, self.stability, self.stop = fraction, stability, stop
+
+    def _is_look(self, state) -> bool:
+        return state.global_step == look_step(self.fraction, state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._is_look(state):
+            control.should_evaluate = control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.stop and self._is_look(state):
+            control.should_training_stop = self.stability.stopped_early = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stability.stopped_early:  # it is no end of an epoch
+            control.should_evaluate = control.should_save = False
+
+
 # ---- the folder -------------------------------------------------------------------------------------------------------
 
 
 def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
     """Make the folder ready; the checkpoint to resume from, if there is one."""
     unfinished = _unfinished_job_id(folder) == job.id
-    checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value) if unfinished else None
+    before = job.policy["look_at"] if job.until_look else None
+    checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None
     args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
     if args.should_save:
+        look = (
+            (folder / LOOK).read_bytes() if unfinished and not job.until_look and (folder / LOOK).is_file() else None
+        )
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        if look is not None:  # who was chosen rests on it, whatever becomes of the checkpoint
+            write_bytes(folder / LOOK, look)
         for leftover in ("run.json", "error.txt"):
             (folder / leftover).unlink(missing_ok=True)
         streams = {name: getattr(args, name) for name in ("init_seed", "data_seed", "dropout_seed")}
@@ -272,16 +322,22 @@ def _unfinished_job_id(folder: Path) -> str | None:
         return None
 
 
-def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch") -> str | None:
+def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch", before: float | None = None) -> str | None:
     """The newest of the Trainer's checkpoints from which a run goes on as if it had not been stopped, or None.
 
     The Trainer does not write them atomically, but `trainer_state.json` last: one that can be read stands for the rest.
+
+    Args:
+        folder: the run's.
+        eval_strategy: the run's.
+        before: only those before the look after this fraction of the update steps.
     """
     found = {}
     for path in folder.glob("checkpoint-*/trainer_state.json"):
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            if _can_go_on(state, eval_strategy) and _has_training_state(path.parent):
+            early = before is None or state["global_step"] < look_step(before, state["max_steps"])
+            if early and _can_go_on(state, eval_strategy) and _has_training_state(path.parent):
                 found[state["global_step"]] = str(path.parent)
         except (OSError, ValueError, KeyError):
             continue
@@ -329,8 +385,8 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
         folder / "metrics.json", finite({"metric": metric, "last": last, "best": best, "evaluations": evaluations})
     )
     write_json(folder / "times.json", times)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    if not job.until_look:
+        delete_checkpoints(folder)
     stability = trainer.stability
     record, verdict, constant, alarm = stability.record, stability.verdict, stability.constant, stability.alarm
     final = record["loss"][record["step"] > (1 - LAST_PART) * trainer.state.max_steps]
@@ -353,11 +409,12 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
         evaluations=len(evaluations),
         sentence=verdict.sentence,
         metrics={k: v for k, v in last.items() if k.startswith("eval_")},
+        cell=job.cell,
     )
-    if stability.stopped:  # these are of the end of training
+    if stability.stopped or stability.stopped_early:  # these are of the end of training
         run = replace(run, last=None, best=None, accuracy=None, train_loss=None)
     run = RunRecord(**finite(run.to_dict()))  # what is read back later
-    write_json(folder / "run.json", run.to_dict())
+    write_json(folder / (LOOK if job.until_look else "run.json"), run.to_dict())
     return run
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from .early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .executors import Event, execute_in_process, execute_in_workers
 from .plan import Job, check_jobs, differences, encoder_folder, run_folder
 from .records import RunRecord, read_run
@@ -35,6 +36,9 @@ def run_jobs(
     Jobs of other recipes and seeds that the folder holds stay, and are in its tables: seeds can be added. A job that is
     in the folder with other settings is refused. Interrupted at any point, finished runs stay whole; running it again
     runs what is missing.
+
+    Jobs with a `policy` are all trained until their look first; then the best of each recipe go on, and the others end with
+    the status `stopped early`: see [`early_stopping`][hf_stability.study.early_stopping].
 
     With `workers`, a script of your own that calls this needs the usual `if __name__ == "__main__":` of multiprocessing.
 
@@ -68,7 +72,10 @@ def run_jobs(
     without_model = [
         job
         for job in jobs
-        if job.name in done and job.keep_model == "last" and not (run_folder(folder, job) / "model").is_dir()
+        if job.name in done
+        and done[job.name].status != "stopped early"
+        and job.keep_model == "last"
+        and not (run_folder(folder, job) / "model").is_dir()
     ]
     with Progress(missing, len(done), quiet or not main, say) as progress:
         if without_model:
@@ -79,18 +86,25 @@ def run_jobs(
 
         def listen(event: Event) -> None:
             progress.show(event)
-            if not main or event.kind == "progress":
+            if not main or event.kind in ("progress", "looked"):
                 return
             runs[event.job.name] = event.run or _crashed(event)
             if event.job.keep_model == "failed_and_best":  # otherwise no run need be read again
                 prune_models(folder, read_runs(folder), event.job.keep_model)
 
-        folders = [run_folder(folder, job) for job in missing]
-        try:
-            if workers and missing:
-                execute_in_workers(missing, folders, listen, min(workers, len(missing)))
+        def execute(jobs: Sequence[Job]) -> None:
+            folders = [run_folder(folder, job) for job in jobs]
+            if workers and jobs:
+                execute_in_workers(jobs, folders, listen, min(workers, len(jobs)))
             else:
-                execute_in_process(missing, folders, listen)
+                execute_in_process(jobs, folders, listen)
+
+        try:
+            execute(jobs_to_look_at(missing, folder))
+            for run, sentence in end_the_others(missing, folder):
+                runs[run.name] = run
+                progress.end(run.name, sentence)
+            execute([job for job in missing if job.name not in runs])
         except KeyboardInterrupt:
             if main and read_runs(folder):
                 _write_tables(folder, jobs, runs)
@@ -214,18 +228,18 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
         raise InputError(f"--output_dir {folder}: this is a file; give a folder")
     if not nearest_existing.is_dir() or not _writable(nearest_existing):
         raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
-    by_recipe = {job.recipe: job.identity() for job in jobs}
+    by_recipe = {job.recipe: job for job in jobs}
     for run in read_runs(folder):
         path = folder / "runs" / run.name / "config.json"
         try:
-            old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
+            old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a run's settings ({_one_line(error)}); move {path.parent} away") from None
         if run.recipe in by_recipe:
-            changes = differences({**old, "seed": None}, {**by_recipe[run.recipe], "seed": None})
+            changes = differences(old.settings(), by_recipe[run.recipe].settings())
         else:
             new = next(iter(by_recipe.values()), old)
-            changes = differences(*({key: identity[key] for key in SAME_IN_A_STUDY} for identity in (old, new)))
+            changes = differences(*({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new)))
         if changes:
             changes += _stage_changes(folder, old.get("stages", []), by_recipe.get(run.recipe, {}), stages)
             raise InputError(
@@ -311,12 +325,22 @@ class Progress:
         name = event.job.name
         if event.kind == "progress":
             self.fractions[name] = event.steps / max(event.total, 1)
+            self._move()
+        elif event.kind == "looked":
+            self.say(f"{name}: looked at, {look_sentence(event.run)}")
         else:
-            self.fractions[name] = 1.0
-            self.done += 1
-            what = "stage " if event.job.is_stage else ""
-            self.say(f"{what}{name}: {event.run.sentence if event.run else f'crashed: {event.error}'}")
-            self.bar.set_description_str(self._count(), refresh=False)
+            sentence = event.run.sentence if event.run else f"crashed: {event.error}"
+            self.end(name, sentence, "stage " if event.job.is_stage else "")
+
+    def end(self, name: str, sentence: str, what: str = "") -> None:
+        """Count a run as done, and say how it ended."""
+        self.fractions[name] = 1.0
+        self.done += 1
+        self.say(f"{what}{name}: {sentence}")
+        self.bar.set_description_str(self._count(), refresh=False)
+        self._move()
+
+    def _move(self) -> None:
         share = sum(self.shares[job] * fraction for job, fraction in self.fractions.items())
         self.bar.update(min(share, 1.0) - self.bar.n)
 
@@ -340,7 +364,8 @@ def _write_tables(folder: Path, jobs: Sequence[Job], runs: dict[str, RunRecord])
 
 def _crashed(event: Event) -> RunRecord:
     job = event.job
-    return RunRecord(job.id, job.recipe, job.seed, job.task, "crashed", "", sentence=f"crashed: {event.error}")
+    sentence = f"crashed: {event.error}"
+    return RunRecord(job.id, job.recipe, job.seed, job.task, "crashed", "", sentence=sentence, cell=job.cell)
 
 
 def _order(run: RunRecord, jobs: Sequence[Job]) -> tuple:

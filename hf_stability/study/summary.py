@@ -6,7 +6,8 @@ no stability: no recipe is called more stable than one that fails less often.
 A run that its alarm stopped (`--on_alarm stop`) is censored: it neither failed nor held. A recipe with such runs has no
 failed share but its bounds, and an estimate from those alarmed runs that were finished anyway (`--audit_alarms`); its
 scores are those of the runs that were not stopped, which flatter it, so that it has no mean and no std, and nothing is
-tested on it.
+tested on it. The same holds of a recipe whose runs were stopped early because others looked better (`--restarts`): what it
+has is its best finished run, and what that cost.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from ..callback import write_json, write_text
+from ..diagnostics.failures import CENSORED
+from .plan import run_name
 from .records import RunRecord
 from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
 
 
-SUMMARY_SCHEMA = "hf_stability.summary/3"
+SUMMARY_SCHEMA = "hf_stability.summary/4"
 NOT_OK = ("failed", "diverged")
 RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
@@ -37,6 +40,7 @@ LEVEL = 0.05
 """A difference is called one where p is below this."""
 
 BOUNDS = ("failed_share_if_all_heal", "failed_share_if_all_fail")
+COMPARED = ("failed", "stopped", "stopped_early", "runs", *BOUNDS, "failed_share_audited")
 
 STOPPED_NOTES = (
     "Stopped runs were ended by their alarm. They are censored, not failed: in no score and in no failed count. A recipe "
@@ -48,6 +52,14 @@ STOPPED_NOTES = (
     "Saved: update steps that stopped runs did not make, and their share of all that were planned.",
 )
 """What must be known to read the columns of stopped runs."""
+
+EARLY_NOTES = (
+    "Runs that were stopped early are censored, not failed: others looked better (--restarts). A recipe that has any has no "
+    "failed share, mean, median or std, which would be of the runs that looked best, and no test.",
+    "Budget: update steps of all runs, as a number of whole runs. The best finished run was chosen by its score on the "
+    "development set that counts: as a score on new examples that is too high.",
+)
+"""What must be known to read the columns of runs that were stopped early."""
 
 ALL_PAIRS_UP_TO = 3
 """With more recipes than this each is compared with the first only."""
@@ -67,7 +79,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     and `failed_share_high` are the 95% Wilson interval. Crashed runs have no score and are counted apart, in no share.
 
     `std` (ddof = 1) is over all runs that have a score, and so are `mean`, `median` and `max`; `std_ok` is over the ok
-    runs alone: it is conditional on success. What cannot be computed is None.
+    runs alone: it is conditional on success. What cannot be computed is None. With `--validation_half both` all of these
+    are of the first half; `report_mean` is the mean on the second, of the same runs as `mean`.
 
     Stopped runs are among the `runs`, and have no score. A recipe with `stopped` runs has a `max` only, and instead of
     `failed_share` the bounds `failed_share_if_all_heal` and `failed_share_if_all_fail`, each with its 95% Wilson
@@ -76,6 +89,10 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     `failed_share_audited` is what [`audited_failed_share`] makes of them. `saved_steps` are the update steps that stopped
     runs did not make, `saved_share` their share of the steps planned for all `runs`. A run that had diverged when its
     alarm ended it counts as failed, and not as stopped; it has no score either.
+
+    Runs that a policy stopped early are counted as `stopped_early`, apart from the `stopped` ones, and are in the bounds as
+    these are. A recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished
+    runs; `budget` is what all `runs` cost, in runs: the sum of their shares of the planned update steps.
 
     `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
     stand in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.statistics.brown_forsythe].
@@ -100,13 +117,14 @@ def _last_scores(runs: Sequence[RunRecord]) -> np.ndarray:
 
 def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     judged = [run for run in runs if run.status != "crashed"]
-    finished = [run for run in judged if run.status != "stopped"]
-    stopped = len(judged) - len(finished)
+    finished = [run for run in judged if run.status not in CENSORED]
+    stopped, early = (sum(run.status == status for run in judged) for status in CENSORED)
     failed = sum(run.status in NOT_OK for run in finished)
     last = _last_scores(finished)
-    whole = [] if stopped else finished  # the others' scores are conditional on not having been stopped
+    whole = [] if stopped or early else finished  # the others' scores are conditional on not having been stopped
     scores = _last_scores(whole)
     best = [run.best for run in whole if run.best is not None]
+    report = [run.report for run in whole if run.report is not None]
     return {
         "recipe": recipe,
         "runs": len(judged),
@@ -120,13 +138,26 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "max": float(last.max()) if len(last) else None,
         "scores": len(last),
         "best_mean": float(np.mean(best)) if best else None,
+        "report_mean": float(np.mean(report)) if report else None,
         "evaluations": sorted({run.evaluations for run in finished if run.steps >= run.planned_steps}),
         "stopped": stopped,
-        **_alarm_figures(judged, failed, stopped),
+        "stopped_early": early,
+        "budget": sum(run.steps / run.planned_steps for run in judged if run.planned_steps),
+        "best_run": _best_run(finished) if early else None,
+        **_alarm_figures(judged, failed, stopped, early),
     }
 
 
-def _alarm_figures(judged: list[RunRecord], failed: int, stopped: int) -> dict[str, Any]:
+def _best_run(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+    """The run with the best score at its end, of equals that of the smallest seed."""
+    scored = [run for run in runs if run.last is not None]
+    if not scored:
+        return None
+    best = max(scored, key=lambda run: (run.last, -run.seed))
+    return {"seed": best.seed, "score": best.last, "report": best.report}
+
+
+def _alarm_figures(judged: list[RunRecord], failed: int, stopped: int, early: int) -> dict[str, Any]:
     audited = [run for run in judged if run.audited]
     audited_failed = sum(run.status in NOT_OK for run in audited)
     saved = sum(run.planned_steps - run.steps for run in judged if run.status == "stopped")
@@ -136,7 +167,7 @@ def _alarm_figures(judged: list[RunRecord], failed: int, stopped: int) -> dict[s
         "audited": len(audited),
         "audited_failed": audited_failed,
         **_with_interval("failed_share_if_all_heal", failed, len(judged)),
-        **_with_interval("failed_share_if_all_fail", failed + stopped, len(judged)),
+        **_with_interval("failed_share_if_all_fail", failed + stopped + early, len(judged)),
         **_named(
             "failed_share_audited", audited_failed_share(failed, stopped, audited_failed, len(audited), len(judged))
         ),
@@ -204,14 +235,14 @@ def _std(scores: np.ndarray) -> float | None:
 
 def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_b: np.ndarray) -> dict[str, Any]:
     counts = (a["failed"], a["runs"], b["failed"], b["runs"])
-    censored = bool(a["stopped"] or b["stopped"])
+    censored = bool(_censored(a) or _censored(b))
     if censored:
         spreads = BrownForsythe(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
     else:
         spreads = brown_forsythe(scores_a, scores_b)
     comparison = {
         "recipes": [a["recipe"], b["recipe"]],
-        **{key: [a[key], b[key]] for key in ("failed", "stopped", "runs", *BOUNDS, "failed_share_audited")},
+        **{key: [a[key], b[key]] for key in COMPARED},
         "fisher_p": fisher_exact_p(*counts) if a["runs"] and b["runs"] and not censored else None,
         "std_ok": [a["std_ok"], b["std_ok"]],
         "std": [a["std"], b["std"]],
@@ -225,6 +256,11 @@ def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_
 
 def _sentence(comparison: dict[str, Any]) -> str:
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
+    if any(comparison["stopped_early"]):
+        return (
+            f"{a} against {b}: seeds were stopped early because others looked better, so that neither failed shares nor "
+            "spreads are compared; one best run against another is one seed against one."
+        )
     if runs_a and runs_b and any(comparison["stopped"]):
         return f"{a} against {b}: {_bounds(comparison)}"
     head = f"{a} against {b}: failed {failed_a} of {runs_a} against {failed_b} of {runs_b}"
@@ -326,21 +362,34 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         f"{metric}: at the end of training. std: ddof = 1; that of the ok runs leaves the failed ones out, and is "
         "comparable only where none failed.",
     ]
+    if any(figures["report_mean"] is not None for figures in recipes):
+        notes.append(
+            "Scores and verdicts are of the first half of the development set, which may select (the best run, the best "
+            "evaluation); the column of the second half is for reporting what was selected."
+        )
+    if any(run["cell"] for run in summary["runs"]):
+        notes.append(
+            "Runs of two-way seeds share initialisations and data orders: intervals and tests, which take runs for "
+            "independent, are too sure of them. two_way.md has the variance's sources."
+        )
     if any(figures["crashed"] for figures in recipes):
         notes.append("Crashed runs are in no figure.")
-    missing = [(f["runs"] - f["stopped"] - f["scores"], f["recipe"]) for f in recipes]
+    missing = [(f["runs"] - _censored(f) - f["scores"], f["recipe"]) for f in recipes]
     scoreless = [f"{number} of {recipe}" for number, recipe in missing if number]
     if scoreless:
         notes.append(f"Runs without a score: {', '.join(scoreless)}. They are in the failed share only.")
     if any(figures["stopped"] for figures in recipes):
         notes += STOPPED_NOTES
+    if any(figures["stopped_early"] for figures in recipes):
+        notes += EARLY_NOTES
+        notes += [f"{f['recipe']}: {_best_sentence(f, metric)}" for f in recipes if f["best_run"] is not None]
     if len(_evaluations(summary)) > 1:
         numbers = [f"{f['recipe']} {_either(f['evaluations'])}" for f in recipes if f["evaluations"]]
         notes.append(
             f"No column for the best evaluation: the runs differ in how many they have ({', '.join(numbers)}), and "
             "the best of more evaluations is higher by selection."
         )
-    tested = [comparison for comparison in summary["comparisons"] if not any(comparison["stopped"])]
+    tested = [c for c in summary["comparisons"] if not any(c["stopped"]) and not any(c["stopped_early"])]
     number = len(tested)
     if number:
         pairs = "each pair" if len(recipes) <= ALL_PAIRS_UP_TO else f"each of {len(recipes)} recipes with the first"
@@ -380,10 +429,14 @@ def recipes_table(summary: dict[str, Any]) -> str:
         f"{metric}: median": "median",
         f"{metric}: max": "max",
     }
+    if any(figures["report_mean"] is not None for figures in summary["recipes"]):
+        columns[f"{metric}: mean on the second half"] = "report_mean"
     evaluations = _evaluations(summary)
     if len(evaluations) == 1 and max(evaluations) > 1:
         columns[f"{metric}: mean of the best of {max(evaluations)} evaluations"] = "best_mean"
-    stops = STOP_COLUMNS if any(figures["stopped"] for figures in summary["recipes"]) else {}
+    stops = dict(STOP_COLUMNS) if any(figures["stopped"] for figures in summary["recipes"]) else {}
+    if any(figures["stopped_early"] for figures in summary["recipes"]):
+        stops |= EARLY_COLUMNS
     rows = [
         [
             figures["recipe"],
@@ -407,7 +460,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     metric = summary["metric"] or "score"
     header = ["recipe", "seed", f"{metric}: last", f"{metric}: best", "best of", "verdict"]
     runs = [
-        [r["recipe"], str(r["seed"]), _number(r["last"]), _number(r["best"]), str(r["evaluations"]), r["sentence"]]
+        [r["recipe"], _seed(r), _number(r["last"]), _number(r["best"]), str(r["evaluations"]), r["sentence"]]
         for r in summary["runs"]
     ]
     text = f"# Scores over seeds\n\n{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
@@ -425,6 +478,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+def _seed(run: dict[str, Any]) -> str:
+    """`3`; of two-way seeds `init-02_order-01_dropout-1`."""
+    return str(run["seed"]) if run["cell"] is None else run_name("", 0, run["cell"]).strip("/")
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -432,7 +490,7 @@ def _failed(figures: dict[str, Any]) -> str:
     """`0 (0-.16)`, `9 = .45 (.26-.66)`; `9` where runs were stopped; `-` where no run ended."""
     if not figures["runs"]:
         return "-"
-    if figures["stopped"]:
+    if _censored(figures):
         return str(figures["failed"])
     share, low, high = (_share(figures[key]) for key in ("failed_share", "failed_share_low", "failed_share_high"))
     return f"{figures['failed']}{f' = {share}' if figures['failed'] else ''} ({low}-{high})"
@@ -468,6 +526,26 @@ STOP_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "update steps saved = share": _saved_cell,
 }
 """Columns of the recipes' table where runs were stopped."""
+
+EARLY_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "stopped early": lambda figures: str(figures["stopped_early"]),
+    "budget, runs": lambda figures: _score(figures["budget"], 2),
+}
+"""Columns where runs were stopped early, because others looked better."""
+
+
+def _censored(figures: dict[str, Any]) -> int:
+    """Runs whose end nobody knows."""
+    return figures["stopped"] + figures["stopped_early"]
+
+
+def _best_sentence(figures: dict[str, Any], metric: str) -> str:
+    """`the best finished run is seed 3, accuracy .712; .695 on the second half, which did not select it.`"""
+    best = figures["best_run"]
+    text = f"the best finished run is seed {best['seed']}, {metric} {_number(best['score'])}"
+    if best["report"] is None:
+        return f"{text}, on the set that selected it (--validation_half both keeps a half for the report)."
+    return f"{text}; {_number(best['report'])} on the second half, which did not select it."
 
 
 def _share(share: float) -> str:

@@ -84,32 +84,45 @@ def _glue_name(task_name: str) -> str:
     return task_name.strip().lower().replace("-", "")  # SST-2 and STS-B are how GLUE spells them
 
 
+HALVES = ("first", "second")
+"""Names of the halves of a development set, and of the evaluation sets of `both`: the first selects, the second reports."""
+
+
 def half_of_validation(data: TaskData, half: str | None = None) -> TaskData:
     """The first or the second half of each development set, in the order of its rows: settings chosen on the one can be
     confirmed on the other. Of an odd number the second half has one row more.
 
     Args:
-        half: `"first"`, `"second"`, or None for the whole.
+        half: `"first"`, `"second"`, or None for the whole. `"both"`: the development set that counts becomes two, named
+            `first` and `second`; others (MNLI's mismatched one) stay as they are, after these.
 
     Raises:
-        InputError: another word, or the half lacks a class that the whole set has: its rows are sorted.
+        InputError: another word, or a half lacks a class that the whole set has: its rows are sorted.
     """
     if half is None:
         return data
-    if half not in ("first", "second"):
-        raise InputError(f"--validation_half {half}: give first or second")
-    halves = {}
-    for name, rows in data.validation.items():
-        middle = len(rows) // 2
-        part = rows.select(range(middle) if half == "first" else range(middle, len(rows)))
-        if len(part) == 0:
-            raise InputError(f"--validation_half {half}: the {name} set has {len(rows)} row; give more")
-        if not data.task.is_regression and set(part["label"]) != set(rows["label"]):
-            raise InputError(
-                f"--validation_half {half}: it lacks a class that the whole {name} set has; shuffle the file's rows"
-            )
-        halves[name] = part
-    return replace(data, validation=halves)
+    if half == "both":
+        (name, rows), *others = data.validation.items()
+        halves = {own: _half(data, name, rows, own, half) for own in HALVES}
+        return replace(data, validation={**halves, **dict(others)})
+    if half not in HALVES:
+        raise InputError(f"--validation_half {half}: give first, second or both")
+    return replace(
+        data, validation={name: _half(data, name, rows, half, half) for name, rows in data.validation.items()}
+    )
+
+
+def _half(data: TaskData, name: str, rows: Dataset, half: str, asked: str) -> Dataset:
+    middle = len(rows) // 2
+    part = rows.select(range(middle) if half == "first" else range(middle, len(rows)))
+    if len(part) == 0:
+        raise InputError(f"--validation_half {asked}: the {name} set has {len(rows)} row; give more")
+    if not data.task.is_regression and set(part["label"]) != set(rows["label"]):
+        which = "it" if half == asked else f"the {half} half"
+        raise InputError(
+            f"--validation_half {asked}: {which} lacks a class that the whole {name} set has; shuffle the file's rows"
+        )
+    return part
 
 
 def subsample(data: TaskData, max_train_samples: int | None = None, max_eval_samples: int | None = None) -> TaskData:

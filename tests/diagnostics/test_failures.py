@@ -17,11 +17,13 @@ from sklearn.metrics import f1_score, matthews_corrcoef, r2_score
 
 from hf_stability.diagnostics import failures
 from hf_stability.diagnostics.failures import (
+    CENSORED,
     SCHEMA,
     STATUSES,
     Verdict,
     best_constant_score,
     constant_accuracy,
+    ended_early,
     judge,
     judge_seeds,
     label_entropy,
@@ -773,3 +775,17 @@ def test_the_module_needs_neither_torch_nor_a_trainer_to_be_imported():
     top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     top |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert not any(name.startswith(("torch", "transformers", "scipy")) for name in top)
+
+
+def test_a_run_that_others_ended_early_is_censored_unless_it_had_diverged():
+    for status in ("ok", "failed"):
+        verdict = ended_early(Verdict(status, f"{status}: accuracy .512.", {"a": 1}, "eval_accuracy"), 25, 100)
+        assert verdict.status == "stopped early" and verdict.status in CENSORED and set(CENSORED) < set(STATUSES)
+        assert (
+            verdict.sentence
+            == f"stopped early at step 25 of 100: censored, not failed; until then {status}: accuracy .512."
+        )
+        assert (verdict.evidence, verdict.basis) == ({"a": 1}, "eval_accuracy")
+        assert Verdict.from_dict(verdict.to_dict()) == verdict
+    diverged = Verdict("diverged", "diverged: NaN at step 3.")
+    assert ended_early(diverged, 25, 100) is diverged

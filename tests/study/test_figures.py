@@ -69,7 +69,9 @@ def given(monkeypatch):
             return ax
 
         monkeypatch.setattr(figures, name, plot)
-    monkeypatch.setattr(figures, "_write", lambda figure, folder, name: [folder / name])  # there is nothing to lay out
+    monkeypatch.setattr(
+        figures, "write_figure", lambda figure, folder, name: [folder / name]
+    )  # there is nothing to lay out
     return calls
 
 

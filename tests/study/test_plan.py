@@ -54,6 +54,9 @@ OTHER = {
     "keep_model": "last",
     "sources": {"learning_rate": "--learning_rate"},
     "stages": ("e" * 16,),
+    "cell": {"init": 1, "order": 2, "dropout": 1},
+    "policy": {"seeds": [1, 2], "look_at": 0.25, "finish": 1},
+    "until_look": True,
     "schema": "hf_stability.job/2",
 }
 
@@ -116,7 +119,7 @@ def test_an_alarm_that_stops_runs_changes_the_id_and_so_does_the_share_that_is_a
 def test_order_does_not_matter(args, names):
     content = JOB.to_dict()
     content["args"] = {name: JOB.args[name] for name in args}
-    assert Job.from_dict({name: content[name] for name in names}).id == JOB.id
+    assert Job.from_dict({name: content[name] for name in names if name in content}).id == JOB.id
 
 
 def test_an_id_is_the_same_in_every_process_and_version():
@@ -187,3 +190,16 @@ def test_a_stage_has_a_folder_of_its_own_by_its_id(tmp_path):
     assert run_folder(tmp_path, stage) == tmp_path / "stages" / f"mnli-{stage.id}"
     assert encoder_folder(tmp_path, stage) == tmp_path / "stages" / f"mnli-{stage.id}" / "encoder"
     check_jobs([stage, dataclasses.replace(stage, args={})])  # of one task and seed, and yet two
+
+
+def test_two_way_seeds_are_called_otherwise_than_plain_ones_and_share_their_settings():
+    first, second = ({"init": 1, "order": 2, "dropout": k} for k in (1, 2))
+    streams = {"init_seed": 1, "data_seed": 2}
+    jobs = [
+        dataclasses.replace(JOB, seed=k, cell=cell, args={**JOB.args, **streams, "dropout_seed": k})
+        for k, cell in enumerate((first, second), 1)
+    ]
+    assert [job.name for job in jobs] == [f"mosbach2021/init-01_order-02_dropout-{k}" for k in (1, 2)]
+    assert jobs[0].settings() == jobs[1].settings() and len({job.id for job in jobs}) == 2
+    assert differences(JOB.settings(), jobs[0].settings()) == ["cell: (not set) -> two-way seeds"]
+    assert Job.from_dict(json.loads(json.dumps(jobs[0].to_dict()))) == jobs[0]

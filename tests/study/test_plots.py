@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from hf_stability.study.plots import (
     plot_gradient_norms,
+    plot_restarts,
     plot_score_against_train_loss,
     plot_scores,
     sideways,
@@ -270,3 +271,25 @@ def test_pyplot_is_not_used(ax, monkeypatch):
     plot_scores(ax, SCORES, FAILED, "accuracy")
     plot_score_against_train_loss(Figure().subplots(), LOSSES, SCORES, FAILED, "accuracy")
     plot_gradient_norms(Figure().subplots(), STEPS, VANISHED, HEALTHY)
+
+
+# ---- restarts -------------------------------------------------------------------------------------------------------
+
+
+def test_restarts_are_lines_over_the_budget_and_early_stoppings_marks(ax):
+    without, replaced = [0.5, 0.6, 0.65], [0.5, 0.58, 0.62]
+    assert plot_restarts(ax, without, replaced, [2.0, 2.4], [0.61, 0.62], [2.2], [0.63], "f1", "a $b") is ax
+    (first,), (second,) = lines(ax, "best of n, without"), lines(ax, "best of n, with replacement")
+    assert list(first) == without and list(second) == replaced
+    assert list(ax.lines[0].get_xdata()) == [1, 2, 3]
+    np.testing.assert_array_equal(scattered(ax, "early stoppings of the table"), [[2, 0.61], [2.4, 0.62]])
+    assert list(lines(ax, "early stopping by the rule")[0]) == [0.63]
+    assert len(legend(ax)) == 4 and ax.get_legend().get_title().get_text() == r"a \$b"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("budget, runs", "expected f1 of the best run")
+    drawn(ax)
+
+
+def test_restarts_without_early_stopping_are_two_lines(ax):
+    plot_restarts(ax, [0.5], [0.5], [], [], [], [], "accuracy", panel=True)
+    assert len(ax.lines) == 2 and not ax.collections and ax.get_legend() is None and ax.get_ylabel() == ""
+    drawn(ax)

@@ -36,19 +36,32 @@ def test_no_folder_no_run(tmp_path):
 
 
 def test_the_record_of_another_version_is_refused(tmp_path):
-    write_json(tmp_path / "run.json", {**RUN.to_dict(), "schema": "hf_stability.run/3"})
+    write_json(tmp_path / "run.json", {**RUN.to_dict(), "schema": "hf_stability.run/4"})
     with pytest.raises(
-        InputError, match="run.json: schema 'hf_stability.run/3', this version reads hf_stability.run/2"
+        InputError, match="run.json: schema 'hf_stability.run/4', this version reads hf_stability.run/3"
     ):
         read_run(tmp_path)
 
 
 def test_a_record_from_before_the_alarms_is_read(tmp_path):
     old = RUN.to_dict()
-    for name in ("planned_steps", "alarm_step", "audited"):
+    for name in ("planned_steps", "alarm_step", "audited", "cell"):
         del old[name]
     write_json(tmp_path / "run.json", {**old, "schema": "hf_stability.run/1"})
     assert read_run(tmp_path) == dataclasses.replace(RUN, planned_steps=100, alarm_step=None, audited=False)
+
+
+def test_a_record_from_before_two_way_seeds_is_read(tmp_path):
+    old = RUN.to_dict()
+    del old["cell"]
+    write_json(tmp_path / "run.json", {**old, "schema": "hf_stability.run/2"})
+    assert read_run(tmp_path) == RUN
+
+
+def test_the_reporting_half_is_that_of_the_end_of_training():
+    both = {"eval_first_accuracy": 0.71, "eval_second_accuracy": 0.69}
+    assert dataclasses.replace(RUN, metrics=both).report == 0.69
+    assert RUN.report is None and dataclasses.replace(RUN, metrics=both, last=None).report is None
 
 
 def test_a_stopped_run_is_read_as_it_was_written(tmp_path):

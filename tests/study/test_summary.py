@@ -135,7 +135,7 @@ def test_figures_are_those_of_the_statistics_module(runs):
         else:
             shares = ("failed_share", "failed_share_low", "failed_share_high")
             assert [figures[key] for key in shares] == [None, None, None]
-    assert json.loads(json.dumps(summary, allow_nan=False))["schema"] == SUMMARY_SCHEMA == "hf_stability.summary/3"
+    assert json.loads(json.dumps(summary, allow_nan=False))["schema"] == SUMMARY_SCHEMA == "hf_stability.summary/4"
 
 
 # ---- the recipes' table ---------------------------------------------------------------------------------------------
@@ -515,6 +515,75 @@ def test_a_recipe_of_stopped_runs_only_has_bounds():
     assert list(a.values()) == ["a", "2", "0", "2", "0-1 (0-1)", "-", "120 = .60", *"-----"]
     assert list(b.values()) == ["b", "0 (+1 crashed)", "-", "0", *"--------"]
     assert summary["comparisons"][0]["sentence"] == "a against b: failed 0 of 2 against 0 of 0. Nothing to compare."
+
+
+# ---- runs that a policy stopped early ---------------------------------------------------------------------------------
+
+
+def early(seed: int, recipe: str = "a"):
+    return run(seed, None, "stopped early", recipe, steps=25, planned_steps=100)
+
+
+def whole(seed: int, last: float, status: str = "ok", recipe: str = "a", report: float | None = None):
+    metrics = {} if report is None else {"eval_second_accuracy": report}
+    return run(seed, last, status, recipe, steps=100, planned_steps=100, evaluations=3, metrics=metrics)
+
+
+POLICY = [
+    early(1),
+    whole(2, 0.7, report=0.65),
+    early(3),
+    whole(4, 0.7, report=0.6),
+    whole(5, 0.5, "failed", report=0.5),
+]
+
+
+def test_runs_stopped_early_are_neither_failed_nor_ok_nor_stopped_by_an_alarm():
+    (figures,) = summarize(POLICY)["recipes"]
+    assert [figures[key] for key in ("runs", "failed", "stopped", "stopped_early", "alarmed", "scores")] == [
+        5,
+        1,
+        0,
+        2,
+        0,
+        3,
+    ]
+    assert figures["failed_share"] is figures["std"] is figures["mean"] is figures["report_mean"] is None
+    assert (figures["failed_share_if_all_heal"], figures["failed_share_if_all_fail"]) == (0.2, 0.6)
+    assert figures["budget"] == 3.5 and figures["saved_steps"] == 0 and figures["max"] == 0.7
+    assert figures["best_run"] == {"seed": 2, "score": 0.7, "report": 0.65}  # of equals the smaller seed
+    summary = summarize(POLICY)
+    (row,) = table(summary)
+    assert (row["runs"], row[FAILED], row["stopped early"], row["budget, runs"]) == ("5", "1", "2", "3.50")
+    assert "stopped" not in row and "Runs without a score" not in to_markdown(summary)
+    assert "a: the best finished run is seed 2, accuracy .700; .650 on the second half, which did not select it." in (
+        to_markdown(summary)
+    )
+
+
+def test_without_a_reporting_half_it_is_said_that_the_best_is_too_high():
+    text = to_markdown(summarize([early(1), whole(2, 0.7)]))
+    assert (
+        "seed 2, accuracy .700, on the set that selected it (--validation_half both keeps a half for the report)"
+        in text
+    )
+
+
+def test_nothing_is_tested_on_a_recipe_whose_runs_were_stopped_early():
+    summary = summarize([*POLICY, *study("b", [], SPREAD), *study("c", [], NARROW)])
+    assert ["neither failed shares nor spreads" in c["sentence"] for c in summary["comparisons"]] == [
+        True,
+        True,
+        False,
+    ]
+    assert [c["fisher_p"] is None for c in summary["comparisons"]] == [True, True, False]
+    assert summary["comparisons"][0]["brown_forsythe"]["p"] is None
+    assert "p is two-sided; a difference" in to_markdown(summary)  # one test only, nothing to correct for
+
+
+def test_of_a_policy_that_finished_nothing_yet_there_is_no_best_run():
+    (figures,) = summarize([early(1), run(2, None, "crashed")])["recipes"]
+    assert figures["best_run"] is None and figures["budget"] == 0.25
 
 
 outcomes_of_stops = st.lists(

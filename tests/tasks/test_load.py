@@ -146,11 +146,24 @@ def test_halves_of_the_development_set():
     assert (len(first), len(second)) == (2, 3)
     with pytest.raises(InputError, match="--validation_half first: it lacks a class .* shuffle"):
         half_of_validation(make(PAIR, [3, 4, 5, 6], labels=[0, 0, 1, 1]), "first")
-    with pytest.raises(InputError, match="--validation_half third: give first or second"):
+    with pytest.raises(InputError, match="--validation_half third: give first, second or both"):
         half_of_validation(data, "third")
     with pytest.raises(InputError, match="--validation_half first: the validation set has 1 row"):
         half_of_validation(make(SCORE, [3]), "first")
     assert half_of_validation(make(SCORE, [3, 4, 5, 6]), "first").validation["validation"].num_rows == 2
+
+
+def test_both_halves_are_two_development_sets_of_which_the_first_counts():
+    data = make(PAIR, [3, 4, 5, 6, 7])
+    more = replace(data, validation={**data.validation, "other": data.validation["validation"]})
+    both = half_of_validation(more, "both").validation
+    assert list(both) == ["first", "second", "other"] and both["other"] is data.validation["validation"]
+    for half in ("first", "second"):
+        assert both[half][:] == half_of_validation(data, half).validation["validation"][:]
+    with pytest.raises(InputError, match="--validation_half both: the first half lacks a class .* shuffle"):
+        half_of_validation(make(PAIR, [3, 4, 5, 6], labels=[0, 0, 1, 1]), "both")
+    with pytest.raises(InputError, match="--validation_half both: the validation set has 1 row"):
+        half_of_validation(make(SCORE, [3]), "both")
 
 
 def test_subsample():
