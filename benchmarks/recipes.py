@@ -41,7 +41,7 @@ GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe
 CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
 FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
 
-STAGES = {"stages": [{"task_name": "demo_nli"}]}  # STILTs, on what is bundled
+STAGES = {"stages": [{"task_name": "demo_nli", "args": {"learning_rate": 1e-4}}]}  # STILTs, on what is bundled
 
 
 def recipe_names() -> list[str]:

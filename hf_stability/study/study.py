@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -241,18 +241,18 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
             new = next(iter(by_recipe.values()), old)
             changes = differences(*({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new)))
         if changes:
-            changes += _stage_changes(folder, old.get("stages", []), by_recipe.get(run.recipe, {}), stages)
+            changes += _stage_changes(folder, old.stages, by_recipe.get(run.recipe, old).stages, stages)
             raise InputError(
                 f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
 
 
-def _stage_changes(folder: Path, old: Sequence[str], new: Mapping, stages: Sequence[Job]) -> list[str]:
+def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages: Sequence[Job]) -> list[str]:
     """What differs between the stages of a run in the folder and those of a new one, where these are as many."""
     by_id = {stage.id: stage.identity() for stage in stages}
     lines = []
-    for number, (before, now) in enumerate(zip(old, new.get("stages", []), strict=False), 1):
+    for number, (before, now) in enumerate(zip(old, new, strict=False), 1):
         for path in folder.glob(f"stages/*-{before}/config.json"):
             try:
                 found = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()

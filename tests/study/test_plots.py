@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -267,6 +268,9 @@ def test_twenty_recipes_are_twenty_pairs_of_colour_and_marker(ax):
 
 
 def test_pyplot_is_not_used(ax, monkeypatch):
+    matplotlib.use(
+        "agg"
+    )  # a box plot reads all settings, and the backend's is looked for through pyplot while it has none
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     plot_scores(ax, SCORES, FAILED, "accuracy")
     plot_score_against_train_loss(Figure().subplots(), LOSSES, SCORES, FAILED, "accuracy")
