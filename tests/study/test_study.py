@@ -370,7 +370,7 @@ class AlarmAtStepTwo(StabilityCallback):
         super().on_step_end(args, state, control, **kwargs)
         if state.global_step == 2:
             self.alarm = Alarm(2, state.max_steps, 0.9, "layer_00", {}, "looks like one that fails")
-            self.stopped = self.on_alarm == "stop" and not self.audited
+            self.stopped = self._on_alarm == "stop" and not self.audited
             control.should_training_stop |= self.stopped
 
 
