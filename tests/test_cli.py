@@ -411,7 +411,9 @@ def test_a_figure_that_fails_hides_neither_table_nor_exit_code(run, tiny, monkey
     assert "no figures: RuntimeError: no room left" in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "albert"))]
+)
 def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, architecture):
     recipes = ("devlin2019", "mosbach2021")
     arguments = [*tiny, "--model_name_or_path", tiny_model(architecture), "--recipe", *recipes, "--seeds", "2"]

@@ -698,7 +698,7 @@ def same_as(command: str, data) -> Job:
         given["train_file"], given["validation_file"] = data
     own = cli._taken(given, cli.ModelArguments, cli.DataArguments, cli.StudyArguments)
     with quiet():
-        jobs, texts, _, _ = cli.plan_study(*own, {**given, "output_dir": "nowhere"})
+        jobs, texts, *_ = cli.plan_study(*own, {**given, "output_dir": "nowhere"})
     planned, _ = rescue.rescue_jobs(jobs, len(texts.train), toy.config())
     return planned[0]
 

@@ -51,7 +51,9 @@ def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script,
     assert rates.argmax() in (9, 10) and rates[-1] < rates.max() / 10
 
 
-@pytest.mark.parametrize(("script", "launcher"), [("plain_loop", []), ("accelerate_loop", TORCHRUN)])
+@pytest.mark.parametrize(
+    ("script", "launcher"), [("plain_loop", []), pytest.param("accelerate_loop", TORCHRUN, marks=pytest.mark.slow)]
+)
 def test_a_run_that_fails_raises_the_alarm_before_its_verdict(tmp_path, script, launcher):
     out = run(script, tmp_path, "--learning_rate", "1", launcher=launcher)
     alarm, verdict = out.splitlines()

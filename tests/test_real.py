@@ -13,9 +13,7 @@ STEPS = 20
 DEV = {"cola": 1043, "mrpc": 408, "rte": 277}
 
 
-@pytest.mark.parametrize(
-    "task", ["cola", pytest.param("mrpc", marks=pytest.mark.slow), pytest.param("rte", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("task", [pytest.param(task, marks=pytest.mark.slow) for task in ("cola", "mrpc", "rte")])
 def test_two_recipes_and_two_seeds_of_real_weights_on_real_data(tmp_path, glue_dir, minilm, task, capsys):
     command = ["--model_name_or_path", str(minilm), "--task_name", task, "--data_dir", str(glue_dir)]
     command += ["--recipe", "devlin2019", "mosbach2021", "--seeds", "2", "--max_steps", str(STEPS), "--use_cpu"]

@@ -345,6 +345,7 @@ def test_events_tell_of_every_step_and_then_of_the_run(tiny_jobs, tmp_path):
     assert events[-1].kind == "finished" and events[-1].run == read_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_data_can_be_loaded_by_processes_of_their_own(tiny_jobs, tmp_path):
     jobs = tiny_jobs(tmp_path, seeds=[1], dataloader_num_workers=1)
     assert [run.status for run in run_jobs(jobs, tmp_path, workers=1, quiet=True)] != ["crashed"]
