@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.trainer_utils import IntervalStrategy
 
 from .callback import StabilityCallback, headline
@@ -27,6 +28,7 @@ from .methods.prior_decay import PriorDecay, pretrained_parameters
 from .methods.r3f import r3f
 from .methods.r_drop import r_drop
 from .methods.reinit import reinit_layers
+from .training_args import check_methods
 
 
 logger = logging.getLogger(__name__)
@@ -84,10 +86,14 @@ class StabilityMixin:
         if getattr(self.args, "layerwise_lr_decay", 1.0) != 1:
             self._create_layerwise_optimizer()
         optimizer = super().create_optimizer(*args, **kwargs)
+        for handle in self._step_hooks:  # of an earlier training with this optimizer
+            handle.remove()
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # in a second training accelerate's wrapper
+        self._step_hooks = []
         if self._prior is not None and self.args.prior_decay_form == "decoupled":
-            self._prior.attach(self.optimizer)
+            self._step_hooks.append(self._prior.attach(inner))
         if self._child is not None:
-            self._child.attach(self.optimizer, lambda: self.state.global_step)
+            self._step_hooks.append(self._child.attach(inner, lambda: self.state.global_step))
         # An optimizer that was passed in goes past get_optimizer_cls_and_kwargs: the argument must not be lost on it.
         if not getattr(self.args, "bias_correction", True):
             inner = getattr(optimizer, "optimizer", optimizer)
@@ -100,6 +106,8 @@ class StabilityMixin:
 
     def _create_layerwise_optimizer(self) -> None:
         if self.optimizer is not None:
+            if getattr(self.optimizer, "optimizer", self.optimizer) is self._layerwise_optimizer:
+                return  # a second training
             raise InputError(
                 "--layerwise_lr_decay: an optimizer was passed to the Trainer, which has its rates already"
             )
@@ -111,7 +119,7 @@ class StabilityMixin:
         settings = kwargs.get("lr", self.args.learning_rate), self.args.layerwise_lr_decay, self.args.weight_decay
         groups = layerwise_lr_groups(layers_of(self.model), *settings, undecayed)
         logger.info(f"--layerwise_lr_decay {self.args.layerwise_lr_decay}:\n{groups_table(groups)}")
-        self.optimizer = cls(groups, **kwargs)
+        self.optimizer = self._layerwise_optimizer = cls(groups, **kwargs)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         passed_in = self.lr_scheduler is not None
@@ -139,8 +147,15 @@ class StabilityMixin:
         if getattr(self.args, "seed_streams", False):
             set_seed(self.args.init_seed)
         model = super().call_model_init(trial)
-        self._prepare_model(model)  # goes on in the stream that the head was drawn from
+        if trial is None:  # else the trial's arguments are not there yet
+            self._prepare_model(model)  # goes on in the stream that the head was drawn from
         return model
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        if trial is not None and self.model_init is not None:
+            check_methods(vars(self.args))
+            self._prepare_model(self.model)
 
     def _prepare_model(self, model, seed: int | None = None) -> None:
         """What methods do to a model before its training, while it has its pretrained weights."""
@@ -152,8 +167,15 @@ class StabilityMixin:
         if p:
             names = apply_mixout(model, p, self.args.mixout_where, self.args.mixout_rescale_grad)
             logger.info(f"--mixout {p}: {', '.join(names)}")
+        if getattr(self.args, "r_drop", 0.0) and not _has_dropout(model):
+            raise InputError(
+                f"--r_drop {self.args.r_drop}: this {type(model).__name__} has no dropout, so that its two passes are the same; "
+                "give 0, or a dropout (model_config in a recipe)"
+            )
         self._prior = self._make_prior(model)
         self._child: ChildTuning | None = None
+        self._step_hooks: list[Any] = []
+        self._layerwise_optimizer: torch.optim.Optimizer | None = None
         if getattr(self, "_begins_training", False):
             self._child = self._make_child(model)
 
@@ -172,11 +194,21 @@ class StabilityMixin:
         seed = self.args.seed if seed is None else seed
         if form == "F":
             return ChildTuning([p for p in model.parameters() if p.requires_grad], share, seed)
+        if self.label_smoother is not None or self.compute_loss_func is not None:
+            raise InputError(
+                "--child_tuning D: its Fisher information is of the model's own loss; give F, or that loss"
+            )
         layers = {k: group for k, group in layers_of(model).items() if k not in ("embeddings", "pooler", "classifier")}
         parameters = [parameter for group in layers.values() for parameter in group]
-        masks = (
-            child_masks(fisher_information(parameters, self._batch_losses(model, seed)), share) if share < 1 else None
-        )
+        masks = None
+        if share < 1:
+            information = fisher_information(
+                parameters, self._batch_losses(model, seed), self.args.max_grad_norm or None
+            )
+            if self.args.world_size > 1:  # kernels need not be deterministic: all processes must have one mask
+                for part in information:
+                    torch.distributed.broadcast(part, 0)
+            masks = child_masks(information, share)
         return ChildTuning(parameters, share, seed, masks)
 
     def _batch_losses(self, model, seed: int) -> Iterator[torch.Tensor]:
@@ -206,6 +238,8 @@ class StabilityMixin:
             return result
         # The Trainer takes the loss for a sum over these examples / num_items_in_batch, the examples of the whole step.
         share = labels.numel() / num_items_in_batch
+        if self.args.n_gpu > 1 and self.args.average_tokens_across_devices:
+            share = share / self.args.n_gpu  # DataParallel: the Trainer has multiplied by it, and takes the mean later
         return (result[0] * share, result[1]) if return_outputs else result * share
 
     def _loss_is_a_batch_mean(self) -> bool:
@@ -220,10 +254,25 @@ class StabilityMixin:
     def _regularised_loss(self, model, inputs, num_items_in_batch) -> tuple[torch.Tensor, Any]:
         """The batch's loss with R-Drop's or R3F's term, and the outputs."""
         method = "r_drop" if self.args.r_drop else "r3f"
-        if not self._is_a_classifier():
-            raise InputError(f"--{method}: needs a ...ForSequenceClassification with its own loss; give 0")
+        config, labels = self.model.config, inputs.get("labels")
+        single = (
+            getattr(config, "problem_type", None) in (None, "single_label_classification") and config.num_labels > 1
+        )
+        whole = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
+        if not (self._is_a_classifier() and single and whole):
+            raise InputError(
+                f"--{method}: needs a ...ForSequenceClassification with one label an example, and its own loss; give 0"
+            )
+        if self.args.n_gpu > 1:
+            raise InputError(
+                f"--{method}: not with DataParallel ({self.args.n_gpu} GPUs in one process); use torchrun"
+            )
+        if method == "r3f" and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            raise InputError(
+                f"--r3f: a {config.model_type} looks for padding in the tokens, which noise takes away; give 0"
+            )
         of_processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs and self.args.n_gpu <= 1
+        scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs
         scale = of_processes if scaled else 1  # what the Trainer multiplies a loss by
 
         def compute_loss(batch):
@@ -356,6 +405,11 @@ class StabilityMixin:
             if any(key.startswith("eval_") for key in entry):
                 by_step.setdefault(entry["step"], {}).update(entry)
         return list(by_step.values())
+
+
+def _has_dropout(model) -> bool:
+    attention = getattr(getattr(model, "config", None), "attention_probs_dropout_prob", 0.0) or 0.0
+    return attention > 0 or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
 
 
 class StableFlowCallback(TrainerCallback):

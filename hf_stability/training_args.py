@@ -111,7 +111,7 @@ class StableTrainingArguments(TrainingArguments):
     mixout_where: str = field(
         default="dropout",
         metadata={
-            "help": "Which linear layers: those with a dropout beside them (the authors'), or all.",
+            "help": "Which linear layers: those with a dropout beside them, or all.",
             "choices": list(PLACES),
         },
     )
@@ -161,7 +161,7 @@ class StableTrainingArguments(TrainingArguments):
     )
     r3f_eps: float = field(default=1e-5, metadata={"help": "R3F's noise: its standard deviation, or half its range."})
     r3f_noise: str = field(
-        default="normal", metadata={"help": "The distribution of R3F's noise.", "choices": list(NOISES)}
+        default="uniform", metadata={"help": "The distribution of R3F's noise.", "choices": list(NOISES)}
     )
     child_tuning: str = field(
         default="none",

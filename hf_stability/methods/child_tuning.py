@@ -90,15 +90,17 @@ class ChildTuning:
 
 
 def fisher_information(
-    parameters: Sequence[nn.Parameter], losses: Iterable[Callable[[], Tensor]] | Iterable[Tensor]
+    parameters: Sequence[nn.Parameter], losses: Iterable[Tensor], max_grad_norm: float | None = None
 ) -> list[Tensor]:
     """Diagonal of the empirical Fisher information: mean over batches of the squared gradient of the batch's loss.
 
-    As in the released code the gradient is a batch's, not an example's: it is the smaller, the larger the batch.
+    As in the released code the gradient is a batch's, not an example's (it is the smaller, the larger the batch), and each
+    parameter's gradient is clipped by its own norm before it is squared.
 
     Args:
         parameters: whose information is wanted.
         losses: the loss of each batch (0-d), with its graph; a generator, so that one is alive at a time.
+        max_grad_norm: of each parameter's gradient; None: not clipped.
 
     Returns:
         one tensor a parameter, of its shape, float32.
@@ -111,7 +113,8 @@ def fisher_information(
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         for total, gradient in zip(information, gradients, strict=True):
             if gradient is not None:
-                total.add_(gradient.float().square())
+                factor = 1.0 if max_grad_norm is None else (max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
+                total.add_((gradient * factor).float().square())
         batches += 1
     if not batches:
         raise InputError("--child_tuning D: there are no training examples to estimate the Fisher information on")

@@ -6,6 +6,7 @@ here is that of Zhang et al. (ICLR 2021, arXiv 2006.05987, github.com/asappresea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,13 +15,12 @@ from torch import nn
 from ..errors import InputError
 
 
-HEADS = ("pooler", "classifier")
-
-
 def layer_rates(layers: Sequence[str], learning_rate: float, decay: float) -> dict[str, float]:
     """The rate of each layer: the head and the pooler have the full one, each layer below `decay` times the one above.
 
         rate of the k-th layer below the head = learning_rate decay^k,    k = 1 for the top layer; the embeddings are last
+
+    What is neither embeddings nor one of the encoder's layers (head, pooler, a final norm) has the full rate.
 
     Args:
         layers: names from input to output, as [`layers_of`][hf_stability.diagnostics.gradients.layers_of] gives them. A
@@ -33,7 +33,7 @@ def layer_rates(layers: Sequence[str], learning_rate: float, decay: float) -> di
     """
     if not 0 < decay <= 1:
         raise InputError(f"--layerwise_lr_decay {decay}: give a number above 0, up to 1 (one rate for all layers)")
-    body = [name for name in layers if name not in HEADS]
+    body = [name for name in layers if _is_below(name)]
     below = {name: len(body) - i for i, name in enumerate(body)}
     return {name: learning_rate * decay ** below.get(name, 0) for name in layers}
 
@@ -61,7 +61,7 @@ def layerwise_lr_groups(
     Raises:
         InputError: as in [`layer_rates`]; or there is no layer below the head.
     """
-    if not [name for name in layers if name not in HEADS]:
+    if not any(map(_is_below, layers)):
         raise InputError("--layerwise_lr_decay: no layer below the head was found in this model")
     rates = layer_rates(list(layers), learning_rate, decay)
     left_out = {id(parameter) for parameter in undecayed}
@@ -74,6 +74,10 @@ def layerwise_lr_groups(
                 decay_of = weight_decay if decayed else 0.0
                 groups.append({"params": chosen, "lr": rates[name], "weight_decay": decay_of, "name": label})
     return groups
+
+
+def _is_below(name: str) -> bool:
+    return name == "embeddings" or re.search(r"layer_\d+$", name) is not None
 
 
 def groups_table(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -101,16 +101,17 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
     Args:
         model: a Hugging Face model, with its pretrained weights.
         p: as in [`mixout`]; 0 changes nothing.
-        where: `dropout`, after the authors: layers that have a dropout beside them in their module (query, key, value, and
-            the two output layers of a BERT block, the classifier), and not the block's intermediate layer; or `all` linear
-            layers, as in the usual ports. A new head mixes with its own first values.
+        where: `dropout`, after the authors, who put it behind a dropout: layers that have a dropout beside them in their
+            module (query, key, value, and the two output layers of a BERT block, the classifier), and not the block's
+            intermediate layer; or `all` linear layers, as in the usual ports. Where in BERT the authors put it was not
+            verified. Frozen layers are left out, a new head mixes with its own first values.
         rescale_grad: as in [`mixout`].
 
     Returns:
         names of the layers. Where a model uses one layer many times over (ALBERT), each use draws neurons of its own.
 
     Raises:
-        InputError: `where` or p is not known, or no layer matches.
+        InputError: `where` or p is not known, or no trained layer matches.
     """
     if where not in PLACES:
         raise InputError(f"--mixout_where {where}: give {' or '.join(PLACES)}")
@@ -118,9 +119,12 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
         raise InputError(f"--mixout {p}: give a probability from 0 up to, and not, 1")
     if p == 0:
         return []
-    found = {name: layer for name, layer in _linears(model, where) if type(layer) is nn.Linear}
+    linears = {name: layer for name, layer in _linears(model, where) if type(layer) is nn.Linear}
+    found = {name: layer for name, layer in linears.items() if layer.weight.requires_grad}
     if not found:
-        raise InputError(f"--mixout: no linear layer in this {type(model).__name__} matches --mixout_where {where}")
+        raise InputError(
+            f"--mixout: no trained linear layer in this {type(model).__name__} matches --mixout_where {where}"
+        )
     for layer in found.values():
         pretrained = layer.weight.detach().clone()
         layer.__class__ = MixLinear  # in place: tied weights, hooks and names stay
@@ -133,7 +137,10 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
 
 
 def _linears(model: nn.Module, where: str):
-    width = getattr(getattr(model, "config", None), "intermediate_size", None)
+    config = getattr(model, "config", None)
+    width = getattr(config, "intermediate_size", None) or getattr(
+        config, "hidden_dim", None
+    )  # the latter: DistilBERT's
     for prefix, module in model.named_modules():
         children = dict(module.named_children())
         if where == "dropout" and not any(isinstance(child, nn.Dropout) for child in children.values()):

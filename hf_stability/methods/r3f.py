@@ -26,13 +26,14 @@ def r3f(
     embedding: nn.Module,
     strength: float,
     eps: float = 1e-5,
-    noise: str = "normal",
+    noise: str = "uniform",
 ) -> tuple:
     """A batch's loss with R3F's term.
 
         L = CE(f(x)) + lambda (KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)))        z ~ N(0, eps^2), or U(-eps, eps)
 
-    f(x + z) is the model on token embeddings with noise; means over examples. Both passes are made at once, with a batch of
+    f(x + z) is the model on token embeddings with noise, through which no gradient goes into the embeddings (as in the
+    released code); means over examples. Both passes are made at once, with a batch of
     twice the size, so that they differ in their dropout too, as in the released code: with dropout on, most of the term is
     R-Drop's.
 
@@ -43,7 +44,7 @@ def r3f(
         embedding: the model's input embeddings, token ids -> vectors.
         strength: lambda, 0 or more; fairseq's default: 1.
         eps: 1e-5, the paper's.
-        noise: `normal` or `uniform`.
+        noise: `uniform` (the released code's default for sentences) or `normal`.
 
     Returns:
         the loss (0-d), and the outputs: of x, then of x + z.
@@ -58,7 +59,7 @@ def r3f(
     both = twice({name: value for name, value in inputs.items() if name != "input_ids"})
     clean = embedding(inputs["input_ids"])
     z = torch.randn_like(clean) * eps if noise == "normal" else (2 * torch.rand_like(clean) - 1) * eps
-    both["inputs_embeds"] = torch.cat([clean, clean + z])
+    both["inputs_embeds"] = torch.cat([clean, clean.detach() + z])
     both["labels"] = torch.cat([inputs["labels"], torch.full_like(inputs["labels"], IGNORED_LABEL)])
     loss, outputs = compute_loss(both)
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]

@@ -32,14 +32,15 @@ def r_drop(compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[s
 
         L = (CE_1 + CE_2) / 2 + alpha (KL(P_1 || P_2) + KL(P_2 || P_1)) / 2
 
-    over two passes, as in the authors' code (the paper's text has CE_1 + CE_2: twice this L, with twice the alpha); means
-    over examples. Both passes are made at once, with a batch of twice the size: twice the time, and the memory of it. The
-    diagnostics count each example twice.
+    over two passes; means over examples. The authors' example sums the KL over the batch: their alpha is about ours over the
+    batch size. (The paper's text has CE_1 + CE_2: twice this L, with twice the alpha.) Both passes are made at once, with a
+    batch of twice the size: twice the time, and the memory of it. They share what is drawn once a pass (Mixout's neurons).
+    The diagnostics count each example twice.
 
     Args:
         compute_loss: inputs -> mean loss over them (0-d), and the model's outputs with `logits` `(examples, classes)`.
         inputs: a batch, name -> tensor, examples first.
-        alpha: 0 or more; the authors: 1 on GLUE with RoBERTa-large (U), from .1 to 1 otherwise.
+        alpha: 0 or more.
 
     Returns:
         the loss (0-d), and the outputs of both passes, one after the other.

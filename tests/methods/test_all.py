@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch._dynamo import OptimizedModule
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
 
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
 from hf_stability.errors import InputError
+from hf_stability.methods.mixout import MixLinear
 from hf_stability.training_args import METHOD_ARGS
 from tests import toy
 
@@ -118,10 +125,8 @@ def test_it_goes_with_the_rest(name, setting, without, tmp_path):
     assert record["step"].tolist() == [1, 2, 3, 4] and (record["grad_norm"] > 0).all()
 
 
-# No dropout, so that a step's examples can be split; Mixout and R3F draw for each micro-batch.
-@pytest.mark.parametrize(
-    "name", ["prior_decay", "l2_sp", "layerwise_lr", "component_clip", "r_drop", "child_tuning_f"]
-)
+# No dropout, so that a step's examples can be split; the others draw for each micro-batch.
+@pytest.mark.parametrize("name", ["prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f"])
 def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setitem(toy.CONFIGS, "bert", toy.config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     values = {**METHODS[name][0], "total_train_batch_size": 16, "optim": "sgd", "learning_rate": 0.1}
@@ -144,6 +149,35 @@ def test_torch_compile(name, tmp_path):
     assert torch.isfinite(toy.weights(compiled)).all()
     if name not in ("mixout", "mixout_all", "r_drop", "r3f"):  # their draws come in another order
         torch.testing.assert_close(toy.weights(compiled), toy.weights(eager), rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["layerwise_lr", "prior_decay", "child_tuning_f", "child_tuning_d", "mixout"])
+def test_a_second_training_with_one_trainer_goes_on(name, tmp_path):
+    trainer = train(tmp_path, init=False, **METHODS[name][0])
+    before = toy.weights(trainer)
+    trainer.train()
+    assert torch.isfinite(toy.weights(trainer)).all() and not torch.equal(toy.weights(trainer), before)
+    inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    assert len(inner._optimizer_step_pre_hooks) == (name in ("prior_decay", "child_tuning_f", "child_tuning_d"))
+
+
+def test_a_trial_of_a_search_has_its_own_values(tmp_path):
+    args = StableTrainingArguments(str(tmp_path), **FAST)
+    trainer = StableTrainer(model_init=lambda: toy.model(), args=args, train_dataset=toy.data(16))
+    trainer.hp_search_backend, trainer.hp_name = "a search", None
+
+    def set_up(self, trial):
+        self.args.mixout = trial["mixout"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_hp_search_setup", set_up)
+        for value in (0.4, 0.7):
+            trainer.model = trainer.call_model_init({"mixout": value})
+            assert not any(isinstance(m, MixLinear) for m in trainer.model.modules())
+            trainer._hp_search_setup({"mixout": value})
+            assert {m.mixout_p for m in trainer.model.modules() if isinstance(m, MixLinear)} == {value}
+        with pytest.raises(InputError, match="--mixout 1.0"):
+            trainer._hp_search_setup({"mixout": 1.0})
 
 
 def test_two_methods_at_once(tmp_path, plain):
@@ -197,8 +231,19 @@ def test_what_others_made_is_not_silently_left_alone(tmp_path):
     with pytest.raises(InputError, match="--layerwise_lr_decay: an optimizer was passed to the Trainer"):
         trainer.train()
     args = StableTrainingArguments(str(tmp_path), **FAST, r_drop=1.0)
+    dry = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    with pytest.raises(InputError, match="has no dropout"):
+        StableTrainer(toy.model(**dry), args, train_dataset=toy.data(16))
+    regression = toy.model(num_labels=2, problem_type="regression")
+    rows = toy.data(16).map(lambda row: {"label": [0.1, 0.9]})
+    with pytest.raises(InputError, match="with one label an example"):
+        StableTrainer(regression, args, train_dataset=rows).train()
+    decoder = GPT2ForSequenceClassification(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=60, pad_token_id=0))
+    with pytest.raises(InputError, match="--r3f: a gpt2 looks for padding"):
+        values = StableTrainingArguments(str(tmp_path), **FAST, r3f=1.0)
+        StableTrainer(decoder, values, train_dataset=toy.data(16)).train()
     trainer = StableTrainer(toy.model(), args, train_dataset=toy.data(16), compute_loss_func=lambda *a, **k: None)
-    with pytest.raises(InputError, match="--r_drop: needs a ...ForSequenceClassification with its own loss"):
+    with pytest.raises(InputError, match="--r_drop: needs a ...ForSequenceClassification"):
         trainer.train()
 
 

@@ -74,6 +74,8 @@ def test_the_fisher_information_is_the_mean_squared_gradient():
             total += p.grad.double() ** 2 / 3
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-12)
+    clipped = fisher_information(parameters, (loss(rows) for rows in batches[:1]), 1e-3)
+    assert all(float(part.sum()) <= 1e-6 * (1 + 1e-4) for part in clipped)  # each by its own norm
     with pytest.raises(InputError, match="no training examples"):
         fisher_information(parameters, [])
 

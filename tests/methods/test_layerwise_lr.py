@@ -19,6 +19,8 @@ def test_each_layer_has_a_share_of_the_rate_above():
         "classifier": 1e-3,
     }
     assert set(layer_rates(names, 1e-3, 1.0).values()) == {1e-3}
+    other = layer_rates(["embeddings", "layer_00", "final_norm", "classifier"], 1.0, 0.5)
+    assert other == {"embeddings": 0.25, "layer_00": 0.5, "final_norm": 1.0, "classifier": 1.0}
 
 
 @pytest.mark.parametrize(("architecture", "body"), [("bert", 4), ("roberta", 4), ("albert", 2)])

@@ -92,9 +92,16 @@ PLACES = {
 
 
 @pytest.mark.parametrize("architecture", PLACES)
-def test_the_authors_placement(architecture):
+def test_the_layers_with_a_dropout_beside_them(architecture):
     model = toy.model(architecture)
     assert sorted(apply_mixout(model, 0.9)) == sorted(PLACES[architecture])
+
+
+def test_frozen_layers_are_left_out_and_so_is_distilberts_intermediate_layer():
+    model = toy.model()
+    model.bert.requires_grad_(False)
+    assert apply_mixout(model, 0.9) == ["classifier"]
+    assert not [name for name in apply_mixout(toy.model("distilbert"), 0.9) if name.endswith("lin1")]
 
 
 @pytest.mark.parametrize("architecture", PLACES)
@@ -139,12 +146,12 @@ def test_memory_is_one_copy_of_the_layers_concerned():
 
 
 def test_what_matches_nothing_or_is_not_known_is_refused():
-    with pytest.raises(InputError, match="no linear layer in this Embedding"):
+    with pytest.raises(InputError, match="no trained linear layer in this Embedding"):
         apply_mixout(nn.Embedding(3, 3), 0.5)
     with pytest.raises(InputError, match="--mixout_where some: give dropout or all"):
         apply_mixout(toy.model(), 0.5, "some")
     model = toy.model()
     assert apply_mixout(model, 0.0) == [] and not any(isinstance(m, MixLinear) for m in model.modules())
     apply_mixout(model, 0.5, "all")
-    with pytest.raises(InputError, match="no linear layer"):  # a second time
+    with pytest.raises(InputError, match="no trained linear layer"):  # a second time
         apply_mixout(copy.deepcopy(model), 0.5)
