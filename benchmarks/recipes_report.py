@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from benchmarks import recipes as study
 from hf_stability.callback import write_text
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.restarts import restarts_at_budget
-from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
+from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, wilson_interval
 from hf_stability.study.study import read_runs
 from hf_stability.study.summary import NOT_OK, markdown_table
 
@@ -79,15 +78,6 @@ def _seconds(folder: Path) -> float:
 
 def _number(value: float | None) -> float:
     return np.nan if value is None else float(value)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the given order."""
-    order = np.argsort(p_values)
-    adjusted = np.maximum.accumulate([(len(order) - rank) * p_values[i] for rank, i in enumerate(order)])
-    result = np.empty(len(order))
-    result[order] = np.minimum(adjusted, 1.0)
-    return result.tolist()
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:

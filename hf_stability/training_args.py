@@ -25,14 +25,8 @@ TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 WITH_CHOICES = ("on_alarm", "mixout_where", "prior_decay_form", "r3f_noise", "child_tuning")
 
-# What methods/ needs; a value of the default is the stock Trainer's training.
-METHOD_ARGS = (
-    "reinit_layers", "mixout", "prior_decay", "layerwise_lr_decay", "component_clip", "r_drop", "r3f", "r3f_eps",
-    "child_tuning_share",
-)  # fmt: skip
-
-# Least and largest value, and whether the largest is allowed.
-RANGES = {
+# What methods/ needs: least and largest value, and whether the largest is allowed. A default is the stock Trainer's training.
+METHOD_RANGES = {
     "reinit_layers": (0, math.inf, False),
     "mixout": (0, 1, False),
     "prior_decay": (0, math.inf, False),
@@ -264,8 +258,8 @@ def check_methods(args: Mapping[str, Any]) -> None:
         args: by name; what is missing has its default.
     """
     fields = StableTrainingArguments.__dataclass_fields__
-    values = {name: args.get(name, fields[name].default) for name in (*METHOD_ARGS, "label_smoothing_factor")}
-    for name, (low, high, high_too) in RANGES.items():
+    values = {name: args.get(name, fields[name].default) for name in (*METHOD_RANGES, "label_smoothing_factor")}
+    for name, (low, high, high_too) in METHOD_RANGES.items():
         value = values[name]
         if not (low <= value < high or (high_too and value == high)):
             bound = "" if high == math.inf else f", {'up to' if high_too else 'below'} {high:g}"

@@ -119,6 +119,16 @@ def tiny_encoder(architecture: str, tokenizer):
 
 
 @pytest.fixture(scope="session")
+def tiny_study(tiny_model, tiny_csv):
+    """The command line of a study of devlin2019 on the tiny model and sentences, in this process, without steps and seeds."""
+    model, data = (
+        ["--model_name_or_path", tiny_model()],
+        ["--train_file", tiny_csv[0], "--validation_file", tiny_csv[1]],
+    )
+    return [*model, *data, "--recipe", "devlin2019", "--workers", "0", "--use_cpu"]
+
+
+@pytest.fixture(scope="session")
 def tiny_csv(tmp_path_factory):
     """`(train.csv, dev.csv)`: 48 and 24 short sentences, positive (1) or negative (0)."""
     folder = tmp_path_factory.mktemp("csv")

@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 
 from hf_stability.diagnostics.step_record import read_steps
+from tests.toy import TWO_PROCESSES
 
 
 SCRIPT = Path(__file__).parents[1] / "run_glue_stable.py"
-TORCHRUN = [
-    "-m",
-    "torch.distributed.run",
-    "--nproc_per_node",
-    "2",
-    "--rdzv_backend",
-    "c10d",
-    "--rdzv_endpoint",
-    "localhost:0",
-]
 NO_DROPOUT = """
 args: {learning_rate: 1e-3, total_train_batch_size: 8, bias_correction: false, max_grad_norm: 0.5, seed_streams: true}
 model_config: {hidden_dropout_prob: 0, attention_probs_dropout_prob: 0}
@@ -59,7 +50,7 @@ def study(tmp_path, tiny_model, tiny_csv):
 def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
     """Also after a stage."""
     staged = ["--recipe", str(tmp_path / "mine.yaml"), f"{tmp_path / 'mine.yaml'}+{tmp_path / 'stage.yaml'}"]
-    two = launch(TORCHRUN, *study, *staged, "--output_dir", str(tmp_path / "two"))
+    two = launch(TWO_PROCESSES, *study, *staged, "--output_dir", str(tmp_path / "two"))
     one = launch([], *study, *staged, "--output_dir", str(tmp_path / "one"))
     assert (one.returncode, two.returncode) == (0, 0), two.stderr[-2000:]
     for out in (one.stdout, two.stdout):
@@ -84,13 +75,13 @@ def test_two_processes_stop_together_where_a_stage_failed(tmp_path, study):
     path = tmp_path / "stage.yaml"
     path.write_text(path.read_text().replace("max_steps: 24", "learning_rate: 1e6"))
     more = ["--recipe", f"{tmp_path / 'mine.yaml'}+{path}", "--seeds", "1", "--output_dir", str(tmp_path / "study")]
-    done = launch(TORCHRUN, *study, *more)
+    done = launch(TWO_PROCESSES, *study, *more)
     assert done.returncode != 0 and done.stderr.count("Nothing was started from it.") == 1
     assert not (tmp_path / "study" / "runs").exists()
 
 
 def test_two_processes_say_a_wrong_argument_once(tmp_path, study):
-    done = launch(TORCHRUN, *study, "--learning_rat", "1", "--output_dir", str(tmp_path / "study"))
+    done = launch(TWO_PROCESSES, *study, "--learning_rat", "1", "--output_dir", str(tmp_path / "study"))
     assert (
         done.stderr.count("hf-stability: error: --learning_rat: no such argument (did you mean --learning_rate?)") == 1
     )

@@ -467,9 +467,7 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     root = Path(__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    torchrun += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    command = [*torchrun, str(root / "tests" / "sharded_norms.py"), str(folder)]
+    command = [sys.executable, *toy.TWO_PROCESSES, str(root / "tests" / "sharded_norms.py"), str(folder)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)], folder

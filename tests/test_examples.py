@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 
 from hf_stability import read_steps, steps_frame
+from tests.toy import TWO_PROCESSES
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TORCHRUN = [
-    "-m",
-    "torch.distributed.run",
-    "--nproc_per_node",
-    "2",
-    "--rdzv_backend",
-    "c10d",
-    "--rdzv_endpoint",
-    "localhost:0",
-]
 
 
 def run(script, folder, *arguments, launcher=()):
@@ -34,7 +25,7 @@ def run(script, folder, *arguments, launcher=()):
 
 @pytest.mark.parametrize(
     ("script", "launcher"),
-    [("plain_loop", []), ("accelerate_loop", []), ("accelerate_loop", TORCHRUN), ("trainer", [])],
+    [("plain_loop", []), ("accelerate_loop", []), ("accelerate_loop", TWO_PROCESSES), ("trainer", [])],
 )
 def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script, launcher):
     out = run(script, tmp_path, launcher=launcher)
@@ -52,7 +43,8 @@ def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script,
 
 
 @pytest.mark.parametrize(
-    ("script", "launcher"), [("plain_loop", []), pytest.param("accelerate_loop", TORCHRUN, marks=pytest.mark.slow)]
+    ("script", "launcher"),
+    [("plain_loop", []), pytest.param("accelerate_loop", TWO_PROCESSES, marks=pytest.mark.slow)],
 )
 def test_a_run_that_fails_raises_the_alarm_before_its_verdict(tmp_path, script, launcher):
     out = run(script, tmp_path, "--learning_rate", "1", launcher=launcher)

@@ -64,6 +64,9 @@ def callback_of(trainer) -> StabilityCallback:
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, StabilityCallback))
 
 
+TWO_PROCESSES = "-m torch.distributed.run --nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint localhost:0".split()
+"""What follows `python`: gloo processes, at a free port."""
+
 QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "log_level": "error"}
 
 

@@ -26,7 +26,7 @@ from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.study.figures import draw_figures
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
-from hf_stability.study.statistics import fisher_exact_p, wilson_interval
+from hf_stability.study.statistics import fisher_exact_p, holm, wilson_interval
 from hf_stability.study.study import read_runs
 from hf_stability.study.summary import NOT_OK, RUN_COLUMNS, markdown_table, recipes_table, summarize, to_markdown
 
@@ -67,15 +67,6 @@ def by_arm(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
     for run in sorted(runs, key=lambda run: run.seed):
         arms.setdefault(run.recipe, []).append(run)
     return arms
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the given order."""
-    order = np.argsort(p_values)
-    adjusted = np.maximum.accumulate([(len(order) - rank) * p_values[i] for rank, i in enumerate(order)])
-    result = np.empty(len(order))
-    result[order] = np.minimum(adjusted, 1.0)
-    return result.tolist()
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

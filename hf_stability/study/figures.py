@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..callback import write_bytes
 from ..diagnostics.failures import CENSORED, label_entropy
+from ..diagnostics.plots import own_style
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 WINDOWS = 100  # a panel of gradient norms is too small to show more points
-STYLE = {"font.size": 9, "svg.hashsalt": "hf_stability"}
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 
@@ -102,22 +101,6 @@ def draw_figures(
         target = folder / "figures" if into is None else Path(into)
         target.mkdir(exist_ok=True)
         return [path for name, figure in figures.items() for path in write_figure(figure, target, name)]
-
-
-@contextmanager
-def own_style() -> Iterator[None]:
-    """The same figure whatever the user's own style, and no window system: drawing boxes asks for the backend, which
-    would be looked for through pyplot. Both are as they were afterwards."""
-    import matplotlib
-
-    backend = dict.__getitem__(matplotlib.rcParams, "backend")  # as it is, perhaps not looked for yet
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "backend": "agg"})
-        try:
-            yield
-        finally:
-            dict.__setitem__(matplotlib.rcParams, "backend", backend)  # the context leaves this one alone
 
 
 # ---- the figures ----------------------------------------------------------------------------------------------------

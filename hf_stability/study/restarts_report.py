@@ -209,7 +209,8 @@ def _metric(scores: RecipeScores) -> str:
 
 def draw(found: Sequence[RecipeRestarts], folder: Path) -> list[Path]:
     """`restarts.png` and `.svg`, a panel for each recipe, all on one scale of scores; the files."""
-    from .figures import empty_figure, own_style, write_figure
+    from ..diagnostics.plots import own_style
+    from .figures import empty_figure, write_figure
     from .plots import plot_restarts
 
     with own_style():

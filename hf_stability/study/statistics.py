@@ -86,6 +86,15 @@ def fisher_exact_p(count_a: int, n_a: int, count_b: int, n_b: int) -> float:
     return float(fisher_exact([[count_a, n_a - count_a], [count_b, n_b - count_b]])[1])
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the given order (Holm 1979, Scandinavian Journal of Statistics 6, p. 65)."""
+    order = np.argsort(p_values)
+    adjusted = np.maximum.accumulate([(len(order) - rank) * p_values[i] for rank, i in enumerate(order)])
+    result = np.empty(len(order))
+    result[order] = np.minimum(adjusted, 1.0)
+    return result.tolist()
+
+
 @dataclass(frozen=True)
 class BrownForsythe:
     """Result of [`brown_forsythe`].

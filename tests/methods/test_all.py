@@ -20,7 +20,7 @@ from transformers import (
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
 from hf_stability.errors import InputError
 from hf_stability.methods.mixout import MixLinear
-from hf_stability.training_args import METHOD_ARGS
+from hf_stability.training_args import METHOD_RANGES
 from tests import toy
 
 
@@ -62,7 +62,7 @@ def plain(tmp_path_factory):
 
 def test_every_method_argument_is_here():
     used = {name for values, _ in METHODS.values() for name in values} | {"child_tuning_share"}
-    assert set(METHOD_ARGS) <= used
+    assert set(METHOD_RANGES) <= used
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -189,10 +189,9 @@ def test_two_methods_at_once(tmp_path, plain):
 def test_two_processes_have_the_same_weights(tmp_path):
     """Under DistributedDataParallel, each method; see the end of this file."""
     root = Path(__file__).parents[2]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    torchrun += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    command = [sys.executable, *toy.TWO_PROCESSES, __file__, str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, __file__, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert set(first) == {*METHODS, "none"}

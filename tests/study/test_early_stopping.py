@@ -32,21 +32,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def arguments(tiny_model, tiny_csv):
-    train, dev = tiny_csv
-    return [
-        *(
-            "--model_name_or_path",
-            tiny_model(),
-            "--train_file",
-            train,
-            "--validation_file",
-            dev,
-            "--validation_half",
-            "both",
-        ),
-        *("--max_steps", "8", "--workers", "0", "--use_cpu", "--recipe", "devlin2019", "--learning_rate", "3e-3"),
-    ]
+def arguments(tiny_study):
+    return [*tiny_study, *"--validation_half both --max_steps 8 --learning_rate 3e-3".split()]
 
 
 @pytest.fixture(scope="module")

@@ -23,22 +23,9 @@ pytestmark = pytest.mark.usefixtures("no_heat_maps")
 
 
 @pytest.fixture(scope="module")
-def arguments(tiny_model, tiny_csv):
-    train, dev = tiny_csv
-    return [
-        *(
-            "--model_name_or_path",
-            tiny_model(),
-            "--train_file",
-            train,
-            "--validation_file",
-            dev,
-            "--validation_half",
-            "both",
-        ),
-        *("--max_steps", "8", "--eval_strategy", "steps", "--eval_steps", "2", "--workers", "0", "--use_cpu"),
-        *("--recipe", "devlin2019", "--learning_rate", "3e-3"),
-    ]
+def arguments(tiny_study):
+    evaluated = "--validation_half both --max_steps 8 --eval_strategy steps --eval_steps 2"
+    return [*tiny_study, *evaluated.split(), "--learning_rate", "3e-3"]
 
 
 @pytest.fixture(scope="module")

@@ -28,31 +28,8 @@ STREAMS = ("init_seed", "data_seed", "dropout_seed")
 
 
 @pytest.fixture(scope="module")
-def arguments(tiny_model, tiny_csv):
-    train, dev = tiny_csv
-    return [
-        *(
-            "--model_name_or_path",
-            tiny_model(),
-            "--train_file",
-            train,
-            "--validation_file",
-            dev,
-            "--recipe",
-            "devlin2019",
-        ),
-        *(
-            "--max_steps",
-            "3",
-            "--per_device_train_batch_size",
-            "16",
-            "--workers",
-            "0",
-            "--use_cpu",
-            "--learning_rate",
-            "5e-3",
-        ),
-    ]
+def arguments(tiny_study):
+    return [*tiny_study, *"--max_steps 3 --per_device_train_batch_size 16 --learning_rate 5e-3".split()]
 
 
 @pytest.fixture(scope="module")
