@@ -467,6 +467,9 @@ def _end(runs: Sequence, folder: Path) -> int:
     early = sum(run.status == "stopped early" for run in runs)
     if early:
         print(f"\n{early} run(s) were stopped early, others looked better: censored, not failed.")
+    waiting = sum(run.status == "waiting" for run in runs)
+    if waiting:
+        print(f"\n{waiting} run(s) wait at their look for the crashed: the same command goes on with all of them.")
     print(f"\n{folder}: the table in summary.md, .csv and .json; a folder for each run in runs/")
     show_study(folder)
     return 1 if crashed else 0
@@ -509,7 +512,8 @@ def plan_study(
     from .study import prepare
     from .study.plan import check_jobs
     from .study.stages import plan_stages
-    from .study.study import check_folder
+    from .study.study import check_folder, read_runs
+    from .study.two_way_report import check_growth
     from .tasks.load import data_fingerprint, half_of_validation, is_glue, load_task_data, subsample, tokenize
     from .tasks.presets import task_preset
 
@@ -589,6 +593,8 @@ def plan_study(
         jobs = arms(jobs, data)
     check_jobs(jobs)
     check_folder(jobs, folder, stages.jobs)
+    if jobs[0].cell is not None:
+        check_growth(jobs, read_runs(folder))
     return jobs, data, tokens, folder, stages
 
 

@@ -50,6 +50,8 @@ ONE_A_STUDY = ("model_name_or_path", "task_name")
 
 # What a stage does not take from its recipe and the command line: it is never stopped early, ...
 NOT_A_STAGES = ("on_alarm", "audit_alarms")
+# ... nor is its evaluation's cadence on the command line, which is in update steps of the target, ...
+TARGETS_CADENCE = ("eval_strategy", "eval_steps", "eval_delay")
 # ... and where it sets the first of these itself, the second from elsewhere would say something else of the same thing.
 SAME_THING = {"num_train_epochs": "max_steps", "total_train_batch_size": "per_device_train_batch_size"}
 
@@ -446,6 +448,7 @@ def resolve_stage(
 
     They are the recipe's (see [`resolve`]: its place in a grid and the command line included), and over all of these the
     stage's own `args`: a flag on the command line is meant for the target first. Not taken over: alarms that would stop it;
+    the command line's `eval_strategy`, `eval_steps` and `eval_delay`, which would evaluate a long stage very often;
     `max_steps` where the stage sets `num_train_epochs`; `per_device_train_batch_size` where it sets
     `total_train_batch_size`.
 
@@ -455,6 +458,7 @@ def resolve_stage(
         preset: that of the stage's task.
     """
     (part,) = (part for part in recipe.files if part.stages)
+    given = {name: value for name, value in (given or {}).items() if name not in TARGETS_CADENCE}
     values = resolve(recipe, model_type, preset, given=given, base=base)
     left_out = {*NOT_A_STAGES, *(other for name, other in SAME_THING.items() if name in stage.args)}
     inherited = {name: r for name, r in values.items() if name not in left_out}

@@ -726,6 +726,7 @@ def test_a_stages_own_arguments_go_over_all_others(tmp_path):
     )
     (recipe,) = load_recipes(composed)
     given = {"max_steps": 9, "per_device_train_batch_size": 8, "adam_beta2": 0.5, "num_train_epochs": 1}
+    given |= {"eval_strategy": "steps", "eval_steps": 31}
     values = resolve_stage(recipe, recipe.stages[0], "bert", {"learning_rate": 5}, given, {"eval_strategy": "epoch"})
     assert {name: (r.value, r.source) for name, r in values.items()} == {
         "eval_strategy": ("epoch", "study default"),

@@ -30,9 +30,9 @@ from ..errors import InputError
 
 SCHEMA = "hf_stability.verdict/1"
 
-STATUSES = ("ok", "failed", "diverged", "stopped", "stopped early", "crashed")
+STATUSES = ("ok", "failed", "diverged", "stopped", "stopped early", "crashed", "waiting")
 """What a verdict can say. `judge` gives the first three; the others belong to who stopped or lost the run: its alarm, or a
-policy that finishes others."""
+policy that finishes others, or that cannot choose yet."""
 
 CENSORED = ("stopped", "stopped early")
 """Runs that were ended before their time: nobody knows how they would have ended."""

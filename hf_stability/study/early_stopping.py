@@ -78,7 +78,7 @@ def jobs_to_look_at(missing: Sequence[Job], folder: Path) -> list[Job]:
 def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord, str]]:
     """End those of the missing jobs that are not to go on; the rest of them are the chosen ones.
 
-    Nothing is chosen of a recipe whose seeds have not all been looked at (one crashed): all of them wait.
+    Nothing is chosen of a recipe whose seeds have not all been looked at (one crashed): all of them are `waiting`.
 
     Returns:
         their records, each with what is to be said of it.
@@ -93,7 +93,7 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
             continue  # it crashed
         if None in looks:
             sentence = "waits at its look for one that crashed: the same command goes on"
-            ended.append((replace(own, sentence=sentence), sentence))
+            ended.append((replace(own, status="waiting", sentence=sentence), sentence))
         elif job.seed not in chosen_seeds(looks, job.policy["finish"]):
             place = run_folder(folder, job)
             delete_checkpoints(place)
@@ -105,9 +105,9 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
 def chosen_seeds(looks: Sequence[RunRecord], finish: int) -> list[int]:
     """The seeds that go on: those with the best scores at the look, of equals the smaller seeds.
 
-    A run whose score there is no number comes last.
+    Runs that have diverged come last, whatever class their predictions are; before them those whose score is no number.
     """
-    ranked = sorted(looks, key=lambda run: (-look_score(run), run.seed))
+    ranked = sorted(looks, key=lambda run: (run.status == "diverged", -look_score(run), run.seed))
     return [run.seed for run in ranked[:finish]]
 
 

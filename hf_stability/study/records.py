@@ -50,7 +50,8 @@ class RunRecord:
         id: the job's id.
         recipe, seed, task: the job's.
         status: the verdict's: `ok`, `failed`, `diverged`, `stopped` (by its alarm), `stopped early` (others looked better,
-            `--restarts`); `crashed` for one that raised (never written to disk).
+            `--restarts`); `crashed` for one that raised, `waiting` for one at its look while another one of its recipe
+            crashed (neither is ever written to disk).
         metric: key of the headline metric; greater is better.
         last, best: the headline metric at the end of training, and at the best evaluation.
         accuracy: at the end of training; None for a regression.

@@ -248,9 +248,9 @@ Writes restarts.md and figures/restarts.png into the study's folder."""
 
 EXAMPLES = """
 examples:
-  # a study with a half of the development set that selects and one that reports, looked at every 10% of 310 update steps
+  # a study with a half of the development set that selects and one that reports, looked at every 10% of 468 update steps
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --seeds 25 --output_dir rte \\
-      --validation_half both --eval_strategy steps --eval_steps 31
+      --validation_half both --eval_strategy steps --eval_steps 47
   hf-stability restarts rte --budget 10
 
 How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +.012 (.006)" says that 20 runs of which 13 are

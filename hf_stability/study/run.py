@@ -278,7 +278,7 @@ class LookCallback(TrainerCallback):
             control.should_training_stop = self.stability.stopped_early = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stability.stopped_early:  # it is no end of an epoch
+        if self._is_look(state):  # done at the step, and it may be no end of an epoch
             control.should_evaluate = control.should_save = False
 
 

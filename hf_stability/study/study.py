@@ -16,7 +16,7 @@ from ..errors import InputError
 from .early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .executors import Event, execute_in_process, execute_in_workers
 from .plan import Job, check_jobs, differences, encoder_folder, run_folder
-from .records import RunRecord, read_run
+from .records import LOOK, RunRecord, read_run
 from .summary import NOT_OK, summarize, to_markdown, write_summary
 
 
@@ -212,7 +212,7 @@ def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = 
 
 
 def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> None:
-    """Refuse a folder that is none, cannot be written to, or holds runs with other settings.
+    """Refuse a folder that is none, cannot be written to, or holds runs with other settings, whole or looked at.
 
     Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
 
@@ -229,7 +229,7 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
     if not nearest_existing.is_dir() or not _writable(nearest_existing):
         raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
     by_recipe = {job.recipe: job for job in jobs}
-    for run in read_runs(folder):
+    for run in [*read_runs(folder), *read_looks(folder)]:
         path = folder / "runs" / run.name / "config.json"
         try:
             old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
@@ -267,6 +267,12 @@ def read_runs(folder: Path) -> list[RunRecord]:
     """Every finished run below a study's folder, sorted by folder."""
     runs = (read_run(path.parent) for path in sorted(folder.glob("runs/*/*/run.json")))
     return [run for run in runs if run is not None]
+
+
+def read_looks(folder: Path) -> list[RunRecord]:
+    """The records at their look of the runs that wait there, or were interrupted since; sorted by folder."""
+    waiting = (path.parent for path in sorted(folder.glob(f"runs/*/*/{LOOK}")) if read_run(path.parent) is None)
+    return [run for run in (read_run(path, LOOK) for path in waiting) if run is not None]
 
 
 def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> None:

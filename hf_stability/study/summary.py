@@ -31,6 +31,7 @@ from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_
 
 SUMMARY_SCHEMA = "hf_stability.summary/4"
 NOT_OK = ("failed", "diverged")
+NO_RESULT = ("crashed", "waiting")
 RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
     "planned_steps", "alarm_step", "audited", "evaluations", "sentence",
@@ -54,9 +55,10 @@ STOPPED_NOTES = (
 """What must be known to read the columns of stopped runs."""
 
 EARLY_NOTES = (
-    "Runs that were stopped early are censored, not failed: others looked better (--restarts). A recipe that has any has no "
-    "failed share, mean, median or std, which would be of the runs that looked best, and no test.",
-    "Budget: update steps of all runs, as a number of whole runs. The best finished run was chosen by its score on the "
+    "Runs that were stopped early are censored, not failed, but for those that had diverged: others looked better "
+    "(--restarts). A recipe that has any has no failed share, mean, median or std, which would be of the runs that looked "
+    "best, and no test.",
+    "Budget: update steps of all runs but crashed ones, as a number of whole runs. The best finished run was chosen by its score on the "
     "development set that counts: as a score on new examples that is too high.",
 )
 """What must be known to read the columns of runs that were stopped early."""
@@ -76,7 +78,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
     Scores are the headline metric at the END of training; `best_mean` is over each run's best evaluation, comparable
     only between equal numbers of `evaluations`. Failed and diverged runs are counted as `failed`; `failed_share_low`
-    and `failed_share_high` are the 95% Wilson interval. Crashed runs have no score and are counted apart, in no share.
+    and `failed_share_high` are the 95% Wilson interval. Crashed runs have no score and are counted apart, in no share. Waiting
+    ones are among the `runs` of the result only.
 
     `std` (ddof = 1) is over all runs that have a score, and so are `mean`, `median` and `max`; `std_ok` is over the ok
     runs alone: it is conditional on success. What cannot be computed is None. With `--validation_half both` all of these
@@ -91,7 +94,7 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     alarm ended it counts as failed, and not as stopped; it has no score either.
 
     Runs that a policy stopped early are counted as `stopped_early`, apart from the `stopped` ones, and are in the bounds as
-    these are. A recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished
+    these are; but those among them that had diverged are known to have `failed`. A recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished
     runs; `budget` is what all `runs` cost, in runs: the sum of their shares of the planned update steps.
 
     `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
@@ -112,13 +115,14 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _last_scores(runs: Sequence[RunRecord]) -> np.ndarray:
-    return np.array([run.last for run in runs if run.status != "crashed" and run.last is not None], dtype=float)
+    return np.array([run.last for run in runs if run.status not in NO_RESULT and run.last is not None], dtype=float)
 
 
 def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
-    judged = [run for run in runs if run.status != "crashed"]
+    judged = [run for run in runs if run.status not in NO_RESULT]
     finished = [run for run in judged if run.status not in CENSORED]
-    stopped, early = (sum(run.status == status for run in judged) for status in CENSORED)
+    stopped = sum(run.status == "stopped" for run in judged)
+    early = sum(map(_ended_by_policy, judged))
     failed = sum(run.status in NOT_OK for run in finished)
     last = _last_scores(finished)
     whole = [] if stopped or early else finished  # the others' scores are conditional on not having been stopped
@@ -128,7 +132,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "runs": len(judged),
-        "crashed": len(runs) - len(judged),
+        "crashed": sum(run.status == "crashed" for run in runs),
         "failed": failed,
         **_with_interval("failed_share", failed, len(whole)),
         "std_ok": _std(_last_scores([run for run in whole if run.status == "ok"])),
@@ -144,8 +148,15 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "stopped_early": early,
         "budget": sum(run.steps / run.planned_steps for run in judged if run.planned_steps),
         "best_run": _best_run(finished) if early else None,
-        **_alarm_figures(judged, failed, stopped, early),
+        **_alarm_figures(judged, failed),
     }
+
+
+def _ended_by_policy(run: RunRecord) -> bool:
+    """Whether `--restarts` ended a run at its look; one that had diverged by then still counts as diverged. (Of those that
+    an alarm ended the last update step is the alarm's.)"""
+    diverged = run.status == "diverged" and run.steps < run.planned_steps and run.alarm_step != run.steps
+    return run.status == "stopped early" or diverged
 
 
 def _best_run(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
@@ -157,11 +168,12 @@ def _best_run(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     return {"seed": best.seed, "score": best.last, "report": best.report}
 
 
-def _alarm_figures(judged: list[RunRecord], failed: int, stopped: int, early: int) -> dict[str, Any]:
+def _alarm_figures(judged: list[RunRecord], failed: int) -> dict[str, Any]:
     audited = [run for run in judged if run.audited]
     audited_failed = sum(run.status in NOT_OK for run in audited)
     saved = sum(run.planned_steps - run.steps for run in judged if run.status == "stopped")
     planned = sum(run.planned_steps for run in judged)
+    stopped, early = (sum(run.status == status for run in judged) for status in CENSORED)
     return {
         "alarmed": sum(run.alarm_step is not None for run in judged),
         "audited": len(audited),
@@ -370,7 +382,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     if any(run["cell"] for run in summary["runs"]):
         notes.append(
             "Runs of two-way seeds share initialisations and data orders: intervals and tests, which take runs for "
-            "independent, are too sure of them. two_way.md has the variance's sources."
+            "independent, are too sure of them. two_way.md has the variance's sources, where the design is whole."
         )
     if any(figures["crashed"] for figures in recipes):
         notes.append("Crashed runs are in no figure.")

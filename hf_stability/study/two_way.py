@@ -75,7 +75,7 @@ def crossed_grid(init_seeds: Sequence[Hashable], data_seeds: Sequence[Hashable],
             if number < most:
                 raise InputError(
                     f"initialisation seed {init} with data-order seed {order}: {number} runs, others have {most}; each "
-                    "pair of seeds needs the same number, crashed runs must be run again"
+                    "pair of seeds needs the same number: the command of the largest design runs what is missing"
                 )
     array = np.array([[cells[init, order] for order in columns] for init in rows], dtype=float)
     return Grid(tuple(rows), tuple(columns), _checked(array, rows, columns))

@@ -110,6 +110,27 @@ def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: in
     return jobs
 
 
+def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
+    """Refuse a design that, with the runs of the study's folder, is none.
+
+    Args:
+        jobs: of [`two_way_jobs`].
+        runs: those of the folder; of plain seeds and of other recipes too.
+
+    Raises:
+        InputError: pairs of seeds would differ in their number of runs; with the numbers that would do.
+    """
+    for recipe in dict.fromkeys(job.recipe for job in jobs):
+        own = [*(job for job in jobs if job.recipe == recipe), *(run for run in runs if run.recipe == recipe)]
+        cells = {tuple(one.cell[kind] for kind in ("init", "order", "dropout")) for one in own if one.cell is not None}
+        sizes = [max(numbers) for numbers in zip(*cells, strict=True)]  # each design has all from 1 on
+        if len(cells) != np.prod(sizes):
+            raise InputError(
+                f"--two_way: {recipe} has runs of a design that is larger in another way, and each pair of seeds needs the same "
+                f"number of runs; give --two_way {' '.join(map(str, sizes))}, or another --output_dir"
+            )
+
+
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -146,10 +167,11 @@ def write_two_way(folder: str | os.PathLike, recipes: Sequence[str] | None = Non
 
 
 def conclusion(folder: Path, recipes: Sequence[str]) -> str:
-    """What a study with `--two_way` ends with: the text of `two_way.md`, or why there is none."""
+    """What a study with `--two_way` ends with: the text of `two_way.md`, or why there is none. An older one is deleted then."""
     try:
         return f"{write_two_way(folder, recipes)}\n{folder}: two_way.md"
     except InputError as error:
+        (folder / "two_way.md").unlink(missing_ok=True)
         return f"No two_way.md: {error}"
 
 

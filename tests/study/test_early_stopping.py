@@ -217,8 +217,14 @@ def test_nothing_is_chosen_while_one_that_crashed_has_not_been_looked_at(jobs, t
     made, said = jobs(tmp_path), []
     lost = [dataclasses.replace(job, data_folder=str(tmp_path / "gone")) if job.seed == 2 else job for job in made]
     runs = run_jobs(lost, tmp_path, say=said.append)
-    assert [run.status for run in runs] == ["stopped early", "crashed", "stopped early"]
+    assert [run.status for run in runs] == ["waiting", "crashed", "waiting"]
     assert not list(tmp_path.glob("runs/*/*/run.json"))
+    (figures,) = json.loads((tmp_path / "summary.json").read_text())["recipes"]
+    assert (figures["runs"], figures["crashed"], figures["stopped_early"]) == (0, 1, 0)
+    for other in (jobs(tmp_path, weight_decay=0.5), [dataclasses.replace(job, policy=None) for job in made]):
+        with pytest.raises(InputError, match="was run with other settings"):  # not a look is lost
+            run_jobs(other, tmp_path, quiet=True)
+    assert len(looks_of(tmp_path)) == 2
     assert sum("waits at its look for one that crashed" in line for line in said) == 2
     runs = run_jobs(made, tmp_path, quiet=True)
     assert sorted(run.status == "stopped early" for run in runs) == [False, True, True]
@@ -233,8 +239,9 @@ def look(seed, score, status="stopped early"):
 
 
 def test_of_equals_the_smaller_seeds_go_on_and_no_number_is_the_worst():
-    looks = [look(4, 0.5), look(2, None), look(3, 0.7), look(1, 0.5)]
-    assert [chosen_seeds(looks, number) for number in (1, 2, 3, 4)] == [[3], [3, 1], [3, 1, 4], [3, 1, 4, 2]]
+    looks = [look(4, 0.5), look(2, None), look(3, 0.7), look(1, 0.5), look(0, 0.9, "diverged")]
+    assert [chosen_seeds(looks, number) for number in (1, 2, 3)] == [[3], [3, 1], [3, 1, 4]]
+    assert chosen_seeds(looks, 5) == [3, 1, 4, 2, 0]
     assert look_sentence(dataclasses.replace(look(1, 0.5), steps=2, planned_steps=8)) == "accuracy .500 at step 2 of 8"
 
 

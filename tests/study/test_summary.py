@@ -581,6 +581,19 @@ def test_nothing_is_tested_on_a_recipe_whose_runs_were_stopped_early():
     assert "p is two-sided; a difference" in to_markdown(summary)  # one test only, nothing to correct for
 
 
+def test_what_a_policy_ended_may_have_diverged_and_is_then_known_to_have_failed():
+    gone = run(6, None, "diverged", steps=25, planned_steps=100, alarm_step=24)
+    for others, bounds in ((POLICY, (2 / 6, 4 / 6)), ([whole(2, 0.7), whole(4, 0.7)], (1 / 3, 1 / 3))):
+        (figures,) = summarize([*others, gone])["recipes"]
+        assert (figures["failed_share_if_all_heal"], figures["failed_share_if_all_fail"]) == bounds
+        assert (
+            figures["mean"] is figures["std"] is figures["failed_share"] is None and figures["best_run"]["seed"] == 2
+        )
+    assert figures["budget"] == 2.25 and figures["stopped_early"] == 1
+    (figures,) = summarize([whole(2, 0.7), dataclasses.replace(gone, alarm_step=25)])["recipes"]  # its alarm's
+    assert figures["stopped_early"] == 0 and figures["failed_share"] == 0.5
+
+
 def test_of_a_policy_that_finished_nothing_yet_there_is_no_best_run():
     (figures,) = summarize([early(1), run(2, None, "crashed")])["recipes"]
     assert figures["best_run"] is None and figures["budget"] == 0.25

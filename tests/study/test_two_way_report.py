@@ -13,7 +13,7 @@ import pytest
 from hf_stability import cli
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
-from hf_stability.study import two_way
+from hf_stability.study import two_way, two_way_report
 from hf_stability.study.plan import Job
 from hf_stability.study.run import make_trainer, quiet, training_arguments
 from hf_stability.study.study import read_runs
@@ -96,11 +96,13 @@ def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished,
     shutil.copytree(finished, folder)
     before = {path: path.read_bytes() for path in folder.glob("runs/*/*/run.json")}
     (folder / "runs/devlin2019/init-02_order-01_dropout-2/run.json").unlink()  # as after a kill
-    assert cli.main([*arguments, "--two_way", "3", "2", "1", "--output_dir", str(folder)]) == 0
-    captured = capsys.readouterr()
-    assert "4 finished runs found, kept" in captured.out and "No two_way.md: devlin2019: " not in captured.out
-    assert "others have 2; each pair of seeds needs the same number" in captured.out
-    assert cli.main([*arguments, "--two_way", "2", "2", "--output_dir", str(folder)]) == 0
+    reason = two_way_report.conclusion(folder, ["devlin2019"])
+    assert reason.startswith("No two_way.md: ") and "others have 2; each pair of seeds needs the same number" in reason
+    assert not (folder / "two_way.md").exists()
+    assert cli.main([*arguments, "--two_way", "3", "2", "1", "--output_dir", str(folder)]) == 2
+    assert "needs the same number of runs; give --two_way 3 2 2, or another --output_dir" in capsys.readouterr().err
+    assert cli.main([*arguments, "--two_way", "3", "2", "2", "--output_dir", str(folder)]) == 0
+    assert "7 finished runs found, kept" in capsys.readouterr().out and (folder / "two_way.md").exists()
     assert {path: path.read_bytes() for path in before} == before
     assert cli.main([*arguments, "--seeds", "1", "--output_dir", str(folder)]) == 2
     assert "cell: two-way seeds -> (not set)" in capsys.readouterr().err
