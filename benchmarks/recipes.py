@@ -16,6 +16,8 @@ import json
 import math
 import os
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,11 @@ ADD_ONS = (
     "mixout", "prior_decay", "l2_sp", "reinit", "layerwise_lr", "component_clip", "r_drop", "r3f", "child_tuning_f",
     "child_tuning_d", "stilts_demo",
 )  # fmt: skip
-GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe
+GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe, ...
+BEYOND = {
+    min(GRID): 4e-5,
+    max(GRID): 1.5e-3,
+}  # ... and where a recipe is best at an edge of it, one more for all of them
 CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
 FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
 
@@ -64,11 +70,50 @@ def composed(name: str, folder: Path, rate_part: str) -> str:
 
 
 def choose(folder: Path, task: str, more: list[str]) -> int:
-    """Part `choose`: every recipe at every rate of the grid."""
-    grid = {"grid": {"learning_rate": list(GRID)}, "replaces": ["learning_rate"]}
+    """Part `choose`: every recipe at every rate of the grid, and beyond an edge of it at which one is best."""
+    code = at_grid(folder, task, GRID, more)
+    if code or "--dry_run" in more:
+        return code
+    means = mean_scores(folder / "choose" / task, GRID)
+    best = {best_rate(own) for own in means.values()}
+    beyond = tuple(rate for edge, rate in BEYOND.items() if edge in best)
+    return at_grid(folder, task, beyond, more) if beyond else 0
+
+
+def at_grid(folder: Path, task: str, rates: Sequence[float], more: list[str]) -> int:
+    """Every recipe at each of these rates, in the study of part `choose`."""
+    grid = {"grid": {"learning_rate": list(rates)}, "replaces": ["learning_rate"]}
     part = write_part(folder / "arms", "rates", grid)
     recipes = [composed(name, folder / "arms", part) for name in recipe_names()]
     return run_study(folder / "choose" / task, task, recipes, CHOICE_SEEDS, "first", more)
+
+
+def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str, dict[float, float]]:
+    """By recipe and rate, the mean score of part `choose` on a task.
+
+    Args:
+        folder: the task's study.
+        rates: those wanted. Default: all that are there.
+
+    Raises:
+        SystemExit: not every recipe has all seeds at every rate.
+    """
+    scores: dict[tuple[str, float], list[float]] = {}
+    for run in read_runs(folder):
+        name, _, place = run.recipe.partition("+rates,learning_rate=")
+        scores.setdefault((name, float(place)), []).append(math.nan if run.last is None else run.last)
+    rates = sorted(rates or {rate for _, rate in scores})
+    wanted = [(name, rate) for name in recipe_names() for rate in rates]
+    seeds = len(parse_seeds(CHOICE_SEEDS))
+    missing = [f"{name} at {rate:g}" for name, rate in wanted if len(scores.get((name, rate), [])) != seeds]
+    if missing or not wanted:
+        raise SystemExit(f"part choose is not whole: {folder} has not {', '.join(missing[:5])} ...")
+    return {name: {rate: float(np.nanmean(scores[name, rate])) for rate in rates} for name in recipe_names()}
+
+
+def best_rate(means: Mapping[float, float]) -> float:
+    """That with the highest mean score; of equals the lower one."""
+    return min(means, key=lambda rate: (-means[rate], rate))
 
 
 def pick(folder: Path) -> None:
@@ -77,27 +122,25 @@ def pick(folder: Path) -> None:
     lines = [
         "# What part `choose` gave",
         "",
-        "Mean score over seeds 2000 to 2002, first half of the development set; failed runs.",
+        "Mean score over seeds 2000 to 2002, first half of the development set; failed runs there; * a rate at the grid's edge.",
     ]
     for task in TASKS:
-        scores: dict[str, dict[float, list[float]]] = {}
-        failed: dict[tuple[str, float], int] = {}
+        means = mean_scores(folder / "choose" / task)
+        failed: Counter[tuple[str, float]] = Counter()
         for run in read_runs(folder / "choose" / task):
             name, _, place = run.recipe.partition("+rates,learning_rate=")
-            scores.setdefault(name, {}).setdefault(float(place), []).append(math.nan if run.last is None else run.last)
-            failed[name, float(place)] = failed.get((name, float(place)), 0) + (run.status in NOT_OK)
-        wanted = {(name, rate): len(parse_seeds(CHOICE_SEEDS)) for name in recipe_names() for rate in GRID}
-        found = {(name, rate): len(own) for name, rates in scores.items() for rate, own in rates.items()}
-        if found != wanted:
-            missing = [f"{name} at {rate:g}" for (name, rate), n in wanted.items() if found.get((name, rate)) != n]
-            raise SystemExit(f"part choose is not whole on {task}: {', '.join(missing[:5])} ...")
-        means = {name: {rate: float(np.nanmean(own)) for rate, own in rates.items()} for name, rates in scores.items()}
-        chosen[task] = {name: min(GRID, key=lambda rate: (-means[name][rate], rate)) for name in recipe_names()}
+            failed[name, float(place)] += run.status in NOT_OK
+        rates = sorted(next(iter(means.values())))
+        chosen[task] = {name: best_rate(means[name]) for name in recipe_names()}
         rows = [
-            [f"`{name}`", *(_cell(means[name][rate], failed[name, rate]) for rate in GRID), f"{chosen[task][name]:g}"]
+            [
+                f"`{name}`",
+                *(_cell(means[name][rate], failed[name, rate]) for rate in rates),
+                f"{chosen[task][name]:g}" + "*" * (chosen[task][name] in (rates[0], rates[-1])),
+            ]
             for name in recipe_names()
         ]
-        lines += ["", f"## {task}", "", markdown_table(["recipe", *(f"{rate:g}" for rate in GRID), "chosen"], rows)]
+        lines += ["", f"## {task}", "", markdown_table(["recipe", *(f"{rate:g}" for rate in rates), "chosen"], rows)]
     (HERE / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
     (HERE / "chosen.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
