@@ -173,6 +173,11 @@ def chosen_rates(task: str) -> dict[str, float]:
     return json.loads(file.read_text(encoding="utf-8"))[task]
 
 
+def not_at_failing_rate() -> dict[str, float]:
+    """The runs of part `same_rate`: recipes that part `confirm` has at another rate."""
+    return {name: FAILING_RATE for name, rate in chosen_rates(TASKS[0]).items() if rate != FAILING_RATE}
+
+
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,8 +193,7 @@ def main() -> int:
         return 0
     tasks = [arguments.task] if arguments.task else list(TASKS)
     if arguments.part == "same_rate":
-        left = {name: FAILING_RATE for name in recipe_names() if chosen_rates(TASKS[0])[name] != FAILING_RATE}
-        return at_rates(arguments.output_dir, TASKS[0], left, "same_rate", more)
+        return at_rates(arguments.output_dir, TASKS[0], not_at_failing_rate(), "same_rate", more)
     for task in tasks:
         if arguments.part == "choose":
             code = choose(arguments.output_dir, task, more)

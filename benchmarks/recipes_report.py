@@ -1,8 +1,8 @@
-"""Every recipe on the same ground: the tables. See recipes_study/PROTOCOL.md, "Analysis".
+"""Every recipe on the same ground: the tables. See recipes_study/PROTOCOL.md, "Analysis" and "Amendment".
 
     python benchmarks/recipes_report.py --output_dir studies
 
-It writes recipes_study/results.md and runs.csv, and the summary between the two marks in recipes/README.md.
+It writes recipes_study/results.md and runs.csv, and the tables between the two marks in recipes/README.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,41 +24,64 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from benchmarks import recipes as study
 from hf_stability.callback import write_text
 from hf_stability.study.prepare import parse_seeds
+from hf_stability.study.records import RunRecord
 from hf_stability.study.restarts import restarts_at_budget
-from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, wilson_interval
+from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation
 from hf_stability.study.study import read_runs
-from hf_stability.study.summary import NOT_OK, markdown_table
+from hf_stability.study.summary import decimal, failed_text, markdown_table, summarize
+from hf_stability.tasks.load import HALVES, TokenizedData
 
 
 BASE = "devlin2019"
 README = Path(__file__).resolve().parents[1] / "recipes" / "README.md"
 MARKS = "<!-- recipes_report.py: begin -->", "<!-- recipes_report.py: end -->"
-RESAMPLES, POWER_DRAWS = 9999, 4000
+RESAMPLES, RESTARTS_RESAMPLES, POWER_DRAWS = 9999, 2000, 4000
+WORK = {"mosbach2021": 20 / 3}  # runs of the base, in update steps; of all others by their seconds
+AT_EQUAL_COMPUTE = 1.1  # cost, in runs of the base, from which a recipe has a row there
+NO_SPREAD = 0.002  # one example in 500
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe's runs, in the order of seeds.
+    """A recipe's n runs on a task, in the order of seeds.
 
     Args:
+        metric: the headline's name.
         rate: learning rate.
-        select, report: (n,) scores at the end on the half that selects, and on the one that is reported.
-        failed: (n,) bool.
+        edge: whether the rate is at an edge of the grid it was chosen from.
+        select, report: (n,) scores at the end, on the half that selects and on the one that is reported.
+        failed: (n,) bool, on the latter.
         seconds: (n,) of each run.
+        stage_seconds: of the stages that all runs start from; 0 without.
     """
 
     recipe: str
+    metric: str
     rate: float
+    edge: bool
     seeds: tuple[int, ...]
     select: np.ndarray
     report: np.ndarray
     failed: np.ndarray
     seconds: np.ndarray
+    stage_seconds: float = 0.0
 
 
-def read_arms(folder: Path, rates: dict[str, float]) -> dict[str, Arm]:
-    """The arms of a part; raises SystemExit where runs are missing, or were not planned."""
-    runs: dict[str, list] = {}
+# ---- the runs -------------------------------------------------------------------------------------------------------
+
+
+def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple[float, ...]]) -> dict[str, Arm]:
+    """The arms of a part.
+
+    Args:
+        folder: the part's study of a task.
+        rates: by recipe, the rate that it has there.
+        grid: by recipe, the rates that it could have had.
+
+    Raises:
+        SystemExit: runs are missing, were not planned, or have another rate.
+    """
+    runs: dict[str, list[RunRecord]] = {}
     for run in read_runs(folder):
         runs.setdefault(run.recipe.partition("+at_")[0], []).append(run)
     seeds = tuple(parse_seeds(study.SEEDS))
@@ -65,11 +90,34 @@ def read_arms(folder: Path, rates: dict[str, float]) -> dict[str, Arm]:
         own = sorted(runs.get(recipe, []), key=lambda run: run.seed)
         if tuple(run.seed for run in own) != seeds:
             raise SystemExit(f"{folder}: {recipe} has {len(own)} runs, planned are {len(seeds)}")
-        walls = [_seconds(folder / "runs" / run.name) for run in own]
-        values = ([_number(getattr(run, name)) for run in own] for name in ("last", "report"))
-        failed = np.array([run.status in NOT_OK for run in own])
-        arms[recipe] = Arm(recipe, rate, seeds, *map(np.array, values), failed, np.array(walls))
+        jobs = [json.loads((folder / "runs" / run.name / "config.json").read_text("utf-8"))["job"] for run in own]
+        others = {job["args"]["learning_rate"] for job in jobs} - {rate}
+        if others:
+            raise SystemExit(f"{folder}: {recipe} was run at {others.pop():g}, planned is {rate:g}")
+        constant = second_halfs_constant(folder / "data" / Path(jobs[0]["data_folder"]).name)
+        accuracy = np.array([_number(run.metrics.get(f"eval_{HALVES[1]}_accuracy")) for run in own])
+        diverged = np.array([run.status == "diverged" for run in own])
+        stages = [path for stage in jobs[0].get("stages", ()) for path in folder.glob(f"stages/*-{stage}")]
+        arms[recipe] = Arm(
+            recipe,
+            own[0].metric,
+            rate,
+            rate in (min(grid[recipe]), max(grid[recipe])),
+            seeds,
+            np.array([_number(run.last) for run in own]),
+            np.array([_number(run.report) for run in own]),
+            diverged | (accuracy <= constant),
+            np.array([_seconds(folder / "runs" / run.name) for run in own]),
+            sum(map(_seconds, stages)),
+        )
     return arms
+
+
+@cache
+def second_halfs_constant(folder: Path) -> float:
+    """The best constant's accuracy on the half that is reported."""
+    labels = np.array(TokenizedData.load(folder).validation[HALVES[1]]["label"])
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def _seconds(folder: Path) -> float:
@@ -80,6 +128,9 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else float(value)
 
 
+# ---- statistics -----------------------------------------------------------------------------------------------------
+
+
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """Mean difference, seed by seed, with its percentile bootstrap interval, 95%."""
     difference = first - second
@@ -87,6 +138,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
     return float(difference.mean()), *map(float, np.percentile(draws, [2.5, 97.5]))
 
 
+@cache
 def power(n: int, ratio: float, alpha: float = 0.05) -> float:
     """Share of draws of two normal samples of n, their standard deviations `ratio` to 1, that Brown-Forsythe tells apart."""
     rng = np.random.default_rng(0)
@@ -100,67 +152,142 @@ def spread_p(arm: Arm, base: Arm) -> float:
     return 1.0 if result.p is None else result.p
 
 
-def arm_row(arm: Arm, base: Arm, p: float | None) -> list[str]:
-    """A recipe's row of its task's table."""
-    low, high = wilson_interval(int(arm.failed.sum()), len(arm.failed))
-    ok = arm.report[~arm.failed]
-    finite = arm.report[np.isfinite(arm.report)]
-    cost = float(arm.seconds.mean() / base.seconds.mean())
-    best = _restarts(base, cost)
-    difference = (
-        "" if arm is base else "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_difference(arm.report, base.report))
-    )
-    return [
-        f"`{arm.recipe}`",
-        f"{arm.rate:g}",
-        f"{int(arm.failed.sum())} ({float(low):.2f}-{float(high):.2f})",
-        _std(ok),
-        _std(finite),
-        f"{finite.mean():.3f}",
-        f"{np.median(finite):.3f}",
-        f"{finite.max():.3f}",
-        difference,
-        "" if p is None else ("< .001" if p < 0.001 else f"{p:.3f}"),
-        f"{arm.seconds.mean():.0f}",
-        f"{cost:.2f}: {best}",
-    ]
+def says_nothing_of_stability(arm: Arm, base: Arm) -> bool:
+    """Whether the smaller of the two spreads is one of more failed runs, or no spread at all."""
+    spreads = [float(standard_deviation(one.report)) for one in (arm, base)]
+    steadier, other = (arm, base) if spreads[0] < spreads[1] else (base, arm)
+    return bool(min(spreads) < NO_SPREAD or steadier.failed.sum() > other.failed.sum())
 
 
-HEADER = [
-    "recipe", "rate", "failed (95% interval)", "std of the ok runs", "std, all", "mean", "median", "max",
-    f"mean - `{BASE}`'s, paired (95%)", "spread: p (Holm)", "seconds a run", f"cost in runs of `{BASE}`: the best of as many",
-]  # fmt: skip
-
-
-def _restarts(base: Arm, cost: float) -> str:
-    """Expected score of as many restarts of the base, selected on the other half."""
+def against_restarts(arm: Arm, base: Arm, cost: float) -> tuple[float, float, float, float]:
+    """The expected score of the best of `cost` restarts of the base, chosen on the one half, scored on the other; and the
+    arm's mean minus it, with the percentile bootstrap interval over seeds, 95%."""
     known = np.isfinite(base.select) & np.isfinite(base.report)
-    if not 1 <= cost <= known.sum():
-        return "-"
-    return f"{float(restarts_at_budget(base.select[known], cost, base.report[known])):.3f}"
+    select, report = base.select[known], base.report[known]
+    own = arm.report[np.isfinite(arm.report)]
+    value = float(restarts_at_budget(select, cost, report))
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(RESTARTS_RESAMPLES):
+        drawn = rng.integers(len(report), size=len(report))
+        draws.append(rng.choice(own, len(own)).mean() - restarts_at_budget(select[drawn], cost, report[drawn]))
+    return value, float(own.mean()) - value, *map(float, np.percentile(draws, [2.5, 97.5]))
 
 
-def _std(scores: np.ndarray) -> str:
-    return f"{float(standard_deviation(scores)):.3f}" if len(scores) > 1 else "-"
+# ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def task_tables(arms: dict[str, dict[str, Arm]]) -> str:
-    """Part `confirm`: a table for each task, the p-values Holm's over all."""
+def figures_of(arm: Arm) -> dict:
+    """The study table's figures of an arm, of the half that is reported."""
+    runs = [
+        RunRecord("", arm.recipe, seed, "", "failed" if failed else "ok", arm.metric, last=_known(score))
+        for seed, failed, score in zip(arm.seeds, arm.failed.tolist(), arm.report.tolist(), strict=True)
+    ]
+    return summarize(runs)["recipes"][0]
+
+
+def _known(score: float) -> float | None:
+    return score if np.isfinite(score) else None
+
+
+FIGURES = {
+    "std of the ok runs (conditional)": "std_ok",
+    "std, all runs": "std",
+    "mean": "mean",
+    "median": "median",
+    "max": "max",
+}  # as in a study's table
+
+
+def task_tables(arms: Mapping[str, Mapping[str, Arm]]) -> str:
+    """Part `confirm`: a table for each task, the p-values Holm's over all, and one at equal compute."""
     compared = [(task, name) for task, own in arms.items() for name in own if name != BASE]
     p_values = dict(zip(compared, holm([spread_p(arms[t][n], arms[t][BASE]) for t, n in compared]), strict=True))
-    n = len(parse_seeds(study.SEEDS))
-    text = [
-        f"n = {n} a row. Spread: Brown-Forsythe against `{BASE}`, Holm over the {len(compared)} comparisons. Power of one such test at "
-        f"n = {n} for a ratio of the standard deviations of 1.5: {power(n, 1.5):.2f} before Holm's correction (at n = 60: "
-        f"{power(60, 1.5):.2f}); of 3: {power(n, 3.0):.2f}."
-    ]
+    text = [legend(len(compared))]
     for task, own in arms.items():
+        metric = own[BASE].metric
+        header = [
+            "recipe", "learning rate", "failed = share (95% interval)", *(f"{metric}: {name}" for name in FIGURES),
+            f"mean - `{BASE}`'s (95%)", f"std / `{BASE}`'s", "p (Holm)", "seconds a run",
+        ]  # fmt: skip
         rows = [arm_row(arm, own[BASE], p_values.get((task, name))) for name, arm in own.items()]
-        text += [f"### {task}, each recipe at its own rate", markdown_table(HEADER, rows)]
+        text += [f"### `{task}`, each recipe at its own rate", markdown_table(header, rows)]
+        text += [f"### `{task}`, at equal compute", equal_compute_table(own)]
     return "\n\n".join(text)
 
 
-def same_rate_table(arms: dict[str, Arm]) -> str:
+def legend(comparisons: int) -> str:
+    """How to read the tables."""
+    n, last = len(parse_seeds(study.SEEDS)), 0.05 / comparisons
+    ratios = ", ".join(
+        f"{power(n, ratio):.2f} and {power(n, ratio, last):.2f} for a ratio of {ratio:g}" for ratio in (1.5, 2.0, 3.0)
+    )
+    link = "[protocol](../benchmarks/recipes_study/PROTOCOL.md), [rates](../benchmarks/recipes_study/chosen.md)"
+    return "\n".join(
+        [
+            f"n = {n} seeds a row, scores at the end of training on the second half of the development set (500 examples); {link}.",
+            "",
+            "- Each recipe's rate was chosen on the first half with 3 other seeds; * at the edge of the grid, so that the best may",
+            "  lie beyond. Nothing else of any recipe was tuned: its own settings are those of large models.",
+            "- failed: accuracy no greater than the best constant's, or diverged; with 95% Wilson interval. ok: all others.",
+            f"- mean - `{BASE}`'s: paired by seed, with its bootstrap interval; not tested.",
+            f"- p: the spread, Brown-Forsythe against `{BASE}`'s scores, all runs, after Holm's correction for {comparisons}",
+            "  comparisons. The test has no direction, see the ratio of the standard deviations beside it. †: says nothing of",
+            "  stability, as the smaller spread is that of more failed runs, or is none (all right, or all at the constant).",
+            f"- Its power at n = {n}, alone and at the first step of the correction: {ratios} of the standard deviations",
+            f"  (normal scores; at n = 60 and 1.5 {power(60, 1.5):.2f} and {power(60, 1.5, last):.2f}). No small p does not mean equal spreads.",
+            "- seconds a run: median, one thread of two, wall clock with both halves' evaluations.",
+        ]
+    )
+
+
+def arm_row(arm: Arm, base: Arm, p: float | None) -> list[str]:
+    """A recipe's row of its task's table."""
+    figures = figures_of(arm)
+    row = [f"`{arm.recipe}`", f"{arm.rate:g}" + "*" * arm.edge, failed_text(figures)]
+    row += ["-" if figures[key] is None else decimal(figures[key], 3) for key in FIGURES.values()]
+    if p is None:
+        return [*row, "", "", "", f"{np.median(arm.seconds):.0f}"]
+    ratio = figures["std"] / figures_of(base)["std"] if figures_of(base)["std"] else np.inf
+    nothing = "†" * says_nothing_of_stability(arm, base)
+    return [
+        *row,
+        difference_text(*paired_difference(arm.report, base.report)),
+        f"{ratio:.2f}",
+        p_text(p) + nothing,
+        f"{np.median(arm.seconds):.0f}",
+    ]
+
+
+def cost_of(arm: Arm, base: Arm) -> float:
+    """What a run costs, in runs of the base, without a stage."""
+    return WORK.get(arm.recipe, float(np.median(arm.seconds) / np.median(base.seconds)))
+
+
+def equal_compute_table(arms: Mapping[str, Arm]) -> str:
+    """One run of each dearer recipe next to the best of as many restarts of the base."""
+    base = arms[BASE]
+    rows = []
+    for name, arm in arms.items():
+        costs = {"": cost_of(arm, base)}
+        if arm.stage_seconds:
+            stage = arm.stage_seconds / float(np.median(base.seconds))
+            costs = {
+                " with its stage": costs[""] + stage,
+                f" with 1/{len(arm.seeds)} of its stage": costs[""] + stage / len(arm.seeds),
+            }
+        for what, cost in costs.items():
+            if name != BASE and cost >= AT_EQUAL_COMPUTE:
+                best, *difference = against_restarts(arm, base, cost)
+                mean = float(np.nanmean(arm.report))
+                cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean, 3), decimal(best, 3)]
+                rows.append([*cells, difference_text(*difference)])
+    header = ["recipe", f"cost, runs of `{BASE}`", "mean of one run", f"best of as many restarts of `{BASE}`"]
+    text = f"Restarts are chosen on the first half; the others cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`."
+    return f"{markdown_table([*header, 'difference (95%)'], rows)}\n\n{text}"
+
+
+def same_rate_table(arms: Mapping[str, Arm]) -> str:
     """Part `same_rate`: who fails at the rate at which the base fails."""
     base, others = arms[BASE], [arm for name, arm in arms.items() if name != BASE]
     counts = (int(base.failed.sum()), len(base.failed))
@@ -168,23 +295,31 @@ def same_rate_table(arms: dict[str, Arm]) -> str:
     adjusted = dict(zip((arm.recipe for arm in others), holm(raw), strict=True))
     rows = []
     for arm in arms.values():
-        low, high = wilson_interval(int(arm.failed.sum()), len(arm.failed))
+        figures = figures_of(arm)
         p = adjusted.get(arm.recipe)
-        rows.append(
-            [
-                f"`{arm.recipe}`",
-                f"{int(arm.failed.sum())} ({float(low):.2f}-{float(high):.2f})",
-                "" if p is None else ("< .001" if p < 0.001 else f"{p:.3f}"),
-                f"{np.nanmean(arm.report):.3f}",
-                _std(arm.report[~arm.failed]),
-            ]
-        )
-    header = ["recipe", "failed (95% interval)", "Fisher's p (Holm)", "mean", "std of the ok runs"]
-    title = f"### {study.TASKS[0]}, all at {study.FAILING_RATE:g}, where {BASE} fails"
-    return f"{title}\n\n{markdown_table(header, rows)}"
+        cells = ["-" if figures[key] is None else decimal(figures[key], 3) for key in FIGURES.values()]
+        rows.append([f"`{arm.recipe}`", failed_text(figures), "" if p is None else p_text(p), *cells])
+    best, *_ = against_restarts(base, base, WORK["mosbach2021"])
+    header = ["recipe", "failed = share (95% interval)", "p (Holm)", *(f"{base.metric}: {name}" for name in FIGURES)]
+    title = f"### `{study.TASKS[0]}`, all at {study.FAILING_RATE:g}, where `{BASE}` fails"
+    text = (
+        f"p: failed shares against `{BASE}`'s, Fisher's exact test, Holm's correction for {len(others)} comparisons. For as much "
+        f"compute as one run of `mosbach2021`, the best of {WORK['mosbach2021']:.2f} restarts of `{BASE}` is at {decimal(best, 3)}."
+    )
+    return f"{title}\n\n{markdown_table(header, rows)}\n\n{text}"
 
 
-def runs_csv(parts: dict[str, dict[str, Arm]]) -> str:
+def p_text(p: float) -> str:
+    return "< .001" if p < 0.001 else decimal(p, 3)
+
+
+def difference_text(mean: float, low: float, high: float) -> str:
+    """`+.012 (-.003 to +.027)`."""
+    mean, low, high = (("+" if value >= 0 else "") + decimal(value, 3) for value in (mean, low, high))
+    return f"{mean} ({low} to {high})"
+
+
+def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
     """Every run, a line each."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -204,13 +339,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
     folder = parser.parse_args().output_dir
-    confirm = {task: read_arms(folder / "confirm" / task, study.chosen_rates(task)) for task in study.TASKS}
+    confirm = {}
+    for task in study.TASKS:
+        grid = {name: tuple(own) for name, own in study.mean_scores(folder / "choose" / task).items()}
+        confirm[task] = read_arms(folder / "confirm" / task, study.chosen_rates(task), grid)
     first = confirm[study.TASKS[0]]
-    left = {name: study.FAILING_RATE for name, arm in first.items() if arm.rate != study.FAILING_RATE}
-    others = read_arms(folder / "same_rate" / study.TASKS[0], left) if left else {}
+    left = study.not_at_failing_rate()
+    at_failing_rate = dict.fromkeys(left, (study.FAILING_RATE,))
+    others = read_arms(folder / "same_rate" / study.TASKS[0], left, at_failing_rate) if left else {}
     same = {name: others.get(name, first[name]) for name in study.recipe_names()}
     text = f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n"
-    write_text(study.HERE / "results.md", f"# Every recipe on the same ground\n\n{text}")
+    beside = text.replace("../benchmarks/recipes_study/", "")
+    write_text(study.HERE / "results.md", f"# Every recipe on the same ground\n\n{beside}")
     parts = {**{f"confirm {task}": arms for task, arms in confirm.items()}, "same_rate": same}
     write_text(study.HERE / "runs.csv", runs_csv(parts))
     readme = README.read_text(encoding="utf-8")

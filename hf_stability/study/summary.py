@@ -350,7 +350,7 @@ def _brown_forsythe(test: dict[str, Any]) -> str:
     n = " and ".join(map(str, test["n"]))
     if test["p"] is None:
         return f"Brown-Forsythe: undefined, {test['reason']} (n = {n})."
-    return f"Brown-Forsythe: F(1, {sum(test['n']) - 2}) = {_score(test['f'], 2)}, {_p(test['p'])} (n = {n})."
+    return f"Brown-Forsythe: F(1, {sum(test['n']) - 2}) = {decimal(test['f'], 2)}, {_p(test['p'])} (n = {n})."
 
 
 def _smaller(values: Sequence[float | None]) -> int | None:
@@ -409,7 +409,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         notes.append(
             f"Comparisons, {pairs}: failed runs, then spread. Brown-Forsythe is Levene's test about the median, on "
             f"the last {metric} of all runs, for comparison with the paper's Levene test. p is two-sided{corrected}; "
-            f"a difference is called one below {_score(LEVEL, 2)}."
+            f"a difference is called one below {decimal(LEVEL, 2)}."
         )
     return notes + [comparison["sentence"] for comparison in summary["comparisons"]]
 
@@ -453,7 +453,7 @@ def recipes_table(summary: dict[str, Any]) -> str:
         [
             figures["recipe"],
             str(figures["runs"]) + (f" (+{figures['crashed']} crashed)" if figures["crashed"] else ""),
-            _failed(figures),
+            failed_text(figures),
             *(cell(figures) for cell in stops.values()),
             *(_number(figures[key]) for key in columns.values()),
         ]
@@ -498,7 +498,7 @@ def _seed(run: dict[str, Any]) -> str:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _failed(figures: dict[str, Any]) -> str:
+def failed_text(figures: dict[str, Any]) -> str:
     """`0 (0-.16)`, `9 = .45 (.26-.66)`; `9` where runs were stopped; `-` where no run ended."""
     if not figures["runs"]:
         return "-"
@@ -541,7 +541,7 @@ STOP_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 EARLY_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "stopped early": lambda figures: str(figures["stopped_early"]),
-    "budget, runs": lambda figures: _score(figures["budget"], 2),
+    "budget, runs": lambda figures: decimal(figures["budget"], 2),
 }
 """Columns where runs were stopped early, because others looked better."""
 
@@ -562,29 +562,29 @@ def _best_sentence(figures: dict[str, Any], metric: str) -> str:
 
 def _share(share: float) -> str:
     """Two decimals; `0` and `1` only where it is none and all."""
-    return str(int(share)) if share in (0, 1) else _score(share, 2)
+    return str(int(share)) if share in (0, 1) else decimal(share, 2)
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else _score(value, 3)
+    return "-" if value is None else decimal(value, 3)
 
 
-def _score(value: float, decimals: int) -> str:
+def decimal(value: float, decimals: int) -> str:
     """`.827`, `-.012`, `1.000`."""
     text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no minus sign before zero
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
 def _p(p: float) -> str:
-    return "p < .001" if p < 0.001 else f"p = {_score(p, 3)}"
+    return "p < .001" if p < 0.001 else f"p = {decimal(p, 3)}"
 
 
 def _both(values: Sequence[float | None]) -> str:
     """Two numbers with three decimals, or with as many as it takes to tell them apart."""
     decimals = 3
-    while _smaller(values) is not None and len({_score(value, decimals) for value in values}) == 1:
+    while _smaller(values) is not None and len({decimal(value, decimals) for value in values}) == 1:
         decimals += 1
-    return " against ".join("-" if value is None else _score(value, decimals) for value in values)
+    return " against ".join("-" if value is None else decimal(value, decimals) for value in values)
 
 
 def _either(numbers: Sequence[int]) -> str:

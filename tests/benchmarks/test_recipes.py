@@ -1,9 +1,23 @@
+import csv
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks import recipes, recipes_report
-from benchmarks.recipes_report import Arm, holm, paired_difference, same_rate_table, task_tables
+from benchmarks.recipes_report import (
+    MARKS,
+    Arm,
+    against_restarts,
+    holm,
+    paired_difference,
+    same_rate_table,
+    says_nothing_of_stability,
+    task_tables,
+)
 from hf_stability.recipe import load_recipes
+from hf_stability.study.records import RunRecord
 
 
 def made_arm(name, share, seed, n=20):
@@ -11,7 +25,8 @@ def made_arm(name, share, seed, n=20):
     failed = rng.random(n) < share
     select, report = (np.where(failed, 0.5, rng.normal(0.85, 0.02, n)) for _ in range(2))
     seconds = np.full(n, 80.0 if name == "mosbach2021" else 12.0)
-    return Arm(name, 1e-4, tuple(range(n)), select, report, failed, seconds)
+    stage = 90.0 if "stilts" in name else 0.0
+    return Arm(name, "accuracy", 1e-4, False, tuple(range(n)), select, report, failed, seconds, stage)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +60,35 @@ def test_the_difference_is_paired():
 
 def test_the_tables_have_every_recipe_and_the_counts(arms, monkeypatch):
     monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
+    monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
     text = task_tables({"demo_pair": arms, "demo_cola": arms})
-    assert f"{2 * (len(arms) - 1)} comparisons" in text
+    assert f"{2 * (len(arms) - 1)}\n  comparisons" in text
     for name, arm in arms.items():
-        rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` ")]
-        assert len(rows) == 2 and f"| {int(arm.failed.sum())} (" in rows[0]
-    mosbach = next(line for line in text.splitlines() if line.startswith("| `mosbach2021` "))
-    assert "6.67: 0.8" in mosbach  # the best of so many restarts hardly fails
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` ") and line.count("|") > 8]
+        assert len(rows) == 2 and f"| {int(arm.failed.sum())} " in rows[0] and "†" not in rows[0]
+    equal = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("|") and line.count("|") == 6]
+    costs = {name.strip(): cost.strip() for name, cost, _ in equal[2:]}
+    assert costs["`mosbach2021`"] == "6.67" and costs["`devlin2019+stilts_demo` with its stage"] == "8.50"
+    assert costs["`devlin2019+stilts_demo` with 1/20 of its stage"] == "1.38"
     same = same_rate_table(arms)
     assert same.count("< .001") == len(arms) - 1 and "0.00025" in same
+
+
+def test_a_small_spread_of_failed_runs_or_none_is_marked():
+    base, fails = made_arm("devlin2019", 0.0, 1), made_arm("a", 0.0, 2)
+    assert not says_nothing_of_stability(fails, base)
+    stuck = np.where(np.arange(20) < 19, 0.5, 0.52)
+    assert says_nothing_of_stability(replace(fails, report=stuck, failed=stuck == 0.5), base)  # small, as they fail
+    assert not says_nothing_of_stability(replace(fails, report=np.linspace(0, 1, 20), failed=stuck == 0.5), base)
+    assert says_nothing_of_stability(replace(fails, report=np.ones(20)), base)
+
+
+def test_restarts_at_equal_compute_are_chosen_on_the_other_half():
+    base = made_arm("devlin2019", 0.0, 1)
+    lucky = replace(base, select=base.report)
+    value, difference, low, high = against_restarts(made_arm("a", 0.0, 2), base, 6.67)
+    assert low < difference < high and value < against_restarts(base, lucky, 6.67)[0]
+    assert against_restarts(base, base, 1.0)[0] == pytest.approx(base.report.mean())
 
 
 def test_power_is_what_the_protocol_says(monkeypatch):
@@ -62,6 +97,100 @@ def test_power_is_what_the_protocol_says(monkeypatch):
     assert recipes_report.power(20, 1.0) == pytest.approx(0.04, abs=0.04)  # a little conservative
 
 
-def test_a_part_that_is_not_whole_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="devlin2019 has 0 runs, planned are 20"):
-        recipes_report.read_arms(tmp_path, {"devlin2019": 1e-4})
+# ---- from the runs' folders to the page -----------------------------------------------------------------------------
+
+
+def leave(folder, recipe, rate, seed, last, report, stage=None):
+    """A run's folder, as far as the report reads it: 500 examples a half, the second half's constant has .504."""
+    place = folder / "runs" / recipe / f"seed-{seed:03d}"
+    place.mkdir(parents=True)
+    metrics = {"eval_second_accuracy": report}
+    run = RunRecord("id", recipe, seed, "demo", "ok", "accuracy", last=last, metrics=metrics)
+    job = {
+        "args": {"learning_rate": rate},
+        "data_folder": str(folder / "data" / "0"),
+        "stages": [stage] if stage else [],
+    }
+    files = {"run.json": run.to_dict(), "config.json": {"job": job}, "times.json": {"wall": 12.0}}
+    for name, content in files.items():
+        (place / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch):
+    """Made studies of all three parts, of three recipes; the better the lower the rate, as far as 4e-5."""
+    monkeypatch.setattr(recipes, "HERE", tmp_path)
+    monkeypatch.setattr(recipes_report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(recipes, "ADD_ONS", ("stilts_demo",))
+    monkeypatch.setattr(recipes, "BASES", ("devlin2019", "mosbach2021"))
+    monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
+    monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
+    monkeypatch.setattr(recipes_report, "second_halfs_constant", lambda folder: 0.504)
+    (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    rng = np.random.default_rng(0)
+    for task in recipes.TASKS:
+        for name in recipes.recipe_names():
+            for rate in (4e-5, *recipes.GRID):
+                for seed in (2000, 2001, 2002):
+                    leave(tmp_path / "choose" / task, f"{name}+rates,learning_rate={rate}", rate, seed, 1 - rate, None)
+            parts = {"confirm": 4e-5, **({"same_rate": 2.5e-4} if task == "demo_pair" else {})}
+            for part, rate in parts.items():
+                for seed in range(4001, 4021):
+                    scores = rng.normal(0.9, 0.01, 2) if part == "confirm" or seed % 2 else (0.51, 0.504)
+                    recipe, stage = f"{name}+at_{rate}", "abc" if "stilts" in name else None
+                    leave(tmp_path / part / task, recipe, rate, seed, *map(float, scores), stage)
+                (tmp_path / part / task / "stages/demo_nli-abc").mkdir(parents=True, exist_ok=True)
+                (tmp_path / part / task / "stages/demo_nli-abc/times.json").write_text('{"wall": 90.0}')
+    return tmp_path
+
+
+def test_the_page_is_made_from_the_runs(studies, monkeypatch):
+    recipes.pick(studies)
+    assert set(json.loads((studies / "chosen.json").read_text())["demo_cola"].values()) == {4e-5}
+    assert (
+        "| `mosbach2021`            | 1.000 | 1.000  | 1.000   | 0.999  | 4e-05*"
+        in (studies / "chosen.md").read_text()
+    )
+    monkeypatch.setattr("sys.argv", ["recipes_report.py", "--output_dir", str(studies)])
+    assert recipes_report.main() == 0
+    page = (studies / "README.md").read_text()
+    assert page.startswith(f"before\n{MARKS[0]}\nn = 20 ") and page.endswith(f"{MARKS[1]}\nafter\n")
+    assert (
+        "| 4e-05*" in page and "old" not in page and "| 10 = .50 (.30-.70) " in page
+    )  # at the second half's constant
+    rows = list(csv.DictReader((studies / "runs.csv").read_text().splitlines()))
+    assert len(rows) == 20 * 3 * 3 and sum(int(row["failed"]) for row in rows) == 30
+    for row in rows:
+        where = row["part"].split()[-1] if "confirm" in row["part"] else "demo_pair"
+        folder = studies / row["part"].split()[0] / where / "runs"
+        (path,) = folder.glob(f"{row['recipe']}+at_*/seed-{row['seed']}/run.json")
+        run = json.loads(path.read_text())
+        assert float(row["select"]) == pytest.approx(run["last"], rel=1e-5)
+        assert float(row["report"]) == pytest.approx(run["metrics"]["eval_second_accuracy"], rel=1e-5)
+    results = (studies / "results.md").read_text()
+    assert "](PROTOCOL.md)" in results and "](../benchmarks/recipes_study/PROTOCOL.md)" in page
+
+
+def test_runs_of_another_rate_and_parts_that_are_not_whole_are_refused(studies):
+    folder, grid = studies / "confirm/demo_pair", {"devlin2019": recipes.GRID}
+    with pytest.raises(SystemExit, match="devlin2019 was run at 4e-05, planned is 0.0001"):
+        recipes_report.read_arms(folder, {"devlin2019": 1e-4}, grid)
+    with pytest.raises(SystemExit, match="mixout has 0 runs, planned are 20"):
+        recipes_report.read_arms(folder, {"mixout": 4e-5}, grid)
+    with pytest.raises(SystemExit, match="part choose is not whole: .* has not devlin2019 at 1e-05"):
+        recipes.mean_scores(studies / "choose/demo_pair", [1e-5, 1e-4])
+
+
+def test_the_grid_is_extended_once_where_an_edge_is_best(monkeypatch, tmp_path):
+    asked = []
+    best = (
+        {1e-4: 0.9, 2.5e-4: 0.8, 6e-4: 0.7},
+        {1e-4: 0.7, 2.5e-4: 0.9, 6e-4: 0.9},
+        {1e-4: 0.7, 2.5e-4: 0.8, 6e-4: 0.9},
+    )
+    monkeypatch.setattr(recipes, "at_grid", lambda folder, task, rates, more: asked.append(tuple(rates)) or 0)
+    for means, expected in ((best[:2], [(4e-5,)]), (best[1:2], []), (best[1:], [(1.5e-3,)]), (best, [(4e-5, 1.5e-3)])):
+        asked.clear()
+        monkeypatch.setattr(recipes, "mean_scores", lambda folder, rates, means=means: dict(enumerate(means)))
+        assert recipes.choose(tmp_path, "demo_pair", []) == 0
+        assert asked == [recipes.GRID, *expected]
