@@ -662,9 +662,30 @@ def describe(jobs: Sequence, data, stages) -> str:
             lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
         lines += [policy_sentence(runs)] if runs[0].policy else []
         lines += [settings_table(runs[0])]
+        lines += [line] if (line := layerwise_rates(runs[0], stages.model)) else []
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
     return "\n".join(lines)
+
+
+def layerwise_rates(job, model: str) -> str:
+    """`learning rates: classifier 2e-05, pooler 2e-05, layer_11 1.9e-05, ..., embeddings 1.08e-05`, of a pretrained model;
+    nothing where there is one rate for all."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from .diagnostics.gradients import layers_of
+    from .methods.layerwise_lr import layer_rates
+    from .study.prepare import load_config
+
+    args = StableTrainingArguments
+    decay, rate = (job.args.get(name, getattr(args, name)) for name in ("layerwise_lr_decay", "learning_rate"))
+    if decay == 1:
+        return ""
+    with torch.device("meta"):
+        built = AutoModelForSequenceClassification.from_config(load_config(model))
+    rates = layer_rates(list(layers_of(built)), rate, decay)
+    return "learning rates: " + ", ".join(f"{name} {rates[name]:.3g}" for name in reversed(rates))
 
 
 # ---- parsing -----------------------------------------------------------------------------------------------------------

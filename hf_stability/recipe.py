@@ -48,6 +48,9 @@ NOT_A_RECIPES = ("output_dir", "seed", "data_seed", "init_seed", "dropout_seed",
 
 ONE_A_STUDY = ("model_name_or_path", "task_name")
 
+# Both say how long training is; the second goes over the first without a word.
+LENGTH = ("num_train_epochs", "max_steps")
+
 # What a stage does not take from its recipe and the command line: it is never stopped early, ...
 NOT_A_STAGES = ("on_alarm", "audit_alarms")
 # ... nor is its evaluation's cadence on the command line, which is in update steps of the target, ...
@@ -192,6 +195,17 @@ def _bytes(name: str) -> int:
     return len(name.encode())
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML's own loader keeps the last without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice,{key.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def _read(word: str, name: str) -> Recipe:
     """The recipe of one file, which is `name` or a part of it."""
     path = Path(word) if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
@@ -202,7 +216,7 @@ def _read(word: str, name: str) -> Recipe:
             f"--recipe {name}: no such recipe{which}{nearest(word, known)}. Known: {', '.join(known)}, or a .yaml file."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     return parse_recipe(content, path)
@@ -251,7 +265,8 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
     """One recipe that sets what any of its parts sets: a base and what is added to it.
 
     No part is stronger than another: where two set the same argument to different values, for whatever model type, they
-    are refused, unless one of them lists it under `replaces`. Its value is then meant to go over the others'.
+    are refused, unless one of them lists it under `replaces`. Its value is then meant to go over the others'. Epochs in one
+    and `max_steps` in another are the length of training twice: refused, or replaced, as one argument.
 
     Args:
         parts: one recipe or more, as read from their files.
@@ -271,7 +286,7 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
         raise InputError(
             f"--recipe {name}: {' and '.join(staged)} have stages; put all of them, in their order, into one part"
         )
-    replaced = [{key for other in parts if other is not part for key in other.replaces} for part in parts]
+    replaced = [{key for other in parts if other is not part for key in _replaced(other)} for part in parts]
     parts = tuple(_without(part, keys.difference(part.replaces)) for part, keys in zip(parts, replaced, strict=True))
     _refuse_contradictions(name, parts)
     types = dict.fromkeys(model_type for part in parts for model_type in part.model_types)
@@ -325,6 +340,11 @@ def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
     return recipes
 
 
+def _replaced(part: Recipe) -> set[str]:
+    """What a part replaces; of the two that say how long training is both."""
+    return {*part.replaces, *(LENGTH if set(LENGTH) & set(part.replaces) else ())}
+
+
 def _without(part: Recipe, keys: typing.Collection[str]) -> Recipe:
     def kept(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         return {name: value for name, value in values.items() if prefix + name not in keys}
@@ -364,6 +384,10 @@ def _refuse_contradictions(name: str, parts: Sequence[Recipe]) -> None:
                 if key in b and (a[key] != b[key] or key in first.grid):
                     line = f"{a[key]} in {first.name}, {b[key]} in {second.name}"
                     found.setdefault((key, line), "" if model_type is None else f" ({model_type})")
+            for epochs, steps in (LENGTH, LENGTH[::-1]):
+                if epochs in a and steps in b:
+                    line = f"{epochs} {a[epochs]} in {first.name}, {steps} {b[steps]} in {second.name}"
+                    found.setdefault((steps, line), "" if model_type is None else f" ({model_type})")
     if not found:
         return
     lines = [f"{key}{model_type}: {line}" for (key, line), model_type in found.items()]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -606,3 +607,11 @@ def test_mrpcs_headline_is_f1_and_not_a_metric_whose_name_ends_alike(run, tiny_m
     metrics = record["metrics"]
     assert record["metric"] == "f1" and record["last"] == metrics["eval_f1"] != metrics["eval_acc_and_f1"]
     assert record["accuracy"] == metrics["eval_accuracy"] and record["baseline"] == pytest.approx(0.8)
+
+
+def test_a_dry_run_has_the_rates_of_all_layers_where_they_differ():
+    job = SimpleNamespace(args={"layerwise_lr_decay": 0.5, "learning_rate": 8e-5})
+    words = cli.layerwise_rates(job, cli._demo_model()).split(", ")
+    assert words[:3] == ["learning rates: classifier 8e-05", "pooler 8e-05", "layer_11 4e-05"]
+    assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: .5^13
+    assert cli.layerwise_rates(SimpleNamespace(args={}), "") == ""

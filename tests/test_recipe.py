@@ -325,6 +325,16 @@ def test_parts_that_contradict_each_other_are_refused_with_both_values():
     [
         ("args: {learning_rate: 1e-5}", "args: {learning_rate: 2e-5}", "learning_rate: 1e-05 in a, 2e-05 in b"),
         (
+            "args: {num_train_epochs: 3}",
+            "args: {max_steps: 500}",
+            "max_steps: num_train_epochs 3 in a, max_steps 500 in b",
+        ),
+        (
+            "args: {max_steps: 500}",
+            "grid: {num_train_epochs: [3, 4]}",
+            "num_train_epochs: max_steps 500 in a, num_train_epochs a grid (3, 4) in b",
+        ),
+        (
             "model_config: {hidden_dropout_prob: 0}",
             "model_config: {hidden_dropout_prob: 0.1}",
             "model_config.hidden_dropout_prob: 0 in a, 0.1 in b",
@@ -366,6 +376,21 @@ def test_equal_values_are_no_contradiction(tmp_path):
         "weight_decay": 0.1,
         "max_steps": 3,
     }
+
+
+def test_steps_replace_epochs(tmp_path):
+    steps = load_recipe(
+        files(tmp_path, a="args: {num_train_epochs: 3}", b="args: {max_steps: 5}\nreplaces: [max_steps]")
+    )
+    assert steps.args == {"max_steps": 5}
+
+
+@pytest.mark.parametrize(
+    "text", ["args: {adam_beta1: 0.8}\nargs: {adam_beta2: 0.9}", "args: {seed_streams: true, seed_streams: false}"]
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text):
+    with pytest.raises(InputError, match="not a YAML file: the key '(args|seed_streams)' stands twice, in .*, line"):
+        load_recipe(write(tmp_path, text))
 
 
 BASE = """
