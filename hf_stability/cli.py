@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import InputError, nearest
 from .recipe import Recipe, load_recipes, recipe_names
-from .training_args import StableTrainingArguments
+from .training_args import METHOD_ARGS, StableTrainingArguments
 
 
 PROG = "hf-stability"
@@ -61,9 +61,7 @@ Hugging Face's Trainer can be given too, and goes over the recipe's: --learning_
 COMMON_ARGS = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "total_train_batch_size", "gradient_accumulation_steps",
     "warmup_steps", "weight_decay", "max_grad_norm", "bias_correction", "lr_bias_correction", "optim", "eval_strategy", "bf16", "fp16", "use_cpu",
-    "on_alarm", "audit_alarms", "diagnostics",
-    "reinit_layers", "mixout", "mixout_where", "mixout_rescale_grad", "prior_decay", "prior_decay_form", "layerwise_lr_decay",
-    "component_clip", "r_drop", "r3f", "r3f_eps", "r3f_noise", "child_tuning", "child_tuning_share",
+    "on_alarm", "audit_alarms", "diagnostics", *METHOD_ARGS,
 )  # fmt: skip
 
 

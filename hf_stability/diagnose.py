@@ -40,7 +40,7 @@ from .recipe import argument_types, coerce, load_recipe
 from .study.plan import ALARM_ARGS, Job
 from .study.run import finite, model_config, quiet
 from .study.statistics import wilson_interval
-from .training_args import StableTrainingArguments
+from .training_args import METHOD_ARGS, StableTrainingArguments
 
 
 SCHEMA = "hf_stability.diagnosis/1"
@@ -979,9 +979,7 @@ TRAINING_ARGS = (
     "total_train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "bias_correction",
     "lr_bias_correction", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha",
-    "train_sampling_strategy", "bf16", "fp16", "reinit_layers", "mixout", "mixout_where", "mixout_rescale_grad",
-    "prior_decay", "prior_decay_form", "layerwise_lr_decay", "component_clip", "r_drop", "r3f", "r3f_eps", "r3f_noise",
-    "child_tuning", "child_tuning_share",
+    "train_sampling_strategy", "bf16", "fp16", *METHOD_ARGS,
 )  # fmt: skip
 """What changes training and a study takes: a rescue begins from these, where they are not the Trainer's defaults."""
 

@@ -25,7 +25,13 @@ TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 WITH_CHOICES = ("on_alarm", "mixout_where", "prior_decay_form", "r3f_noise", "child_tuning")
 
-# What methods/ needs: least and largest value, and whether the largest is allowed. A default is the stock Trainer's training.
+# The arguments of methods/, which --help shows and a rescue keeps.
+METHOD_ARGS = (
+    "reinit_layers", "mixout", "mixout_where", "mixout_rescale_grad", "prior_decay", "prior_decay_form", "layerwise_lr_decay",
+    "component_clip", "r_drop", "r3f", "r3f_eps", "r3f_noise", "child_tuning", "child_tuning_share",
+)  # fmt: skip
+
+# What they need: least and largest value, and whether the largest is allowed. A default is the stock Trainer's training.
 METHOD_RANGES = {
     "reinit_layers": (0, math.inf, False),
     "mixout": (0, 1, False),
