@@ -41,9 +41,11 @@ ADD_ONS = (
 )  # fmt: skip
 GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe, ...
 BEYOND = {
-    min(GRID): 4e-5,
-    max(GRID): 1.5e-3,
-}  # ... and where a recipe is best at an edge of it, one more for all of them
+    1e-4: 4e-5,
+    4e-5: 1.6e-5,
+    6e-4: 1.5e-3,
+    1.5e-3: 3.75e-3,
+}  # ... and where one is best at an edge, more for all
 CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
 FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
 
@@ -70,14 +72,18 @@ def composed(name: str, folder: Path, rate_part: str) -> str:
 
 
 def choose(folder: Path, task: str, more: list[str]) -> int:
-    """Part `choose`: every recipe at every rate of the grid, and beyond an edge of it at which one is best."""
-    code = at_grid(folder, task, GRID, more)
-    if code or "--dry_run" in more:
-        return code
-    means = mean_scores(folder / "choose" / task, GRID)
-    best = {best_rate(own) for own in means.values()}
-    beyond = tuple(rate for edge, rate in BEYOND.items() if edge in best)
-    return at_grid(folder, task, beyond, more) if beyond else 0
+    """Part `choose`: every recipe at every rate of the grid, and beyond an edge of it as long as one is best there."""
+    rates, new = [], list(GRID)
+    while new:
+        rates += new
+        code = at_grid(folder, task, new, more)
+        if code or "--dry_run" in more:
+            return code
+        means = mean_scores(folder / "choose" / task, rates)
+        best = {best_rate(own) for own in means.values()}
+        edges = best & {min(rates), max(rates)} & BEYOND.keys()
+        new = sorted(BEYOND[edge] for edge in edges)
+    return 0
 
 
 def at_grid(folder: Path, task: str, rates: Sequence[float], more: list[str]) -> int:

@@ -181,16 +181,20 @@ def test_runs_of_another_rate_and_parts_that_are_not_whole_are_refused(studies):
         recipes.mean_scores(studies / "choose/demo_pair", [1e-5, 1e-4])
 
 
-def test_the_grid_is_extended_once_where_an_edge_is_best(monkeypatch, tmp_path):
+def test_the_grid_is_extended_twice_at_most_where_an_edge_is_best(monkeypatch, tmp_path):
     asked = []
-    best = (
-        {1e-4: 0.9, 2.5e-4: 0.8, 6e-4: 0.7},
-        {1e-4: 0.7, 2.5e-4: 0.9, 6e-4: 0.9},
-        {1e-4: 0.7, 2.5e-4: 0.8, 6e-4: 0.9},
-    )
     monkeypatch.setattr(recipes, "at_grid", lambda folder, task, rates, more: asked.append(tuple(rates)) or 0)
-    for means, expected in ((best[:2], [(4e-5,)]), (best[1:2], []), (best[1:], [(1.5e-3,)]), (best, [(4e-5, 1.5e-3)])):
+
+    def means(*best):  # one recipe for each, the better the nearer to its best rate
+        return lambda folder, rates: {one: {rate: -abs(np.log(rate / one)) for rate in rates} for one in best}
+
+    for best, expected in (
+        ([2.5e-4], []),
+        ([1e-4], [(4e-5,)]),
+        ([2.5e-4, 4e-5], [(4e-5,), (1.6e-5,)]),
+        ([1e-9, 1.5e-3], [(4e-5, 1.5e-3), (1.6e-5, 3.75e-3)]),
+    ):
         asked.clear()
-        monkeypatch.setattr(recipes, "mean_scores", lambda folder, rates, means=means: dict(enumerate(means)))
+        monkeypatch.setattr(recipes, "mean_scores", means(*best))
         assert recipes.choose(tmp_path, "demo_pair", []) == 0
         assert asked == [recipes.GRID, *expected]
