@@ -76,9 +76,10 @@ def choose(folder: Path, task: str, more: list[str]) -> int:
     rates, new = [], list(GRID)
     while new:
         rates += new
-        code = at_grid(folder, task, new, more)
-        if code or "--dry_run" in more:
-            return code
+        if missing(folder / "choose" / task, rates):
+            code = at_grid(folder, task, new, more)
+            if code or "--dry_run" in more:
+                return code
         means = mean_scores(folder / "choose" / task, rates)
         best = {best_rate(own) for own in means.values()}
         edges = best & {min(rates), max(rates)} & BEYOND.keys()
@@ -94,6 +95,22 @@ def at_grid(folder: Path, task: str, rates: Sequence[float], more: list[str]) ->
     return run_study(folder / "choose" / task, task, recipes, CHOICE_SEEDS, "first", more)
 
 
+def scores_of(folder: Path) -> dict[tuple[str, float], list[float]]:
+    """By recipe and rate, the scores of part `choose` on a task."""
+    scores: dict[tuple[str, float], list[float]] = {}
+    for run in read_runs(folder):
+        name, _, place = run.recipe.partition("+rates,learning_rate=")
+        scores.setdefault((name, float(place)), []).append(math.nan if run.last is None else run.last)
+    return scores
+
+
+def missing(folder: Path, rates: Sequence[float]) -> list[str]:
+    """What part `choose` has not, with all its seeds, at these rates: `r_drop at 0.0001`."""
+    scores, seeds = scores_of(folder), len(parse_seeds(CHOICE_SEEDS))
+    wanted = [(name, rate) for name in recipe_names() for rate in rates]
+    return [f"{name} at {rate:g}" for name, rate in wanted if len(scores.get((name, rate), [])) != seeds]
+
+
 def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str, dict[float, float]]:
     """By recipe and rate, the mean score of part `choose` on a task.
 
@@ -104,16 +121,11 @@ def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str,
     Raises:
         SystemExit: not every recipe has all seeds at every rate.
     """
-    scores: dict[tuple[str, float], list[float]] = {}
-    for run in read_runs(folder):
-        name, _, place = run.recipe.partition("+rates,learning_rate=")
-        scores.setdefault((name, float(place)), []).append(math.nan if run.last is None else run.last)
+    scores = scores_of(folder)
     rates = sorted(rates or {rate for _, rate in scores})
-    wanted = [(name, rate) for name in recipe_names() for rate in rates]
-    seeds = len(parse_seeds(CHOICE_SEEDS))
-    missing = [f"{name} at {rate:g}" for name, rate in wanted if len(scores.get((name, rate), [])) != seeds]
-    if missing or not wanted:
-        raise SystemExit(f"part choose is not whole: {folder} has not {', '.join(missing[:5])} ...")
+    lacking = missing(folder, rates)
+    if lacking or not rates:
+        raise SystemExit(f"part choose is not whole: {folder} has not {', '.join(lacking[:5])} ...")
     return {name: {rate: float(np.nanmean(scores[name, rate])) for rate in rates} for name in recipe_names()}
 
 
