@@ -100,7 +100,10 @@ class DataArguments:
     )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "Your own data (.csv, .tsv, .json, .jsonl): a column `label`, one or two of text."},
+        metadata={
+            "help": "Your own data (.csv, .tsv, .json, .jsonl): a column `label` (whole numbers from 0 on and words are classes, other "
+            "numbers a regression), and `sentence`, or `sentence1` and `sentence2`, or else the first one or two of text."
+        },
     )
     validation_file: str | None = field(default=None, metadata={"help": "Its development set, with the same columns."})
     max_seq_length: int = field(default=128, metadata={"help": "Tokens; longer examples are truncated."})
@@ -131,12 +134,14 @@ class StudyArguments:
         default_factory=lambda: ["mosbach2021"],
         metadata={
             "help": f"One or more, to compare: {', '.join(recipe_names())}; .yaml files; parts composed (a+b); a grid "
-            "(all its recipes) or some of it (a,learning_rate=2e-05). Without data or a model: the demo's three."
+            "(all its recipes) or some of it (a,learning_rate=2e-05). Default: mosbach2021; without data and model the demo's three."
         },
     )
     seeds: list[str] = field(
         default_factory=lambda: ["5"],
-        metadata={"help": "A count (25: seeds 1 to 25), seeds (3 7 9), or ranges (1000-1019). The demo's default: 4."},
+        metadata={
+            "help": "A count (25: seeds 1 to 25), seeds (3 7 9), or ranges (1000-1019). Default: 5; without data and model 4."
+        },
     )
     workers: int | None = field(
         default=None,
@@ -179,7 +184,9 @@ class PolicyArguments:
     )
     look_at: float | None = field(
         default=None,
-        metadata={"help": "With --restarts: the fraction of training after which the seeds are looked at (.2 to .3)."},
+        metadata={
+            "help": "With --restarts: the fraction of training after which the seeds are looked at, for example .25."
+        },
     )
     finish: int | None = field(
         default=None,

@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 class StabilityMixin:
-    """What makes a Trainer a [`StableTrainer`]; put it before any subclass: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
+    """What makes a Trainer a [`StableTrainer`]; put it before any subclass: `class Mine(StabilityMixin, Seq2SeqTrainer)`. Where
+    this has training arguments of its own, do the same with them, as a dataclass: `class MyArguments(StableTrainingArguments,
+    Seq2SeqTrainingArguments)`.
 
     - The optimizer follows `args.bias_correction`, the learning rate `args.lr_bias_correction`.
     - Gradient norms of each layer, before clipping, come from the one pass that also clips.
@@ -159,6 +161,7 @@ class StabilityMixin:
 
     def _prepare_model(self, model, seed: int | None = None) -> None:
         """What methods do to a model before its training, while it has its pretrained weights."""
+        self._warn_of_another_config(model)
         number, p = getattr(self.args, "reinit_layers", 0), getattr(self.args, "mixout", 0.0)
         if number:
             generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -178,6 +181,17 @@ class StabilityMixin:
         self._layerwise_optimizer: torch.optim.Optimizer | None = None
         if getattr(self, "_begins_training", False):
             self._child = self._make_child(model)
+
+    def _warn_of_another_config(self, model) -> None:
+        wanted = getattr(self.args, "recipe_model_config", {})
+        config = getattr(model, "config", None)
+        others = {name: value for name, value in wanted.items() if getattr(config, name, value) != value}
+        if others:
+            values = ", ".join(f"{name}={value}" for name, value in others.items())
+            logger.warning(
+                f"recipe {self.args.recipe} has {values} in the model's config, and this model has not: load it with "
+                "from_pretrained(..., **args.recipe_model_config)"
+            )
 
     def _make_prior(self, model) -> PriorDecay | None:
         strength = getattr(self.args, "prior_decay", 0.0)
@@ -267,7 +281,9 @@ class StabilityMixin:
             raise InputError(
                 f"--{method}: not with DataParallel ({self.args.n_gpu} GPUs in one process); use torchrun"
             )
-        if method == "r3f" and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        # Of decoders the classifier finds an example's last token by its padding tokens. Encoders are those with a masked LM.
+        encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
+        if method == "r3f" and not encoder:
             raise InputError(
                 f"--r3f: a {config.model_type} looks for padding in the tokens, which noise takes away; give 0"
             )

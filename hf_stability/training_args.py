@@ -11,10 +11,11 @@ from transformers import TrainingArguments
 
 from .diagnostics.probes import PROBES, make_probes
 from .errors import InputError
+from .methods.child_tuning import FORMS as CHILD_FORMS
 from .methods.mixout import PLACES
 from .methods.prior_decay import FORMS as PRIOR_FORMS
 from .methods.r3f import NOISES
-from .recipe import load_recipe, resolve
+from .recipe import load_recipe, resolve, resolve_model_config
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ METHOD_ARGS = (
     "component_clip", "r_drop", "r3f", "r3f_eps", "r3f_noise", "child_tuning", "child_tuning_share",
 )  # fmt: skip
 
-# What they need: least and largest value, and whether the largest is allowed. A default is the stock Trainer's training.
+# What they need: least and largest value, and whether the largest is allowed. With its default a method is off.
 METHOD_RANGES = {
     "reinit_layers": (0, math.inf, False),
     "mixout": (0, 1, False),
@@ -58,7 +59,9 @@ class StableTrainingArguments(TrainingArguments):
             method's value is out of its range, or contradicts another's (see [`check_methods`]).
     """
 
-    recipe: str | None = field(default=None, init=False)  # the recipe these were made from; set by from_recipe
+    # The recipe these were made from, and what it sets in the model's config; set by from_recipe.
+    recipe: str | None = field(default=None, init=False)
+    recipe_model_config: dict = field(default_factory=dict, init=False)
     bias_correction: bool = field(
         default=True,
         metadata={
@@ -129,8 +132,8 @@ class StableTrainingArguments(TrainingArguments):
     prior_decay_form: str = field(
         default="decoupled",
         metadata={
-            "help": "decoupled: w -= lr lambda (w - pretrained) before each step, on what weight decay touches. l2_sp: a term "
-            "of the loss, alpha / 2 ||w - pretrained||^2, on all of the encoder; its gradient is clipped with the rest.",
+            "help": "decoupled: w -= lr lambda (w - pretrained) before each step, on what weight decay touches. l2_sp: the "
+            "gradient of alpha / 2 ||w - pretrained||^2, on all of the encoder, clipped with the rest; not in the logged loss.",
             "choices": list(PRIOR_FORMS),
         },
     )
@@ -150,7 +153,10 @@ class StableTrainingArguments(TrainingArguments):
     )
     r_drop: float = field(
         default=0.0,
-        metadata={"help": "R-Drop's alpha (Liang et al. 2021): two dropout passes must agree. Twice the time. 0: no."},
+        metadata={
+            "help": "R-Drop's alpha, half of that in Liang et al. (2021), whose loss is the sum over both passes and not the mean: "
+            "two dropout passes must agree. Twice the time. 0: no."
+        },
     )
     r3f: float = field(
         default=0.0,
@@ -166,13 +172,16 @@ class StableTrainingArguments(TrainingArguments):
     child_tuning: str = field(
         default="none",
         metadata={
-            "help": "Child-Tuning (Xu et al. 2021): update a part of the weights. F: at random, another part each step. D: "
-            "those of the encoder's layers with the largest Fisher information, from one pass over the training set.",
-            "choices": ["none", "F", "D"],
+            "help": "Child-Tuning (Xu et al. 2021): a part of the gradient is kept. F: at random, another part each step. D: in the "
+            "encoder's layers, the weights with the largest Fisher information, from one pass over the training set.",
+            "choices": ["none", *CHILD_FORMS],
         },
     )
     child_tuning_share: float = field(
-        default=0.3, metadata={"help": "Child-Tuning's p: the share of the weights that are updated."}
+        default=0.3,
+        metadata={
+            "help": "Child-Tuning's p: the share of the gradient's entries that are kept (D: of the encoder's layers)."
+        },
     )
     on_alarm: str = field(
         default="warn",
@@ -237,13 +246,13 @@ class StableTrainingArguments(TrainingArguments):
         """The arguments of a recipe, for use from Python.
 
         Args:
-            recipe: a packaged recipe's name, or the path of a `.yaml` file.
+            recipe: a packaged recipe's name, the path of a `.yaml` file, or several of these (`mosbach2021+mixout`).
             model_type: `model.config.model_type`; picks the recipe's part for that model type.
             overrides: training arguments that go over the recipe's.
 
-        The recipe's `model_config` (dropout ...) is not part of the training arguments: see
-        [`resolve_model_config`][hf_stability.recipe.resolve_model_config]. Nor are its `stages`, which a study trains: it is
-        said where a recipe has some.
+        The recipe's `model_config` (dropout ...) is not among the training arguments: it is in `args.recipe_model_config`, for
+        `from_pretrained(..., **args.recipe_model_config)`; StableTrainer warns of a model that has other values. Its `stages`
+        are trained by a study only: it is said where a recipe has some.
         """
         loaded = load_recipe(recipe)
         if loaded.stages:
@@ -254,6 +263,8 @@ class StableTrainingArguments(TrainingArguments):
         values = {name: r.value for name, r in resolve(loaded, model_type, given=overrides).items()}
         args = cls(**values)
         args.recipe = loaded.name
+        config = resolve_model_config(loaded, model_type)
+        args.recipe_model_config = {name: resolved.value for name, resolved in config.items()}
         return args
 
 

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -53,6 +54,20 @@ def test_without_a_recipe_it_is_the_trainer_bitwise(tmp_path, architecture, valu
         assert {k: v for k, v in a.items() if not k.endswith(timed)} == {
             k: v for k, v in b.items() if not k.endswith(timed)
         }
+
+
+@dataclass
+class OurSeq2SeqArguments(StableTrainingArguments, Seq2SeqTrainingArguments):
+    pass
+
+
+def test_a_model_without_what_a_recipe_sets_in_its_config_is_told(tmp_path, caplog):
+    args = OurSeq2SeqArguments.from_recipe("mosbach2021+mixout", "bert", output_dir=str(tmp_path), use_cpu=True)
+    assert args.recipe_model_config == {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.1}
+    for config, told in (({}, True), (args.recipe_model_config, False)):
+        caplog.clear()
+        StableTrainer(toy.model(**{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, **config}), args)
+        assert ("recipe mosbach2021+mixout has hidden_dropout_prob=0 in" in caplog.text) == told
 
 
 def test_plain_training_arguments_will_do(tmp_path):

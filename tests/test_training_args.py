@@ -20,6 +20,7 @@ def test_only_our_own_fields_are_added():
     theirs = {f.name for f in dataclasses.fields(TrainingArguments)}
     assert ours - theirs == {
         "recipe",
+        "recipe_model_config",
         "bias_correction",
         "lr_bias_correction",
         "total_train_batch_size",

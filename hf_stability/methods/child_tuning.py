@@ -1,8 +1,8 @@
-"""Child-Tuning: only a part of the weights, a child network, is updated.
+"""Child-Tuning: only a part of the gradient, that of a child network, reaches the optimizer.
 
 Xu et al., "Raise a Child in Large Language Model: Towards Effective and Generalizable Fine-tuning" (EMNLP 2021, arXiv
-2109.05687); the released code: github.com/alibaba/AliceMind, ChildTuning. Gradients are masked inside the optimizer, after
-clipping; weight decay is not masked.
+2109.05687); the released code: github.com/alibaba/AliceMind, ChildTuning. As there, gradients are masked inside the optimizer,
+after clipping: Adam's momentum, and weight decay, move the other weights too.
 
     F (task-free)      g <- g Bernoulli(p) / p      a new child at every step
     D (task-driven)    g <- g [F_i >= threshold]    one child: the weights of the encoder's layers with the largest p of
@@ -26,7 +26,7 @@ class ChildTuning:
     """Masks gradients before an optimizer's step.
 
     Args:
-        share: p, of the weights that are updated, in (0, 1]; 1 changes nothing.
+        share: p, of the gradient's entries that are kept, in (0, 1]; 1 changes nothing.
         seed: of the random masks of form F. Masks depend on the seed and the number of the step alone, so that processes
             and a resumed run draw the same.
         parameters: those that are masked: of form F all that are trained, of form D the encoder's layers.

@@ -101,10 +101,9 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
     Args:
         model: a Hugging Face model, with its pretrained weights.
         p: as in [`mixout`]; 0 changes nothing.
-        where: `dropout`, after the authors, who put it behind a dropout: layers that have a dropout beside them in their
-            module (query, key, value, and the two output layers of a BERT block, the classifier), and not the block's
-            intermediate layer; or `all` linear layers, as in the usual ports. Where in BERT the authors put it was not
-            verified. Frozen layers are left out, a new head mixes with its own first values.
+        where: `dropout`, our reading of the authors, who put it behind a dropout (where in BERT was not verified): layers that
+            have a dropout beside them in their module (query, key, value, and the two output layers of a BERT block, the
+            classifier), and not the block's intermediate layer; or `all` linear layers, as in the usual ports. Frozen layers are left out, a new head mixes with its own first values.
         rescale_grad: as in [`mixout`].
 
     Returns:

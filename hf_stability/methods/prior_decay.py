@@ -1,9 +1,11 @@
 """Decay towards the pretrained weights instead of towards zero: what was learned before is the prior.
 
-Two forms: L2-SP, a term of the loss (Li, Grandvalet & Davoine, "Explicit Inductive Bias for Transfer Learning with
+Two forms: L2-SP, a term of the objective (Li, Grandvalet & Davoine, "Explicit Inductive Bias for Transfer Learning with
 Convolutional Networks", ICML 2018, arXiv 1802.01483), and the decoupled one, a step of its own as in AdamW (Zhang et al.,
 "Revisiting Few-sample BERT Fine-tuning", ICLR 2021, arXiv 2006.05987, github.com/asappresearch/revisit-bert-finetuning).
-A new head has no pretrained weights, and is left out. (Zhang's released optimizer means to leave it out too, but compares
+A new head has no pretrained weights, and is left out; L2-SP as commonly given decays it towards zero, which is
+`weight_decay`'s to do here, and undone by the recipe `l2_sp`. Only the term's gradient is added: the logged loss is without
+it, the recorded norms are with it. (Zhang's released optimizer means to leave it out too, but compares
 an index with a length that it never reaches: it pulls the head towards its random start.)
 """
 
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..diagnostics.gradients import base_model
 from ..errors import InputError
 
 
@@ -50,7 +53,7 @@ class PriorDecay:
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
-        """L2-SP's term of the loss, `alpha / 2 sum ||w - u||^2`, 0-d."""
+        """L2-SP's term of the objective, `alpha / 2 sum ||w - u||^2`, 0-d; training needs its gradient only."""
         distances = torch._foreach_norm(torch._foreach_sub(self.parameters, self._here()))
         return self.strength / 2 * torch.stack(distances).square().sum()
 
@@ -89,8 +92,7 @@ def pretrained_parameters(model: nn.Module, names: Sequence[str] | None = None) 
         model: with its head, or a bare encoder.
         names: only these parameters of the model, where given.
     """
-    prefix = getattr(model, "base_model_prefix", "")
-    prefix = f"{prefix}." if prefix and isinstance(getattr(model, prefix, None), nn.Module) else ""
+    prefix, _ = base_model(model)
     chosen = None if names is None else set(names)
     return [
         parameter

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
+from ..diagnostics.gradients import base_model
 from ..errors import InputError
 
 
@@ -24,7 +25,7 @@ def reinit_layers(model: nn.Module, num_layers: int, generator: torch.Generator 
     device. The classifier is not touched: it is new anyhow.
 
     Args:
-        model: a Hugging Face encoder (BERT, RoBERTa, ELECTRA, DistilBERT, DeBERTa ...), with or without a head.
+        model: a Hugging Face encoder (BERT, RoBERTa, ELECTRA, DistilBERT, DeBERTa-v2 ...), with or without a head.
         num_layers: L, from 1 to the number of encoder layers.
         generator: of the CPU; default: torch's global one.
 
@@ -59,7 +60,7 @@ def top_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
             f"{len(stack)}, or 0 to leave all as they are"
         )
     modules = {f"{name}.{i}": stack[i] for i in range(len(stack) - num_layers, len(stack))}
-    prefix, base = _base_model(model)
+    prefix, base = base_model(model)
     if isinstance(getattr(base, "pooler", None), nn.Module):
         modules[f"{prefix}pooler"] = base.pooler
     for where, module in modules.items():
@@ -71,13 +72,6 @@ def check_config(config: PretrainedConfig, num_layers: int) -> None:
     """Raise what [`reinit_layers`] would raise on a sequence classifier of this config, before there is one."""
     with torch.device("meta"):  # its shape only
         top_modules(AutoModelForSequenceClassification.from_config(config), num_layers)
-
-
-def _base_model(model: nn.Module) -> tuple[str, nn.Module]:
-    """The encoder inside of a model with a head, and the prefix of its names."""
-    prefix = getattr(model, "base_model_prefix", "")
-    inner = getattr(model, prefix, None) if prefix else None
-    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
 
 
 def _encoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
