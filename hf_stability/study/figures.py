@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_IN_A_ROW = 14  # boxes of scores, each wide enough for its name
 WINDOWS = 100  # a panel of gradient norms is too small to show more points
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
@@ -107,10 +108,14 @@ def draw_figures(
 
 
 def scores_figure(by_recipe: dict[str, list[RunRecord]]) -> Figure:
-    """[`plot_scores`] of a study."""
-    figure = empty_figure(max(6.5, 1 + 1.1 * len(by_recipe)), 4.4, _first(by_recipe, "task"))
+    """[`plot_scores`] of a study, so many recipes beside each other, the rest below."""
+    names = list(by_recipe)
+    rows = [names[i : i + MOST_IN_A_ROW] for i in range(0, len(names), MOST_IN_A_ROW)]
+    figure = empty_figure(max(6.5, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
     metric, constant = _first(by_recipe, "metric"), _first(by_recipe, "baseline")
-    plot_scores(figure.subplots(), _values(by_recipe, "last"), _failed(by_recipe), metric or "score", constant)
+    for ax, own in zip(figure.subplots(len(rows), sharey=True, squeeze=False)[:, 0], rows, strict=True):
+        runs = {name: by_recipe[name] for name in own}
+        plot_scores(ax, _values(runs, "last"), _failed(runs), metric or "score", constant)
     return figure
 
 

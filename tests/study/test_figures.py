@@ -280,3 +280,11 @@ def test_names_are_drawn_letter_by_letter_into_a_folder_of_choice(tmp_path):
         leave_run(tmp_path, name)
     paths = draw_figures(tmp_path, into=tmp_path / "elsewhere")
     assert [path.parent.name for path in paths] == ["elsewhere"] * 6 and not (tmp_path / "figures").exists()
+
+
+def test_many_recipes_are_drawn_in_rows():
+    runs = {f"r{i}": [RunRecord("id", f"r{i}", 1, "rte", "ok", "accuracy", last=0.5)] for i in range(20)}
+    axes = figures.scores_figure(runs).axes
+    names = [[label.get_text().split("\n")[0] for label in ax.get_xticklabels()] for ax in axes]
+    assert names == [[f"r{i}" for i in range(14)], [f"r{i}" for i in range(14, 20)]]
+    assert axes[0].get_ylim() == axes[1].get_ylim()
