@@ -132,8 +132,8 @@ def _number(value: float | None) -> float:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Mean difference, seed by seed, with its percentile bootstrap interval, 95%."""
-    difference = first - second
+    """Mean difference, seed by seed, with its percentile bootstrap interval, 95%; of the seeds that have both scores."""
+    difference = (first - second)[np.isfinite(first) & np.isfinite(second)]
     draws = np.random.default_rng(0).choice(difference, (RESAMPLES, len(difference))).mean(1)
     return float(difference.mean()), *map(float, np.percentile(draws, [2.5, 97.5]))
 
@@ -154,24 +154,30 @@ def spread_p(arm: Arm, base: Arm) -> float:
 
 def says_nothing_of_stability(arm: Arm, base: Arm) -> bool:
     """Whether the smaller of the two spreads is one of more failed runs, or no spread at all."""
-    spreads = [float(standard_deviation(one.report)) for one in (arm, base)]
+    spreads = [float(standard_deviation(one.report[np.isfinite(one.report)])) for one in (arm, base)]
     steadier, other = (arm, base) if spreads[0] < spreads[1] else (base, arm)
     return bool(min(spreads) < NO_SPREAD or steadier.failed.sum() > other.failed.sum())
 
 
-def against_restarts(arm: Arm, base: Arm, cost: float) -> tuple[float, float, float, float]:
-    """The expected score of the best of `cost` restarts of the base, chosen on the one half, scored on the other; and the
-    arm's mean minus it, with the percentile bootstrap interval over seeds, 95%."""
+def restarts(base: Arm, cost: float) -> tuple[float, np.ndarray]:
+    """The expected score of the best of `cost` restarts, chosen on the one half, scored on the other; and draws of it over
+    seeds, with replacement. The best of drawn seeds is among them less often, which lowers it: the draws' mean is put right.
+    """
     known = np.isfinite(base.select) & np.isfinite(base.report)
     select, report = base.select[known], base.report[known]
-    own = arm.report[np.isfinite(arm.report)]
     value = float(restarts_at_budget(select, cost, report))
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(RESTARTS_RESAMPLES):
-        drawn = rng.integers(len(report), size=len(report))
-        draws.append(rng.choice(own, len(own)).mean() - restarts_at_budget(select[drawn], cost, report[drawn]))
-    return value, float(own.mean()) - value, *map(float, np.percentile(draws, [2.5, 97.5]))
+    drawn = np.random.default_rng(0).integers(len(report), size=(RESTARTS_RESAMPLES, len(report)))
+    draws = np.array([float(restarts_at_budget(select[one], cost, report[one])) for one in drawn])
+    return value, draws - draws.mean() + value
+
+
+def against_restarts(arm: Arm, base: Arm, cost: float) -> tuple[float, float, float, float]:
+    """The score of `cost` [`restarts`] of the base; and the arm's mean minus it, with the bootstrap interval over seeds, 95%."""
+    value, draws = restarts(base, cost)
+    own = arm.report[np.isfinite(arm.report)]
+    means = np.random.default_rng(1).choice(own, (len(draws), len(own))).mean(1)
+    low, high = np.percentile(means - draws, [2.5, 97.5])
+    return value, float(own.mean()) - value, float(low), float(high)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -236,7 +242,7 @@ def legend(comparisons: int) -> str:
             "  stability, as the smaller spread is that of more failed runs, or is none (all right, or all at the constant).",
             f"- Its power at n = {n}, alone and at the first step of the correction: {ratios} of the standard deviations",
             f"  (normal scores; at n = 60 and 1.5 {power(60, 1.5):.2f} and {power(60, 1.5, last):.2f}). No small p does not mean equal spreads.",
-            "- seconds a run: median, one thread of two, wall clock with both halves' evaluations.",
+            "- seconds a run: median, one thread of two, wall clock with both halves' evaluations; recipes ran one after the other.",
         ]
     )
 
@@ -248,12 +254,12 @@ def arm_row(arm: Arm, base: Arm, p: float | None) -> list[str]:
     row += ["-" if figures[key] is None else decimal(figures[key], 3) for key in FIGURES.values()]
     if p is None:
         return [*row, "", "", "", f"{np.median(arm.seconds):.0f}"]
-    ratio = figures["std"] / figures_of(base)["std"] if figures_of(base)["std"] else np.inf
+    spread, bases = figures["std"], figures_of(base)["std"]
     nothing = "†" * says_nothing_of_stability(arm, base)
     return [
         *row,
         difference_text(*paired_difference(arm.report, base.report)),
-        f"{ratio:.2f}",
+        f"{spread / bases:.2f}" if bases else "-",
         p_text(p) + nothing,
         f"{np.median(arm.seconds):.0f}",
     ]
@@ -277,7 +283,7 @@ def equal_compute_table(arms: Mapping[str, Arm]) -> str:
                 f" with 1/{len(arm.seeds)} of its stage": costs[""] + stage / len(arm.seeds),
             }
         for what, cost in costs.items():
-            if name != BASE and cost >= AT_EQUAL_COMPUTE:
+            if name != BASE and AT_EQUAL_COMPUTE <= cost <= len(base.seeds):
                 best, *difference = against_restarts(arm, base, cost)
                 mean = float(np.nanmean(arm.report))
                 cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean, 3), decimal(best, 3)]
@@ -299,7 +305,7 @@ def same_rate_table(arms: Mapping[str, Arm]) -> str:
         p = adjusted.get(arm.recipe)
         cells = ["-" if figures[key] is None else decimal(figures[key], 3) for key in FIGURES.values()]
         rows.append([f"`{arm.recipe}`", failed_text(figures), "" if p is None else p_text(p), *cells])
-    best, *_ = against_restarts(base, base, WORK["mosbach2021"])
+    best, _ = restarts(base, WORK["mosbach2021"])
     header = ["recipe", "failed = share (95% interval)", "p (Holm)", *(f"{base.metric}: {name}" for name in FIGURES)]
     title = f"### `{study.TASKS[0]}`, all at {study.FAILING_RATE:g}, where `{BASE}` fails"
     text = (

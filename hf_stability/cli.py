@@ -469,9 +469,11 @@ def _end(runs: Sequence, folder: Path) -> int:
         print(
             f"\n{len(stopped)} run(s) were stopped by an alarm: censored, not failed. {saved} update steps were saved."
         )
-    early = sum(run.status == "stopped early" for run in runs)
+    early = [run for run in runs if run.ended_at_look]
     if early:
-        print(f"\n{early} run(s) were stopped early, others looked better: censored, not failed.")
+        gone = sum(run.status == "diverged" for run in early)
+        but = f", but for {gone} that had diverged" if gone else ""
+        print(f"\n{len(early)} run(s) were stopped early, others looked better: censored, not failed{but}.")
     waiting = sum(run.status == "waiting" for run in runs)
     if waiting:
         print(f"\n{waiting} run(s) wait at their look for the crashed: the same command goes on with all of them.")
@@ -657,7 +659,7 @@ def describe(jobs: Sequence, data, stages) -> str:
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
     for stage in stages.jobs:
-        lines += ["", describe_stage(stage, stages), settings_table(stage)]
+        lines += ["", describe_stage(stage, stages), settings_table(stage), *layerwise_rates(stage, stages.model)]
     names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
     for recipe in recipes:
         runs = [job for job in jobs if job.recipe == recipe]
@@ -667,15 +669,15 @@ def describe(jobs: Sequence, data, stages) -> str:
             lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
         lines += [policy_sentence(runs)] if runs[0].policy else []
         lines += [settings_table(runs[0])]
-        lines += [line] if (line := layerwise_rates(runs[0], stages.model)) else []
+        lines += layerwise_rates(runs[0], stages.model)
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
     return "\n".join(lines)
 
 
-def layerwise_rates(job, model: str) -> str:
-    """`learning rates: classifier 2e-05, pooler 2e-05, layer_11 1.9e-05, ..., embeddings 1.08e-05`, of a pretrained model;
-    nothing where there is one rate for all."""
+def layerwise_rates(job, model: str) -> list[str]:
+    """`learning rates: classifier 2e-05, pooler 2e-05, layer_11 1.9e-05, ..., embeddings 1.08e-05`, of a pretrained model:
+    a line, or none where there is one rate for all."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -686,11 +688,11 @@ def layerwise_rates(job, model: str) -> str:
     args = StableTrainingArguments
     decay, rate = (job.args.get(name, getattr(args, name)) for name in ("layerwise_lr_decay", "learning_rate"))
     if decay == 1:
-        return ""
+        return []
     with torch.device("meta"):
         built = AutoModelForSequenceClassification.from_config(load_config(model))
     rates = layer_rates(list(layers_of(built)), rate, decay)
-    return "learning rates: " + ", ".join(f"{name} {rates[name]:.3g}" for name in reversed(rates))
+    return ["learning rates: " + ", ".join(f"{name} {rates[name]:.3g}" for name in reversed(rates))]
 
 
 # ---- parsing -----------------------------------------------------------------------------------------------------------

@@ -184,14 +184,15 @@ class StabilityMixin:
 
     def _warn_of_another_config(self, model) -> None:
         wanted = getattr(self.args, "recipe_model_config", {})
-        config = getattr(model, "config", None)
-        others = {name: value for name, value in wanted.items() if getattr(config, name, value) != value}
-        if others:
-            values = ", ".join(f"{name}={value}" for name, value in others.items())
-            logger.warning(
-                f"recipe {self.args.recipe} has {values} in the model's config, and this model has not: load it with "
-                "from_pretrained(..., **args.recipe_model_config)"
+        others = {name: value for name, value in wanted.items() if getattr(model.config, name, None) != value}
+        for name, value in others.items():
+            known = hasattr(model.config, name)
+            has, way_out = (
+                (getattr(model.config, name), f"from_pretrained(..., {name}={value})")
+                if known
+                else ("no such field", "set what it calls this")
             )
+            logger.warning(f"recipe {self.args.recipe} has {name} {value}, the model's config {has}: {way_out}")
 
     def _make_prior(self, model) -> PriorDecay | None:
         strength = getattr(self.args, "prior_decay", 0.0)

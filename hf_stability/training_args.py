@@ -251,7 +251,8 @@ class StableTrainingArguments(TrainingArguments):
             overrides: training arguments that go over the recipe's.
 
         The recipe's `model_config` (dropout ...) is not among the training arguments: it is in `args.recipe_model_config`, for
-        `from_pretrained(..., **args.recipe_model_config)`; StableTrainer warns of a model that has other values. Its `stages`
+        `from_pretrained(..., **args.recipe_model_config)`, whose names are BERT's, RoBERTa's and ALBERT's (DistilBERT has others).
+        StableTrainer warns of a model that has other values, or none. Its `stages`
         are trained by a study only: it is said where a recipe has some.
         """
         loaded = load_recipe(recipe)

@@ -611,7 +611,8 @@ def test_mrpcs_headline_is_f1_and_not_a_metric_whose_name_ends_alike(run, tiny_m
 
 def test_a_dry_run_has_the_rates_of_all_layers_where_they_differ():
     job = SimpleNamespace(args={"layerwise_lr_decay": 0.5, "learning_rate": 8e-5})
-    words = cli.layerwise_rates(job, cli._demo_model()).split(", ")
+    (line,) = cli.layerwise_rates(job, cli._demo_model())
+    words = line.split(", ")
     assert words[:3] == ["learning rates: classifier 8e-05", "pooler 8e-05", "layer_11 4e-05"]
     assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: .5^13
-    assert cli.layerwise_rates(SimpleNamespace(args={}), "") == ""
+    assert cli.layerwise_rates(SimpleNamespace(args={}), "") == []

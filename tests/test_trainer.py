@@ -67,7 +67,13 @@ def test_a_model_without_what_a_recipe_sets_in_its_config_is_told(tmp_path, capl
     for config, told in (({}, True), (args.recipe_model_config, False)):
         caplog.clear()
         StableTrainer(toy.model(**{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, **config}), args)
-        assert ("recipe mosbach2021+mixout has hidden_dropout_prob=0 in" in caplog.text) == told
+        said = (
+            "recipe mosbach2021+mixout has hidden_dropout_prob 0, the model's config 0.1: from_pretrained(..., hidden"
+        )
+        assert (said in caplog.text) == told
+    args.recipe_model_config = {"dropout": 0}
+    StableTrainer(toy.model(), args)
+    assert "recipe mosbach2021+mixout has dropout 0, the model's config no such field" in caplog.text
 
 
 def test_plain_training_arguments_will_do(tmp_path):

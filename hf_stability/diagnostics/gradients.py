@@ -170,14 +170,6 @@ def group_norms(norms: Tensor, index: Tensor, num_groups: int) -> Tensor:
     return squares.new_zeros((*norms.shape[:-1], num_groups)).index_add_(-1, index, squares).sqrt_()
 
 
-def base_model(model: nn.Module) -> tuple[str, nn.Module]:
-    """The encoder inside of a Hugging Face model with a head, and what its parameters' names begin with: `bert.`; of a plain
-    module, or an encoder itself, that and the empty text."""
-    prefix = getattr(model, "base_model_prefix", "")
-    inner = getattr(model, prefix, None) if prefix else None
-    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
-
-
 def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of a model by layer, from input to output, grouped from the module tree.
 
@@ -196,7 +188,9 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """
     model = _unwrapped(model)
     stacks = _layer_stacks(model)
-    prefix = base_model(model)[0].removesuffix(".") or None
+    prefix = getattr(model, "base_model_prefix", "")
+    if not (prefix and hasattr(model, prefix)):
+        prefix = None  # a plain module, or the base model itself
     shared = hasattr(getattr(model, "config", None), "num_hidden_groups")  # ALBERT
     layers: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

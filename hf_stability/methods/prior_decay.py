@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..diagnostics.gradients import base_model
 from ..errors import InputError
+from .reinit import base_model
 
 
 FORMS = ("l2_sp", "decoupled")

@@ -95,7 +95,7 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
             sentence = "waits at its look for one that crashed: the same command goes on"
             ended.append((replace(own, status="waiting", sentence=sentence), sentence))
         elif job.seed not in chosen_seeds(looks, job.policy["finish"]):
-            place = run_folder(folder, job)
+            place, own = run_folder(folder, job), replace(own, ended_at_look=True)
             delete_checkpoints(place)
             write_json(place / "run.json", own.to_dict())
             ended.append((own, own.sentence))

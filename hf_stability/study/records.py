@@ -66,6 +66,7 @@ class RunRecord:
         sentence: the verdict in words.
         metrics: of the last evaluation, on each development set.
         cell: the job's.
+        ended_at_look: `--restarts` ended it there: those that are `stopped early`, and those that had diverged by then.
     """
 
     id: str
@@ -87,6 +88,7 @@ class RunRecord:
     sentence: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     cell: dict[str, int] | None = None
+    ended_at_look: bool = False
     schema: str = RUN_SCHEMA
 
     @property
@@ -134,6 +136,7 @@ def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
         content["schema"] = RUN_SCHEMA
     if content.get("schema") == BEFORE_ALARMS:
         content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
+    content.setdefault("ended_at_look", content.get("status") == "stopped early")  # of before it was there
     if content.get("schema") != RUN_SCHEMA:
         raise InputError(f"{folder / name}: schema {content.get('schema')!r}, this version reads {RUN_SCHEMA}")
     return RunRecord(**content)

@@ -73,7 +73,7 @@ def run_jobs(
         job
         for job in jobs
         if job.name in done
-        and done[job.name].status != "stopped early"
+        and not done[job.name].ended_at_look
         and job.keep_model == "last"
         and not (run_folder(folder, job) / "model").is_dir()
     ]

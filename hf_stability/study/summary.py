@@ -93,8 +93,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     runs did not make, `saved_share` their share of the steps planned for all `runs`. A run that had diverged when its
     alarm ended it counts as failed, and not as stopped; it has no score either.
 
-    Runs that a policy stopped early are counted as `stopped_early`, apart from the `stopped` ones, and are in the bounds as
-    these are; but those among them that had diverged are known to have `failed`. A recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished
+    Runs that a policy ended at their look are counted as `stopped_early`, apart from the `stopped` ones, and are in the bounds
+    as these are; but those among them that had diverged are known to have `failed`, and are counted there too. A recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished
     runs; `budget` is what all `runs` cost, in runs: the sum of their shares of the planned update steps.
 
     `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
@@ -122,7 +122,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     judged = [run for run in runs if run.status not in NO_RESULT]
     finished = [run for run in judged if run.status not in CENSORED]
     stopped = sum(run.status == "stopped" for run in judged)
-    early = sum(map(_ended_by_policy, judged))
+    early = sum(run.ended_at_look for run in judged)
     failed = sum(run.status in NOT_OK for run in finished)
     last = _last_scores(finished)
     whole = [] if stopped or early else finished  # the others' scores are conditional on not having been stopped
@@ -150,13 +150,6 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "best_run": _best_run(finished) if early else None,
         **_alarm_figures(judged, failed),
     }
-
-
-def _ended_by_policy(run: RunRecord) -> bool:
-    """Whether `--restarts` ended a run at its look; one that had diverged by then still counts as diverged. (Of those that
-    an alarm ended the last update step is the alarm's.)"""
-    diverged = run.status == "diverged" and run.steps < run.planned_steps and run.alarm_step != run.steps
-    return run.status == "stopped early" or diverged
 
 
 def _best_run(runs: Sequence[RunRecord]) -> dict[str, Any] | None:

@@ -167,9 +167,11 @@ def write_two_way(folder: str | os.PathLike, recipes: Sequence[str] | None = Non
 
 
 def conclusion(folder: Path, recipes: Sequence[str]) -> str:
-    """What a study with `--two_way` ends with: the text of `two_way.md`, or why there is none. An older one is deleted then."""
+    """What a study with `--two_way` ends with: the text of `two_way.md`, or why there is none. It is of all recipes in the
+    folder, these first; where no design is whole an older one is deleted."""
     try:
-        return f"{write_two_way(folder, recipes)}\n{folder}: two_way.md"
+        others = [name for name in read_recipes(folder) if name not in recipes]
+        return f"{write_two_way(folder, [*recipes, *others])}\n{folder}: two_way.md"
     except InputError as error:
         (folder / "two_way.md").unlink(missing_ok=True)
         return f"No two_way.md: {error}"

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,18 @@ from benchmarks.recipes_report import (
     against_restarts,
     holm,
     paired_difference,
+    restarts,
     same_rate_table,
     says_nothing_of_stability,
     task_tables,
 )
 from hf_stability.recipe import load_recipes
 from hf_stability.study.records import RunRecord
+
+
+@pytest.fixture(autouse=True)
+def no_power_of_before():
+    recipes_report.power.cache_clear()
 
 
 def made_arm(name, share, seed, n=20):
@@ -89,6 +96,10 @@ def test_restarts_at_equal_compute_are_chosen_on_the_other_half():
     value, difference, low, high = against_restarts(made_arm("a", 0.0, 2), base, 6.67)
     assert low < difference < high and value < against_restarts(base, lucky, 6.67)[0]
     assert against_restarts(base, base, 1.0)[0] == pytest.approx(base.report.mean())
+    rare = np.where(np.arange(20) < 18, 0.5, 0.9)  # 2 of 20 runs are good
+    value, draws = restarts(replace(base, select=rare, report=rare), 7.0)
+    assert value == pytest.approx(0.5 + 0.4 * (1 - math.comb(18, 7) / math.comb(20, 7)))
+    assert draws.mean() == pytest.approx(value) and draws.std() > 0.05
 
 
 def test_power_is_what_the_protocol_says(monkeypatch):

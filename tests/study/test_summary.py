@@ -521,7 +521,7 @@ def test_a_recipe_of_stopped_runs_only_has_bounds():
 
 
 def early(seed: int, recipe: str = "a"):
-    return run(seed, None, "stopped early", recipe, steps=25, planned_steps=100)
+    return run(seed, None, "stopped early", recipe, steps=25, planned_steps=100, ended_at_look=True)
 
 
 def whole(seed: int, last: float, status: str = "ok", recipe: str = "a", report: float | None = None):
@@ -582,7 +582,7 @@ def test_nothing_is_tested_on_a_recipe_whose_runs_were_stopped_early():
 
 
 def test_what_a_policy_ended_may_have_diverged_and_is_then_known_to_have_failed():
-    gone = run(6, None, "diverged", steps=25, planned_steps=100, alarm_step=24)
+    gone = run(6, None, "diverged", steps=25, planned_steps=100, alarm_step=25, ended_at_look=True)
     for others, bounds in ((POLICY, (2 / 6, 4 / 6)), ([whole(2, 0.7), whole(4, 0.7)], (1 / 3, 1 / 3))):
         (figures,) = summarize([*others, gone])["recipes"]
         assert (figures["failed_share_if_all_heal"], figures["failed_share_if_all_fail"]) == bounds
@@ -590,7 +590,7 @@ def test_what_a_policy_ended_may_have_diverged_and_is_then_known_to_have_failed(
             figures["mean"] is figures["std"] is figures["failed_share"] is None and figures["best_run"]["seed"] == 2
         )
     assert figures["budget"] == 2.25 and figures["stopped_early"] == 1
-    (figures,) = summarize([whole(2, 0.7), dataclasses.replace(gone, alarm_step=25)])["recipes"]  # its alarm's
+    (figures,) = summarize([whole(2, 0.7), dataclasses.replace(gone, ended_at_look=False)])["recipes"]  # by its alarm
     assert figures["stopped_early"] == 0 and figures["failed_share"] == 0.5
 
 
