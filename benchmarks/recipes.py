@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,8 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from hf_stability import cli
 from hf_stability.study.prepare import parse_seeds
+from hf_stability.study.records import RunRecord
 from hf_stability.study.study import read_runs
-from hf_stability.study.summary import NOT_OK, markdown_table
+from hf_stability.study.summary import NOT_OK, decimal, markdown_table
 
 
 HERE = Path(__file__).parent / "recipes_study"
@@ -40,12 +39,8 @@ ADD_ONS = (
     "child_tuning_d", "stilts_demo",
 )  # fmt: skip
 GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe, ...
-BEYOND = {
-    1e-4: 4e-5,
-    4e-5: 1.6e-5,
-    6e-4: 1.5e-3,
-    1.5e-3: 3.75e-3,
-}  # ... and where one is best at an edge, more for all
+# ... and where one is best at an edge, more for all
+BEYOND = {1e-4: 4e-5, 4e-5: 1.6e-5, 6e-4: 1.5e-3, 1.5e-3: 3.75e-3}
 CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
 FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
 
@@ -95,20 +90,20 @@ def at_grid(folder: Path, task: str, rates: Sequence[float], more: list[str]) ->
     return run_study(folder / "choose" / task, task, recipes, CHOICE_SEEDS, "first", more)
 
 
-def scores_of(folder: Path) -> dict[tuple[str, float], list[float]]:
-    """By recipe and rate, the scores of part `choose` on a task."""
-    scores: dict[tuple[str, float], list[float]] = {}
+def runs_by_rate(folder: Path) -> dict[tuple[str, float], list[RunRecord]]:
+    """By recipe and rate, the runs of part `choose` on a task."""
+    runs: dict[tuple[str, float], list[RunRecord]] = {}
     for run in read_runs(folder):
-        name, _, place = run.recipe.partition("+rates,learning_rate=")
-        scores.setdefault((name, float(place)), []).append(math.nan if run.last is None else run.last)
-    return scores
+        name, _, rate = run.recipe.partition("+rates,learning_rate=")
+        runs.setdefault((name, float(rate)), []).append(run)
+    return runs
 
 
 def missing(folder: Path, rates: Sequence[float]) -> list[str]:
     """What part `choose` has not, with all its seeds, at these rates: `r_drop at 0.0001`."""
-    scores, seeds = scores_of(folder), len(parse_seeds(CHOICE_SEEDS))
+    runs, seeds = runs_by_rate(folder), len(parse_seeds(CHOICE_SEEDS))
     wanted = [(name, rate) for name in recipe_names() for rate in rates]
-    return [f"{name} at {rate:g}" for name, rate in wanted if len(scores.get((name, rate), [])) != seeds]
+    return [f"{name} at {rate:g}" for name, rate in wanted if len(runs.get((name, rate), [])) != seeds]
 
 
 def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str, dict[float, float]]:
@@ -121,12 +116,23 @@ def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str,
     Raises:
         SystemExit: not every recipe has all seeds at every rate.
     """
-    scores = scores_of(folder)
-    rates = sorted(rates or {rate for _, rate in scores})
+    runs = runs_by_rate(folder)
+    rates = sorted(rates or {rate for _, rate in runs})
     lacking = missing(folder, rates)
     if lacking or not rates:
         raise SystemExit(f"part choose is not whole: {folder} has not {', '.join(lacking[:5])} ...")
-    return {name: {rate: float(np.nanmean(scores[name, rate])) for rate in rates} for name in recipe_names()}
+    return {name: {rate: mean_score(runs[name, rate]) for rate in rates} for name in recipe_names()}
+
+
+def mean_score(runs: Sequence[RunRecord]) -> float:
+    """Of the runs that have a score; NaN where none has."""
+    return float(np.nanmean(np.array([run.last for run in runs], dtype=float)))
+
+
+def rate_text(rate: float) -> str:
+    """`2.5e-4`."""
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def best_rate(means: Mapping[float, float]) -> float:
@@ -144,27 +150,25 @@ def pick(folder: Path) -> None:
     ]
     for task in TASKS:
         means = mean_scores(folder / "choose" / task)
-        failed: Counter[tuple[str, float]] = Counter()
-        for run in read_runs(folder / "choose" / task):
-            name, _, place = run.recipe.partition("+rates,learning_rate=")
-            failed[name, float(place)] += run.status in NOT_OK
+        runs = runs_by_rate(folder / "choose" / task)
+        failed = {place: sum(run.status in NOT_OK for run in own) for place, own in runs.items()}
         rates = sorted(next(iter(means.values())))
         chosen[task] = {name: best_rate(means[name]) for name in recipe_names()}
         rows = [
             [
                 f"`{name}`",
                 *(_cell(means[name][rate], failed[name, rate]) for rate in rates),
-                f"{chosen[task][name]:g}" + "*" * (chosen[task][name] in (rates[0], rates[-1])),
+                rate_text(chosen[task][name]) + "*" * (chosen[task][name] in (rates[0], rates[-1])),
             ]
             for name in recipe_names()
         ]
-        lines += ["", f"## {task}", "", markdown_table(["recipe", *(f"{rate:g}" for rate in rates), "chosen"], rows)]
+        lines += ["", f"## {task}", "", markdown_table(["recipe", *map(rate_text, rates), "chosen"], rows)]
     (HERE / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
     (HERE / "chosen.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _cell(mean: float, failed: int) -> str:
-    return f"{mean:.3f}" + (f", {failed} failed" if failed else "")
+    return decimal(mean) + (f", {failed} failed" if failed else "")
 
 
 def at_rates(folder: Path, task: str, rates: dict[str, float], part: str, more: list[str]) -> int:

@@ -2,7 +2,8 @@
 
     python benchmarks/recipes_report.py --output_dir studies
 
-It writes recipes_study/results.md and runs.csv, and the tables between the two marks in recipes/README.md.
+It writes recipes_study/results.md, runs.csv and a picture of the scores for each table, and puts tables and pictures between
+the two marks in recipes/README.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import csv
 import io
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,17 +25,21 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks import recipes as study
 from hf_stability.callback import write_text
+from hf_stability.diagnostics.plots import own_style
+from hf_stability.study.figures import scores_figure
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.restarts import restarts_at_budget
 from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation
 from hf_stability.study.study import read_runs
-from hf_stability.study.summary import decimal, failed_text, markdown_table, summarize
+from hf_stability.study.summary import SCORE_COLUMNS, decimal, failed_text, markdown_table, summarize
 from hf_stability.tasks.load import HALVES, TokenizedData
 
 
 BASE = "devlin2019"
 README = Path(__file__).resolve().parents[1] / "recipes" / "README.md"
+FROM_README = "../benchmarks/recipes_study/"
+SAME_RATE = "same_rate"  # the part of that name
 MARKS = "<!-- recipes_report.py: begin -->", "<!-- recipes_report.py: end -->"
 RESAMPLES, RESTARTS_RESAMPLES, POWER_DRAWS = 9999, 2000, 4000
 WORK = {"mosbach2021": 20 / 3}  # runs of the base, in update steps; of all others by their seconds
@@ -95,7 +101,7 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
         if others:
             raise SystemExit(f"{folder}: {recipe} was run at {others.pop():g}, planned is {rate:g}")
         constant = second_halfs_constant(folder / "data" / Path(jobs[0]["data_folder"]).name)
-        accuracy = np.array([_number(run.metrics.get(f"eval_{HALVES[1]}_accuracy")) for run in own])
+        accuracy = _scores([run.metrics.get(f"eval_{HALVES[1]}_accuracy") for run in own])
         diverged = np.array([run.status == "diverged" for run in own])
         stages = [path for stage in jobs[0].get("stages", ()) for path in folder.glob(f"stages/*-{stage}")]
         arms[recipe] = Arm(
@@ -104,8 +110,8 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
             rate,
             rate in (min(grid[recipe]), max(grid[recipe])),
             seeds,
-            np.array([_number(run.last) for run in own]),
-            np.array([_number(run.report) for run in own]),
+            _scores([run.last for run in own]),
+            _scores([run.report for run in own]),
             diverged | (accuracy <= constant),
             np.array([_seconds(folder / "runs" / run.name) for run in own]),
             sum(map(_seconds, stages)),
@@ -120,12 +126,12 @@ def second_halfs_constant(folder: Path) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
+def _scores(values: list[float | None]) -> np.ndarray:
+    return np.array(values, dtype=float)  # None: NaN
+
+
 def _seconds(folder: Path) -> float:
     return json.loads((folder / "times.json").read_text(encoding="utf-8"))["wall"]
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else float(value)
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------
@@ -185,24 +191,19 @@ def against_restarts(arm: Arm, base: Arm, cost: float) -> tuple[float, float, fl
 
 def figures_of(arm: Arm) -> dict:
     """The study table's figures of an arm, of the half that is reported."""
-    runs = [
-        RunRecord("", arm.recipe, seed, "", "failed" if failed else "ok", arm.metric, last=_known(score))
+    return summarize(records_of(arm))["recipes"][0]
+
+
+def records_of(arm: Arm, title: str = "") -> list[RunRecord]:
+    """An arm's runs as records, with the verdicts and scores of the half that is reported."""
+    return [
+        RunRecord("", arm.recipe, seed, title, "failed" if failed else "ok", arm.metric, last=_known(score))
         for seed, failed, score in zip(arm.seeds, arm.failed.tolist(), arm.report.tolist(), strict=True)
     ]
-    return summarize(runs)["recipes"][0]
 
 
 def _known(score: float) -> float | None:
     return score if np.isfinite(score) else None
-
-
-FIGURES = {
-    "std of the ok runs (conditional)": "std_ok",
-    "std, all runs": "std",
-    "mean": "mean",
-    "median": "median",
-    "max": "max",
-}  # as in a study's table
 
 
 def task_tables(arms: Mapping[str, Mapping[str, Arm]]) -> str:
@@ -213,11 +214,11 @@ def task_tables(arms: Mapping[str, Mapping[str, Arm]]) -> str:
     for task, own in arms.items():
         metric = own[BASE].metric
         header = [
-            "recipe", "learning rate", "failed = share (95% interval)", *(f"{metric}: {name}" for name in FIGURES),
+            "recipe", "learning rate", "failed = share (95% interval)", *(f"{metric}: {name}" for name in SCORE_COLUMNS),
             f"mean - `{BASE}`'s (95%)", f"std / `{BASE}`'s", "p (Holm)", "seconds a run",
         ]  # fmt: skip
         rows = [arm_row(arm, own[BASE], p_values.get((task, name))) for name, arm in own.items()]
-        text += [f"### `{task}`, each recipe at its own rate", markdown_table(header, rows)]
+        text += [f"### `{task}`, each recipe at its own rate", picture(task), markdown_table(header, rows)]
         text += [f"### `{task}`, at equal compute", equal_compute_table(own)]
     return "\n\n".join(text)
 
@@ -225,33 +226,36 @@ def task_tables(arms: Mapping[str, Mapping[str, Arm]]) -> str:
 def legend(comparisons: int) -> str:
     """How to read the tables."""
     n, last = len(parse_seeds(study.SEEDS)), 0.05 / comparisons
-    ratios = ", ".join(
-        f"{power(n, ratio):.2f} and {power(n, ratio, last):.2f} for a ratio of {ratio:g}" for ratio in (1.5, 2.0, 3.0)
-    )
-    link = "[protocol](../benchmarks/recipes_study/PROTOCOL.md), [rates](../benchmarks/recipes_study/chosen.md)"
-    return "\n".join(
-        [
-            f"n = {n} seeds a row, scores at the end of training on the second half of the development set (500 examples); {link}.",
-            "",
-            "- Each recipe's rate was chosen on the first half with 3 other seeds; * at the edge of the grid, so that the best may",
-            "  lie beyond. Nothing else of any recipe was tuned: its own settings are those of large models.",
-            "- failed: accuracy no greater than the best constant's, or diverged; with 95% Wilson interval. ok: all others.",
-            f"- mean - `{BASE}`'s: paired by seed, with its bootstrap interval; not tested.",
-            f"- p: the spread, Brown-Forsythe against `{BASE}`'s scores, all runs, after Holm's correction for {comparisons}",
-            "  comparisons. The test has no direction, see the ratio of the standard deviations beside it. †: says nothing of",
-            "  stability, as the smaller spread is that of more failed runs, or is none (all right, or all at the constant).",
-            f"- Its power at n = {n}, alone and at the first step of the correction: {ratios} of the standard deviations",
-            f"  (normal scores; at n = 60 and 1.5 {power(60, 1.5):.2f} and {power(60, 1.5, last):.2f}). No small p does not mean equal spreads.",
-            "- seconds a run: median, one thread of two, wall clock with both halves' evaluations; recipes ran one after the other.",
-        ]
+
+    def powers(n: int, ratio: float) -> str:
+        return f"{decimal(power(n, ratio), 2)} and {decimal(power(n, ratio, last), 2)}"
+
+    notes = [
+        "Each recipe's rate was chosen on the first half with 3 other seeds; * at the edge of the grid, so that the best may "
+        "lie beyond. Nothing else of any recipe was tuned: its own settings are those of large models. "
+        "`stilts_demo` is one stage on `demo_nli` at 1e-4, of 3 epochs.",
+        "failed: accuracy no greater than the best constant's, or diverged; with 95% Wilson interval. ok: all others.",
+        f"mean - `{BASE}`'s: paired by seed, with its bootstrap interval; not tested.",
+        f"p: the spread, Brown-Forsythe against `{BASE}`'s scores, all runs, after Holm's correction for {comparisons} "
+        "comparisons. The test has no direction, see the ratio of the standard deviations beside it. †: says nothing of "
+        "stability, as the smaller spread is that of more failed runs, or is none (all right, or all at the constant).",
+        f"Its power at n = {n}, alone and at the first step of the correction, if scores are normal: {powers(n, 1.5)} where "
+        f"the standard deviations are 1.5 to 1, {powers(n, 2.0)} at 2 to 1, {powers(n, 3.0)} at 3 to 1 (with 60 runs each, "
+        f"{powers(60, 1.5)} at 1.5 to 1). That p is not small does not mean that spreads are equal.",
+        "seconds a run: median, one thread of two, wall clock with both halves' evaluations; recipes ran one after the other.",
+    ]
+    link = f"[protocol]({FROM_README}PROTOCOL.md), [rates]({FROM_README}chosen.md)"
+    head = f"n = {n} seeds a row, scores at the end of training on the second half of the development set (500 examples); {link}."
+    return f"{textwrap.fill(head, 120)}\n\n" + "\n".join(
+        textwrap.fill(f"- {note}", 120, subsequent_indent="  ") for note in notes
     )
 
 
 def arm_row(arm: Arm, base: Arm, p: float | None) -> list[str]:
     """A recipe's row of its task's table."""
     figures = figures_of(arm)
-    row = [f"`{arm.recipe}`", f"{arm.rate:g}" + "*" * arm.edge, failed_text(figures)]
-    row += ["-" if figures[key] is None else decimal(figures[key], 3) for key in FIGURES.values()]
+    row = [f"`{arm.recipe}`", study.rate_text(arm.rate) + "*" * arm.edge, failed_text(figures)]
+    row += [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
     if p is None:
         return [*row, "", "", "", f"{np.median(arm.seconds):.0f}"]
     spread, bases = figures["std"], figures_of(base)["std"]
@@ -259,7 +263,7 @@ def arm_row(arm: Arm, base: Arm, p: float | None) -> list[str]:
     return [
         *row,
         difference_text(*paired_difference(arm.report, base.report)),
-        f"{spread / bases:.2f}" if bases else "-",
+        decimal(spread / bases if bases else None, 2),
         p_text(p) + nothing,
         f"{np.median(arm.seconds):.0f}",
     ]
@@ -286,7 +290,7 @@ def equal_compute_table(arms: Mapping[str, Arm]) -> str:
             if name != BASE and AT_EQUAL_COMPUTE <= cost <= len(base.seeds):
                 best, *difference = against_restarts(arm, base, cost)
                 mean = float(np.nanmean(arm.report))
-                cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean, 3), decimal(best, 3)]
+                cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean), decimal(best)]
                 rows.append([*cells, difference_text(*difference)])
     header = ["recipe", f"cost, runs of `{BASE}`", "mean of one run", f"best of as many restarts of `{BASE}`"]
     text = f"Restarts are chosen on the first half; the others cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`."
@@ -303,26 +307,43 @@ def same_rate_table(arms: Mapping[str, Arm]) -> str:
     for arm in arms.values():
         figures = figures_of(arm)
         p = adjusted.get(arm.recipe)
-        cells = ["-" if figures[key] is None else decimal(figures[key], 3) for key in FIGURES.values()]
+        cells = [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
         rows.append([f"`{arm.recipe}`", failed_text(figures), "" if p is None else p_text(p), *cells])
     best, _ = restarts(base, WORK["mosbach2021"])
-    header = ["recipe", "failed = share (95% interval)", "p (Holm)", *(f"{base.metric}: {name}" for name in FIGURES)]
-    title = f"### `{study.TASKS[0]}`, all at {study.FAILING_RATE:g}, where `{BASE}` fails"
+    header = [
+        "recipe",
+        "failed = share (95% interval)",
+        "p (Holm)",
+        *(f"{base.metric}: {name}" for name in SCORE_COLUMNS),
+    ]
+    title = f"### `{study.TASKS[0]}`, all at {study.rate_text(study.FAILING_RATE)}, where `{BASE}` fails"
     text = (
         f"p: failed shares against `{BASE}`'s, Fisher's exact test, Holm's correction for {len(others)} comparisons. For as much "
-        f"compute as one run of `mosbach2021`, the best of {WORK['mosbach2021']:.2f} restarts of `{BASE}` is at {decimal(best, 3)}."
+        f"compute as one run of `mosbach2021`, the best of {WORK['mosbach2021']:.2f} restarts of `{BASE}` is at {decimal(best)}."
     )
-    return f"{title}\n\n{markdown_table(header, rows)}\n\n{text}"
+    return "\n\n".join([title, picture(SAME_RATE), markdown_table(header, rows), textwrap.fill(text, 120)])
 
 
 def p_text(p: float) -> str:
-    return "< .001" if p < 0.001 else decimal(p, 3)
+    return "< .001" if p < 0.001 else decimal(p)
 
 
 def difference_text(mean: float, low: float, high: float) -> str:
-    """`+.012 (-.003 to +.027)`."""
-    mean, low, high = (("+" if value >= 0 else "") + decimal(value, 3) for value in (mean, low, high))
+    """`+.012 (-.003 to +.027)`; `.000` has no sign."""
+    mean, low, high = ("+" * (round(value, 3) > 0) + decimal(value) for value in (mean, low, high))
     return f"{mean} ({low} to {high})"
+
+
+def picture(name: str) -> str:
+    """The line that shows what [`draw_scores`] drew."""
+    return f"![The scores of the next table, a mark for each run]({FROM_README}{name}.png)"
+
+
+def draw_scores(arms: Mapping[str, Arm], name: str, title: str) -> None:
+    """The scores of a table, a box for each recipe and a mark for each run."""
+    with own_style():
+        figure = scores_figure({recipe: records_of(arm, title) for recipe, arm in arms.items()})
+        figure.savefig(study.HERE / f"{name}.png", dpi=100, facecolor="white", metadata={"Software": None})
 
 
 def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
@@ -352,12 +373,15 @@ def main() -> int:
     first = confirm[study.TASKS[0]]
     left = study.not_at_failing_rate()
     at_failing_rate = dict.fromkeys(left, (study.FAILING_RATE,))
-    others = read_arms(folder / "same_rate" / study.TASKS[0], left, at_failing_rate) if left else {}
+    others = read_arms(folder / SAME_RATE / study.TASKS[0], left, at_failing_rate) if left else {}
     same = {name: others.get(name, first[name]) for name in study.recipe_names()}
+    for task, arms in confirm.items():
+        draw_scores(arms, task, f"{task}, each recipe at its own rate")
+    draw_scores(same, SAME_RATE, f"{study.TASKS[0]}, all at {study.rate_text(study.FAILING_RATE)}")
     text = f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n"
-    beside = text.replace("../benchmarks/recipes_study/", "")
+    beside = text.replace(FROM_README, "")
     write_text(study.HERE / "results.md", f"# Every recipe on the same ground\n\n{beside}")
-    parts = {**{f"confirm {task}": arms for task, arms in confirm.items()}, "same_rate": same}
+    parts = {**{f"confirm {task}": arms for task, arms in confirm.items()}, SAME_RATE: same}
     write_text(study.HERE / "runs.csv", runs_csv(parts))
     readme = README.read_text(encoding="utf-8")
     before, after = readme.partition(MARKS[0])[0], readme.partition(MARKS[1])[2]

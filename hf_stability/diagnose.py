@@ -35,7 +35,7 @@ from .diagnostics.memorize import memorize as memorize_examples
 from .diagnostics.memorize import own_random_state, pick_examples
 from .diagnostics.step_record import read_steps
 from .errors import InputError
-from .methods.adamw import effective_step_factor
+from .methods.adamw import effective_step_factor, inner_optimizer
 from .recipe import argument_types, coerce, load_recipe
 from .study.plan import ALARM_ARGS, Job
 from .study.run import finite, model_config, quiet
@@ -282,7 +282,7 @@ def read_trainer(trainer: Trainer) -> Run:
     run = Run(f"a live {type(trainer).__name__}")
     run.args = {**trainer.args.to_dict(), "mixed_precision": getattr(trainer.args, "mixed_precision", "no")}
     run.args["devices"] = trainer.args.world_size * max(1, trainer.args.n_gpu)
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    optimizer = inner_optimizer(trainer.optimizer)
     if optimizer is not None:
         run.args["bias_correction"] = all(group.get("bias_correction", True) for group in optimizer.param_groups)
         run.args["optimizer"] = type(optimizer).__name__.lower()  # it may have been passed in

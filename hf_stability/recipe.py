@@ -56,7 +56,7 @@ NOT_A_STAGES = ("on_alarm", "audit_alarms")
 # ... nor is its evaluation's cadence on the command line, which is in update steps of the target, ...
 TARGETS_CADENCE = ("eval_strategy", "eval_steps", "eval_delay")
 # ... and where it sets the first of these itself, the second from elsewhere would say something else of the same thing.
-SAME_THING = {"num_train_epochs": "max_steps", "total_train_batch_size": "per_device_train_batch_size"}
+SAME_THING = dict([LENGTH, ("total_train_batch_size", "per_device_train_batch_size")])
 
 MAX_GRID = 1000  # recipes; more is a mistake
 MAX_NAME = 255  # bytes of a folder's name, on all common file systems

@@ -19,7 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from .callback import StabilityCallback, headline
 from .diagnostics.gradients import layers_of
 from .errors import InputError
-from .methods.adamw import AdamW, effective_step_factor
+from .methods.adamw import AdamW, effective_step_factor, inner_optimizer
 from .methods.child_tuning import ChildTuning, child_masks, fisher_information
 from .methods.component_clip import clip_components
 from .methods.layerwise_lr import groups_table, layerwise_lr_groups
@@ -90,7 +90,7 @@ class StabilityMixin:
         optimizer = super().create_optimizer(*args, **kwargs)
         for handle in self._step_hooks:  # of an earlier training with this optimizer
             handle.remove()
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # in a second training accelerate's wrapper
+        inner = inner_optimizer(self.optimizer)  # in a second training it has accelerate's wrapper
         self._step_hooks = []
         if self._prior is not None and self.args.prior_decay_form == "decoupled":
             self._step_hooks.append(self._prior.attach(inner))
@@ -98,8 +98,7 @@ class StabilityMixin:
             self._step_hooks.append(self._child.attach(inner, lambda: self.state.global_step))
         # An optimizer that was passed in goes past get_optimizer_cls_and_kwargs: the argument must not be lost on it.
         if not getattr(self.args, "bias_correction", True):
-            inner = getattr(optimizer, "optimizer", optimizer)
-            if any(group.get("bias_correction", True) for group in inner.param_groups):
+            if any(group.get("bias_correction", True) for group in inner_optimizer(optimizer).param_groups):
                 raise InputError(
                     "--bias_correction false, but the optimizer passed to the Trainer has it on: "
                     "pass hf_stability.AdamW(..., bias_correction=False)"
@@ -108,7 +107,7 @@ class StabilityMixin:
 
     def _create_layerwise_optimizer(self) -> None:
         if self.optimizer is not None:
-            if getattr(self.optimizer, "optimizer", self.optimizer) is self._layerwise_optimizer:
+            if inner_optimizer(self.optimizer) is self._layerwise_optimizer:
                 return  # a second training
             raise InputError(
                 "--layerwise_lr_decay: an optimizer was passed to the Trainer, which has its rates already"
@@ -184,15 +183,12 @@ class StabilityMixin:
 
     def _warn_of_another_config(self, model) -> None:
         wanted = getattr(self.args, "recipe_model_config", {})
-        others = {name: value for name, value in wanted.items() if getattr(model.config, name, None) != value}
-        for name, value in others.items():
-            known = hasattr(model.config, name)
-            has, way_out = (
-                (getattr(model.config, name), f"from_pretrained(..., {name}={value})")
-                if known
-                else ("no such field", "set what it calls this")
-            )
-            logger.warning(f"recipe {self.args.recipe} has {name} {value}, the model's config {has}: {way_out}")
+        for name, value in wanted.items():
+            says = f"recipe {self.args.recipe} has {name} {value}, the model's config"
+            if not hasattr(model.config, name):
+                logger.warning(f"{says} no such field: set what it calls this")
+            elif getattr(model.config, name) != value:
+                logger.warning(f"{says} {getattr(model.config, name)}: from_pretrained(..., {name}={value})")
 
     def _make_prior(self, model) -> PriorDecay | None:
         strength = getattr(self.args, "prior_decay", 0.0)

@@ -172,8 +172,8 @@ class StableTrainingArguments(TrainingArguments):
     child_tuning: str = field(
         default="none",
         metadata={
-            "help": "Child-Tuning (Xu et al. 2021): a part of the gradient is kept. F: at random, another part each step. D: in the "
-            "encoder's layers, the weights with the largest Fisher information, from one pass over the training set.",
+            "help": "Child-Tuning (Xu et al. 2021): a part of the gradient is kept. F: at random, another part each step. D: in "
+            "the encoder's layers, the weights with the largest Fisher information, from one pass over the training set.",
             "choices": ["none", *CHILD_FORMS],
         },
     )
@@ -250,10 +250,10 @@ class StableTrainingArguments(TrainingArguments):
             model_type: `model.config.model_type`; picks the recipe's part for that model type.
             overrides: training arguments that go over the recipe's.
 
-        The recipe's `model_config` (dropout ...) is not among the training arguments: it is in `args.recipe_model_config`, for
-        `from_pretrained(..., **args.recipe_model_config)`, whose names are BERT's, RoBERTa's and ALBERT's (DistilBERT has others).
-        StableTrainer warns of a model that has other values, or none. Its `stages`
-        are trained by a study only: it is said where a recipe has some.
+        The recipe's `model_config` (dropout ...) is not among the training arguments: it is in
+        `args.recipe_model_config`, for `from_pretrained(..., **args.recipe_model_config)`, whose names are BERT's, RoBERTa's
+        and ALBERT's (DistilBERT has others). StableTrainer warns of a model that has other values, or none. Its `stages` are
+        trained by a study only: it is said where a recipe has some.
         """
         loaded = load_recipe(recipe)
         if loaded.stages:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .component_clip import CLIP_EPS
 
 
 FORMS = ("F", "D")
@@ -113,7 +114,9 @@ def fisher_information(
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         for total, gradient in zip(information, gradients, strict=True):
             if gradient is not None:
-                factor = 1.0 if max_grad_norm is None else (max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
+                factor = (
+                    1.0 if max_grad_norm is None else (max_grad_norm / (gradient.norm() + CLIP_EPS)).clamp(max=1.0)
+                )
                 total.add_((gradient * factor).float().square())
         batches += 1
     if not batches:

@@ -3,10 +3,10 @@
 Two forms: L2-SP, a term of the objective (Li, Grandvalet & Davoine, "Explicit Inductive Bias for Transfer Learning with
 Convolutional Networks", ICML 2018, arXiv 1802.01483), and the decoupled one, a step of its own as in AdamW (Zhang et al.,
 "Revisiting Few-sample BERT Fine-tuning", ICLR 2021, arXiv 2006.05987, github.com/asappresearch/revisit-bert-finetuning).
-A new head has no pretrained weights, and is left out; L2-SP as commonly given decays it towards zero, which is
-`weight_decay`'s to do here, and undone by the recipe `l2_sp`. Only the term's gradient is added: the logged loss is without
-it, the recorded norms are with it. (Zhang's released optimizer means to leave it out too, but compares
-an index with a length that it never reaches: it pulls the head towards its random start.)
+A new head has no pretrained weights, and is left out. (L2-SP as commonly given decays it towards zero; here that is for
+`weight_decay` to do, which is 0 in the recipe `l2_sp`. Zhang's released optimizer means to leave the head out, but compares
+an index with a length that it never reaches: it pulls the head towards its random start.) Only the term's gradient is
+added: the logged loss is without it, the recorded norms are with it.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ def r_drop(compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[s
 
         L = (CE_1 + CE_2) / 2 + alpha (KL(P_1 || P_2) + KL(P_2 || P_1)) / 2
 
-    over two passes; means over examples. In these units the released code has alpha .5 in fairseq (sums, for RoBERTa), and a
-    quarter of the batch size in transformers, where a sum over the batch is added to a mean: 4 at a batch of 16. (The paper's
-    text has CE_1 + CE_2: twice this L, with twice the alpha.) Both passes are made at once, with a
-    batch of twice the size: twice the time, and the memory of it. They share what is drawn once a pass (Mixout's neurons).
-    The diagnostics count each example twice.
+    over two passes; means over examples. In these units the released code has alpha .5 in fairseq (sums, for RoBERTa),
+    and a quarter of the batch size in transformers, where a sum over the batch is added to a mean: 4 at a batch of 16.
+    (The paper's text has CE_1 + CE_2: twice this L, with twice the alpha.) Both passes are made at once, with a batch of
+    twice the size: twice the time, and the memory of it. They share what is drawn once a pass (Mixout's neurons). The
+    diagnostics count each example twice.
 
     Args:
         compute_loss: inputs -> mean loss over them (0-d), and the model's outputs with `logits` `(examples, classes)`.

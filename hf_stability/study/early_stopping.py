@@ -18,6 +18,7 @@ from ..callback import write_json
 from ..errors import InputError
 from .plan import Job, run_folder
 from .records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
+from .summary import decimal
 
 
 def check_policy(started: int | None, fraction: float | None, finished: int | None) -> None:
@@ -119,7 +120,7 @@ def look_score(run: RunRecord) -> float:
 
 def look_sentence(run: RunRecord) -> str:
     """`accuracy .512 at step 25 of 100`."""
-    return f"{run.metric} {f'{look_score(run):.3f}'.replace('0.', '.', 1)} at step {run.steps} of {run.planned_steps}"
+    return f"{run.metric} {decimal(look_score(run))} at step {run.steps} of {run.planned_steps}"
 
 
 def policy_sentence(jobs: Sequence[Job]) -> str:

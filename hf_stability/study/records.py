@@ -3,7 +3,7 @@
 | file | what |
 | --- | --- |
 | `config.json` | the job: everything that was set, where it came from, the random streams, versions |
-| `metrics.json` | the last and the best evaluation, and all of them, by update step, on each development set; of a stopped run those until its stop |
+| `metrics.json` | the last and the best evaluation, and all by update step, on each development set; a stopped run's until its stop |
 | `predictions.npz` | logits and labels of the last evaluation of the first development set |
 | `steps.rec` | the record of every update step: see [`read_steps`][hf_stability.diagnostics.step_record.read_steps] |
 | `verdict.json` | the verdict with its evidence, and the alarm where there was one |

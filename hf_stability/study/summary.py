@@ -58,10 +58,19 @@ EARLY_NOTES = (
     "Runs that were stopped early are censored, not failed, but for those that had diverged: others looked better "
     "(--restarts). A recipe that has any has no failed share, mean, median or std, which would be of the runs that looked "
     "best, and no test.",
-    "Budget: update steps of all runs but crashed ones, as a number of whole runs. The best finished run was chosen by its score on the "
-    "development set that counts: as a score on new examples that is too high.",
+    "Budget: update steps of all runs but crashed ones, as a number of whole runs. The best finished run was chosen by its "
+    "score on the development set that counts: as a score on new examples that is too high.",
 )
 """What must be known to read the columns of runs that were stopped early."""
+
+SCORE_COLUMNS = {
+    "std of the ok runs (conditional)": "std_ok",
+    "std, all runs": "std",
+    "mean": "mean",
+    "median": "median",
+    "max": "max",
+}
+"""Columns of the scores, and the figures in them."""
 
 ALL_PAIRS_UP_TO = 3
 """With more recipes than this each is compared with the first only."""
@@ -93,9 +102,10 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     runs did not make, `saved_share` their share of the steps planned for all `runs`. A run that had diverged when its
     alarm ended it counts as failed, and not as stopped; it has no score either.
 
-    Runs that a policy ended at their look are counted as `stopped_early`, apart from the `stopped` ones, and are in the bounds
-    as these are; but those among them that had diverged are known to have `failed`, and are counted there too. A recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished
-    runs; `budget` is what all `runs` cost, in runs: the sum of their shares of the planned update steps.
+    Runs that a policy ended at their look are counted as `stopped_early`, apart from the `stopped` ones, and are in the
+    bounds as these are; but those among them that had diverged are known to have `failed`, and are counted there too. A
+    recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished runs; `budget`
+    is what all `runs` cost, in runs: the sum of their shares of the planned update steps.
 
     `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
     stand in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.statistics.brown_forsythe].
@@ -427,13 +437,7 @@ def recipes_table(summary: dict[str, Any]) -> str:
     runs have columns only where there are any.
     """
     metric = summary["metric"] or "score"
-    columns = {
-        f"{metric}: std of the ok runs (conditional)": "std_ok",
-        f"{metric}: std, all runs": "std",
-        f"{metric}: mean": "mean",
-        f"{metric}: median": "median",
-        f"{metric}: max": "max",
-    }
+    columns = {f"{metric}: {name}": key for name, key in SCORE_COLUMNS.items()}
     if any(figures["report_mean"] is not None for figures in summary["recipes"]):
         columns[f"{metric}: mean on the second half"] = "report_mean"
     evaluations = _evaluations(summary)
@@ -448,7 +452,7 @@ def recipes_table(summary: dict[str, Any]) -> str:
             str(figures["runs"]) + (f" (+{figures['crashed']} crashed)" if figures["crashed"] else ""),
             failed_text(figures),
             *(cell(figures) for cell in stops.values()),
-            *(_number(figures[key]) for key in columns.values()),
+            *(decimal(figures[key]) for key in columns.values()),
         ]
         for figures in summary["recipes"]
     ]
@@ -465,7 +469,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     metric = summary["metric"] or "score"
     header = ["recipe", "seed", f"{metric}: last", f"{metric}: best", "best of", "verdict"]
     runs = [
-        [r["recipe"], _seed(r), _number(r["last"]), _number(r["best"]), str(r["evaluations"]), r["sentence"]]
+        [r["recipe"], _seed(r), decimal(r["last"]), decimal(r["best"]), str(r["evaluations"]), r["sentence"]]
         for r in summary["runs"]
     ]
     text = f"# Scores over seeds\n\n{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
@@ -547,10 +551,10 @@ def _censored(figures: dict[str, Any]) -> int:
 def _best_sentence(figures: dict[str, Any], metric: str) -> str:
     """`the best finished run is seed 3, accuracy .712; .695 on the second half, which did not select it.`"""
     best = figures["best_run"]
-    text = f"the best finished run is seed {best['seed']}, {metric} {_number(best['score'])}"
+    text = f"the best finished run is seed {best['seed']}, {metric} {decimal(best['score'])}"
     if best["report"] is None:
         return f"{text}, on the set that selected it (--validation_half both keeps a half for the report)."
-    return f"{text}; {_number(best['report'])} on the second half, which did not select it."
+    return f"{text}; {decimal(best['report'])} on the second half, which did not select it."
 
 
 def _share(share: float) -> str:
@@ -558,18 +562,16 @@ def _share(share: float) -> str:
     return str(int(share)) if share in (0, 1) else decimal(share, 2)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else decimal(value, 3)
-
-
-def decimal(value: float, decimals: int) -> str:
-    """`.827`, `-.012`, `1.000`."""
+def decimal(value: float | None, decimals: int = 3) -> str:
+    """`.827`, `-.012`, `1.000`; `-` for None."""
+    if value is None:
+        return "-"
     text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no minus sign before zero
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
 def _p(p: float) -> str:
-    return "p < .001" if p < 0.001 else f"p = {decimal(p, 3)}"
+    return "p < .001" if p < 0.001 else f"p = {decimal(p)}"
 
 
 def _both(values: Sequence[float | None]) -> str:
@@ -577,7 +579,7 @@ def _both(values: Sequence[float | None]) -> str:
     decimals = 3
     while _smaller(values) is not None and len({decimal(value, decimals) for value in values}) == 1:
         decimals += 1
-    return " against ".join("-" if value is None else decimal(value, decimals) for value in values)
+    return " against ".join(decimal(value, decimals) for value in values)
 
 
 def _either(numbers: Sequence[int]) -> str:

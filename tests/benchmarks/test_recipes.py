@@ -54,6 +54,11 @@ def test_every_recipe_of_the_protocol_loads_with_the_grid_and_with_a_rate(tmp_pa
         assert {recipe.name.partition("+rates,")[0] for recipe in loaded} == {name}
 
 
+def test_rates_and_differences_are_written_as_one_would():
+    assert [recipes.rate_text(rate) for rate in (1e-4, 2.5e-4, 3.75e-3)] == ["1e-4", "2.5e-4", "3.75e-3"]
+    assert recipes_report.difference_text(0.0121, -0.0004, 0.0271) == "+.012 (.000 to +.027)"
+
+
 def test_holm_is_holms():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
@@ -69,7 +74,7 @@ def test_the_tables_have_every_recipe_and_the_counts(arms, monkeypatch):
     monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
     monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
     text = task_tables({"demo_pair": arms, "demo_cola": arms})
-    assert f"{2 * (len(arms) - 1)}\n  comparisons" in text
+    assert f"correction for {2 * (len(arms) - 1)} comparisons" in " ".join(text.split())
     for name, arm in arms.items():
         rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` ") and line.count("|") > 8]
         assert len(rows) == 2 and f"| {int(arm.failed.sum())} " in rows[0] and "†" not in rows[0]
@@ -78,7 +83,7 @@ def test_the_tables_have_every_recipe_and_the_counts(arms, monkeypatch):
     assert costs["`mosbach2021`"] == "6.67" and costs["`devlin2019+stilts_demo` with its stage"] == "8.50"
     assert costs["`devlin2019+stilts_demo` with 1/20 of its stage"] == "1.38"
     same = same_rate_table(arms)
-    assert same.count("< .001") == len(arms) - 1 and "0.00025" in same
+    assert same.count("< .001") == len(arms) - 1 and "all at 2.5e-4" in same
 
 
 def test_a_small_spread_of_failed_runs_or_none_is_marked():
@@ -158,17 +163,12 @@ def studies(tmp_path, monkeypatch):
 def test_the_page_is_made_from_the_runs(studies, monkeypatch):
     recipes.pick(studies)
     assert set(json.loads((studies / "chosen.json").read_text())["demo_cola"].values()) == {4e-5}
-    assert (
-        "| `mosbach2021`            | 1.000 | 1.000  | 1.000   | 0.999  | 4e-05*"
-        in (studies / "chosen.md").read_text()
-    )
+    assert "| `mosbach2021`            | 1.000 | 1.000 | 1.000  | .999 | 4e-5*" in (studies / "chosen.md").read_text()
     monkeypatch.setattr("sys.argv", ["recipes_report.py", "--output_dir", str(studies)])
     assert recipes_report.main() == 0
     page = (studies / "README.md").read_text()
     assert page.startswith(f"before\n{MARKS[0]}\nn = 20 ") and page.endswith(f"{MARKS[1]}\nafter\n")
-    assert (
-        "| 4e-05*" in page and "old" not in page and "| 10 = .50 (.30-.70) " in page
-    )  # at the second half's constant
+    assert "| 4e-5*" in page and "old" not in page and "| 10 = .50 (.30-.70) " in page  # at the second half's constant
     rows = list(csv.DictReader((studies / "runs.csv").read_text().splitlines()))
     assert len(rows) == 20 * 3 * 3 and sum(int(row["failed"]) for row in rows) == 30
     for row in rows:
@@ -178,6 +178,9 @@ def test_the_page_is_made_from_the_runs(studies, monkeypatch):
         run = json.loads(path.read_text())
         assert float(row["select"]) == pytest.approx(run["last"], rel=1e-5)
         assert float(row["report"]) == pytest.approx(run["metrics"]["eval_second_accuracy"], rel=1e-5)
+    pictures = sorted(path.name for path in studies.glob("*.png"))
+    assert pictures == ["demo_cola.png", "demo_pair.png", "same_rate.png"]
+    assert all(f"]({recipes_report.FROM_README}{name})" in page for name in pictures)
     results = (studies / "results.md").read_text()
     assert "](PROTOCOL.md)" in results and "](../benchmarks/recipes_study/PROTOCOL.md)" in page
 
