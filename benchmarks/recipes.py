@@ -4,6 +4,7 @@
     python benchmarks/recipes.py pick --output_dir studies      # writes recipes_study/chosen.json and chosen.md
     python benchmarks/recipes.py confirm --output_dir studies
     python benchmarks/recipes.py same_rate --output_dir studies
+    python benchmarks/recipes.py control --output_dir studies
 
 Each part is a study for each task, like any other: interrupted, the same command goes on with what is missing. What a part
 sets over the packaged recipes stands in recipe files that it writes to OUTPUT_DIR/arms.
@@ -44,7 +45,13 @@ BEYOND = {1e-4: 4e-5, 4e-5: 1.6e-5, 6e-4: 1.5e-3, 1.5e-3: 3.75e-3}
 CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
 FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
 
-STAGES = {"stages": [{"task_name": "demo_nli", "args": {"learning_rate": 1e-4}}]}  # STILTs, on what is bundled
+OWN_PARTS = {
+    # STILTs, on what is bundled
+    "stilts_demo": {"stages": [{"task_name": "demo_nli", "args": {"learning_rate": 1e-4}}]},
+    # what the recipe mixout does besides Mixout
+    "no_dropout": {"model_config": {"hidden_dropout_prob": 0}, "replaces": ["model_config.hidden_dropout_prob"]},
+}
+CONTROL, CONTROLLED = "devlin2019+no_dropout", "devlin2019+mixout"
 
 
 def recipe_names() -> list[str]:
@@ -62,8 +69,8 @@ def write_part(folder: Path, name: str, content: dict) -> str:
 
 def composed(name: str, folder: Path, rate_part: str) -> str:
     """A recipe as --recipe takes it, with what sets its rate."""
-    stages = write_part(folder, "stilts_demo", STAGES)
-    return "+".join([name.replace("stilts_demo", stages), rate_part])
+    parts = [write_part(folder, part, OWN_PARTS[part]) if part in OWN_PARTS else part for part in name.split("+")]
+    return "+".join([*parts, rate_part])
 
 
 def choose(folder: Path, task: str, more: list[str]) -> int:
@@ -200,10 +207,25 @@ def not_at_failing_rate() -> dict[str, float]:
     return {name: FAILING_RATE for name, rate in chosen_rates(TASKS[0]).items() if rate != FAILING_RATE}
 
 
+def control(folder: Path, more: list[str]) -> int:
+    """Part `control`: hidden dropout left out, without Mixout, wherever Mixout was run."""
+    for part, task, rate in control_places():
+        code = at_rates(folder, task, {CONTROL: rate}, part, more)
+        if code:
+            return code
+    return 0
+
+
+def control_places() -> list[tuple[str, str, float]]:
+    """The studies of part `control`: its folder, the task and the rate, which is Mixout's."""
+    own = [("control", task, chosen_rates(task)[CONTROLLED]) for task in TASKS]
+    return [*own, ("control_same_rate", TASKS[0], FAILING_RATE)]
+
+
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "pick", "confirm", "same_rate"])
+    parser.add_argument("part", choices=["choose", "pick", "confirm", "same_rate", "control"])
     parser.add_argument("--task", choices=TASKS, help="default: both, one after the other")
     parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
     parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
@@ -213,6 +235,8 @@ def main() -> int:
     if arguments.part == "pick":
         pick(arguments.output_dir)
         return 0
+    if arguments.part == "control":
+        return control(arguments.output_dir, more)
     tasks = [arguments.task] if arguments.task else list(TASKS)
     if arguments.part == "same_rate":
         return at_rates(arguments.output_dir, TASKS[0], not_at_failing_rate(), "same_rate", more)
