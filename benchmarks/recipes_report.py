@@ -44,6 +44,7 @@ MARKS = "<!-- recipes_report.py: begin -->", "<!-- recipes_report.py: end -->"
 RESAMPLES, RESTARTS_RESAMPLES, POWER_DRAWS = 9999, 2000, 4000
 WORK = {"mosbach2021": 20 / 3}  # runs of the base, in update steps; of all others by their seconds
 AT_EQUAL_COMPUTE = 1.1  # cost, in runs of the base, from which a recipe has a row there
+IN_A_ROW = 7  # boxes of a picture, so that it reads at a page's width
 NO_SPREAD = 0.002  # one example in 500
 
 
@@ -234,7 +235,8 @@ def legend(comparisons: int) -> str:
         "Each recipe's rate was chosen on the first half with 3 other seeds; * at the edge of the grid, so that the best may "
         "lie beyond. Nothing else of any recipe was tuned: its own settings are those of large models. "
         "`stilts_demo` is one stage on `demo_nli` at 1e-4, of 3 epochs.",
-        "failed: accuracy no greater than the best constant's, or diverged; with 95% Wilson interval. ok: all others.",
+        "failed: accuracy on this half no greater than the best constant's on it, or diverged; with 95% Wilson interval. ok: all "
+        "others. (A run's own verdict is of the first half.)",
         f"mean - `{BASE}`'s: paired by seed, with its bootstrap interval; not tested.",
         f"p: the spread, Brown-Forsythe against `{BASE}`'s scores, all runs, after Holm's correction for {comparisons} "
         "comparisons. The test has no direction, see the ratio of the standard deviations beside it. †: says nothing of "
@@ -324,6 +326,28 @@ def same_rate_table(arms: Mapping[str, Arm]) -> str:
     return "\n\n".join([title, picture(SAME_RATE), markdown_table(header, rows), textwrap.fill(text, 120)])
 
 
+def control_table(studies: Mapping[tuple[str, str], Mapping[str, Arm]]) -> str:
+    """Part `control`: by its folder and task the base's arm, the control's and Mixout's."""
+    rows = []
+    for (_, task), arms in studies.items():
+        for name, arm in arms.items():
+            figures = figures_of(arm)
+            cells = [f"`{task}`", f"`{name}`", study.rate_text(arm.rate), failed_text(figures)]
+            cells += [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
+            mixed = arms[study.CONTROLLED]
+            rows.append(
+                [*cells, "" if arm is mixed else difference_text(*paired_difference(mixed.report, arm.report))]
+            )
+    header = ["task", "recipe", "learning rate", "failed = share (95% interval)", *SCORE_COLUMNS]
+    title = "### What is Mixout's, and what is the missing dropout's"
+    text = (
+        "Not planned, added after a look at the tables above: the recipe `mixout` sets hidden dropout to 0 too, `no_dropout` does "
+        "nothing else. Accuracy on `demo_pair`, Matthews correlation on `demo_cola`."
+    )
+    table = markdown_table([*header, f"`{study.CONTROLLED}`'s mean - this (95%)"], rows)
+    return "\n\n".join([title, textwrap.fill(text, 120), table])
+
+
 def p_text(p: float) -> str:
     return "< .001" if p < 0.001 else decimal(p)
 
@@ -342,7 +366,8 @@ def picture(name: str) -> str:
 def draw_scores(arms: Mapping[str, Arm], name: str, title: str) -> None:
     """The scores of a table, a box for each recipe and a mark for each run."""
     with own_style():
-        figure = scores_figure({recipe: records_of(arm, title) for recipe, arm in arms.items()})
+        title += "; second half of the development set"
+        figure = scores_figure({recipe: records_of(arm, title) for recipe, arm in arms.items()}, in_a_row=IN_A_ROW)
         figure.savefig(study.HERE / f"{name}.png", dpi=100, facecolor="white", metadata={"Software": None})
 
 
@@ -378,10 +403,16 @@ def main() -> int:
     for task, arms in confirm.items():
         draw_scores(arms, task, f"{task}, each recipe at its own rate")
     draw_scores(same, SAME_RATE, f"{study.TASKS[0]}, all at {study.rate_text(study.FAILING_RATE)}")
-    text = f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n"
+    controls = {}
+    for part, task, rate in study.control_places():
+        planned = same if part.endswith(SAME_RATE) else confirm[task]
+        control = read_arms(folder / part / task, {study.CONTROL: rate}, {study.CONTROL: (rate,)})
+        controls[part, task] = {BASE: planned[BASE], **control, study.CONTROLLED: planned[study.CONTROLLED]}
+    text = f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n\n{control_table(controls)}\n"
     beside = text.replace(FROM_README, "")
     write_text(study.HERE / "results.md", f"# Every recipe on the same ground\n\n{beside}")
     parts = {**{f"confirm {task}": arms for task, arms in confirm.items()}, SAME_RATE: same}
+    parts |= {" ".join(place): {study.CONTROL: arms[study.CONTROL]} for place, arms in controls.items()}
     write_text(study.HERE / "runs.csv", runs_csv(parts))
     readme = README.read_text(encoding="utf-8")
     before, after = readme.partition(MARKS[0])[0], readme.partition(MARKS[1])[2]

@@ -101,8 +101,8 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
     Args:
         model: a Hugging Face model, with its pretrained weights.
         p: as in [`mixout`]; 0 changes nothing.
-        where: `dropout`, the authors' place: layers that have a dropout beside them in their module (query, key, value, and
-            the two output layers of a BERT block, the classifier), and not the block's intermediate layer ("we
+        where: `dropout`, our reading of the authors: layers that have a dropout beside them in their module (query, key,
+            value, and the two output layers of a BERT block, the classifier), and not the block's intermediate layer ("we
             skipped the intermediate layers of BERT because there is no dropout in them": github.com/bloodwass/mixout, pull
             request 13); or `all` linear layers, as in the usual ports. Frozen layers are left out, a new head mixes with
             its own first values.

@@ -107,10 +107,10 @@ def draw_figures(
 # ---- the figures ----------------------------------------------------------------------------------------------------
 
 
-def scores_figure(by_recipe: dict[str, list[RunRecord]]) -> Figure:
+def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN_A_ROW) -> Figure:
     """[`plot_scores`] of a study, so many recipes beside each other, the rest below."""
     names = list(by_recipe)
-    rows = [names[i : i + MOST_IN_A_ROW] for i in range(0, len(names), MOST_IN_A_ROW)]
+    rows = [names[i : i + in_a_row] for i in range(0, len(names), in_a_row)]
     figure = empty_figure(max(6.5, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
     metric, constant = _first(by_recipe, "metric"), _first(by_recipe, "baseline")
     for ax, own in zip(figure.subplots(len(rows), sharey=True, squeeze=False)[:, 0], rows, strict=True):

@@ -139,6 +139,7 @@ def studies(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes_report, "README", tmp_path / "README.md")
     monkeypatch.setattr(recipes, "ADD_ONS", ("stilts_demo",))
     monkeypatch.setattr(recipes, "BASES", ("devlin2019", "mosbach2021"))
+    monkeypatch.setattr(recipes, "CONTROLLED", "devlin2019+stilts_demo")
     monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
     monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
     monkeypatch.setattr(recipes_report, "second_halfs_constant", lambda folder: 0.504)
@@ -157,6 +158,10 @@ def studies(tmp_path, monkeypatch):
                     leave(tmp_path / part / task, recipe, rate, seed, *map(float, scores), stage)
                 (tmp_path / part / task / "stages/demo_nli-abc").mkdir(parents=True, exist_ok=True)
                 (tmp_path / part / task / "stages/demo_nli-abc/times.json").write_text('{"wall": 90.0}')
+    places = ("control", "demo_pair", 4e-5), ("control", "demo_cola", 4e-5), ("control_same_rate", "demo_pair", 2.5e-4)
+    for part, task, rate in places:
+        for seed in range(4001, 4021):
+            leave(tmp_path / part / task, f"{recipes.CONTROL}+at_{rate}", rate, seed, 0.9, 0.9)
     return tmp_path
 
 
@@ -170,9 +175,10 @@ def test_the_page_is_made_from_the_runs(studies, monkeypatch):
     assert page.startswith(f"before\n{MARKS[0]}\nn = 20 ") and page.endswith(f"{MARKS[1]}\nafter\n")
     assert "| 4e-5*" in page and "old" not in page and "| 10 = .50 (.30-.70) " in page  # at the second half's constant
     rows = list(csv.DictReader((studies / "runs.csv").read_text().splitlines()))
-    assert len(rows) == 20 * 3 * 3 and sum(int(row["failed"]) for row in rows) == 30
+    assert len(rows) == 20 * 3 * 3 + 20 * 3 and sum(int(row["failed"]) for row in rows) == 30
+    assert page.count("`devlin2019+no_dropout`") == 3
     for row in rows:
-        where = row["part"].split()[-1] if "confirm" in row["part"] else "demo_pair"
+        where = row["part"].split()[-1] if " " in row["part"] else "demo_pair"
         folder = studies / row["part"].split()[0] / where / "runs"
         (path,) = folder.glob(f"{row['recipe']}+at_*/seed-{row['seed']}/run.json")
         run = json.loads(path.read_text())
