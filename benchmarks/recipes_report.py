@@ -234,7 +234,7 @@ def legend(comparisons: int) -> str:
     notes = [
         "Each recipe's rate was chosen on the first half with 3 other seeds; * at the edge of the grid, so that the best may "
         "lie beyond. Nothing else of any recipe was tuned: its own settings are those of large models. "
-        "`stilts_demo` is one stage on `demo_nli` at 1e-4, of 3 epochs.",
+        "`stilts_demo`, a recipe of the benchmark's, is one stage on `demo_nli` at 1e-4, of 3 epochs.",
         "failed: accuracy on this half no greater than the best constant's on it, or diverged; with 95% Wilson interval. ok: all "
         "others. (A run's own verdict is of the first half.)",
         f"mean - `{BASE}`'s: paired by seed, with its bootstrap interval; not tested.",
@@ -295,8 +295,11 @@ def equal_compute_table(arms: Mapping[str, Arm]) -> str:
                 cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean), decimal(best)]
                 rows.append([*cells, difference_text(*difference)])
     header = ["recipe", f"cost, runs of `{BASE}`", "mean of one run", f"best of as many restarts of `{BASE}`"]
-    text = f"Restarts are chosen on the first half; the others cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`."
-    return f"{markdown_table([*header, 'difference (95%)'], rows)}\n\n{text}"
+    text = (
+        f"Restarts are chosen on the first half. Cost: of `mosbach2021` in update steps, of the others in seconds; those that "
+        f"are not here cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`."
+    )
+    return f"{markdown_table([*header, 'difference (95%)'], rows)}\n\n{textwrap.fill(text, 120)}"
 
 
 def same_rate_table(arms: Mapping[str, Arm]) -> str:

@@ -26,7 +26,7 @@ from .methods.layerwise_lr import groups_table, layerwise_lr_groups
 from .methods.mixout import apply_mixout
 from .methods.prior_decay import PriorDecay, pretrained_parameters
 from .methods.r3f import r3f
-from .methods.r_drop import r_drop
+from .methods.r_drop import check_dropout, r_drop
 from .methods.reinit import reinit_layers
 from .training_args import check_methods
 
@@ -169,11 +169,14 @@ class StabilityMixin:
         if p:
             names = apply_mixout(model, p, self.args.mixout_where, self.args.mixout_rescale_grad)
             logger.info(f"--mixout {p}: {', '.join(names)}")
-        if getattr(self.args, "r_drop", 0.0) and not _has_dropout(model):
-            raise InputError(
-                f"--r_drop {self.args.r_drop}: this {type(model).__name__} has no dropout, so that its two passes are the same; "
-                "give 0, or a dropout (model_config in a recipe)"
-            )
+            dropout = getattr(model.config, "hidden_dropout_prob", 0.0)
+            if dropout:
+                logger.warning(
+                    f"--mixout {p}: it is to take hidden dropout's place, and the model has hidden_dropout_prob {dropout}, too; "
+                    "--recipe ...+mixout sets it to 0, from_pretrained(..., hidden_dropout_prob=0) in code"
+                )
+        if getattr(self.args, "r_drop", 0.0):
+            check_dropout(model, self.args.r_drop)
         self._prior = self._make_prior(model)
         self._child: ChildTuning | None = None
         self._step_hooks: list[Any] = []
@@ -418,11 +421,6 @@ class StabilityMixin:
             if any(key.startswith("eval_") for key in entry):
                 by_step.setdefault(entry["step"], {}).update(entry)
         return list(by_step.values())
-
-
-def _has_dropout(model) -> bool:
-    attention = getattr(getattr(model, "config", None), "attention_probs_dropout_prob", 0.0) or 0.0
-    return attention > 0 or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
 
 
 class StableFlowCallback(TrainerCallback):

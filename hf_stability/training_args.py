@@ -276,15 +276,15 @@ def check_methods(args: Mapping[str, Any]) -> None:
         args: by name; what is missing has its default.
     """
     fields = StableTrainingArguments.__dataclass_fields__
-    values = {name: args.get(name, fields[name].default) for name in (*METHOD_RANGES, "label_smoothing_factor")}
+    others = ("child_tuning", "label_smoothing_factor")
+    values = {name: args.get(name, fields[name].default) for name in (*METHOD_RANGES, *others)}
     for name, (low, high, high_too) in METHOD_RANGES.items():
         value = values[name]
-        if not (low <= value < high or (high_too and value == high)):
-            bound = "" if high == math.inf else f", {'up to' if high_too else 'below'} {high:g}"
+        if high_too and not low < value <= high:
+            raise InputError(f"--{name} {value}: give more than {low:g}, up to {high:g}")
+        if not high_too and not low <= value < high:
+            bound = "" if high == math.inf else f", below {high:g}"
             raise InputError(f"--{name} {value}: give {low:g} or more{bound}")
-    for name in ("layerwise_lr_decay", "child_tuning_share"):
-        if values[name] == 0:
-            raise InputError(f"--{name} 0: give more than 0, up to 1")
     if values["r_drop"] and values["r3f"]:
         raise InputError("--r_drop and --r3f: both add a second pass over the batch; give one of them")
     for name in ("mixout", "prior_decay"):
@@ -296,6 +296,10 @@ def check_methods(args: Mapping[str, Any]) -> None:
     for name in ("r_drop", "r3f"):
         if values[name] and values["label_smoothing_factor"]:
             raise InputError(f"--{name} with --label_smoothing_factor: not known together; give one of them")
+    if values["child_tuning"] == "D" and values["label_smoothing_factor"]:
+        raise InputError(
+            "--child_tuning D with --label_smoothing_factor: its Fisher information is of the model's own loss; give F, or 0"
+        )
 
 
 def derived_batch_size(total: int, devices: int, accumulation: int, per_device: int | None = None) -> int:

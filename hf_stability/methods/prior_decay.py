@@ -26,7 +26,7 @@ FORMS = ("l2_sp", "decoupled")
 class PriorDecay:
     """The pretrained values of some parameters, and the two ways to be drawn towards them.
 
-    Memory: one copy of these parameters, on their device.
+    Memory: one copy of these parameters, on their device, and one more during a step.
 
     Args:
         parameters: with their pretrained values now.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 
@@ -20,6 +20,20 @@ def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
     """`KL(P || Q) + KL(Q || P)` of the two softmaxes, mean over examples: `(..., examples, classes)` -> `(...)`, nats."""
     log_p, log_q = F.log_softmax(first.float(), -1), F.log_softmax(second.float(), -1)
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean(-1)
+
+
+def check_dropout(model: nn.Module, alpha: float) -> None:
+    """Refuse a model without dropout, whose two passes are the same.
+
+    Raises:
+        InputError: the model has none.
+    """
+    attention = getattr(getattr(model, "config", None), "attention_probs_dropout_prob", 0.0) or 0.0
+    if not (attention > 0 or any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())):
+        raise InputError(
+            f"--r_drop {alpha}: this {type(model).__name__} has no dropout, so that its two passes are the same; "
+            "give 0, or a dropout (model_config in a recipe)"
+        )
 
 
 def twice(inputs: Mapping[str, Any]) -> dict[str, Any]:

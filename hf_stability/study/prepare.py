@@ -19,9 +19,11 @@ import torch
 import transformers
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoModelForSequenceClassification
 from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
+from ..methods.r_drop import check_dropout
 from ..methods.reinit import check_config
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
 from ..tasks.load import TokenizedData
@@ -284,12 +286,23 @@ def job_values(recipe: Recipe, model: str, config, task: Task, settings: Mapping
     model_values = _known_to(config, recipe, resolve_model_config(recipe, config.model_type))
     values = {name: r.value for name, r in model_values.items()}
     own_config = model_config(model, task, values)  # speaks up now, not in every run
-    if "reinit_layers" in settings and settings["reinit_layers"].value:
-        check_config(own_config, settings["reinit_layers"].value)
+    _check_methods_on(own_config, task, {name: r.value for name, r in settings.items()})
     sources = {name: r.source for name, r in settings.items()}
     sources.update({f"model_config.{name}": r.source for name, r in model_values.items()})
     args = {name: getattr(r.value, "value", r.value) for name, r in settings.items()}
     return {"args": args, "model_config": values, "sources": sources}
+
+
+def _check_methods_on(config, task: Task, args: Mapping[str, Any]) -> None:
+    """Refuse now what a method would refuse in every run, once it has its model and data."""
+    for name in ("r_drop", "r3f"):
+        if args.get(name) and task.is_regression:
+            raise InputError(f"--{name} {args[name]}: {task.name} is a regression, without classes to compare; give 0")
+    if args.get("reinit_layers"):
+        check_config(config, args["reinit_layers"])
+    if args.get("r_drop"):
+        with torch.device("meta"):  # its shape only
+            check_dropout(AutoModelForSequenceClassification.from_config(config), args["r_drop"])
 
 
 def made_arguments(settings: Mapping[str, Resolved], where: str = "") -> StableTrainingArguments:

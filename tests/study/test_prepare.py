@@ -181,6 +181,7 @@ def test_the_real_model_loads_and_is_known(minilm):
 
 
 SINGLE = Task("single", ("sentence",), ("no", "yes"), ("accuracy",))
+REGRESSION = Task("score", ("sentence",), None, ("pearson",))
 
 
 def tokenized(ids: list[list[int]], labels: list, dev: list[list[int]] | None = None, **columns) -> TokenizedData:
@@ -264,6 +265,24 @@ def test_what_a_run_can_start_with_is_not_refused():
     for values in ({"eval_strategy": "steps", "eval_steps": 5}, {"num_train_epochs": 0.0, "max_steps": 1}):
         resolved, _ = prepare.resolved_settings(load_recipe("mosbach2021"), "bert", {}, values)
         assert {name: resolved[name].value for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "task", "message"),
+    [
+        ("devlin2019+reinit", "albert", SINGLE, "--reinit_layers: albert uses one layer many times over"),
+        ("devlin2019+r_drop", "albert", SINGLE, "--r_drop 1.0: this AlbertForSequenceClassification has no dropout"),
+        ("devlin2019+r_drop", "bert", REGRESSION, "--r_drop 1.0: score is a regression"),
+        ("devlin2019+r3f", "bert", REGRESSION, "--r3f 1.0: score is a regression"),
+    ],
+)
+def test_what_a_method_would_refuse_in_every_run_is_refused_before(name, architecture, task, message, tiny_model):
+    recipe, model = load_recipe(name), tiny_model(architecture)
+    settings, _ = prepare.resolved_settings(recipe, architecture, {}, {})
+    with pytest.raises(InputError, match=message):
+        prepare.job_values(recipe, model, prepare.load_config(model), task, settings)
+    settings, _ = prepare.resolved_settings(load_recipe("devlin2019"), architecture, {}, {})
+    prepare.job_values(load_recipe("devlin2019"), model, prepare.load_config(model), task, settings)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
