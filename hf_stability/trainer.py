@@ -23,7 +23,7 @@ from .methods.adamw import AdamW, effective_step_factor, inner_optimizer
 from .methods.child_tuning import ChildTuning, child_masks, fisher_information
 from .methods.component_clip import clip_components
 from .methods.layerwise_lr import groups_table, layerwise_lr_groups
-from .methods.mixout import apply_mixout
+from .methods.mixout import apply_mixout, warn_of_dropout
 from .methods.prior_decay import PriorDecay, pretrained_parameters
 from .methods.r3f import r3f
 from .methods.r_drop import check_dropout, r_drop
@@ -169,12 +169,7 @@ class StabilityMixin:
         if p:
             names = apply_mixout(model, p, self.args.mixout_where, self.args.mixout_rescale_grad)
             logger.info(f"--mixout {p}: {', '.join(names)}")
-            dropout = getattr(model.config, "hidden_dropout_prob", 0.0)
-            if dropout:
-                logger.warning(
-                    f"--mixout {p}: it is to take hidden dropout's place, and the model has hidden_dropout_prob {dropout}, too; "
-                    "--recipe ...+mixout sets it to 0, from_pretrained(..., hidden_dropout_prob=0) in code"
-                )
+            warn_of_dropout(model.config, p)
         if getattr(self.args, "r_drop", 0.0):
             check_dropout(model, self.args.r_drop)
         self._prior = self._make_prior(model)

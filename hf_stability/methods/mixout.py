@@ -7,12 +7,16 @@ neuron off, mixout gives it back the weights that it had before fine-tuning.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
 
+
+logger = logging.getLogger(__name__)
 
 PLACES = ("dropout", "all")
 
@@ -135,6 +139,16 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
     kept = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
     model._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
     return list(found)
+
+
+def warn_of_dropout(config, p: float) -> None:
+    """Say so where a model's config has hidden dropout, whose place mixout with probability `p` is to take."""
+    dropout = getattr(config, "hidden_dropout_prob", 0.0)
+    if p and dropout:
+        logger.warning(
+            f"--mixout {p}: it is to take hidden dropout's place, and the model has hidden_dropout_prob {dropout}, too; "
+            "--recipe ...+mixout sets it to 0, from_pretrained(..., hidden_dropout_prob=0) in code"
+        )
 
 
 def _linears(model: nn.Module, where: str):

@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
+from ..methods.mixout import warn_of_dropout
 from ..methods.r_drop import check_dropout
 from ..methods.reinit import check_config
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
@@ -294,7 +295,8 @@ def job_values(recipe: Recipe, model: str, config, task: Task, settings: Mapping
 
 
 def _check_methods_on(config, task: Task, args: Mapping[str, Any]) -> None:
-    """Refuse now what a method would refuse in every run, once it has its model and data."""
+    """Say now what a method would say, or refuse, in every run, once it has its model and data."""
+    warn_of_dropout(config, args.get("mixout") or 0.0)
     for name in ("r_drop", "r3f"):
         if args.get(name) and task.is_regression:
             raise InputError(f"--{name} {args[name]}: {task.name} is a regression, without classes to compare; give 0")

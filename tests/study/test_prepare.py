@@ -285,6 +285,17 @@ def test_what_a_method_would_refuse_in_every_run_is_refused_before(name, archite
     prepare.job_values(load_recipe("devlin2019"), model, prepare.load_config(model), task, settings)
 
 
+@pytest.mark.parametrize("name", ["devlin2019", "devlin2019+mixout"])
+def test_mixout_on_top_of_dropout_is_said(name, tiny_model, caplog):
+    recipe, model = load_recipe(name), tiny_model()
+    settings, _ = prepare.resolved_settings(recipe, "bert", {}, {"mixout": 0.7})
+    prepare.job_values(recipe, model, prepare.load_config(model), SINGLE, settings)
+    said = (
+        "--mixout 0.7: it is to take hidden dropout's place, and the model has hidden_dropout_prob 0.1" in caplog.text
+    )
+    assert said == (name == "devlin2019")
+
+
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
 def test_a_folder_without_its_tokenizer_is_refused(tiny_model, tmp_path, architecture):
     """transformers 5 makes a tokenizer of five special tokens of it, and every text is unknown words."""
