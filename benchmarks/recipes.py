@@ -78,7 +78,7 @@ def choose(folder: Path, task: str, more: list[str]) -> int:
     rates, new = [], list(GRID)
     while new:
         rates += new
-        if missing(folder / "choose" / task, rates):
+        if missing(runs_by_rate(folder / "choose" / task), rates):
             code = at_grid(folder, task, new, more)
             if code or "--dry_run" in more:
                 return code
@@ -106,9 +106,9 @@ def runs_by_rate(folder: Path) -> dict[tuple[str, float], list[RunRecord]]:
     return runs
 
 
-def missing(folder: Path, rates: Sequence[float]) -> list[str]:
+def missing(runs: Mapping[tuple[str, float], Sequence[RunRecord]], rates: Sequence[float]) -> list[str]:
     """What part `choose` has not, with all its seeds, at these rates: `r_drop at 0.0001`."""
-    runs, seeds = runs_by_rate(folder), len(parse_seeds(CHOICE_SEEDS))
+    seeds = len(parse_seeds(CHOICE_SEEDS))
     wanted = [(name, rate) for name in recipe_names() for rate in rates]
     return [f"{name} at {rate:g}" for name, rate in wanted if len(runs.get((name, rate), [])) != seeds]
 
@@ -125,7 +125,7 @@ def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str,
     """
     runs = runs_by_rate(folder)
     rates = sorted(rates or {rate for _, rate in runs})
-    lacking = missing(folder, rates)
+    lacking = missing(runs, rates)
     if lacking or not rates:
         raise SystemExit(f"part choose is not whole: {folder} has not {', '.join(lacking[:5])} ...")
     return {name: {rate: mean_score(runs[name, rate]) for rate in rates} for name in recipe_names()}

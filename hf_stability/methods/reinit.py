@@ -77,8 +77,13 @@ def base_model(model: nn.Module) -> tuple[str, nn.Module]:
 
 def check_config(config: PretrainedConfig, num_layers: int) -> None:
     """Raise what [`reinit_layers`] would raise on a sequence classifier of this config, before there is one."""
-    with torch.device("meta"):  # its shape only
-        top_modules(AutoModelForSequenceClassification.from_config(config), num_layers)
+    top_modules(without_weights(config), num_layers)
+
+
+def without_weights(config: PretrainedConfig) -> nn.Module:
+    """A sequence classifier of this config that has its modules and shapes only, at no cost."""
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)
 
 
 def _encoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -19,13 +19,12 @@ import torch
 import transformers
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoModelForSequenceClassification
 from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
 from ..methods.mixout import warn_of_dropout
 from ..methods.r_drop import check_dropout
-from ..methods.reinit import check_config
+from ..methods.reinit import check_config, without_weights
 from ..recipe import Recipe, Resolved, resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
@@ -303,8 +302,7 @@ def _check_methods_on(config, task: Task, args: Mapping[str, Any]) -> None:
     if args.get("reinit_layers"):
         check_config(config, args["reinit_layers"])
     if args.get("r_drop"):
-        with torch.device("meta"):  # its shape only
-            check_dropout(AutoModelForSequenceClassification.from_config(config), args["r_drop"])
+        check_dropout(without_weights(config), args["r_drop"])
 
 
 def made_arguments(settings: Mapping[str, Resolved], where: str = "") -> StableTrainingArguments:

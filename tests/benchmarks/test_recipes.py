@@ -205,7 +205,7 @@ def test_the_grid_is_extended_twice_at_most_where_an_edge_is_best(monkeypatch, t
     asked = []
     monkeypatch.setattr(recipes, "at_grid", lambda folder, task, rates, more: asked.append(tuple(rates)) or 0)
 
-    monkeypatch.setattr(recipes, "missing", lambda folder, rates: ["all"])
+    monkeypatch.setattr(recipes, "missing", lambda runs, rates: ["all"])
 
     def means(*best):  # one recipe for each, the better the nearer to its best rate
         return lambda folder, rates: {one: {rate: -abs(np.log(rate / one)) for rate in rates} for one in best}
