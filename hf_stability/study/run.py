@@ -129,10 +129,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     config = model_config(job.model, data.task, job.model_config)
 
     def model_init():
-        # Mismatched sizes: the head of a model that was fine-tuned on a task with other labels; prepare.py checks the rest.
-        return AutoModelForSequenceClassification.from_pretrained(
-            job.model, config=config, ignore_mismatched_sizes=True
-        )
+        return load_model(job.model, config, job.dtype)
 
     stability = StabilityCallback(
         output_dir=args.output_dir,
@@ -173,7 +170,7 @@ def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
         encoder = trainer.model.base_model
         encoder.save_pretrained(folder)
         config = AutoConfig.from_pretrained(model)
-        config.architectures = [type(encoder).__name__]
+        config.architectures, config.dtype = [type(encoder).__name__], encoder.dtype  # not the checkpoint's dtype
         config.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
 
@@ -203,6 +200,25 @@ def settings_table(job: Job) -> str:
     values = {**job.args, **{f"model_config.{name}": value for name, value in job.model_config.items()}}
     rows = [[name, str(value), job.sources.get(name, "")] for name, value in values.items()]
     return markdown_table(["argument", "value", "from"], rows)
+
+
+def load_model(model: str, config, dtype: str = "float32", **more):
+    """A classifier with the pretrained weights, in float32 unless told otherwise: left alone, transformers 5 loads what was
+    saved in half precision in half precision, and training fails (see diagnostics/precision.py).
+
+    Args:
+        model: a folder or a name on the hub.
+        config: the model's, with the task's labels.
+        dtype: "float32", "bfloat16" or "float16"; "auto": as the checkpoint was saved.
+        more: for `from_pretrained`.
+    """
+    return AutoModelForSequenceClassification.from_pretrained(
+        model,
+        config=config,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        ignore_mismatched_sizes=True,  # the head of a model fine-tuned on other labels; prepare.py checks the rest
+        **more,
+    )
 
 
 def model_config(model: str, task, values: dict[str, Any]):
