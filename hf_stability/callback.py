@@ -195,6 +195,13 @@ class StabilityCallback(TrainerCallback):
         """Measures the gradients of the training that is going on."""
         return self.recorder.meter if self.recorder is not None else None
 
+    @property
+    def _micro_batches(self) -> list:
+        """What is held of the model's batches: those of an update step that is going on, else none."""
+        return self.recorder.micro_batches if self.recorder is not None else []
+
+    _eval_batches = ()  # none: evaluations are the Trainer's own
+
     # ---- the trainer ---------------------------------------------------------------------------------------------------
 
     def observe_gradients(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> None:
@@ -422,7 +429,9 @@ class StabilityCallback(TrainerCallback):
         is_its_own = any(found.dataset is one for one in known)
         if self.evaluation.step == step and (self.evaluation.is_trainers_set or not is_its_own):
             return  # the first of several in this step
-        metrics = {f"eval{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)}
+        metrics = {
+            f"eval{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)
+        }
         ignored = found.ignore_keys
         if ignored is None:
             ignored = getattr(getattr(self._model, "config", None), "keys_to_ignore_at_inference", None) or []
@@ -451,7 +460,9 @@ class StabilityCallback(TrainerCallback):
         compute_metrics = self.compute_metrics or getattr(trainer, "compute_metrics", None)
         baseline = self.baseline
         if baseline == "compute_metrics" and args.batch_eval_metrics:
-            logger.warning("baseline='compute_metrics': not with batch_eval_metrics, whose function keeps what it sees")
+            logger.warning(
+                "baseline='compute_metrics': not with batch_eval_metrics, whose function keeps what it sees"
+            )
             baseline = None
         return RunFacts(
             metric=self.metric,

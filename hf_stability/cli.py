@@ -299,7 +299,7 @@ def _taken(given: dict[str, Any], *classes: type) -> list[Any]:
 def _diagnose(argv: list[str]) -> int:
     """`hf-stability diagnose`: see diagnose.py."""
     from . import diagnose
-    from .callback import write_json
+    from .utils.files import write_json
 
     texts = {"usage": diagnose.USAGE, "description": diagnose.DESCRIPTION, "epilog": diagnose.EXAMPLES}
     hidden = {*diagnose.NOT_TAKEN, *COMMON_ARGS} - set(diagnose.TRAINING_FLAGS)

@@ -105,7 +105,9 @@ def answers_of(evaluation: Evaluation, problem_type: str | None = None, causal: 
 
 def labels_of(evaluation: Evaluation, causal: bool = False) -> np.ndarray | None:
     """The labels alone, `(n,)`, for a baseline where the outputs cannot be read; None where those cannot be either."""
-    parts = [_numbers(part) for part in (evaluation.labels if isinstance(evaluation.labels, list) else [evaluation.labels])]
+    parts = [
+        _numbers(part) for part in (evaluation.labels if isinstance(evaluation.labels, list) else [evaluation.labels])
+    ]
     if any(part is None or part.ndim > 2 for part in parts):
         return None
     parts = [part[:, 1:] if causal and part.ndim == 2 else part for part in parts]

@@ -970,7 +970,8 @@ def _sentence(
     if status == "ok" and evidence.get("within_noise") and "paper_rule" not in evidence:
         head = "ok, but within sampling noise of the constant"
     clauses = [
-        evidence.get("half_precision", ""),
+        evidence.get("half_precision", "").rstrip("."),
+        _training_only_clause(status, basis, evidence),
         _nonfinite_clause(evidence, total_steps),
         _accuracy_clause(status, evidence, label_names),
         _lead_clause(evidence),
@@ -1042,13 +1043,15 @@ def _headline_clause(status: str, basis: str, evidence: dict) -> str:
         return ""
     if "baseline" not in evidence:
         return f"{name} {_format_score(evidence['score'])}"
-    score, baseline = _format_apart(evidence["score"], evidence["baseline"])
     examples, smaller = evidence.get("examples"), evidence.get("smaller_is_better", False)
     examples = examples if basis == "baseline" else None
+    equal = at_or_below(evidence["score"], evidence["baseline"], examples, smaller) and at_or_below(
+        evidence["score"], evidence["baseline"], examples, not smaller
+    )
+    score, baseline = _format_apart(evidence["baseline" if equal else "score"], evidence["baseline"])
     better, worse = ("below", "above") if smaller else ("above", "below")
     if not at_or_below(evidence["score"], evidence["baseline"], examples, smaller):
         return f"{name} {score}, {better} the best constant's {baseline}"
-    equal = at_or_below(evidence["score"], evidence["baseline"], examples, not smaller)
     relation = "is" if equal else f"is {worse}"
     text = f"{name} {score} {relation} the best constant's {baseline}"
     return text + (", which by itself is no failure" if status == "ok" else "")
@@ -1089,15 +1092,17 @@ def _gradient_clause(status: str, evidence: dict) -> str:
     return f"{what} had vanished from {since} on and were back by step {gradients['healed_step']}"
 
 
-def _basis_clause(status: str, basis: str, evidence: dict) -> str:
-    if basis == "baseline":
-        return "this rests on the reported score, not on predictions"
+def _training_only_clause(status: str, basis: str, evidence: dict) -> str:
     if basis != "training_only" or status == "diverged":
         return ""
     text = "there was no evaluation with predictions, and no metric with a known baseline"
     if evidence.get("optimisation") == "stuck" or evidence.get("train_one_class"):
-        text += "; training looks like that of a failed run"
+        return text + "; training looks like that of a failed run"
     return text
+
+
+def _basis_clause(status: str, basis: str, evidence: dict) -> str:
+    return "this rests on the reported score, not on predictions" if basis == "baseline" else ""
 
 
 def _label(label: int, names: Sequence[str] | None) -> str:

@@ -123,7 +123,9 @@ def classification_scorer(
         return matthews
     if kind != "f1":
         return None
-    averages: list[int | str] = [1, "macro", "weighted", "micro", 0] if num_labels == 2 else ["macro", "weighted", "micro"]
+    averages: list[int | str] = (
+        [1, "macro", "weighted", "micro", 0] if num_labels == 2 else ["macro", "weighted", "micro"]
+    )
     named = [average for average in averages if str(average) in _bare(metric).split("_")]
     if classes is None or score is None:  # two classes: the positive one's F1, as scikit-learn's default
         chosen = named[0] if named else 1 if num_labels == 2 else None
@@ -135,7 +137,11 @@ def classification_scorer(
 
 
 def clearly_above_constant(
-    scorer: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, classes: np.ndarray, num_labels: int, level: float = 0.95
+    scorer: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    classes: np.ndarray,
+    num_labels: int,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of a metric's lead over its best constant prediction: paired bootstrap over examples, percentile.
 

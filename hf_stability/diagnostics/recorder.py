@@ -89,6 +89,7 @@ class Recorder:
         meter: the [`GradientMeter`].
         saw_loss: whether the model has shown a loss; without one it returns none, which is no divergence.
         before_clipping: whether the last step's norms were taken before clipping.
+        micro_batches: loss, logits and labels of the update step that is going on.
         output_names: of the model's last outputs, in their order, without the loss.
     """
 
@@ -119,7 +120,7 @@ class Recorder:
         self._losses_add_up = False
         self._said_unknown = self.meter.hidden is not None  # the meter has said why
         self._rows: list[tuple[int, Sequence[float], Tensor, Tensor]] = []
-        self._micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
+        self.micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
         self._norms: tuple[Tensor, Tensor, bool] | None = None
         self._row: tuple[int, Sequence[float], Tensor, Tensor] | None = None
         self._step_is_open = False
@@ -153,7 +154,7 @@ class Recorder:
     def begin_step(self) -> None:
         """The next forward passes in training mode are an update step's."""
         self._step_is_open = True
-        self._micro_batches.clear()
+        self.micro_batches.clear()
 
     @torch.no_grad()
     def observe_forward(self, module: nn.Module, kwargs: Mapping[str, Any], output: Any) -> None:
@@ -171,9 +172,9 @@ class Recorder:
         loss, logits, labels = loss_logits_labels(kwargs, output)
         self.saw_loss |= loss is not None
         self._losses_add_up = self._divides_by_num_items and kwargs.get("num_items_in_batch") is not None
-        if self.loss_check is not None and not self._micro_batches and logits is not None and labels is not None:
+        if self.loss_check is not None and not self.micro_batches and logits is not None and labels is not None:
             self.guard.run("the check of the loss", self.loss_check.watch, logits, labels)
-        self._micro_batches.append((loss, None if logits is None else logits.detach(), labels))
+        self.micro_batches.append((loss, None if logits is None else logits.detach(), labels))
 
     def observe_gradients(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> None:
         """Take this update step's norms from the trainer, instead of another pass over the gradients.
@@ -204,7 +205,7 @@ class Recorder:
         if self._row is None and self.args.world_size > 1:  # the other processes count on a row of each
             self._row = self._unknown_row(step)
         self._norms = None
-        self._micro_batches.clear()
+        self.micro_batches.clear()
         total = self._total
         for probe in self.probes:
             self.guard.run(part_of(probe), probe.before_step, optimizer, total, self.before_clipping, step)
@@ -263,7 +264,7 @@ class Recorder:
     def _seen_here(self, total: Tensor) -> Tensor:
         """Loss and output statistics of the examples that this process has seen in this step, on the device."""
         device = total.device  # under DataParallel the batches are on several
-        batches = [[part.to(device) if part is not None else None for part in batch] for batch in self._micro_batches]
+        batches = [[part.to(device) if part is not None else None for part in batch] for batch in self.micro_batches]
         losses = [loss.float() for loss, _, _ in batches if loss is not None]
         sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
         if self._losses_add_up:  # the processes' mean is taken in _flush
@@ -302,7 +303,17 @@ class Recorder:
         outputs = combine_statistics(seen[..., 1:], self.width)
         loss, probed = (weighted_mean(part, seen[..., 1:2]) for part in (seen[..., :1], probed))
         rates = np.asarray(rates, "<f4")
-        block = [steps, rates[:, 0], loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:], probed, rates[:, 1:]]
+        block = [
+            steps,
+            rates[:, 0],
+            loss,
+            outputs[:, 0],
+            norms[:, :2],
+            outputs[:, 1:],
+            norms[:, 2:],
+            probed,
+            rates[:, 1:],
+        ]
         block = np.column_stack([np.asarray(part, "<f4") for part in block])
         self.record.append(block)
         return block
@@ -320,7 +331,7 @@ class Recorder:
         self._hook.remove()
         for probe in self.probes:
             probe.stop()
-        self._micro_batches.clear()
+        self.micro_batches.clear()
         self._rows, self._norms, self._row, self._step_is_open = [], None, None, False
         self.loss_check = None
 

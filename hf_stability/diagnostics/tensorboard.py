@@ -128,13 +128,17 @@ class TensorBoard(Sink):
             from torch.utils.tensorboard.summary import hparams
 
             values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": verdict.status}.items()}
-            for summary in hparams(values, dict(final)):  # SummaryWriter.add_hparams would make a run of its own of them
+            for summary in hparams(
+                values, dict(final)
+            ):  # SummaryWriter.add_hparams would make a run of its own of them
                 self.writer.file_writer.add_summary(summary)
         self.writer.flush()
 
     def close(self, abandoned=False):
         writer, self.writer = self.writer, None
-        if writer is None or (self.shares_writer and not abandoned):  # the Trainer's callback closes its own, after this
+        if writer is None or (
+            self.shares_writer and not abandoned
+        ):  # the Trainer's callback closes its own, after this
             return
         if self.shares_writer and not self.made_writer:
             return

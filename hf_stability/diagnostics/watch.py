@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,5 +68,3 @@ def of_the_main_process(value: Any, args: Any) -> Any:
     values = [value]
     torch.distributed.broadcast_object_list(values)
     return values[0]
-
-

@@ -28,13 +28,15 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ..callback import StabilityCallback, write_bytes, write_json
+from ..callback import StabilityCallback
+from ..diagnostics.evaluation import named_output
 from ..diagnostics.step_record import LAST_PART
 from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments
+from ..utils.files import write_bytes, write_json
 from ..version import __version__
 from .plan import Job
 from .records import LOOK, RunRecord, delete_checkpoints
@@ -135,6 +137,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
         output_dir=args.output_dir,
         tensorboard_dir=args.output_dir,  # TensorBoard shows the run by its folder's name
         metric=data.task.headline,
+        baseline="compute_metrics",  # the task's own metric script, which keeps nothing
         hparams=hyperparameters(job, args),
         texts={"recipe": settings_table(job)},
         audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
@@ -392,11 +395,10 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
     metric = trainer.stability.metric
     sets = trainer.eval_dataset
     prefix = f"eval_{next(iter(sets))}_" if isinstance(sets, dict) else "eval_"  # MNLI: the first set counts
-    if trainer.stability.evaluation.get("predictions") is not None:
-        evaluation = trainer.stability.evaluation
-        logits = evaluation["predictions"]
-        logits = logits[0] if isinstance(logits, tuple) else logits
-        np.savez_compressed(folder / "predictions.npz", logits=logits, labels=evaluation["labels"])
+    evaluation = trainer.stability.evaluation
+    if evaluation.predictions is not None:
+        logits = named_output(evaluation.predictions, evaluation.output_names)
+        np.savez_compressed(folder / "predictions.npz", logits=logits, labels=evaluation.labels)
     write_json(
         folder / "metrics.json", finite({"metric": metric, "last": last, "best": best, "evaluations": evaluations})
     )
