@@ -3,10 +3,12 @@
     python benchmarks/early_detection.py choose --output_dir studies   # runs to choose settings on and to fit on
     python benchmarks/early_detection.py fit --output_dir studies      # the weights and the threshold from these
     python benchmarks/early_detection.py test --output_dir studies     # fresh runs, after the protocol was committed
-    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the test's runs
+    python benchmarks/early_detection.py choose_unbalanced --output_dir studies  # unbalanced classes: runs to choose on
+    python benchmarks/early_detection.py test_unbalanced --output_dir studies    # and fresh runs
+    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the tests' runs
 
-`report` alone rebuilds the tables from `benchmarks/early_warning/runs.csv`, which holds what each run looked like at each
-check. The protocol is benchmarks/early_warning/PROTOCOL.md. Studies go on where they were interrupted.
+`report` alone rebuilds the tables from `benchmarks/early_warning/runs.csv` and `unbalanced.csv`, which hold what each run looked
+like at each check. The protocol is benchmarks/early_warning/PROTOCOL.md. Studies go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import csv
 import json
 import math
 import os
+import random
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +38,7 @@ from hf_stability.diagnostics.failures import label_entropy
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.recipe import recipe_dir
 from hf_stability.study.statistics import wilson_interval
+from hf_stability.tasks.demo import grammar
 from hf_stability.tasks.demo.data import demo_model_path, demo_splits
 
 
@@ -60,6 +65,7 @@ class Setting:
         epochs: of training.
         rate: at which about half of the runs are to fail.
         changes: what else is not as in devlin2019.
+        shares: of the classes, where the task is one of [`SENTENCE_CLASSES`].
     """
 
     architecture: str
@@ -69,6 +75,7 @@ class Setting:
     epochs: int
     rate: float
     changes: Mapping[str, Any] = field(default_factory=dict)
+    shares: tuple[float, ...] = ()
 
 
 SETTINGS = {
@@ -81,17 +88,50 @@ CHOICE = {  # what weights and threshold were fitted on; RoBERTa's was amended f
     "roberta": Setting("roberta", "demo_cola", "train", 1000, 4, 5e-4),
 }
 
+KINDS_OF_SUBJECTS = tuple(grammar.NOUNS)
+FORMS = {  # of a sentence, by its subject's kind: things neither act nor refer to themselves
+    "person": ("intransitive", "property", "transitive", "reflexive"),
+    "animal": ("intransitive", "property", "transitive", "reflexive"),
+    "object": ("intransitive", "property"),
+}
+KINDS_AND_FORMS = [(kind, form) for kind in KINDS_OF_SUBJECTS for form in FORMS[kind]]
+SENTENCE_CLASSES: dict[str, Callable[[grammar.Sentence], int]] = {
+    "person": lambda sentence: int(sentence.subject.kind == "person"),
+    "kind": lambda sentence: KINDS_OF_SUBJECTS.index(sentence.subject.kind),
+    "kind_and_form": lambda sentence: KINDS_AND_FORMS.index((sentence.subject.kind, form_of(sentence))),
+}
+"""Tasks for unbalanced classes, on the demo's sentences: is the subject a person, which kind is it (3 classes), which kind
+and form has the sentence (10)."""
+
+TEN_SKEWED = (0.6, 0.1, 0.1, 0.05, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
+UNBALANCED = {
+    "rare03": Setting("bert", "person", "train", 640, 3, 2e-4, shares=(0.97, 0.03)),
+    "rare07": Setting("bert", "person", "train", 640, 3, 2e-4, shares=(0.93, 0.07)),
+    "rare15": Setting("bert", "person", "train", 640, 3, 2e-4, shares=(0.85, 0.15)),
+    "three": Setting("bert", "kind", "train", 640, 3, 2e-4, shares=(1 / 3,) * 3),
+    "three_skewed": Setting("bert", "kind", "train", 640, 3, 2e-4, shares=(0.8, 0.15, 0.05)),
+    "ten": Setting("bert", "kind_and_form", "train", 640, 3, 2e-4, shares=(0.1,) * 10),
+    "ten_skewed": Setting("bert", "kind_and_form", "train", 640, 3, 2e-4, shares=TEN_SKEWED),
+    "rare15_fast": Setting("bert", "person", "train", 640, 3, 1e-3, shares=(0.85, 0.15)),
+    "ten_skewed_fast": Setting("bert", "kind_and_form", "train", 640, 3, 1e-3, shares=TEN_SKEWED),
+}
+UNBALANCED_SEEDS = {"choose_unbalanced": 1000, "test_unbalanced": 5001}
+SEEDS_AT_A_TIME, MOST_SEEDS = 3, 15
+LEARNED, NOT_LEARNED = 0.5, 0.1
+"""Skill from which on a run is sound, and up to which it failed."""
+
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
 def write_data(folder: Path, setting: Setting, half: str) -> tuple[Path, Path]:
     """The setting's training set and one half of its development set, as the .csv files that a user would bring."""
-    splits = demo_splits(setting.task)
+    splits = drawn_splits(setting) if setting.shares else demo_splits(setting.task)
     dev = splits["validation"]
     dev = dev[: len(dev) // 2] if half == "first" else dev[len(dev) // 2 :]
     folder.mkdir(parents=True, exist_ok=True)
-    names = (f"{setting.task}-{setting.split}-{setting.examples}", f"{setting.task}-dev-{half}")
+    task = "-".join([setting.task, *(f"{share:.2f}" for share in setting.shares)])
+    names = (f"{task}-{setting.split}-{setting.examples}", f"{task}-dev-{half}")
     paths = [folder / f"{name}.csv" for name in names]
     for path, rows in zip(paths, (splits[setting.split][: setting.examples], dev), strict=True):
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -99,6 +139,31 @@ def write_data(folder: Path, setting: Setting, half: str) -> tuple[Path, Path]:
             writer.writeheader()
             writer.writerows(rows)
     return paths[0], paths[1]
+
+
+def form_of(sentence: grammar.Sentence) -> str:
+    """`property` (is red), `reflexive` (praises himself), `transitive` or `intransitive`."""
+    if sentence.predicate.verb.lemma == "be":
+        return "property"
+    if sentence.predicate.is_reflexive:
+        return "reflexive"
+    return "transitive" if sentence.predicate.object else "intransitive"
+
+
+def drawn_splits(setting: Setting) -> dict[str, list[dict[str, Any]]]:
+    """Correct sentences of the demo's grammar with the setting's share of each class; none comes twice."""
+    rng, seen = random.Random(f"early detection, {setting.task}, {setting.shares}"), set()
+    splits: dict[str, list[dict[str, Any]]] = {"validation": [], setting.split: []}
+    for split, size in (("validation", 1000), (setting.split, setting.examples)):
+        while len(splits[split]) < size:
+            label = rng.choices(range(len(setting.shares)), setting.shares)[0]
+            text = None
+            while text is None or text in seen:
+                sentence = grammar.draw_sentence(rng)
+                text = grammar.text(sentence) if SENTENCE_CLASSES[setting.task](sentence) == label else None
+            seen.add(text)
+            splits[split].append({"sentence": text, "label": label})
+    return splits
 
 
 def own_part(recipe: dict[str, Any], setting: Setting) -> dict[str, Any]:
@@ -114,13 +179,16 @@ def study_folder(output_dir: Path, name: str, part: str) -> Path:
 
 
 def settings_of(part: str) -> dict[str, Setting]:
-    """The settings of part `choose` or `test`."""
+    """The settings of a part."""
+    if part in UNBALANCED_SEEDS:
+        return UNBALANCED
     return CHOICE if part == "choose" else SETTINGS
 
 
 def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], more: Sequence[str] = ()) -> Path:
-    """Run a setting's seeds, an evaluation every tenth of training; the study's folder."""
-    setting, half = settings_of(part)[name], "first" if part == "choose" else "second"
+    """Run a setting's seeds, an evaluation every tenth of training (unbalanced classes: at the end only); the study's
+    folder."""
+    setting, half = settings_of(part)[name], "first" if part.startswith("choose") else "second"
     folder = study_folder(output_dir, name, part)
     train, dev = write_data(output_dir / "data", setting, half)
     recipe = yaml.safe_load((recipe_dir() / "devlin2019.yaml").read_text(encoding="utf-8"))
@@ -128,6 +196,8 @@ def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], mo
     recipe["args"] |= setting.changes
     recipe["model_types"] = {setting.architecture: own_part(recipe, setting)}
     recipe["args"] |= {"eval_strategy": "steps", "eval_steps": 0.1, "per_device_eval_batch_size": 64}
+    if setting.shares:
+        recipe["args"] |= {"eval_strategy": "no"}
     arm = output_dir / "arms" / f"{name}.yaml"
     arm.parent.mkdir(parents=True, exist_ok=True)
     arm.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
@@ -156,6 +226,19 @@ def test(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
             failed = [kind_of(path) == "failed" for path in run_folders(folder)]
             if min(failed.count(True), failed.count(False)) >= ENOUGH:
                 break
+
+
+def run_unbalanced(output_dir: Path, part: str, names: Sequence[str], minutes: float, most: int) -> None:
+    """Runs of all settings in turn, [`SEEDS_AT_A_TIME`] seeds each, in this process, until each has `most` or the time is
+    over (looked at before each turn)."""
+    end = time.monotonic() + 60 * minutes
+    for number in range(0, most, SEEDS_AT_A_TIME):
+        first = UNBALANCED_SEEDS[part] + number
+        seeds = f"{first}-{min(first + SEEDS_AT_A_TIME, UNBALANCED_SEEDS[part] + most) - 1}"
+        for name in names:
+            if time.monotonic() >= end:
+                return
+            run_setting(output_dir, name, part, (seeds,), ("--workers", "0"))
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -195,7 +278,7 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
             record["layer_norms"][until],
             record["loss"][until],
             record["logit_std"][until],
-            record["labels"][until].sum(0),
+            record["labels"][until],
             record["layers"],
             total,
         )
@@ -229,6 +312,99 @@ def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float |
 def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
     """[`looks`] of all runs of some settings' studies."""
     return [row for name, folder in folders.items() for path in run_folders(folder) for row in looks(path, name)]
+
+
+# ---- unbalanced classes ----------------------------------------------------------------------------------------------
+
+
+def skill_of(run: Mapping[str, Any]) -> float:
+    """Matthews correlation of two classes; of more, the share of the majority-class baseline's errors that the run does
+    not make. 0 for a constant prediction, 1 for a perfect one."""
+    matthews = run["metrics"].get("eval_matthews_correlation")
+    return (run["accuracy"] - run["baseline"]) / (1 - run["baseline"]) if matthews is None else matthews
+
+
+def outcome_of(run: Mapping[str, Any]) -> str:
+    """`failed`, `sound`, or `between`, by the skill at the end of training."""
+    skill = skill_of(run)
+    if run["status"] == "diverged" or skill <= NOT_LEARNED:
+        return "failed"
+    return "sound" if skill >= LEARNED else "between"
+
+
+def unbalanced_looks(folder: Path, setting: str) -> list[dict[str, Any]]:
+    """A row for each check of a run: the evidence, and the loss over the entropy, which is what counted before."""
+    record = read_steps(folder / "steps.rec")
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    total, warmup = record["info"]["max_steps"], record["info"]["warmup_steps"]
+    about = {"setting": setting, "seed": run["seed"], "kind": outcome_of(run), "skill": round(skill_of(run), 4)}
+    rows = []
+    for step in early_warning.check_steps(warmup, total):
+        parts = (record[name][:step] for name in ("layer_norms", "loss", "logit_std", "labels"))
+        found = early_warning.evidence(*parts, record["layers"], total)
+        width = max(early_warning.MIN_WINDOW, math.ceil(early_warning.LOSS_WINDOW * total))
+        before = record["loss"][:step][-width:].mean() / label_entropy(record["labels"][:step].sum(0))
+        values = {key: round(float(value), 5) for key, value in found.items()}
+        rows.append(
+            {
+                **about,
+                "fraction": round(step / total, 3),
+                "step": step,
+                **values,
+                "loss_before": round(float(before), 5),
+            }
+        )
+    return rows
+
+
+def unbalanced_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Runs of each setting that raised an alarm at any check, by the rule before and the rule now."""
+    header = ["setting", "runs", "sound: alarmed before", "now", "between: before", "now", "failed: before", "now"]
+    body = []
+    names = [name for name in UNBALANCED if any(row["setting"] == name for row in rows)]
+    for label, members in [*((name, [name]) for name in names), ("all", names)]:
+        own = [row for row in rows if row["setting"] in members]
+        cells = [label, str(len({(row["setting"], row["seed"]) for row in own}))]
+        for kind in ("sound", "between", "failed"):
+            for rule in ("before", "now"):
+                alarmed = [step is not None for step in first_alarms(own, kind, rule).values()]
+                cells.append(share(sum(alarmed), len(alarmed)))
+        body.append(cells)
+    return table(header, body)
+
+
+def first_alarms(rows: list[dict[str, Any]], kind: str, rule: str) -> dict[tuple, float | None]:
+    """The share of training at each run's first alarm, by setting and seed; None without one."""
+    found: dict[tuple, float | None] = {}
+    for row in rows:
+        if row["kind"] != kind:
+            continue
+        run = row["setting"], row["seed"]
+        loss = row["loss_before"] if rule == "before" else row["loss"]
+        raised = risk_of({**row, "loss": loss}) >= early_warning.THRESHOLD
+        found[run] = row["fraction"] if found.get(run) is None and raised else found.get(run)
+    return found
+
+
+def unbalanced_section(rows: list[dict[str, Any]]) -> list[str]:
+    """The part of results.md on unbalanced classes."""
+    when = [
+        [f"{kind} runs, {rule}", str(len(steps)), f"{np.median(steps):.0%}" if steps else "-"]
+        for kind in ("sound", "failed")
+        for rule in ("before", "now")
+        for steps in [[step for step in first_alarms(rows, kind, rule).values() if step is not None]]
+    ]
+    return [
+        "## Unbalanced classes, and more than two",
+        "",
+        "Runs that raised an alarm at any check; `stop` would have ended just these. Before: the loss over the labels'",
+        "entropy from the first check on. Now: early_warning.py's equation. Both on the same records, with the same weights",
+        f"and threshold. Sound: skill at least {LEARNED}; failed: at most {NOT_LEARNED} (PROTOCOL.md).",
+        "",
+        *unbalanced_table(rows),
+        "",
+        *table(["first alarm", "alarmed", "median share of training"], when),
+    ]
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------------
@@ -339,21 +515,21 @@ def precision_at(prevalence: float, hits: int, failed: int, false: int, ok: int,
     return (estimate, *np.quantile(drawn, [0.025, 0.975]).tolist())
 
 
-def read_rows() -> list[dict[str, Any]]:
-    """The committed looks at the test's runs."""
-    with open(RESULTS / "runs.csv", newline="", encoding="utf-8") as file:
+def read_rows(name: str = "runs.csv") -> list[dict[str, Any]]:
+    """The committed looks at a test's runs."""
+    with open(RESULTS / name, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     words = ("setting", "kind", "checked")
     return [
         {k: (v if k in words else float(v) if v != "" else math.nan) for k, v in row.items()}
-        | {"checked": row["checked"] == "True"}
+        | {"checked": row.get("checked", "True") == "True"}
         for row in rows
     ]
 
 
-def write_rows(rows: list[dict[str, Any]]) -> None:
-    """Write runs.csv."""
-    with open(RESULTS / "runs.csv", "w", newline="", encoding="utf-8") as file:
+def write_rows(rows: list[dict[str, Any]], name: str = "runs.csv") -> None:
+    """Write the looks."""
+    with open(RESULTS / name, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -483,10 +659,16 @@ def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[st
 
 
 def report(output_dir: Path) -> None:
-    """Part `report`: runs.csv from the test's runs where they are there, and results.md from runs.csv."""
+    """Part `report`: the two tables of looks from the tests' runs where they are there, and results.md from these."""
     folders = {name: study_folder(output_dir, name, "test") for name in SETTINGS}
     if all(folder.is_dir() for folder in folders.values()):
         write_rows(collect(folders))
+    folders = {name: study_folder(output_dir, name, "test_unbalanced") for name in UNBALANCED}
+    looked = [
+        r for name, folder in folders.items() for path in run_folders(folder) for r in unbalanced_looks(path, name)
+    ]
+    if looked:
+        write_rows(looked, "unbalanced.csv")
     rows, threshold = read_rows(), early_warning.THRESHOLD
     text = [
         "# Early detection: the tables",
@@ -524,6 +706,8 @@ def report(output_dir: Path) -> None:
             "",
         ]
         text += alarm_table_in_use(rows, name, threshold)
+    if (RESULTS / "unbalanced.csv").is_file():
+        text += ["", *unbalanced_section(read_rows("unbalanced.csv"))]
     (RESULTS / "results.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
 
@@ -550,20 +734,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "fit", "test", "report"])
+    parser.add_argument("part", choices=["choose", "fit", "test", *UNBALANCED_SEEDS, "report"])
     parser.add_argument(
         "--output_dir", type=Path, default=Path("results/early_detection"), help="folder of the studies"
     )
     parser.add_argument(
-        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="only these (choose, test)"
+        "--settings", nargs="+", choices=[*SETTINGS, *UNBALANCED], help="only these (choose, test, and of unbalanced)"
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no turn after these (unbalanced)")
+    parser.add_argument("--most", type=int, default=MOST_SEEDS, help="seeds of a setting (unbalanced)")
     parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
     arguments = parser.parse_args()
     more = ["--workers", arguments.workers] if arguments.workers else []
+    names = arguments.settings or list(settings_of(arguments.part))
+
+    def unbalanced() -> None:
+        run_unbalanced(arguments.output_dir, arguments.part, names, arguments.minutes, arguments.most)
+
     parts: dict[str, Callable[[], None]] = {
-        "choose": lambda: choose(arguments.output_dir, arguments.settings, more),
+        "choose": lambda: choose(arguments.output_dir, names, more),
         "fit": lambda: fit(arguments.output_dir),
-        "test": lambda: test(arguments.output_dir, arguments.settings, more),
+        "test": lambda: test(arguments.output_dir, names, more),
+        **dict.fromkeys(UNBALANCED_SEEDS, unbalanced),
         "report": lambda: report(arguments.output_dir),
     }
     parts[arguments.part]()

@@ -75,7 +75,7 @@ def reference(record, step, total):
 def evidence_of(record, step, total=TOTAL):
     until = record["step"] <= step
     columns = (record[name][until] for name in ("layer_norms", "loss", "logit_std"))
-    return evidence(*columns, record["labels"][until].sum(0), record["layers"], total)
+    return evidence(*columns, record["labels"][until], record["layers"], total)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -89,9 +89,7 @@ def test_the_evidence_is_the_equations(fails, step):
 def test_seeds_on_a_leading_axis_are_each_as_alone():
     records = [made_record(fails, seed) for seed in range(3) for fails in (False, True)]
     stacked = {name: np.stack([r[name] for r in records]) for name in ("layer_norms", "loss", "logit_std", "labels")}
-    together = evidence(
-        stacked["layer_norms"], stacked["loss"], stacked["logit_std"], stacked["labels"].sum(1), LAYERS, TOTAL
-    )
+    together = evidence(*stacked.values(), LAYERS, TOTAL)
     for i, record in enumerate(records):
         alone = evidence_of(record, TOTAL)
         for name, value in together.items():
@@ -153,7 +151,7 @@ def test_what_the_record_does_not_say_raises_no_alarm():
 
 def test_a_loss_that_is_not_finite_is_an_alarm():
     record = made_record(False)
-    record["loss"][60:] = np.nan
+    record["loss"][60:] = record["layer_norms"][60:] = np.nan
     alarm = find_alarm(record)
     assert alarm.risk == 1 and alarm.step == 70 and "not finite" in alarm.sentence
     json.dumps(alarm.to_dict(), allow_nan=False)
@@ -200,13 +198,16 @@ def test_while_nearly_all_examples_are_of_one_class_nothing_is_said():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("at", [0, 63])
+@pytest.mark.parametrize("at", [0, 63, 64])
 def test_a_loss_that_is_not_finite_is_an_alarm_at_the_next_check(value, at):
     record = made_record(fails=False)
     record["loss"][at:] = value if at == 0 else record["loss"][at:]
     record["loss"][at] = value
+    record["layer_norms"][at] = math.nan
     if at == 0:
         record["layer_norms"][:] = math.nan
+    if at == 64:  # a frozen layer has no norm at any time, and the others are not finite
+        record["layer_norms"][:, 0], record["layer_norms"][64, 1:] = math.nan, math.inf
     first = min(step for step in check_steps(WARMUP, TOTAL) if step > at)
     alarm = find_alarm(record)
     assert alarm.step == first and alarm.risk == 1.0 and "not finite" in alarm.sentence
