@@ -57,7 +57,7 @@ MIN_WINDOW = 5
 MIN_ENTROPY = 0.05
 """Nats; of the labels so far."""
 UNBALANCED = 1.25
-"""Classes are unbalanced where ln K is more than this times the entropy: of two classes one below 24%."""
+"""Classes are unbalanced where ln K is more than this times the entropy: of two classes one of at most 24%."""
 FIRST, LATEST = 0.5, 0.75
 """Shares of training from which on a run with unbalanced classes is judged: where its loss has come down, and in any case."""
 NEAR = 0.1
