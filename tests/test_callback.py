@@ -196,7 +196,9 @@ def test_diagnostics_are_recorded_with_those_that_processes_share_first(tmp_path
     assert callback.recorder.record.columns == [
         *plain.recorder.record.columns, "clip_factor", "prediction_entropy", "one_class_share",
     ]  # fmt: skip
-    np.testing.assert_array_equal(callback.recorder.record.rows()[:, : len(plain.recorder.record.columns)], plain.recorder.record.rows())
+    np.testing.assert_array_equal(
+        callback.recorder.record.rows()[:, : len(plain.recorder.record.columns)], plain.recorder.record.rows()
+    )
 
 
 def test_what_a_process_sees_of_its_own_examples_is_averaged_over_processes(tmp_path, monkeypatch):

@@ -759,7 +759,7 @@ def _gradients_count(status: str, basis: str, evidence: dict) -> bool:
     """Not for a run that has fitted its data, or may have: its gradients vanish for the good reason."""
     if "optimisation" in evidence:
         return evidence["optimisation"] != "fitted"
-    return status == "failed"
+    return status in ("failed", "unknown")
 
 
 def _finite_outputs(outputs: np.ndarray) -> bool:
@@ -1102,7 +1102,11 @@ def _training_only_clause(status: str, basis: str, evidence: dict) -> str:
 
 
 def _basis_clause(status: str, basis: str, evidence: dict) -> str:
-    return "this rests on the reported score, not on predictions" if basis == "baseline" else ""
+    if basis != "baseline":
+        return ""
+    if "examples" in evidence:
+        return "this rests on the reported accuracy, in counts of examples"
+    return "there were no eval predictions to take the accuracy of"
 
 
 def _label(label: int, names: Sequence[str] | None) -> str:
