@@ -107,7 +107,7 @@ def expanded_ends(n: int, confidence: float = 0.95) -> tuple[float, float]:
         confidence: in (0, 1).
 
     Returns:
-        low and high, in (0, 1), that add up to 1: .0140 and .9860 for n = 20, where the confidence is .95.
+        low and high, in (0, 1), that add up to 1: 0.0159 and 0.9841 for n = 20 and a confidence of 0.95.
     """
     from scipy.special import ndtr, stdtrit
 
