@@ -27,10 +27,10 @@ COMBINED = "interaction + dropout"
 """The last two where there is one run a cell: their sum is all that can be estimated."""
 
 COVERAGE_NOTE = (
-    "In simulations 95% intervals hold the true variance of a kind of seeds that contributes much in a share of 0.65 to 0.98 "
-    "with 5 seeds of that kind, and 0.88 to 0.97 with 10. Those of the other components are too long."
+    "In simulations 95% intervals hold the true variance of a kind of seeds that contributes much in a share of 0.67 to 0.99 "
+    "with 5 seeds of that kind, and 0.86 to 0.98 with 10. Those of the other components are too long."
 )
-"""From `python benchmarks/interval_coverage.py measure`: scores with normal effects, and with a fifth of the levels failed."""
+"""From `python benchmarks/interval_coverage.py others`: scores with normal effects, and with a fifth of the levels failed."""
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
