@@ -47,7 +47,7 @@ def against_restarts(
     are percentiles that lie further out than those of the confidence, see
     [`expanded_ends`][hf_stability.study.statistics.expanded_ends], for n the smaller number of runs.
 
-    `python benchmarks/interval_coverage.py` measures how often it holds the true difference, and chose it. The two
+    `python benchmarks/interval_coverage.py` compared it with others, and measures how often it holds the true value. The two
     recipes' runs are taken as independent; for runs that share seeds the interval is too long rather than too short.
 
     Args:

@@ -100,7 +100,7 @@ def expanded_ends(n: int, confidence: float = 0.95) -> tuple[float, float]:
 
     Percentiles at (1 -+ confidence) / 2 are too near together for small n: the draws spread by std with n in place of
     n - 1, and a normal quantile stands where Student's belongs. For a mean these levels mend both (Hesterberg 2015, The
-    American Statistician 69, p. 371, section 3.3).
+    American Statistician 69, p. 371).
 
     Args:
         n: number of runs, at least 2.
