@@ -9,7 +9,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +37,8 @@ def load_task_data(
     data_dir: str | os.PathLike | None = None,
     train_file: str | os.PathLike | None = None,
     validation_file: str | os.PathLike | None = None,
+    text_column_names: Sequence[str] | None = None,
+    label_column_name: str | None = None,
 ) -> TaskData:
     """The data of a GLUE task, of a bundled demo task, or of the user's own files.
 
@@ -44,12 +46,17 @@ def load_task_data(
         task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task; None with files.
         data_dir: for a GLUE task, a folder in the official layout; None: the hub's copy.
         train_file, validation_file: see `files.load_files`; both or none.
+        text_column_names, label_column_name: of the files, see there.
 
     Raises:
         InputError: contradicting or missing arguments, an unknown task, and all that the loaders find.
     """
     if task_name is not None and (train_file is not None or validation_file is not None):
         raise InputError(f"--task_name {task_name}: give either it or --train_file with --validation_file, not both")
+    for flag, value in (("text_column_names", text_column_names), ("label_column_name", label_column_name)):
+        if value is not None and train_file is None:
+            value = value if isinstance(value, str) else " ".join(value)
+            raise InputError(f"--{flag} {value}: goes with --train_file and --validation_file")
     if task_name is None:
         if train_file is None and validation_file is None:
             raise InputError("no data: give --task_name, or --train_file with --validation_file")
@@ -59,7 +66,9 @@ def load_task_data(
             raise InputError(f"--validation_file {validation_file}: --train_file is missing")
         if data_dir is not None:
             raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with --train_file")
-        return load_files(train_file, validation_file)
+        return load_files(
+            train_file, validation_file, text_column_names=text_column_names, label_column_name=label_column_name
+        )
 
     if is_glue(task_name):
         return load_glue(_glue_name(task_name), data_dir)
