@@ -484,7 +484,8 @@ def _end(runs: Sequence, folder: Path) -> int:
     crashed = [run.name for run in runs if run.status == "crashed"]
     if crashed:
         error = folder / "runs" / crashed[0] / "error.txt"
-        print(f"{PROG}: {len(crashed)} run(s) crashed: see {error}", file=sys.stderr)
+        see = f": see {error}" if error.is_file() else f", first {crashed[0]}"
+        print(f"{PROG}: {len(crashed)} run(s) crashed{see}", file=sys.stderr)
     stopped = [run for run in runs if run.status == "stopped"]
     if stopped:
         saved = sum(run.planned_steps - run.steps for run in stopped)

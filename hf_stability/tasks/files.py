@@ -101,6 +101,7 @@ def load_files(
     for table in (train, validation):
         _check_text(table, text_columns)
         _doubt_text(table, text_columns)
+    _doubt_columns(train, text_columns)
 
     kind = _label_kind(train, regression, label_names)
     if kind == "number":
@@ -354,19 +355,20 @@ def _check_text(table: _Table, text_columns: tuple[str, ...]) -> None:
                 raise table.error(row, f"half a surrogate pair in column {name!r}")  # JSON can spell it, UTF-8 cannot
 
 
+def _doubt_columns(table: _Table, text_columns: tuple[str, ...]) -> None:
+    """Warn of columns of text that hold dates or numbers."""
+    for name in text_columns:
+        if what := _dates_or_numbers(table.columns[name]):
+            logger.warning(
+                "%s: the text in column %s looks like %s; --text_column_names chooses another", table.where, name, what
+            )
+
+
 def _doubt_text(table: _Table, text_columns: tuple[str, ...]) -> None:
-    """Warn of what is a string, but hardly a text."""
+    """Warn of single texts that are hardly texts."""
     labels = set(map(str, table.columns[LABEL_COLUMN]))
     for name in text_columns:
         texts = table.columns[name]
-        if what := _dates_or_numbers(texts):
-            logger.warning(
-                "%s: the text in column %s looks like %s (%r); --text_column_names chooses another",
-                table.where,
-                name,
-                what,
-                texts[0],
-            )
         missing = [row for row, text in enumerate(texts) if text.strip().lower() in _MISSING]
         if missing:
             first = missing[0]
@@ -405,12 +407,15 @@ def _line_ends(text: str) -> list[str]:
 
 
 def _dates_or_numbers(values: Sequence[str]) -> str:
-    """`"dates"` or `"numbers"`, where more than half of these strings are; else nothing."""
+    """`"dates ('2021-01-05')"` or `"numbers ('1,5')"`, where more than half of these strings are; else nothing."""
     values = [value.strip() for value in values[:_LOOKED_AT]]
-    if 2 * sum(_DATE.fullmatch(value) is not None for value in values) > len(values):
-        return "dates"
-    numbers = sum(_is_number(value) or _NUMBER_IN_WORDS.fullmatch(value) is not None for value in values)
-    return "numbers" if 2 * numbers > len(values) else ""
+    dates = [value for value in values if _DATE.fullmatch(value)]
+    numbers = [value for value in values if _is_number(value) or _NUMBER_IN_WORDS.fullmatch(value)]
+    numbers = [value for value in numbers if value.lower() not in _MISSING]
+    for kind, found in (("dates", dates), ("numbers", numbers)):
+        if 2 * len(found) > len(values):
+            return f"{kind} ({found[0]!r})"
+    return ""
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -515,10 +520,8 @@ def _doubt_names(table: _Table) -> None:
         )
     if what := _dates_or_numbers(list(counts)):
         logger.warning(
-            "%s: the labels look like %s (%r) and are read as names of classes; --label_column_name chooses another "
-            "column%s",
+            "%s: the labels look like %s and are read as names of classes; --label_column_name chooses another column%s",
             table.where,
             what,
-            next(iter(counts)),
-            ", and a regression needs numbers such as 1.5" if what == "numbers" else "",
+            ", and a regression needs numbers such as 1.5" if what.startswith("numbers") else "",
         )

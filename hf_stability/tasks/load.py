@@ -6,14 +6,19 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import socket
 import struct
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from ..errors import InputError, nearest
 from .files import load_files
@@ -30,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_BAR_ROWS = 20_000  # fewer are tokenised in a second or two
 _RECORD = "task.json"
+_SAVING = ".saving-"  # in the name of a folder that is being written
+_SAVING_BEFORE = re.compile(r"\.[0-9a-f]{16}\.\w{8}")  # such a name of earlier versions
+_HOUR_S, _DAY_S = 60 * 60.0, 24 * 60 * 60.0
 
 
 def load_task_data(
@@ -188,16 +196,18 @@ class TokenizedData:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes everything to `folder`, replacing an earlier save; a reader sees the whole of it or nothing.
 
+        What a killed save left beside it is deleted.
+
         Raises:
             FileExistsError: `folder` exists and is not an earlier save.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / _RECORD).is_file():
+        if folder.exists() and not is_saved(folder):
             raise FileExistsError(f"{folder} exists and holds no tokenized data")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
-        )  # a sibling: renaming is atomic
+        delete_leftovers(folder.parent)
+        prefix = f".{folder.name}{_SAVING}{socket.gethostname()}-{os.getpid()}-"
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))  # a sibling: renaming is atomic
         try:
             new, old = temporary / "new", temporary / "old"
             rows = len(self.train) + sum(map(len, self.validation.values()))
@@ -243,6 +253,43 @@ class TokenizedData:
             name: load_from_disk(folder / "validation" / name, keep_in_memory=False) for name in record["validation"]
         }
         return cls(task, load_from_disk(folder / "train", keep_in_memory=False), validation, record["truncated_share"])
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether this is what [`TokenizedData.save`] writes."""
+    return (folder / _RECORD).is_file()
+
+
+def delete_leftovers(parent: Path) -> None:
+    """Delete what saves into `parent` left that were killed; not what another process is writing.
+
+    The folder's name has the machine and the process. On this machine the process is asked for; of another machine, or an
+    earlier version, what has not changed for a day is deleted.
+    """
+    for folder in parent.glob(".*.*"):
+        name = folder.name
+        if not folder.is_dir() or not (_SAVING in name or _SAVING_BEFORE.fullmatch(name)):
+            continue
+        machine, pid = ["", "", *name.rpartition(_SAVING)[2].rsplit("-", 2)][-3:-1]
+        try:
+            changed = folder.stat().st_mtime
+            here = machine == socket.gethostname() and pid.isdigit()
+            stale = not _runs_since(int(pid), changed) if here else time.time() - changed > _DAY_S
+        except OSError:  # deleted or renamed meanwhile
+            continue
+        if stale:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs_since(pid: int, then: float) -> bool:
+    """Whether a process of this number is running that was there at this time: numbers are given again. An hour more, for a
+    file server's clock."""
+    try:
+        return psutil.Process(pid).create_time() <= then + _HOUR_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # it is there, and not to be looked at
+        return True
 
 
 def tokenize(

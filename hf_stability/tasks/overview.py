@@ -41,10 +41,10 @@ def columns_and_classes(data: TaskData) -> str:
 def doubts(data: TaskData) -> list[str]:
     """What looks wrong with the data that are trained and evaluated on, a sentence each: a development set of one class,
     a class that was not trained, nearly as many classes as examples, development examples that are trained on too."""
-    said = []
-    if not data.task.is_regression:
-        said += _doubts_about_classes(data)
-    trained = set(_texts(data, data.train)) if data.task.name == "custom" else set()  # GLUE's overlaps are known
+    said = _doubts_about_targets(data) if data.task.is_regression else _doubts_about_classes(data)
+    if data.task.name != "custom":
+        return said  # the overlaps of GLUE's sets are known
+    trained = set(_texts(data, data.train))
     for name, rows in data.validation.items():
         known = sum(text in trained for text in _texts(data, rows))
         if known:
@@ -53,6 +53,15 @@ def doubts(data: TaskData) -> list[str]:
                 "too good. Leave them out of one of the two."
             )
     return said
+
+
+def _doubts_about_targets(data: TaskData) -> list[str]:
+    return [
+        f"{data.source}, {name}: all {len(labels)} targets are {labels[0]:g}, and a correlation needs two values at least. "
+        "Give a development set with more."
+        for name, labels in _labels(data.validation).items()
+        if len(set(labels)) == 1
+    ]
 
 
 def _doubts_about_classes(data: TaskData) -> list[str]:
@@ -81,11 +90,11 @@ def _doubts_about_classes(data: TaskData) -> list[str]:
 
 
 def _labels(sets: dict[str, Dataset]) -> dict[str, list]:
-    return {name: list(rows["label"]) for name, rows in sets.items()}
+    return {name: rows["label"][:] for name, rows in sets.items()}
 
 
 def _texts(data: TaskData, rows: Dataset) -> Sequence[tuple[str, ...]]:
-    return list(zip(*(rows[name] for name in data.task.text_columns), strict=True))
+    return list(zip(*(rows[name][:] for name in data.task.text_columns), strict=True))
 
 
 def _shown(name: str) -> str:
