@@ -38,7 +38,7 @@ from .errors import InputError
 from .methods.adamw import effective_step_factor, inner_optimizer
 from .recipe import argument_types, coerce, load_recipe
 from .study.plan import ALARM_ARGS, Job
-from .study.run import finite, model_config, quiet
+from .study.run import finite, load_model, model_config, quiet
 from .study.statistics import wilson_interval
 from .training_args import METHOD_ARGS, StableTrainingArguments
 
@@ -596,7 +596,7 @@ def load_inputs(
         model = job.model
     if model:
         task = None if texts is tokens is None else (texts or tokens).task
-        _look_at_model(inputs, model, task, job.model_config if job else {})
+        _look_at_model(inputs, model, task, *((job.model_config, job.dtype) if job else ({}, "auto")))
     elif run.saved_model is not None and (config := _or_none(load_config, str(run.saved_model))) is not None:
         inputs.values |= {"num_labels": config.num_labels, **config_values(config)}
     on_cpu = run.args.get("use_cpu") or not torch.cuda.is_available()
@@ -661,18 +661,16 @@ def _load_texts(task_name, data_dir, train_file, validation_file) -> tuple[Any, 
         return None, Finding("labels", "likely", f"the data cannot be read as they are: {error}", {}, remedy)
 
 
-def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any]) -> None:
-    """Load the pretrained weights, to see what of the model they do not hold."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], dtype: str) -> None:
+    """Load the pretrained weights as the run did, to see what of the model they do not hold; `dtype` is a study's, or
+    "auto": as transformers does."""
+    from transformers import AutoConfig
 
     own = AutoConfig.from_pretrained(model)
 
     def load(**more):
         config = model_config(model, task, dict(values)) if task is not None else own
-        found = AutoModelForSequenceClassification.from_pretrained(
-            model, config=config, ignore_mismatched_sizes=True, **more
-        )
-        return found
+        return load_model(model, config, dtype, **more)
 
     try:
         loaded, info = load(output_loading_info=True)
