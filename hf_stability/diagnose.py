@@ -634,7 +634,7 @@ def adapter_values(config: Mapping[str, Any], missing_weights: list[str] | None,
         config: the file's content.
         missing_weights, base_prefix: of the pretrained model, where it is known; see the module `causes`.
     """
-    values = {"adapters": str(config.get("peft_type") or "PEFT")}
+    values = {"adapters": str(config.get("peft_type") or "PEFT"), "frozen_parts": {}}
     trained, targets = list(config.get("modules_to_save") or []), config.get("target_modules") or []
     if not isinstance(targets, str):  # else a pattern
         trained += targets
@@ -1345,7 +1345,8 @@ class DiagnoseArguments:
     memorize_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of it. Default: 5e-5 for a model of 768 units, inversely to the units for others."
+            "help": "Learning rate of it. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
+            "adapters 10 times that."
         },
     )
     json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})

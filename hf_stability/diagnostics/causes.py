@@ -702,8 +702,8 @@ def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = Non
     return Finding("early warning", level, text, dict(alarm), remedy, f"{STABLE_RECIPE}, or --on_alarm stop")
 
 
-def check_memorized(memorized: Mapping[str, Any] | None = None) -> Finding | None:
-    """What came of [`memorize`]: a model that cannot learn 32 examples by heart has a bug."""
+def check_memorized(memorized: Mapping[str, Any] | None = None, adapters: str | None = None) -> Finding | None:
+    """What came of [`memorize`]: a model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
     if memorized is None:
         return None
     n, done, rate = memorized["examples"], memorized["steps"], memorized["rate"]
@@ -716,7 +716,9 @@ def check_memorized(memorized: Mapping[str, Any] | None = None) -> Finding | Non
         trained = memorized.get("trained_before", 0)
         if trained:
             text += f"; it began with weights that had been trained for {trained} steps"
-        level = "possible" if trained else "likely"
+        if adapters:
+            text += f"; {adapters} adapters may be too few weights for it"
+        level = "possible" if trained or adapters else "likely"
         problems.append((level, f"the model cannot memorise: {text}. A bug is likelier than instability"))
     return _finding(
         "memorize",

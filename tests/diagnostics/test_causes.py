@@ -431,6 +431,12 @@ CASES = {
         "likely",
         "cannot memorise: 50% of 32 training examples right after 40 update steps at a constant 5e-05",
     ),
+    "not by heart, with adapters": (
+        "memorize",
+        {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}, "adapters": "IA3"},
+        "possible",
+        "dropout off; IA3 adapters may be too few weights for it. A bug is likelier",
+    ),
     "not by heart, from weights that failed": (
         "memorize",
         {"memorized": {**MEMORIZED, "learned": False, "trained_before": 188}},
