@@ -1157,6 +1157,8 @@ def diagnose(
         share = (float(failed), *(float(value) for value in wilson_interval(failed, 1)))
     known_length = values.get("max_seq_length")  # of a study's run, by its data
     length = max_seq_length if known_length is None else known_length
+    if values.get("adapters"):
+        run.args.pop("learning_rate", None)  # too high for the whole model, which a rescue trains
     return Report(
         source=run.source,
         status=status,
@@ -1164,7 +1166,7 @@ def diagnose(
         failed_share=share,
         findings=findings,
         not_looked_at=missing,
-        next_steps=_next_steps(findings, missing, status),
+        next_steps=_next_steps(findings, missing, status, bool(values.get("adapters"))),
         rescue=rescue_command(run, model_name_or_path, tokenizer_name, data, length),
     )
 
@@ -1180,7 +1182,9 @@ def _status_and_sentence(run: Run, verdict: Verdict | None, values: Mapping[str,
     return verdict.status, verdict.sentence
 
 
-def _next_steps(findings: list[Finding], missing: Mapping[str, str], status: str | None) -> list[str]:
+def _next_steps(
+    findings: list[Finding], missing: Mapping[str, str], status: str | None, adapters: bool = False
+) -> list[str]:
     bugs = [f.name for f in findings if f.name in BUGS and f.likelihood == "likely"]
     steps = []
     if status == "ok":
@@ -1189,6 +1193,8 @@ def _next_steps(findings: list[Finding], missing: Mapping[str, str], status: str
         steps.append(f"Mend first: {', '.join(dict.fromkeys(bugs))}. No recipe helps a run with a bug.")
     elif "--memorize" in missing.get("memorize", ""):
         steps.append("A bug or instability? --memorize tells them apart.")
+    if adapters:
+        steps.append("The rescue trains the whole model, without adapters; their learning rate is left out.")
     return steps
 
 

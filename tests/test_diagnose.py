@@ -713,6 +713,7 @@ def test_a_frozen_head_beside_adapters_is_a_likely_cause(tmp_path, trained, like
         assert any("Mend first" in step and "frozen weights" in step for step in report.next_steps)
     rate = of(report, "learning rate")
     assert rate.likelihood == "unlikely" and "0.001, of LORA adapters" in rate.sentence
+    assert "--learning_rate" not in report.rescue and "without adapters" in report.next_steps[-1]
 
 
 def test_the_head_of_an_adapter_that_was_saved(output, pretrained, tmp_path, tiny_model):
