@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizer, PreTrainedTokeniz
 from .callback import StabilityCallback
 from .diagnostics.causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
 from .diagnostics.early_warning import find_alarm
-from .diagnostics.failures import IGNORED_LABEL, Verdict, judge
+from .diagnostics.failures import IGNORED_LABEL, Verdict, at_or_below, judge
 from .diagnostics.memorize import memorize as memorize_examples
 from .diagnostics.memorize import own_random_state, pick_examples
 from .diagnostics.step_record import read_steps
@@ -491,15 +491,7 @@ def as_logged(score: float, baseline: float, examples: int) -> float:
     """An accuracy from a log, as it is to be compared with the baseline: the baseline itself where it is the same number
     of examples, in whatever precision it was computed, or the same to the 3 or 4 decimals that were logged."""
     rounded = any(score == round(score, decimals) == round(baseline, decimals) for decimals in (3, 4))
-    return baseline if rounded or (score > baseline and _at_or_below(score, baseline, examples)) else score
-
-
-# twin of failures.at_or_below
-def _at_or_below(score: float, baseline: float, examples: int | None = None) -> bool:
-    """Whether an accuracy is no better than the baseline: compared in examples where their number is known."""
-    if examples is not None and math.isfinite(score):
-        return round(score * examples) <= round(baseline * examples)
-    return score <= baseline + 1e-6 * abs(baseline)
+    return baseline if rounded or (score > baseline and at_or_below(score, baseline, examples)) else score
 
 
 def _alarm(run: Run, verdict: Verdict | None) -> dict[str, Any] | None:

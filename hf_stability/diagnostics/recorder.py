@@ -7,6 +7,7 @@ while what all processes do together goes on, so that none waits for another.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import logging
 import math
@@ -115,7 +116,8 @@ class Recorder:
         self.saw_loss = False
         self.before_clipping = False
         self.output_names: list[str] = []
-        self.loss_check = LossCheck() if checks_loss and self.classes else None
+        run = functools.partial(guard.run, "the check of the loss")
+        self.loss_check = LossCheck(run=run) if checks_loss and self.classes else None
         self._divides_by_num_items = divides_by_num_items(model)
         self._losses_add_up = False
         self._said_unknown = self.meter.hidden is not None  # the meter has said why
