@@ -26,7 +26,7 @@ def demo(folder: Path, more: list[str]) -> int:
     """Run both recipes, one seed after the other, so that seeds are paired wherever it is interrupted; the exit code."""
     for seed in SEEDS:
         where = ["--task_name", TASK, "--validation_half", "second", "--output_dir", str(folder)]
-        code = cli.main([*where, "--recipe", *RECIPES, "--seeds", str(seed), "--workers", "0", *more])
+        code = cli.main([*where, "--recipe", *RECIPES, "--seeds", f"{seed}-{seed}", "--workers", "0", *more])
         if code:
             return code
     return 0
