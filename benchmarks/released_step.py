@@ -65,7 +65,7 @@ def torch_step(m: torch.Tensor, v: torch.Tensor, t: int, beta1: float, beta2: fl
     return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
 
 
-def released_step(m: torch.Tensor, v: torch.Tensor, t: int, beta1: float, beta2: float, eps: float) -> torch.Tensor:
+def authors_step(m: torch.Tensor, v: torch.Tensor, t: int, beta1: float, beta2: float, eps: float) -> torch.Tensor:
     """The same in the authors' code (examples/bert_stable_fine_tuning/adamw.py, class mAdamW)."""
     return math.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (v.sqrt() + eps)
 
@@ -89,7 +89,7 @@ class StepRatio(TrainerCallback):
             g = parameter.grad.double()
             m, v = self.moments.get(name, (torch.zeros_like(g), torch.zeros_like(g)))
             m, v = self.moments[name] = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
-            for i, step in enumerate((torch_step, released_step)):
+            for i, step in enumerate((torch_step, authors_step)):
                 squares[i] += step(m, v, t, beta1, beta2, args.adam_epsilon).square().sum()
         self.ratios[t] = float((squares[0] / squares[1]).sqrt())
 
