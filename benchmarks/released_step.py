@@ -217,7 +217,7 @@ def result_text(pairs: Sequence[tuple[int, RunRecord, RunRecord]], folder: str) 
         f"Norm of torch's step over the norm of the authors', from the same gradients: {ratios_text()} (a pretrained BERT of 6 "
         f"layers, all-MiniLM-L6-v2, on RTE, `{RECIPES[0]}`, eps 1e-6, seed 1). The gradients of a real checkpoint are small: in many "
         "entries sqrt(v) is not large next to eps, so the place of eps matters. It matters less with every update, as "
-        "sqrt(1 - beta2^t) grows towards 1."
+        "sqrt(1 - beta2^t) grows towards 1. (With warmup the rate of update 1 is 0, so its ratio has no effect.)"
     )
     return "\n\n".join([textwrap.fill(steps, 120), textwrap.fill(text, 120), markdown_table(header, rows)])
 
