@@ -134,12 +134,13 @@ class Recorder:
         groups = getattr(optimizer, "param_groups", [])
         self.encoders_group = encoders_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
-        self.record = StepRecord(
-            self.columns(),
-            path,
-            last_step=state.global_step,
-            info={"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)},
-        )
+        info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
+        try:
+            self.record = StepRecord(self.columns(), path, last_step=state.global_step, info=info)
+        except Exception:
+            for probe in self.probes:  # their hooks
+                probe.stop()
+            raise
         remove_hooks(model)
         self._hook = model.register_forward_hook(ForwardHook(self), with_kwargs=True)
 
