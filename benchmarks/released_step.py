@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback
 
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
-from hf_stability.callback import write_text
+from hf_stability.utils.files import write_text
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.study.records import RunRecord
 from hf_stability.study.statistics import wilson_interval

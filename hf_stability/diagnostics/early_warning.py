@@ -218,7 +218,11 @@ def check(
     """
     if record.get("info", {}).get("own_loss"):
         return math.nan, None
-    until = np.asarray(record["step"]) <= step
+    steps = np.asarray(record["step"])
+    until = steps <= step
+    width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
+    if np.count_nonzero(steps[until] > step - width) < width:  # the record has lost steps of the last window
+        return math.nan, None
     norms, labels = record["layer_norms"][until], record["labels"][until]
     if not np.nansum(labels) > 0 or not norms.size:
         return math.nan, None
