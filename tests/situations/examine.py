@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import logging
 import pickle
 import random
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,7 @@ class Recorded:
 
     def __init__(self, metric: Callable, calls: list[str]):
         self.metric, self.calls = metric, calls
-        if not isinstance(metric, type) and hasattr(metric, "__name__"):
-            update_wrapper(self, metric)
+        self.__signature__ = inspect.signature(metric)  # the Trainer looks for `compute_result`
 
     def __call__(self, prediction, **kwargs):
         seen = (
@@ -169,6 +169,7 @@ class Outcome:
     """What a played script left behind."""
 
     error: str | None
+    where: str
     weights: str
     history: list[str]
     calls: list[str]
@@ -191,25 +192,24 @@ def play(make: Callable[[bool], Script], learns: bool, kind: str, folder: Path) 
     torch.use_deterministic_algorithms(False)
     script = make(learns)
     bench = Bench(kind, script, folder)
-    error, handler = None, Kept()
+    error, where, handler = None, "", Kept()
     logger = logging.getLogger("hf_stability")
     logger.addHandler(handler)
     try:
         script.play(bench)
     except BaseException as raised:  # an interrupt is one of the situations
-        if not isinstance(raised, (Exception, KeyboardInterrupt)):
+        if not isinstance(raised, (Exception, KeyboardInterrupt)) or not bench.trainers:
             raise
         error = f"{type(raised).__name__}: {raised}"
-        place = raised.__traceback__
-        while place.tb_next is not None:
-            place = place.tb_next
-        where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+        place = traceback.extract_tb(raised.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
     finally:
         logger.removeHandler(handler)
     trainer = bench.trainers[-1]
     state = trainer.state
     outcome = Outcome(
         error=error,
+        where=where,
         weights=digest([p.detach() for p in trainer.model.state_dict().values()]),
         history=[json.dumps(entry) for entry in map(_without_times, state.log_history) if entry],
         calls=bench.calls,
@@ -221,8 +221,6 @@ def play(make: Callable[[bool], Script], learns: bool, kind: str, folder: Path) 
         last=_last_evaluation(state.log_history),
         warnings=handler.messages,
     )
-    if error is not None and kind != "stock":
-        outcome.problems.append(f"(raised at {where})")
     if kind != "stock":
         if script.verdicts is not None:
             outcome.statuses = script.verdicts(bench)
@@ -292,11 +290,12 @@ def _hooks(model) -> int:
 def problems_of(situation, learns: bool, kind: str, stock: Outcome, ours: Outcome, script: Script) -> Iterator[str]:
     """What is wrong with a run with ours, next to the stock Trainer's."""
     if ours.error != stock.error:
-        yield f"raised {ours.error}, the stock Trainer {stock.error or 'nothing'} {' '.join(ours.problems)}"
+        yield f"raised {ours.error}, the stock Trainer {stock.error or 'nothing'} (at {ours.where})"
         return
     if ours.weights != stock.weights:
         yield "other weights than the stock Trainer's"
-    if ours.hooks != stock.hooks:
+    # After an exception a callback is told nothing: its hook goes at the next training.
+    if ours.hooks != stock.hooks and not (stock.error and kind == "callback"):
         yield f"{ours.hooks - stock.hooks} hooks are left on the model"
     if ours.steps != stock.steps:
         yield f"ended at step {ours.steps}, the stock Trainer at {stock.steps}"

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel
 
 
-VOCABULARY = 60
+VOCABULARY = 61
 SIGNAL = 41  # token of class 0; class k has SIGNAL + k
 LENGTH = 6
 TRAIN, DEV = 64, 40
