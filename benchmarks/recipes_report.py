@@ -24,7 +24,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks import recipes as study
-from hf_stability.callback import write_text
 from hf_stability.diagnostics.plots import own_style
 from hf_stability.study.figures import scores_figure
 from hf_stability.study.prepare import parse_seeds
@@ -34,6 +33,7 @@ from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, 
 from hf_stability.study.study import read_runs
 from hf_stability.study.summary import SCORE_COLUMNS, decimal, failed_text, markdown_table, summarize
 from hf_stability.tasks.load import HALVES, TokenizedData
+from hf_stability.utils.files import write_text
 
 
 BASE = "devlin2019"

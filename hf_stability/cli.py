@@ -152,6 +152,14 @@ class StudyArguments:
     threads_per_run: int = field(
         default=1, metadata={"help": "CPU threads of a run; changes results in the last digits."}
     )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "What the weights are loaded and trained in; auto: as the checkpoint was saved. Half precision often fails: "
+            "for mixed precision give --bf16 or --fp16 instead.",
+            "choices": ["float32", "bfloat16", "float16", "auto"],
+        },
+    )
     keep_model: str = field(
         default="none",
         metadata={
@@ -291,7 +299,7 @@ def _taken(given: dict[str, Any], *classes: type) -> list[Any]:
 def _diagnose(argv: list[str]) -> int:
     """`hf-stability diagnose`: see diagnose.py."""
     from . import diagnose
-    from .callback import write_json
+    from .utils.files import write_json
 
     texts = {"usage": diagnose.USAGE, "description": diagnose.DESCRIPTION, "epilog": diagnose.EXAMPLES}
     hidden = {*diagnose.NOT_TAKEN, *COMMON_ARGS} - set(diagnose.TRAINING_FLAGS)
@@ -548,6 +556,7 @@ def plan_study(
         )
     config = prepare.load_config(model)
     processes, device, precision = _processes_and_device(recipes, config.model_type, preset, given)
+    dtype = prepare.weights_dtype(study_args.dtype, model, config, list(precision.values()))
     tokenizer_name = model_args.tokenizer_name or model
     tokenizer = prepare.load_tokenizer(tokenizer_name)
 
@@ -578,6 +587,7 @@ def plan_study(
         given,
         tokenizer=tokenizer_name,
         threads=study_args.threads_per_run,
+        dtype=dtype,
     )
     jobs = prepare.make_jobs(
         recipes,
@@ -594,6 +604,7 @@ def plan_study(
         processes=processes,
         device=device,
         precision=precision,
+        dtype=dtype,
     )
     jobs = stages.attach(jobs)
     if arms is not None:
@@ -654,7 +665,7 @@ def describe(jobs: Sequence, data, stages) -> str:
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
         f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
-        f"model {stages.model}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
+        f"model {stages.model}, weights in {jobs[0].dtype}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import run as study  # run.py beside this file; it also puts the clone on the path
 
-from hf_stability.callback import write_text
 from hf_stability.diagnostics.failures import label_entropy
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
@@ -29,6 +28,7 @@ from hf_stability.study.records import RunRecord
 from hf_stability.study.statistics import fisher_exact_p, holm, wilson_interval
 from hf_stability.study.study import read_runs
 from hf_stability.study.summary import NOT_OK, RUN_COLUMNS, markdown_table, recipes_table, summarize, to_markdown
+from hf_stability.utils.files import write_text
 
 
 RESULTS = Path(__file__).parent / "results"

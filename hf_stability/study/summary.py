@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ..callback import write_json, write_text
 from ..diagnostics.failures import CENSORED
+from ..utils.files import write_json, write_text
 from .plan import run_name
 from .records import RunRecord
 from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval

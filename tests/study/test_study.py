@@ -14,7 +14,7 @@ import torch
 from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
-from hf_stability.callback import StabilityCallback, write_json
+from hf_stability.callback import StabilityCallback
 from hf_stability.cli import _end
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.diagnostics.step_record import read_steps
@@ -25,6 +25,7 @@ from hf_stability.study.records import RunRecord, read_run
 from hf_stability.study.run import AUDIT_STREAM, audits, newest_whole_checkpoint, run_job
 from hf_stability.study.study import check_folder, prune_models, read_runs, run_jobs
 from hf_stability.training_args import seed_streams
+from hf_stability.utils.files import write_json
 from tests.events import Events
 
 
