@@ -287,7 +287,7 @@ def _hooks(model) -> int:
 # ---- the comparison --------------------------------------------------------------------------------------------------
 
 
-def problems_of(situation, learns: bool, kind: str, stock: Outcome, ours: Outcome, script: Script) -> Iterator[str]:
+def problems_of(situation, learns: bool, kind: str, stock: Outcome, ours: Outcome) -> Iterator[str]:
     """What is wrong with a run with ours, next to the stock Trainer's."""
     if ours.error != stock.error:
         yield f"raised {ours.error}, the stock Trainer {stock.error or 'nothing'} (at {ours.where})"

@@ -1967,9 +1967,11 @@ def held(bench) -> list[str]:
     return problems
 
 
-def _tensors(value, depth=4) -> bool:
+def _tensors(value, depth=5) -> bool:
     if isinstance(value, torch.Tensor):
-        return True
+        return not isinstance(value, nn.Parameter)
+    if type(value).__module__.startswith("hf_stability"):
+        value = vars(value)
     if isinstance(value, dict):
         value = list(value.values())
     return depth > 0 and isinstance(value, (list, tuple)) and any(_tensors(item, depth - 1) for item in value)

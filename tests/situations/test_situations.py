@@ -47,8 +47,7 @@ def stock(tmp_path_factory):
 def test_situation(situation, learns, kind, stock, tmp_path):
     if situation.needs:
         pytest.importorskip(situation.needs)
-    script = situation.make(learns)
     alone = stock(situation, learns)
-    assert proof_of(script, learns, alone) is None
+    assert proof_of(situation.make(learns), learns, alone) is None
     ours = play(situation.make, learns, kind, tmp_path)
-    assert list(problems_of(situation, learns, kind, alone, ours, script)) == []
+    assert list(problems_of(situation, learns, kind, alone, ours)) == []
