@@ -63,7 +63,7 @@ def at_or_below(score: float, baseline: float, examples: int | None = None, smal
         examples: n, where both are shares of n examples: they are compared as whole numbers of examples then.
         smaller_is_better: as for an error; the score is no better then where it is at or above the baseline.
     """
-    if examples:
+    if examples and math.isfinite(score):
         score, baseline = round(score * examples), round(baseline * examples)
     elif math.isclose(score, baseline, rel_tol=SAME_SCORE, abs_tol=1e-9):
         return True

@@ -20,6 +20,8 @@ and even probabilities, label smoothing does. So each watched step may say "own"
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,10 +43,16 @@ class LossCheck:
     ```
 
     It keeps one boolean. A watched batch is held by autograd's graph, and released with it.
+
+    Args:
+        steps: so many steps are watched; more would cost time and tell nothing new.
+        run: calls a function in the backward pass, where an error of ours would end the training: a guard's `run` without
+            its first argument. Default: calls it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 64, run: Callable[..., None] = lambda function, *args: function(*args)) -> None:
         self._own: Tensor | None = None
+        self._left, self._run = steps, run
 
     def watch(self, logits: Tensor, labels: Tensor) -> None:
         """Look at the gradient of these logits once it arrives.
@@ -53,15 +61,19 @@ class LossCheck:
             logits: `(..., classes)`, of any floating type. Nothing happens where they need no gradient.
             labels: `(...)` class ids; `IGNORED_LABEL` does not count. Labels of another shape are not watched.
         """
-        if not logits.requires_grad or logits.ndim < 2 or labels.shape != logits.shape[:-1]:
+        if not self._left or not logits.requires_grad or logits.ndim < 2 or labels.shape != logits.shape[:-1]:
             return
+        self._left -= 1
         outputs, targets = logits.detach(), labels.detach()  # a hook that holds `logits` itself would never be freed
 
-        def look(gradient: Tensor) -> None:
+        def look(gradient: Tensor | None) -> None:
+            if gradient is None:  # under torch.compile the loss is not made of these logits
+                return
             own = differs(gradient, outputs, targets)
             self._own = own if self._own is None else self._own | own.to(self._own.device)
 
-        logits.register_hook(look)
+        run = self._run
+        logits.register_hook(lambda gradient: run(look, gradient))
 
     def is_own(self) -> Tensor | None:
         """0-d bool tensor on the device: whether some watched step had another gradient; None if none arrived yet."""

@@ -7,6 +7,7 @@ while what all processes do together goes on, so that none waits for another.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import logging
 import math
@@ -115,7 +116,8 @@ class Recorder:
         self.saw_loss = False
         self.before_clipping = False
         self.output_names: list[str] = []
-        self.loss_check = LossCheck() if checks_loss and self.classes else None
+        run = functools.partial(guard.run, "the check of the loss")
+        self.loss_check = LossCheck(run=run) if checks_loss and self.classes else None
         self._divides_by_num_items = divides_by_num_items(model)
         self._losses_add_up = False
         self._said_unknown = self.meter.hidden is not None  # the meter has said why
@@ -132,12 +134,13 @@ class Recorder:
         groups = getattr(optimizer, "param_groups", [])
         self.encoders_group = encoders_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
-        self.record = StepRecord(
-            self.columns(),
-            path,
-            last_step=state.global_step,
-            info={"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)},
-        )
+        info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
+        try:
+            self.record = StepRecord(self.columns(), path, last_step=state.global_step, info=info)
+        except Exception:
+            for probe in self.probes:  # their hooks
+                probe.stop()
+            raise
         remove_hooks(model)
         self._hook = model.register_forward_hook(ForwardHook(self), with_kwargs=True)
 

@@ -305,7 +305,9 @@ class LookCallback(TrainerCallback):
 
 
 def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
-    """Make the folder ready; the checkpoint to resume from, if there is one."""
+    """Make the folder ready; the checkpoint to resume from, if there is one. Raises InputError where it is a file."""
+    if os.path.lexists(folder) and not folder.is_dir():  # every process sees it: none waits for another
+        raise InputError(f"{folder} is a file, and the run's folder is needed there; move it away")
     unfinished = _unfinished_job_id(folder) == job.id
     before = job.policy["look_at"] if job.until_look else None
     checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None

@@ -279,6 +279,17 @@ def test_a_failing_run_on_unbalanced_classes_is_alarmed_later_on(shares, kind, f
         assert find_alarm(skewed_record(shares, kind, seed)).step == first * TOTAL
 
 
+def test_seeds_on_a_leading_axis_are_each_as_alone_with_unbalanced_classes_too():
+    records = [skewed_record([0.93, 0.07], kind, seed) for seed in range(2) for kind in ("sound", "late", "above")]
+    records.append({**made_record(True), "loss": np.where(np.arange(TOTAL) % 9, 0.69, np.nan)})
+    names = ("layer_norms", "loss", "logit_std", "labels")
+    for step in (40, 110, 160):
+        together = evidence(*(np.stack([r[name][:step] for r in records]) for name in names), LAYERS, TOTAL)
+        for i, record in enumerate(records):
+            for name, alone in evidence_of(record, step).items():
+                assert together[name][i] == pytest.approx(float(alone), nan_ok=True)
+
+
 def test_a_loss_that_comes_down_late_is_waited_for():
     record = skewed_record([0.93, 0.07], "sound")
     record["loss"][:120] = 0.6

@@ -219,7 +219,7 @@ def test_the_training_is_bitwise_untouched_and_memory_is_flat():
     del logits
     gc.collect()
     assert [ref() for ref in graphs] == [None] * 5
-    assert [value.shape for value in vars(check).values()] == [()]
+    assert [value.shape for value in vars(check).values() if isinstance(value, torch.Tensor)] == [()]
 
 
 def test_a_step_without_a_backward_pass_holds_nothing():

@@ -58,9 +58,8 @@ def test_adapters_on_a_half_base(adapters, told):
 def test_quantised_weights_do_not_count():
     model = toy.model()
     dense = model.bert.encoder.layer[0].output.dense
-    dense.weight = torch.nn.Parameter(
-        torch.zeros(4, dtype=torch.uint8), requires_grad=False
-    )  # as bitsandbytes has them
+    # as bitsandbytes has them
+    dense.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     assert half_precision_weights(model) == ""
 
 
