@@ -1,0 +1,53 @@
+"""Every situation, with StabilityCallback on the stock Trainer and with StableTrainer, next to the stock Trainer alone."""
+
+import gc
+from functools import cache
+
+import pytest
+
+from .examine import KINDS, play, problems_of, proof_of
+from .situations import SITUATIONS
+
+
+RUNS = ("learns", "stuck")
+
+
+def cases():
+    for situation in SITUATIONS:
+        for run in RUNS:
+            for kind in KINDS:
+                if getattr(situation, run) is not None:
+                    marks = [pytest.mark.slow] if situation.slow else []
+                    yield pytest.param(
+                        situation, run == "learns", kind, id=f"{situation.name}-{run}-{kind}", marks=marks
+                    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap():
+    """Each training collects garbage: without the modules among it, in a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """The stock Trainer's run of a situation, played once."""
+
+    @cache
+    def played(situation, learns):
+        return play(situation.make, learns, "stock", tmp_path_factory.mktemp("stock"))
+
+    return played
+
+
+@pytest.mark.parametrize("situation, learns, kind", cases())
+def test_situation(situation, learns, kind, stock, tmp_path):
+    if situation.needs:
+        pytest.importorskip(situation.needs)
+    alone = stock(situation, learns)
+    assert proof_of(situation.make(learns), learns, alone) is None
+    ours = play(situation.make, learns, kind, tmp_path)
+    assert list(problems_of(situation, learns, kind, alone, ours)) == []
