@@ -53,7 +53,13 @@ ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("stock", "stable_trainer", "callback")
 
 # (variants, test's id as a pattern of fnmatch, reason): tests whose other outcome is right.
-DIFFERENCES: list[tuple[tuple[str, ...], str, str]] = []
+BOTH = ("stable_trainer", "callback")
+LIST = "the test wants the exact list of callbacks, and ours are in it"
+DIFFERENCES: list[tuple[tuple[str, ...], str, str]] = [
+    (BOTH, "*::TrainerCallbackTest::test_default_callbacks_are_present", LIST),
+    (BOTH, "*::TrainerCallbackTest::test_custom_callback_added_at_init", LIST),
+    (BOTH, "*::TrainerCallbackTest::test_printer_callback_when_tqdm_disabled", LIST),
+]
 
 
 # ---- in a process of its own: one test file with one variant -----------------------------------------------------------
@@ -176,8 +182,9 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def run_here(variant: str, test_files: list[Path], results: Path, timeout: float, select: str) -> int:
     """Run the test files with a variant in this process."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [folder for folder in sys.path if folder != here] + [str(ROOT)]  # last: it has a tests/, too
+    sys.path[0] = str(
+        ROOT
+    )  # runs from a clone, installed or not; pytest puts the checkout, with its tests/, before it
     with tempfile.TemporaryDirectory(prefix="hf_trainer_tests_") as folder:
         tempfile.tempdir = folder  # what trainers leave goes with it
         replace_trainer(variant)
