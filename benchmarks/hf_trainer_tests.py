@@ -34,13 +34,14 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
@@ -51,6 +52,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("stock", "stable_trainer", "callback")
+CAUGHT = "is off for the rest of this training"  # in the callback's warning of an error of its own
 
 # (variants, test's id as a pattern of fnmatch, reason): tests whose other outcome is right.
 BOTH = ("stable_trainer", "callback")
@@ -123,6 +125,10 @@ class Results:
         self.path, self.timeout = path, timeout
         self.known = {test for test, result in read_results(path).items() if result["outcome"] != "started"}
         self.result: dict[str, Any] = {}
+        self.caught: list[str] = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: self.caught.append(record.getMessage())
+        logging.getLogger("hf_stability").addHandler(handler)
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -140,10 +146,12 @@ class Results:
     def pytest_runtest_protocol(self, item):
         append_result(self.path, item.nodeid, "started")
         self.result = {"outcome": "passed", "error": ""}
+        self.caught.clear()
         faulthandler.dump_traceback_later(2 * self.timeout + 60, exit=True)
         result = yield
         faulthandler.cancel_dump_traceback_later()
-        append_result(self.path, item.nodeid, **self.result)
+        caught = [message for message in self.caught if CAUGHT in message]
+        append_result(self.path, item.nodeid, **self.result, caught=caught)
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -263,10 +271,19 @@ class Progress:
                 self.shown.add(name)
 
 
-def append_result(path: Path, test: str, outcome: str, error: str = "") -> None:
-    """Add a line to a results file."""
+def append_result(path: Path, test: str, outcome: str, error: str = "", caught: Sequence[str] = ()) -> None:
+    """Add a line to a results file.
+
+    Args:
+        path: of the file.
+        test: its id.
+        outcome: passed, failed, skipped, crashed, or started.
+        error: the first line of it, and where it was raised.
+        caught: warnings of errors that the callback caught in this test.
+    """
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"test": test, "outcome": outcome, "error": error}) + "\n")
+        line = {"test": test, "outcome": outcome, "error": error, "caught": list(caught)}
+        file.write(json.dumps(line) + "\n")
 
 
 def fingerprint(variant: str, test_files: list[Path], *settings: Any) -> str:
@@ -314,6 +331,9 @@ def report(results: dict[str, dict[str, dict[str, str]]]) -> int:
             print(f"  {test}: {before['outcome']} -> {after['outcome']}")
             print(f"      {after['error'] or before['error']}")
             print(f"      listed: {reasons[test]}" if reasons[test] else "      NOT LISTED")
+        caught = {message: test for test, result in results[variant].items() for message in result.get("caught", ())}
+        for message, test in caught.items():
+            print(f"  caught by the callback in {test}: {message}")
     print(f"\n{unlisted} differences are not listed." if unlisted else "\nEvery difference is listed with its reason.")
     return unlisted
 
