@@ -3,10 +3,12 @@
     python benchmarks/early_detection.py choose --output_dir studies   # runs to choose settings on and to fit on
     python benchmarks/early_detection.py fit --output_dir studies      # the weights and the threshold from these
     python benchmarks/early_detection.py test --output_dir studies     # fresh runs, after the protocol was committed
-    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the test's runs
+    python benchmarks/early_detection.py choose_unbalanced --output_dir studies  # unbalanced classes: runs to choose on
+    python benchmarks/early_detection.py test_unbalanced --output_dir studies    # and fresh runs
+    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the tests' runs
 
-`report` alone rebuilds the tables from `benchmarks/early_warning/runs.csv`, which holds what each run looked like at each
-check. The protocol is benchmarks/early_warning/PROTOCOL.md. Studies go on where they were interrupted.
+`report` alone rebuilds the tables from `benchmarks/early_warning/runs.csv` and `unbalanced.csv`, which hold what each run looked
+like at each check. The protocol is benchmarks/early_warning/PROTOCOL.md. Studies go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import csv
 import json
 import math
 import os
+import random
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +38,7 @@ from hf_stability.diagnostics.failures import label_entropy
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.recipe import recipe_dir
 from hf_stability.study.statistics import wilson_interval
+from hf_stability.tasks.demo import grammar
 from hf_stability.tasks.demo.data import demo_model_path, demo_splits
 
 
@@ -80,6 +85,58 @@ CHOICE = {  # what weights and threshold were fitted on; RoBERTa's was amended f
     "bert": SETTINGS["bert"],
     "roberta": Setting("roberta", "demo_cola", "train", 1000, 4, 5e-4),
 }
+
+KINDS_OF_SUBJECTS = tuple(grammar.NOUNS)
+FORMS = {  # of a sentence, by its subject's kind: things neither act nor refer to themselves
+    "person": ("intransitive", "property", "transitive", "reflexive"),
+    "animal": ("intransitive", "property", "transitive", "reflexive"),
+    "object": ("intransitive", "property"),
+}
+KINDS_AND_FORMS = [(kind, form) for kind in KINDS_OF_SUBJECTS for form in FORMS[kind]]
+SENTENCE_CLASSES: dict[str, Callable[[grammar.Sentence], int]] = {
+    "reflexive": lambda sentence: int(sentence.predicate.is_reflexive),
+    "kind": lambda sentence: KINDS_OF_SUBJECTS.index(sentence.subject.kind),
+    "kind_and_form": lambda sentence: KINDS_AND_FORMS.index((sentence.subject.kind, form_of(sentence))),
+}
+"""Tasks for unbalanced classes, on the demo's sentences: does somebody act on himself, which kind is the subject (3
+classes), which kind and form has the sentence (10)."""
+
+TEN_SKEWED = (0.6, 0.1, 0.1, 0.05, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
+
+
+@dataclass(frozen=True)
+class Unbalanced:
+    """Where runs on unbalanced classes are made: devlin2019 on sentences of the demo's grammar, the first 4 of the bundled
+    BERT's 12 layers, 320 examples, 8 epochs.
+
+    Args:
+        classes: of [`SENTENCE_CLASSES`].
+        shares: of each class.
+        rate: the learning rate.
+        bias_correction: of AdamW; without it runs are likelier to fail.
+    """
+
+    classes: str
+    shares: tuple[float, ...]
+    rate: float
+    bias_correction: bool = True
+
+
+EXAMPLES, EPOCHS, LAYERS, SLOW, FAST = 320, 8, 4, 1e-3, 5e-3
+UNBALANCED = {
+    "rare03": Unbalanced("reflexive", (0.97, 0.03), SLOW),
+    "rare07": Unbalanced("reflexive", (0.93, 0.07), SLOW),
+    "rare15": Unbalanced("reflexive", (0.85, 0.15), SLOW),
+    "three_skewed": Unbalanced("kind", (0.8, 0.15, 0.05), SLOW),
+    "ten": Unbalanced("kind_and_form", (0.1,) * 10, SLOW),
+    "ten_skewed": Unbalanced("kind_and_form", TEN_SKEWED, SLOW),
+    "rare07_fast": Unbalanced("reflexive", (0.93, 0.07), FAST, False),
+    "ten_skewed_fast": Unbalanced("kind_and_form", TEN_SKEWED, FAST, False),
+}
+UNBALANCED_SEEDS = {"choose_unbalanced": 1001, "test_unbalanced": 5001}
+MOST_SEEDS = 20
+LEARNED, NOT_LEARNED = 0.5, 0.1
+"""Matthews correlation from which on a run is sound, and up to which it failed."""
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -195,7 +252,7 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
             record["layer_norms"][until],
             record["loss"][until],
             record["logit_std"][until],
-            record["labels"][until].sum(0),
+            record["labels"][until],
             record["layers"],
             total,
         )
@@ -229,6 +286,178 @@ def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float |
 def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
     """[`looks`] of all runs of some settings' studies."""
     return [row for name, folder in folders.items() for path in run_folders(folder) for row in looks(path, name)]
+
+
+# ---- unbalanced classes ----------------------------------------------------------------------------------------------
+
+
+def form_of(sentence: grammar.Sentence) -> str:
+    """`property` (is red), `reflexive` (praises himself), `transitive` or `intransitive`."""
+    if sentence.predicate.verb.lemma == "be":
+        return "property"
+    if sentence.predicate.is_reflexive:
+        return "reflexive"
+    return "transitive" if sentence.predicate.object else "intransitive"
+
+
+def draw_sentences(setting: Unbalanced) -> dict[str, list[tuple[str, int]]]:
+    """Texts and labels of `first` and `second` half of the development set, 500 each, and of `train`. No text comes twice."""
+    rng = random.Random(f"early detection, {setting.classes}, {setting.shares}")
+    class_of, seen = SENTENCE_CLASSES[setting.classes], set()
+    splits: dict[str, list[tuple[str, int]]] = {}
+    for split, size in (("first", 500), ("second", 500), ("train", EXAMPLES)):
+        rows = splits[split] = []
+        while len(rows) < size:
+            label = rng.choices(range(len(setting.shares)), setting.shares)[0]
+            text = None
+            while text is None or text in seen:
+                sentence = grammar.draw_sentence(rng)
+                text = grammar.text(sentence) if class_of(sentence) == label else None
+            seen.add(text)
+            rows.append((text, label))
+    return splits
+
+
+def run_unbalanced(output_dir: Path, part: str, names: Sequence[str], minutes: float, most: int) -> None:
+    """A run of each setting in turn, in this process, until each has `most` or the time is over (looked at before each
+    turn of all settings). Finished runs are kept."""
+    end = time.monotonic() + 60 * minutes
+    for seed in range(UNBALANCED_SEEDS[part], UNBALANCED_SEEDS[part] + most):
+        for name in names if time.monotonic() < end else ():
+            folder = output_dir / part / name / f"{seed}"
+            if not (folder / "run.json").is_file():
+                train_unbalanced(folder, UNBALANCED[name], seed, "first" if part.startswith("choose") else "second")
+
+
+def train_unbalanced(folder: Path, setting: Unbalanced, seed: int, half: str) -> None:
+    """One run: `steps.rec` and `run.json` in its folder."""
+    import torch
+    from sklearn.metrics import matthews_corrcoef
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        PrinterCallback,
+        logging,
+    )
+
+    from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    model, splits = demo_model_path("bert"), draw_sentences(setting)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    train, dev = ([{**tokenizer(text), "label": label} for text, label in splits[name]] for name in ("train", half))
+    recipe = yaml.safe_load((recipe_dir() / "devlin2019.yaml").read_text(encoding="utf-8"))
+    args = recipe["args"] | {"learning_rate": setting.rate, "num_train_epochs": EPOCHS, "seed": seed}
+    args["bias_correction"] = setting.bias_correction
+    args["adam_epsilon"] = float(args["adam_epsilon"])  # YAML reads 1e-6 as a string
+    args |= {"output_dir": str(folder), "report_to": "none", "save_strategy": "no", "logging_strategy": "no"}
+    args |= {"use_cpu": True, "disable_tqdm": True, "log_level": "error", "remove_unused_columns": False}
+    size = {"num_labels": len(setting.shares), "num_hidden_layers": LAYERS, **recipe["model_config"]}
+    trainer = StableTrainer(
+        model_init=lambda: AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, **size),
+        args=StableTrainingArguments(**args),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=train,
+        eval_dataset=dev,
+        callbacks=[StabilityCallback(output_dir=folder, tensorboard=False, heat_map=False, on_alarm="none")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    found = trainer.predict(dev)
+    predicted = found.predictions.argmax(-1)
+    run = {
+        "seed": seed,
+        "matthews": round(float(matthews_corrcoef(found.label_ids, predicted)), 4),
+        "accuracy": float((predicted == found.label_ids).mean()),
+        "finite": bool(np.isfinite(found.predictions).all()),
+    }
+    (folder / "run.json").write_text(json.dumps(run) + "\n", encoding="utf-8")
+    print(folder, run, flush=True)
+
+
+def outcome_of(run: Mapping[str, Any]) -> str:
+    """`failed`, `sound`, or `between`, by the Matthews correlation at the end of training."""
+    if not run["finite"] or run["matthews"] <= NOT_LEARNED:
+        return "failed"
+    return "sound" if run["matthews"] >= LEARNED else "between"
+
+
+def unbalanced_looks(folder: Path, setting: str) -> list[dict[str, Any]]:
+    """A row for each check of a run: the evidence, and the loss over the entropy, which is what counted before."""
+    record = read_steps(folder / "steps.rec")
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    total, warmup = record["info"]["max_steps"], record["info"]["warmup_steps"]
+    about = {"setting": setting, "seed": run["seed"], "kind": outcome_of(run), "matthews": run["matthews"]}
+    rows = []
+    for step in early_warning.check_steps(warmup, total):
+        parts = (record[name][:step] for name in ("layer_norms", "loss", "logit_std", "labels"))
+        found = early_warning.evidence(*parts, record["layers"], total)
+        width = max(early_warning.MIN_WINDOW, math.ceil(early_warning.LOSS_WINDOW * total))
+        before = record["loss"][:step][-width:].mean() / label_entropy(record["labels"][:step].sum(0))
+        values = {key: round(float(value), 5) for key, value in found.items()}
+        rows.append(
+            {
+                **about,
+                "fraction": round(step / total, 3),
+                "step": step,
+                **values,
+                "loss_before": round(float(before), 5),
+            }
+        )
+    return rows
+
+
+def unbalanced_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Runs of each setting that raised an alarm at any check, by the rule before and the rule now."""
+    header = ["setting", "runs", "sound: alarmed before", "now", "between: before", "now", "failed: before", "now"]
+    body = []
+    names = [name for name in UNBALANCED if any(row["setting"] == name for row in rows)]
+    for label, members in [*((name, [name]) for name in names), ("all", names)]:
+        own = [row for row in rows if row["setting"] in members]
+        cells = [label, str(len({(row["setting"], row["seed"]) for row in own}))]
+        for kind in ("sound", "between", "failed"):
+            for rule in ("before", "now"):
+                alarmed = [step is not None for step in first_alarms(own, kind, rule).values()]
+                cells.append(share(sum(alarmed), len(alarmed)))
+        body.append(cells)
+    return table(header, body)
+
+
+def first_alarms(rows: list[dict[str, Any]], kind: str, rule: str) -> dict[tuple, float | None]:
+    """The share of training at each run's first alarm, by setting and seed; None without one."""
+    found: dict[tuple, float | None] = {}
+    for row in rows:
+        if row["kind"] != kind:
+            continue
+        run = row["setting"], row["seed"]
+        loss = row["loss_before"] if rule == "before" else row["loss"]
+        raised = risk_of({**row, "loss": loss}) >= early_warning.THRESHOLD
+        found[run] = row["fraction"] if found.get(run) is None and raised else found.get(run)
+    return found
+
+
+def unbalanced_section(rows: list[dict[str, Any]]) -> list[str]:
+    """The part of results.md on unbalanced classes."""
+    when = [
+        [f"{kind} runs, {rule}", str(len(steps)), f"{np.median(steps):.0%}" if steps else "-"]
+        for kind in ("sound", "failed")
+        for rule in ("before", "now")
+        for steps in [[step for step in first_alarms(rows, kind, rule).values() if step is not None]]
+    ]
+    return [
+        "## Unbalanced classes, and more than two",
+        "",
+        "Runs that raised an alarm at any check; `stop` would have ended just these. Before: the loss over the labels'",
+        "entropy from the first check on. Now: early_warning.py's equation. Both on the same records, with the same weights",
+        f"and threshold. Sound: Matthews correlation at least {LEARNED}; failed: at most {NOT_LEARNED} (PROTOCOL.md).",
+        "",
+        *unbalanced_table(rows),
+        "",
+        *table(["first alarm", "alarmed", "median share of training"], when),
+    ]
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------------
@@ -339,21 +568,21 @@ def precision_at(prevalence: float, hits: int, failed: int, false: int, ok: int,
     return (estimate, *np.quantile(drawn, [0.025, 0.975]).tolist())
 
 
-def read_rows() -> list[dict[str, Any]]:
-    """The committed looks at the test's runs."""
-    with open(RESULTS / "runs.csv", newline="", encoding="utf-8") as file:
+def read_rows(name: str = "runs.csv") -> list[dict[str, Any]]:
+    """The committed looks at a test's runs."""
+    with open(RESULTS / name, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     words = ("setting", "kind", "checked")
     return [
         {k: (v if k in words else float(v) if v != "" else math.nan) for k, v in row.items()}
-        | {"checked": row["checked"] == "True"}
+        | {"checked": row.get("checked", "True") == "True"}
         for row in rows
     ]
 
 
-def write_rows(rows: list[dict[str, Any]]) -> None:
-    """Write runs.csv."""
-    with open(RESULTS / "runs.csv", "w", newline="", encoding="utf-8") as file:
+def write_rows(rows: list[dict[str, Any]], name: str = "runs.csv") -> None:
+    """Write the looks."""
+    with open(RESULTS / name, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -483,10 +712,18 @@ def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[st
 
 
 def report(output_dir: Path) -> None:
-    """Part `report`: runs.csv from the test's runs where they are there, and results.md from runs.csv."""
+    """Part `report`: the two tables of looks from the tests' runs where they are there, and results.md from these."""
     folders = {name: study_folder(output_dir, name, "test") for name in SETTINGS}
     if all(folder.is_dir() for folder in folders.values()):
         write_rows(collect(folders))
+    done = [
+        (name, path.parent)
+        for name in UNBALANCED
+        for path in sorted((output_dir / "test_unbalanced" / name).glob("*/run.json"))
+    ]
+    looked = [row for name, folder in done for row in unbalanced_looks(folder, name)]
+    if looked:
+        write_rows(looked, "unbalanced.csv")
     rows, threshold = read_rows(), early_warning.THRESHOLD
     text = [
         "# Early detection: the tables",
@@ -524,6 +761,8 @@ def report(output_dir: Path) -> None:
             "",
         ]
         text += alarm_table_in_use(rows, name, threshold)
+    if (RESULTS / "unbalanced.csv").is_file():
+        text += ["", *unbalanced_section(read_rows("unbalanced.csv"))]
     (RESULTS / "results.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
 
@@ -550,20 +789,29 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "fit", "test", "report"])
+    parser.add_argument("part", choices=["choose", "fit", "test", *UNBALANCED_SEEDS, "report"])
     parser.add_argument(
         "--output_dir", type=Path, default=Path("results/early_detection"), help="folder of the studies"
     )
     parser.add_argument(
-        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="only these (choose, test)"
+        "--settings", nargs="+", choices=[*SETTINGS, *UNBALANCED], help="only these (choose, test, and of unbalanced)"
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no turn after these (unbalanced)")
+    parser.add_argument("--most", type=int, default=MOST_SEEDS, help="seeds of a setting (unbalanced)")
     parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
     arguments = parser.parse_args()
     more = ["--workers", arguments.workers] if arguments.workers else []
+    all_names = UNBALANCED if arguments.part in UNBALANCED_SEEDS else settings_of(arguments.part)
+    names = arguments.settings or list(all_names)
+
+    def unbalanced() -> None:
+        run_unbalanced(arguments.output_dir, arguments.part, names, arguments.minutes, arguments.most)
+
     parts: dict[str, Callable[[], None]] = {
-        "choose": lambda: choose(arguments.output_dir, arguments.settings, more),
+        "choose": lambda: choose(arguments.output_dir, names, more),
         "fit": lambda: fit(arguments.output_dir),
-        "test": lambda: test(arguments.output_dir, arguments.settings, more),
+        "test": lambda: test(arguments.output_dir, names, more),
+        **dict.fromkeys(UNBALANCED_SEEDS, unbalanced),
         "report": lambda: report(arguments.output_dir),
     }
     parts[arguments.part]()

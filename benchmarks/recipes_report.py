@@ -1,9 +1,11 @@
 """Every recipe on the same ground: the tables. See recipes_study/PROTOCOL.md, "Analysis" and "Amendment".
 
     python benchmarks/recipes_report.py --output_dir studies
+    python benchmarks/recipes_report.py --from_csv    # the tables again, without the studies, from the committed runs.csv
 
 It writes recipes_study/results.md, runs.csv and a picture of the scores for each table, and puts tables and pictures between
-the two marks in recipes/README.md.
+the two marks in recipes/README.md. With --from_csv it leaves runs.csv and the pictures as they are; costs in seconds are from
+seconds rounded to tenths then.
 """
 
 from __future__ import annotations
@@ -24,16 +26,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks import recipes as study
-from hf_stability.callback import write_text
+from benchmarks.interval_coverage import PAIRED, RESTARTS, coverage_text
 from hf_stability.diagnostics.plots import own_style
+from hf_stability.study.equal_compute import AgainstRestarts
+from hf_stability.study.equal_compute import against_restarts as compare
 from hf_stability.study.figures import scores_figure
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.restarts import restarts_at_budget
-from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation
+from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, t_interval
 from hf_stability.study.study import read_runs
 from hf_stability.study.summary import SCORE_COLUMNS, decimal, failed_text, markdown_table, summarize
 from hf_stability.tasks.load import HALVES, TokenizedData
+from hf_stability.utils.files import write_text
 
 
 BASE = "devlin2019"
@@ -41,7 +46,7 @@ README = Path(__file__).resolve().parents[1] / "recipes" / "README.md"
 FROM_README = "../benchmarks/recipes_study/"
 SAME_RATE = "same_rate"  # the part of that name
 MARKS = "<!-- recipes_report.py: begin -->", "<!-- recipes_report.py: end -->"
-RESAMPLES, RESTARTS_RESAMPLES, POWER_DRAWS = 9999, 2000, 4000
+RESTARTS_RESAMPLES, POWER_DRAWS = 2000, 4000
 WORK = {"mosbach2021": 20 / 3}  # runs of the base, in update steps; of all others by their seconds
 AT_EQUAL_COMPUTE = 1.1  # cost, in runs of the base, from which a recipe has a row there
 IN_A_ROW = 7  # boxes of a picture, so that it reads at a page's width
@@ -139,10 +144,9 @@ def _seconds(folder: Path) -> float:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Mean difference, seed by seed, with its percentile bootstrap interval, 95%; of the seeds that have both scores."""
+    """Mean difference, seed by seed, with its 95% t interval; of the seeds that have both scores."""
     difference = (first - second)[np.isfinite(first) & np.isfinite(second)]
-    draws = np.random.default_rng(0).choice(difference, (RESAMPLES, len(difference))).mean(1)
-    return float(difference.mean()), *map(float, np.percentile(draws, [2.5, 97.5]))
+    return float(difference.mean()), *map(float, t_interval(difference))
 
 
 @cache
@@ -166,25 +170,22 @@ def says_nothing_of_stability(arm: Arm, base: Arm) -> bool:
     return bool(min(spreads) < NO_SPREAD or steadier.failed.sum() > other.failed.sum())
 
 
-def restarts(base: Arm, cost: float) -> tuple[float, np.ndarray]:
-    """The expected score of the best of `cost` restarts, chosen on the one half, scored on the other; and draws of it over
-    seeds, with replacement. The best of drawn seeds is among them less often, which lowers it: the draws' mean is put right.
-    """
+def known_runs(base: Arm) -> tuple[np.ndarray, np.ndarray]:
+    """The scores that select and those that are reported, of the runs that have both."""
     known = np.isfinite(base.select) & np.isfinite(base.report)
-    select, report = base.select[known], base.report[known]
-    value = float(restarts_at_budget(select, cost, report))
-    drawn = np.random.default_rng(0).integers(len(report), size=(RESTARTS_RESAMPLES, len(report)))
-    draws = np.array([float(restarts_at_budget(select[one], cost, report[one])) for one in drawn])
-    return value, draws - draws.mean() + value
+    return base.select[known], base.report[known]
 
 
-def against_restarts(arm: Arm, base: Arm, cost: float) -> tuple[float, float, float, float]:
-    """The score of `cost` [`restarts`] of the base; and the arm's mean minus it, with the bootstrap interval over seeds, 95%."""
-    value, draws = restarts(base, cost)
+def restarts(base: Arm, cost: float) -> float:
+    """The expected score of the best of `cost` restarts, chosen on the one half, scored on the other."""
+    select, report = known_runs(base)
+    return float(restarts_at_budget(select, cost, report))
+
+
+def against_restarts(arm: Arm, base: Arm, cost: float) -> AgainstRestarts:
+    """The arm's mean minus the score of `cost` [`restarts`] of the base, with its 95% interval over seeds."""
     own = arm.report[np.isfinite(arm.report)]
-    means = np.random.default_rng(1).choice(own, (len(draws), len(own))).mean(1)
-    low, high = np.percentile(means - draws, [2.5, 97.5])
-    return value, float(own.mean()) - value, float(low), float(high)
+    return compare(own, *known_runs(base), cost, np.random.default_rng(0), RESTARTS_RESAMPLES)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def legend(comparisons: int) -> str:
         "`stilts_demo`, a recipe of the benchmark's, is one stage on `demo_nli` at 1e-4, of 3 epochs.",
         "failed: accuracy on this half no greater than the best constant's on it, or diverged; with 95% Wilson interval. ok: all "
         "others. (A run's own verdict is of the first half.)",
-        f"mean - `{BASE}`'s: paired by seed, with its bootstrap interval; not tested.",
+        f"mean - `{BASE}`'s: paired by seed, with its 95% t interval ({coverage_text(PAIRED, n)}); not tested.",
         f"p: the spread, Brown-Forsythe against `{BASE}`'s scores, all runs, after Holm's correction for {comparisons} "
         "comparisons. The test has no direction, see the ratio of the standard deviations beside it. †: says nothing of "
         "stability, as the smaller spread is that of more failed runs, or is none (all right, or all at the constant).",
@@ -290,14 +291,15 @@ def equal_compute_table(arms: Mapping[str, Arm]) -> str:
             }
         for what, cost in costs.items():
             if name != BASE and AT_EQUAL_COMPUTE <= cost <= len(base.seeds):
-                best, *difference = against_restarts(arm, base, cost)
+                found = against_restarts(arm, base, cost)
                 mean = float(np.nanmean(arm.report))
-                cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean), decimal(best)]
-                rows.append([*cells, difference_text(*difference)])
+                cells = [f"`{name}`{what}", f"{cost:.2f}", decimal(mean), decimal(found.restarts)]
+                rows.append([*cells, difference_text(found.difference, found.low, found.high)])
     header = ["recipe", f"cost, runs of `{BASE}`", "mean of one run", f"best of as many restarts of `{BASE}`"]
     text = (
         f"Restarts are chosen on the first half. Cost: of `mosbach2021` in update steps, of the others in seconds; those that "
-        f"are not here cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`."
+        f"are not here cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`. Interval: expanded percentiles of the "
+        f"bootstrap over seeds, 95% ({coverage_text(RESTARTS, len(base.seeds))})."
     )
     return f"{markdown_table([*header, 'difference (95%)'], rows)}\n\n{textwrap.fill(text, 120)}"
 
@@ -314,7 +316,7 @@ def same_rate_table(arms: Mapping[str, Arm]) -> str:
         p = adjusted.get(arm.recipe)
         cells = [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
         rows.append([f"`{arm.recipe}`", failed_text(figures), "" if p is None else p_text(p), *cells])
-    best, _ = restarts(base, WORK["mosbach2021"])
+    best = restarts(base, WORK["mosbach2021"])
     header = [
         "recipe",
         "failed = share (95% interval)",
@@ -356,7 +358,9 @@ def p_text(p: float) -> str:
 
 
 def difference_text(mean: float, low: float, high: float) -> str:
-    """`+.012 (-.003 to +.027)`; `.000` has no sign."""
+    """`+.012 (-.003 to +.027)`; `.000` has no sign. Without an interval (one run) the mean alone."""
+    if not np.isfinite([low, high]).all():
+        return "+" * (round(mean, 3) > 0) + decimal(mean)
     mean, low, high = ("+" * (round(value, 3) > 0) + decimal(value) for value in (mean, low, high))
     return f"{mean} ({low} to {high})"
 
@@ -374,26 +378,57 @@ def draw_scores(arms: Mapping[str, Arm], name: str, title: str) -> None:
         figure.savefig(study.HERE / f"{name}.png", dpi=100, facecolor="white", metadata={"Software": None})
 
 
+COLUMNS = (
+    "part", "recipe", "metric", "learning_rate", "edge", "seed", "failed", "select", "report", "seconds", "stage_seconds",
+)  # fmt: skip
+
+
 def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
     """Every run, a line each."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["part", "recipe", "learning_rate", "seed", "failed", "select", "report", "seconds"])
+    writer.writerow(COLUMNS)
     for part, arms in parts.items():
         for arm in arms.values():
+            head = [part, arm.recipe, arm.metric, f"{arm.rate:g}", int(arm.edge)]
             columns = zip(arm.seeds, arm.failed, arm.select, arm.report, arm.seconds, strict=True)
             writer.writerows(
-                [part, arm.recipe, f"{arm.rate:g}", seed, int(failed), f"{a:.6g}", f"{b:.6g}", f"{s:.1f}"]
+                [*head, seed, int(failed), f"{a:.6g}", f"{b:.6g}", f"{s:.1f}", f"{arm.stage_seconds:.1f}"]
                 for seed, failed, a, b, s in columns
             )
     return out.getvalue()
 
 
-def main() -> int:
-    """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
-    folder = parser.parse_args().output_dir
+def parts_from_csv(path: Path) -> dict[str, dict[str, Arm]]:
+    """The arms of each part, from what [`runs_csv`] wrote.
+
+    The committed file had no column `stage_seconds` at first: two values are worked out from the printed costs, to a
+    tenth of a second; that of part `same_rate`, which no table uses, is nan.
+    """
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row["part"], row["recipe"]), []).append(row)
+    parts: dict[str, dict[str, Arm]] = {}
+    for (part, recipe), rows in found.items():
+        select, report, seconds = (np.array([float(row[k]) for row in rows]) for k in ("select", "report", "seconds"))
+        parts.setdefault(part, {})[recipe] = Arm(
+            recipe,
+            rows[0]["metric"],
+            float(rows[0]["learning_rate"]),
+            rows[0]["edge"] == "1",
+            tuple(int(row["seed"]) for row in rows),
+            select,
+            report,
+            np.array([row["failed"] == "1" for row in rows]),
+            seconds,
+            float(rows[0]["stage_seconds"]),
+        )
+    return parts
+
+
+def parts_from_studies(folder: Path) -> dict[str, dict[str, Arm]]:
+    """The arms of each part, from the studies' folders."""
     confirm = {}
     for task in study.TASKS:
         grid = {name: tuple(own) for name, own in study.mean_scores(folder / "choose" / task).items()}
@@ -402,21 +437,44 @@ def main() -> int:
     left = study.not_at_failing_rate()
     at_failing_rate = dict.fromkeys(left, (study.FAILING_RATE,))
     others = read_arms(folder / SAME_RATE / study.TASKS[0], left, at_failing_rate) if left else {}
-    same = {name: others.get(name, first[name]) for name in study.recipe_names()}
-    for task, arms in confirm.items():
-        draw_scores(arms, task, f"{task}, each recipe at its own rate")
-    draw_scores(same, SAME_RATE, f"{study.TASKS[0]}, all at {study.rate_text(study.FAILING_RATE)}")
-    controls = {}
+    parts = {f"confirm {task}": arms for task, arms in confirm.items()}
+    parts[SAME_RATE] = {name: others.get(name, first[name]) for name in study.recipe_names()}
     for part, task, rate in study.control_places():
+        parts[f"{part} {task}"] = read_arms(folder / part / task, {study.CONTROL: rate}, {study.CONTROL: (rate,)})
+    return parts
+
+
+def all_tables(parts: Mapping[str, Mapping[str, Arm]]) -> str:
+    """The text between the marks."""
+    confirm, same = {task: parts[f"confirm {task}"] for task in study.TASKS}, parts[SAME_RATE]
+    controls = {}
+    for part, task, _ in study.control_places():
         planned = same if part.endswith(SAME_RATE) else confirm[task]
-        control = read_arms(folder / part / task, {study.CONTROL: rate}, {study.CONTROL: (rate,)})
-        controls[part, task] = {BASE: planned[BASE], **control, study.CONTROLLED: planned[study.CONTROLLED]}
-    text = f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n\n{control_table(controls)}\n"
+        arms = {BASE: planned[BASE], **parts[f"{part} {task}"], study.CONTROLLED: planned[study.CONTROLLED]}
+        controls[part, task] = arms
+    return f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n\n{control_table(controls)}\n"
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
+    parser.add_argument(
+        "--from_csv", action="store_true", help="read the committed runs.csv, not the studies' folders"
+    )
+    arguments = parser.parse_args()
+    if arguments.from_csv:
+        parts = parts_from_csv(study.HERE / "runs.csv")
+    else:
+        parts = parts_from_studies(arguments.output_dir)
+        for task in study.TASKS:
+            draw_scores(parts[f"confirm {task}"], task, f"{task}, each recipe at its own rate")
+        title = f"{study.TASKS[0]}, all at {study.rate_text(study.FAILING_RATE)}"
+        draw_scores(parts[SAME_RATE], SAME_RATE, title)
+        write_text(study.HERE / "runs.csv", runs_csv(parts))
+    text = all_tables(parts)
     beside = text.replace(FROM_README, "")
     write_text(study.HERE / "results.md", f"# Every recipe on the same ground\n\n{beside}")
-    parts = {**{f"confirm {task}": arms for task, arms in confirm.items()}, SAME_RATE: same}
-    parts |= {" ".join(place): {study.CONTROL: arms[study.CONTROL]} for place, arms in controls.items()}
-    write_text(study.HERE / "runs.csv", runs_csv(parts))
     readme = README.read_text(encoding="utf-8")
     before, after = readme.partition(MARKS[0])[0], readme.partition(MARKS[1])[2]
     write_text(README, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-import ast
-import copy
-import inspect
-import json
 import logging
 import math
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl
-from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
+from transformers import TrainerCallback, TrainerControl
+from transformers.integrations.integration_utils import TensorBoardCallback
 
-from .diagnostics.dashboard import LOG10, RISK, curves, custom_layout
-from .diagnostics.early_warning import Alarm, check, check_steps, find_alarm, with_alarm
-from .diagnostics.failures import CENSORED, Verdict, best_constant_score, ended_early, judge
-from .diagnostics.gradients import GradientMeter, layers_of
-from .diagnostics.outputs import combine_statistics, output_statistics
+from .diagnostics.calling_trainer import TrainingLoop, calling_evaluation, training_loop
+from .diagnostics.dashboard import RISK, curves
+from .diagnostics.early_warning import Alarm, with_alarm
+from .diagnostics.evaluation import Evaluation
+from .diagnostics.failures import NO_FINAL, Verdict, ended_early, pruned
+from .diagnostics.gradients import GradientMeter
+from .diagnostics.guard import Guard
+from .diagnostics.judging import RunFacts, headline, judge_run
+from .diagnostics.loggers import Loggers, loggers_of
 from .diagnostics.plots import draw_heat_map
-from .diagnostics.probes import Probe, is_clipped, make_probes
-from .diagnostics.step_record import LAYER_PREFIX, StepRecord, training_evidence
+from .diagnostics.precision import half_precision_weights
+from .diagnostics.probes import make_probes
+from .diagnostics.recorder import RECORD, Recorder
+from .diagnostics.sinks import Sink
+from .diagnostics.tensorboard import TensorBoard
+from .diagnostics.watch import Watch
 from .errors import InputError
+from .utils.files import write_bytes, write_json
 
 
 logger = logging.getLogger(__name__)
 
-MAX_CLASSES = 16  # more classes than this get no counts a step
-MAX_WIDTH = 128  # more outputs than this get no logit_std
-TENSORBOARD_POINTS = 1000  # a curve's points; TensorBoard shows no more, and other loggers get no more
-EVENTS_SUFFIX = ".stability"  # of the names of our event files
+POINTS = 1000  # a curve's points; TensorBoard shows no more, and other loggers get no more
 ON_ALARM = ("none", "warn", "stop")
 HEAT_MAP = "gradients.png"
-NOT_LOGGERS = ("transformers.trainer_callback", "transformers.utils.notebook")  # progress bars, printing, control flow
-TRAINERS_KEYS = ("loss", "learning_rate")  # loggers know them from the Trainer, as means over its logging steps
-NOT_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 
 
 class StabilityCallback(TrainerCallback):
@@ -52,14 +48,19 @@ class StabilityCallback(TrainerCallback):
     trainer = Trainer(model, args, train_dataset=..., callbacks=[StabilityCallback()])
     ```
 
-    It changes no bit of the training, unless `on_alarm` stops it. Rows stay on the device until the Trainer logs, evaluates
+    It changes no bit of the training, unless `on_alarm` stops it, and never ends one by an error of its own: a part that
+    raises is warned of once, and is off for the rest of the training. Rows stay on the device until the Trainer logs, evaluates
     or saves, or `block_steps` have come together; the early warning adds a host synchronisation every 5% of training, and
     nothing else does.
 
     The early warning ([`early_warning`][hf_stability.diagnostics.early_warning]) looks at the run every 5% of training
     once the warmup is over, and raises its alarm once: layer, step, figures, and what to change. It knows single-label
-    classification into up to 16 classes, with the model's own loss and gradient norms; elsewhere (label smoothing, a loss
-    function of one's own) it is silent.
+    classification into up to 16 classes, with the plain cross entropy and gradient norms; elsewhere (label smoothing, class
+    weights, a loss function of one's own) it is silent.
+
+    The verdict rests on the evaluation that the Trainer itself makes for its (first) evaluation set, the last one of the
+    training; evaluations and predictions of your own code in between do not count. Without outputs and without a metric
+    with a known baseline the verdict is `unknown`, neither `ok` nor `failed`.
 
     On a stock Trainer the norms are those after clipping, the only ones a callback can see; steps that hit the clip are
     marked (`clipped`), and a vanishing gradient is under it anyhow. [`StableTrainer`] gives the norms before clipping.
@@ -77,7 +78,7 @@ class StabilityCallback(TrainerCallback):
     | `eval/<metric>` | every number of every evaluation but its times, whatever `report_to` says |
     | `alarm/risk` | the early warning's risk, at each check |
     | `alarm` (text) | the alarm's sentence, at its step |
-    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where it was stopped |
+    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where it was stopped or is unknown |
     | `verdict` (text) | the verdict's sentence |
     | `gradients` (image) | `gradients.png` |
 
@@ -88,13 +89,17 @@ class StabilityCallback(TrainerCallback):
     loggers (WandbCallback, MLflowCallback ...) get the numbers where [`attach`] was called.
 
     Args:
-        compute_metrics: the Trainer's own; with it the verdict compares the final accuracy (R2 for a regression) with
-            the best constant predictor's on the last evaluation, and reports the best constant's score.
-        baseline: the best constant predictor's score, where it is known; compared with `metric` of the last evaluation.
-            Greater is better. Without either, the verdict rests on the training loss, the predicted classes and the gradients, and says so.
+        compute_metrics: what `baseline="compute_metrics"` calls; default: the Trainer's own. It is not needed for anything
+            else: the verdict takes the outputs and scores that the Trainer has.
+        baseline: the headline metric's score of the best constant predictor. Default: computed from the evaluation labels
+            for accuracy, F1, Matthews, Pearson, Spearman, R2, mse, rmse, mae. A number is compared with `metric` and decides
+            the verdict. `compute_metrics` calls that function once per class with constant predictions: only for a function
+            that keeps nothing of what it sees.
         metric: key of the headline metric, with or without `eval_`. Default: `metric_for_best_model`, else accuracy,
-            else the first one.
-        output_dir: where to write, instead of `<output_dir>/stability`.
+            else the first one. Names such as mse, error, perplexity or wer are better when smaller; for names that are
+            not known `greater_is_better` of the training arguments decides.
+        output_dir: where to write, instead of `<output_dir>/stability`; in a hyperparameter search each trial has a folder
+            of its own, `<output_dir>/run-<trial>/stability`.
         tensorboard: whether to write TensorBoard's files.
         tensorboard_dir: where to write them, those of the Trainer's TensorBoardCallback included where the writer is
             shared. Default: that callback's folder where it is shared, else `<output_dir>/tensorboard`.
@@ -114,17 +119,22 @@ class StabilityCallback(TrainerCallback):
 
     Attributes:
         verdict: the [`Verdict`] after training; None before, and in all processes but the main one.
+        verdicts: those of all trainings so far, in order: one for each trial of a hyperparameter search.
         alarm: the [`Alarm`][hf_stability.diagnostics.early_warning.Alarm] once it was raised.
         stopped: whether the alarm ended the training.
         stopped_early: set by whoever ends the training before its last update step for other reasons: the verdict then
             is `stopped early`, not `failed`.
-        constant: the best constant predictor's score, class and so on, once an evaluation has shown the labels.
+        constant: the baseline after training: the best constant predictor's `score` in the headline metric, and its
+            `constant` (class or value); None where it is not known.
+        evaluation: the last evaluation that counts, an [`Evaluation`][hf_stability.diagnostics.evaluation.Evaluation].
     """
+
+    sends_to_loggers = True  # it is no logger itself
 
     def __init__(
         self,
         compute_metrics: Callable | None = None,
-        baseline: float | None = None,
+        baseline: float | str | None = None,
         metric: str | None = None,
         output_dir: str | os.PathLike | None = None,
         tensorboard: bool = True,
@@ -139,6 +149,8 @@ class StabilityCallback(TrainerCallback):
     ):
         if on_alarm is not None and not callable(on_alarm) and on_alarm not in ON_ALARM:
             raise InputError(f"on_alarm {on_alarm!r}: give {', '.join(ON_ALARM)}, or a function of alarm and control")
+        if isinstance(baseline, str) and baseline != "compute_metrics":
+            raise InputError(f"baseline {baseline!r}: give a number, or 'compute_metrics'")
         self.compute_metrics = compute_metrics
         self.baseline = baseline
         self.metric = metric
@@ -149,56 +161,59 @@ class StabilityCallback(TrainerCallback):
         self.texts = texts
         self.block_steps = block_steps
         self.diagnostics = diagnostics
-        self.probes: list[Probe] = make_probes(diagnostics or ())
+        make_probes(diagnostics or ())  # a wrong name is refused here
         self.heat_map = heat_map
         self.on_alarm = on_alarm
         self.audited = audited
+        self.adds_loss_terms = False  # set by a trainer that adds terms of ours to the model's own loss
         self.alarm: Alarm | None = None
         self.stopped = False
         self.stopped_early = False
         self.verdict: Verdict | None = None
+        self.verdicts: list[Verdict] = []
         self.constant: dict[str, Any] | None = None
-        self.trainer_hands_over = False  # set by a trainer that calls observe_evaluation
-        self.evaluation: dict[str, Any] = {}  # the last one: metrics, and predictions and labels where they were seen
-        self.meter: GradientMeter | None = None
-        self._norms: tuple[Tensor, Tensor, bool] | None = None
-        self._record: StepRecord | None = None
-        self._hook = None
-        self._writer = None
+        self.evaluation = Evaluation()
+        self.recorder: Recorder | None = None
+        self.guard = Guard()
+        self._watch: Watch | None = None
+        self._sinks: list[Sink] = []
+        self._loop: TrainingLoop | None = None
+        self._is_training = False
         self._trainers_callback: TensorBoardCallback | None = None  # the Trainer's own, where it is known
-        self._shares_writer = False
         self._callback_handler = None  # of the trainer that this is attached to
-        self._loggers: list[TrainerCallback] = []  # those that get our numbers, in this training
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is recorded so far, as arrays: see [`read_steps`]. In mid-training, a call for all processes together."""
-        if self._record is None:
+        """The rows so far, as arrays: see [`read_steps`]. In mid-training, a call for all processes together."""
+        if self.recorder is None:
             raise RuntimeError("nothing is recorded yet: the callback's trainer has not trained")
         self._flush()
-        return self._record.to_dict()
+        return self.recorder.record.to_dict()
 
-    # ---- what a trainer that knows more can hand over ----------------------------------------------------------------
+    @property
+    def meter(self) -> GradientMeter | None:
+        """Measures the gradients of the training that is going on."""
+        return self.recorder.meter if self.recorder is not None else None
+
+    @property
+    def _micro_batches(self) -> list:
+        """What is held of the model's batches: those of an update step that is going on, else none."""
+        return self.recorder.micro_batches if self.recorder is not None else []
+
+    _eval_batches = ()  # none: evaluations are the Trainer's own
+
+    # ---- the trainer ---------------------------------------------------------------------------------------------------
 
     def observe_gradients(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> None:
-        """Take this update step's norms from the trainer, instead of another pass over the gradients.
-
-        Args:
-            layer_norms: `(layers,)`, as `meter` gives them.
-            total: 0-d, the total norm.
-            before_clipping: whether they were taken before clipping.
-        """
-        self._norms = (layer_norms, total, before_clipping)
-
-    def observe_evaluation(self, predictions: Any, labels: np.ndarray, metrics: dict[str, float]) -> None:
-        """Take the outputs of an evaluation; the verdict rests on the last one."""
-        self.evaluation = {"predictions": predictions, "labels": labels, "metrics": metrics}
+        """Take this update step's norms from the trainer: see [`Recorder.observe_gradients`]."""
+        if self.recorder is not None:
+            self.recorder.observe_gradients(layer_norms, total, before_clipping)
 
     def share_tensorboard(self, trainer) -> None:
         """Write to the same event file as the Trainer's own TensorBoardCallback, where it has one (`report_to`).
 
-        A callback does not see the others, so that on a stock Trainer this is to be called, once, before `train()`;
-        [`StabilityMixin`] calls it. Two writers must not write to one folder: TensorBoard follows the newer file only.
+        On a stock Trainer this is to be called, once, before `train()`; [`StabilityMixin`] calls it. Two writers must not
+        write to one folder: TensorBoard follows the newer file only.
         """
         callbacks = trainer.callback_handler.callbacks
         self._trainers_callback = next((c for c in callbacks if isinstance(c, TensorBoardCallback)), None)
@@ -222,120 +237,67 @@ class StabilityCallback(TrainerCallback):
         ```
         """
         self._callback_handler = trainer.callback_handler
-        for other in self._other_loggers():  # to the end of the list: they close at the end of training
+        for other in loggers_of(trainer.callback_handler):  # to the end of the list: they close at the end of training
             trainer.remove_callback(other)
             trainer.add_callback(other)
         self.share_tensorboard(trainer)
 
-    # ---- the Trainer's events ----------------------------------------------------------------------------------------
+    # ---- the Trainer's events ------------------------------------------------------------------------------------------
 
-    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
-        self._args, self._state = args, state
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, train_dataloader=None, **kwargs):
+        self.release()  # an earlier training's, where that was interrupted
+        self._args, self._state, self._model, self._train_dataloader = args, state, model, train_dataloader
+        self._loop = training_loop(self)
         self._on_alarm = self.on_alarm or getattr(args, "on_alarm", "warn")
-        self._make_probes(args)
+        self.verdict, self.constant, self.evaluation = None, None, Evaluation()
+        self.alarm, self.stopped, self.stopped_early = None, False, False
+        self.guard = Guard()
+        self._is_training = True
         if args.label_smoothing_factor and self._on_alarm != "none":
             logger.warning(
                 f"--label_smoothing_factor {args.label_smoothing_factor}: the model is not shown the labels, so that loss and "
                 "classes are not recorded and the early warning is silent"
             )
-        self.verdict, self.constant, self.evaluation = None, None, {}
-        self.meter = GradientMeter(model)
-        config = getattr(model, "config", None)
-        num_labels = getattr(config, "num_labels", 0) or 0
-        self._classes = num_labels if 2 <= num_labels <= MAX_CLASSES else 0
-        self._num_labels = num_labels
-        self._train_dataloader = train_dataloader
-        self._width = num_labels if num_labels <= MAX_WIDTH else 0
-        self._label_names = getattr(config, "id2label", None)
-        self._divides_by_num_items = _divides_by_num_items(model)
-        self._losses_add_up = False
-        self._said_unknown = self.meter.hidden is not None  # the meter has said why
-        self._saw_loss = False  # a NaN loss is divergence, no loss at all is a model that returns none
-        self._rows: list[tuple[int, float, Tensor, Tensor]] = []
-        self._micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
-        self._eval_batches: list[tuple[Tensor, Tensor]] = []
-        self._evaluated_step = -1
-        # A process of several sees its share of an evaluation only, and not which examples are there twice as padding.
-        self._sees_evaluations = bool(self.compute_metrics) and not self.trainer_hands_over and args.world_size == 1
-        columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "clipped"]
-        columns += [f"{kind}/{k}" for kind in ("labels", "predicted") for k in range(self._classes)]
-        columns += [LAYER_PREFIX + name for name in self.meter.names]
-        for probe in self.probes:
-            limit, resumed = args.max_grad_norm or 0.0, state.global_step > 0
-            probe.start(model, layers_of(model), max_grad_norm=limit, resumed=resumed)
-            columns += probe.columns
-        folder = Path(self.output_dir or os.path.join(args.output_dir, "stability"))
-        self._folder = folder if state.is_world_process_zero else None
-        self._record = StepRecord(
-            columns,
-            folder / "steps.rec" if self._folder else None,
-            last_step=state.global_step,
-            info={"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)},
-        )
-        warmup_steps = self._record.info["warmup_steps"]
-        self._checks = set(check_steps(warmup_steps, state.max_steps))
-        self.alarm = self._of_the_main_process(find_alarm(self._record.to_dict()))  # a resumed run's
-        self.stopped = self.stopped_early = False
-        self._before_clipping = False
-        self._label_counts = np.nansum(self._record.to_dict()["labels"], axis=0, dtype=float)
-        self._loggers = self._other_loggers() if self._folder else []
-        if self._folder:
-            for name in ("verdict.json", HEAT_MAP):
-                (folder / name).unlink(missing_ok=True)
-        self._open_writer(folder)
-        self._remove_hook()
-        self._hook = model.register_forward_hook(self._observe_forward, with_kwargs=True)
-
-    def _make_probes(self, args) -> None:
-        for probe in self.probes:  # of a training that raised
-            probe.stop()
+        self._half_precision = self.guard.run("the check of the precision", half_precision_weights, model, default="")
+        if self._half_precision and state.is_world_process_zero:
+            logger.warning(self._half_precision)
         wanted = getattr(args, "diagnostics", None) if self.diagnostics is None else self.diagnostics
         # Those that are averaged over processes have the last columns.
-        self.probes = sorted(make_probes(wanted or ()), key=lambda probe: probe.mean_over_processes)
+        probes = sorted(make_probes(wanted or ()), key=lambda probe: probe.mean_over_processes)
+        self._folder = self._make_folder() if state.is_world_process_zero else None
+        self.recorder = self.guard.run(RECORD, self._make_recorder, optimizer, probes, settings=True)
+        if self.recorder is None:
+            return
+        self._watch = self.guard.run("the early warning", Watch, self.recorder, self.guard)
+        self.alarm = self._watch.alarm if self._watch is not None else None
+        self._label_counts = np.nansum(self.recorder.record.to_dict()["labels"], axis=0, dtype=float)
+        self._sinks = self._make_sinks() if self._folder else []
+        self._tell("open", self.recorder.record.columns)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._epoch_has_steps = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.recorder is None:
+            return
+        self.recorder.begin_step()
+        if self._loop is not None and not self._epoch_has_steps:
+            self.guard.run("the clean-up after an interrupt", self._loop.call_when_abandoned, self._abandon)
+        self._epoch_has_steps = True
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        if self._norms is not None:
-            layer_norms, total, before_clipping = self._norms
-        else:
-            norms = self.meter.parameter_norms()
-            layer_norms, before_clipping = self.meter.layer_norms(norms), False
-            total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # whose rounding is that of the clipping
-            if not self.meter.present or _is_sharded(args):  # not zero: unknown
-                layer_norms, total = layer_norms * math.nan, total * math.nan
-                self._say_unknown()
-        self._norms = None
-        rate = float(optimizer.param_groups[0]["lr"])
-        norms = self._norms_row(layer_norms, total, before_clipping)
-        self._row = state.global_step + 1, rate, self._seen_here(total), norms
-        self._before_clipping = before_clipping
-        self._micro_batches.clear()
-        for probe in self.probes:
-            probe.before_step(optimizer, total, before_clipping, state.global_step + 1)
-
-    def _say_unknown(self) -> None:
-        if not self._said_unknown and self._state.is_world_process_zero:
-            logger.warning(
-                "Gradient norms are NaN: at the optimizer's step this process does not hold the whole gradients. With "
-                "DeepSpeed, call deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step"
-            )
-        self._said_unknown = True
+        if self.recorder is not None:
+            self.recorder.before_step(optimizer, state.global_step + 1)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        step, rate, seen, norms = self._row
-        for probe in self.probes:
-            values = probe.after_step().to(norms.device)
-            if probe.mean_over_processes:
-                seen = torch.cat([seen, values])
-            else:  # of sharded weights a process has its part only
-                unknown = _is_sharded(args) and "/" in probe.columns[0]
-                norms = torch.cat([norms, values * math.nan if unknown else values])
-        self._rows.append((step, rate, seen, norms))
+        if self.recorder is not None:
+            self.recorder.after_step()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in self._checks:
+        if self._watch is not None and state.global_step in self._watch.steps:
             self._flush()
             self._look(state.global_step, control)
-        elif control.should_save or len(self._rows) >= self.block_steps:
+        elif control.should_save or (self.recorder is not None and self.recorder.pending >= self.block_steps):
             self._flush()  # before a save: a kill between the two would leave a gap in the resumed run's record
 
     def on_log(self, args, state, control, **kwargs):
@@ -345,115 +307,96 @@ class StabilityCallback(TrainerCallback):
         self._flush()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if self._hook is None:  # an evaluation outside training
+        if not self._is_training:
             return
         self._flush()
-        self._write_evaluation(metrics or {})
-        batches, self._eval_batches = self._eval_batches, []
-        if self.trainer_hands_over or self._evaluated_step == state.global_step:
-            return  # of several evaluation sets the first counts
-        self._evaluated_step = state.global_step
-        self.evaluation = {"metrics": dict(metrics or {})}
-        if batches:
-            logits, labels = (torch.cat(part).float().cpu().numpy() for part in zip(*batches, strict=True))
-            self.observe_evaluation(logits, labels, dict(metrics or {}))
+        self._tell("evaluation", metrics or {}, state.global_step)
+        self.guard.run("the look at the evaluation", self._observe_evaluation, metrics or {}, state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._flush()
-        self._remove_hook()
-        for probe in self.probes:
-            probe.stop()
-        if not state.is_world_process_zero:
+        if not self._is_training:
             return
-        self.verdict = self._judge()
-        level = logger.info if self.verdict.status == "ok" else logger.warning
-        level(self.verdict.sentence)
-        write_json(self._folder / "verdict.json", self.verdict.to_dict())
-        self._draw_heat_map()
-        self._send(self._final(), state.global_step)
-        self._write_end()
+        self._flush()
+        if state.is_world_process_zero:
+            record = self._trusted_record()
+            unjudged = Verdict("unknown", "unknown: the verdict could not be made, see the warning.")
+            self.verdict = self.guard.run("the verdict", self._judge, record, control, default=unjudged)
+            self.verdicts.append(self.verdict)
+            self._show_verdict(record, state.global_step)
+        self.release(abandoned=False)
 
-    # ---- a step's row ------------------------------------------------------------------------------------------------
+    # ---- what they do --------------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # else it is compiled again for each number of micro-batches
-    @torch.no_grad()
-    def _observe_forward(self, module, args, kwargs, output) -> None:
-        loss, logits, labels = _loss_logits_labels(kwargs, output)
-        if module.training:
-            self._saw_loss |= loss is not None
-            self._losses_add_up = self._divides_by_num_items and kwargs.get("num_items_in_batch") is not None
-            self._micro_batches.append((loss, logits, labels))
-        elif self._sees_evaluations and logits is not None and labels is not None:
-            self._eval_batches.append((logits, labels))
+    def release(self, abandoned: bool = True) -> None:
+        """Let go of the model and of files: no hook, no batches, no writers of a training are kept after it.
 
-    @torch.no_grad()
-    def _seen_here(self, total: Tensor) -> Tensor:
-        """Loss and output statistics of the examples that this process has seen in this step, on the device."""
-        device = total.device  # under DataParallel the batches are on several
-        batches = [[part.to(device) if part is not None else None for part in batch] for batch in self._micro_batches]
-        losses = [loss.float() for loss, _, _ in batches if loss is not None]
-        sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
-        if self._losses_add_up:  # the processes' mean is taken in _flush
-            loss = sum(losses) * (self._args.world_size if self._args.average_tokens_across_devices else 1)
-        else:
-            loss = sum(loss * (size / sum(sizes)) for loss, size in zip(losses, sizes, strict=True))
-        loss = loss if losses else torch.full((), torch.nan, device=device)
-        seen = [(logits, labels) for _, logits, labels in batches if logits is not None and labels is not None]
-        logits, labels = (torch.cat(part) for part in zip(*seen, strict=True)) if seen else (None, None)
-        statistics = output_statistics(logits, labels, self._width, self._classes, device)
-        return torch.cat([loss[None], statistics])
+        Args:
+            abandoned: the training did not come to its end.
+        """
+        if self._is_training:
+            self._is_training = False
+            self._tell("close", abandoned)
+            if self.recorder is not None:
+                self.recorder.stop()
+        self._sinks, self._watch, self._model, self._train_dataloader, self._loop = [], None, None, None, None
 
-    def _norms_row(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> Tensor:
-        clipped = is_clipped(total, self._args.max_grad_norm or 0.0, before_clipping)
-        return torch.cat([torch.stack([total.float(), clipped.float()]), layer_norms.float().to(total.device)])
+    def _abandon(self) -> None:
+        self.release()
+
+    def _make_folder(self) -> Path:
+        trainer, trial = (self._loop.trainer, self._loop.trial) if self._loop is not None else (None, None)
+        base = Path(self._args.output_dir)
+        if self._state.is_hyper_param_search and trial is not None:
+            base = Path(trainer._get_output_dir(trial))
+        if self.output_dir is None:
+            return base / "stability"
+        return Path(self.output_dir, base.name) if base != Path(self._args.output_dir) else Path(self.output_dir)
+
+    def _make_recorder(self, optimizer, probes) -> Recorder:
+        path = self._folder / "steps.rec" if self._folder else None
+        for name in ("verdict.json", HEAT_MAP) if self._folder else ():
+            (self._folder / name).unlink(missing_ok=True)
+        given = self._model, self._args, self._state, optimizer, probes, path, self.guard, self._loop
+        return Recorder(*given, checks_loss=not self.adds_loss_terms)
+
+    def _make_sinks(self) -> list[Sink]:
+        sinks: list[Sink] = []
+        if self.tensorboard:
+            values = self.tensorboard_dir, self._trainers_callback, self.hparams, self.texts
+            sinks.append(TensorBoard(self._folder, self._args, self._state, *values, lambda: not self.stopped_early))
+        if self._callback_handler is not None:
+            sinks.append(Loggers(self._callback_handler, self._args, self._state))
+        return sinks
+
+    def _tell(self, what: str, *values: Any) -> None:
+        """Call each sink."""
+        for sink in self._sinks:
+            self.guard.run(sink.name, getattr(sink, what), *values)
 
     def _flush(self) -> None:
-        """Bring the rows of the last block to the host, the file and TensorBoard."""
-        if not self._rows:
-            return
-        steps, rates, seen, norms = zip(*self._rows, strict=True)
-        self._rows = []
-        seen = self._of_all_processes(torch.stack(seen)).cpu().numpy()
-        norms = torch.stack(norms).cpu().numpy()
-        own = sum(len(probe.columns) for probe in self.probes if probe.mean_over_processes)
-        seen, probed = np.split(seen, [seen.shape[-1] - own], axis=-1)
-        outputs = combine_statistics(seen[..., 1:], self._width)
-        loss, probed = (_weighted_mean(part, seen[..., 1:2]) for part in (seen[..., :1], probed))
-        block = [steps, rates, loss, outputs[:, 0], norms[:, :2], outputs[:, 1:], norms[:, 2:], probed]
-        block = np.column_stack([np.asarray(part, "<f4") for part in block])
-        self._record.append(block)
-        self._write_steps(block)
+        """Bring the rows of the last block to the host, the file and the sinks."""
+        rows = self.recorder.flush() if self.recorder is not None else None
+        if rows is not None and self._sinks:
+            self.guard.run("the curves", self._send, rows)
 
-    def _of_all_processes(self, seen: Tensor) -> Tensor:
-        """`(steps, columns)` of this process -> `(processes, steps, columns)`. Gradient norms are global already."""
-        if self._args.world_size == 1 or not torch.distributed.is_initialized():
-            return seen[None]
-        gathered = [torch.empty_like(seen) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(gathered, seen)
-        return torch.stack(gathered)
-
-    def _of_the_main_process(self, value: Any) -> Any:
-        """The main process's value, in every process."""
-        if self._args.world_size == 1 or not torch.distributed.is_initialized():
-            return value
-        values = [value]
-        torch.distributed.broadcast_object_list(values)
-        return values[0]
-
-    # ---- the early warning -------------------------------------------------------------------------------------------
+    def _send(self, rows: np.ndarray) -> None:
+        columns = self.recorder.record.columns
+        drawn = curves(columns, rows, self._label_counts)
+        self._label_counts += np.nansum(rows[:, [c.startswith("labels/") for c in columns]], axis=0)
+        every = math.ceil(self._state.max_steps / POINTS)
+        for i in np.flatnonzero((rows[:, 0] - 1) % every == 0):
+            self._tell("numbers", {tag: float(values[i]) for tag, values in drawn.items()}, int(rows[i, 0]))
+        self._tell("flush")
 
     def _look(self, step: int, control: TrainerControl) -> None:
         """Look at the run, and raise the alarm where it is the first."""
-        # In a resumed run only the main process has the steps before; all must stop, or none.
-        risk, alarm = self._of_the_main_process(check(self._record.to_dict(), step, self._state.max_steps))
+        risk, alarm = self._watch.look(step)
         if math.isfinite(risk):
-            self._show({RISK: risk}, step)
-            self._send({RISK: risk}, step)
-        if alarm is None or self.alarm is not None:
+            self._tell("numbers", {RISK: risk}, step)
+        if alarm is None:
             return
         self.alarm = alarm
-        if self._writer is not None:
-            self._writer.add_text("alarm", alarm.sentence, step)
+        self._tell("alarm", alarm)
         if self._on_alarm == "none":
             return
         stopping = control.should_training_stop  # by somebody else
@@ -467,323 +410,104 @@ class StabilityCallback(TrainerCallback):
         if self.stopped:
             control.should_save |= self._args.save_strategy != "no"
 
-    # ---- the verdict -------------------------------------------------------------------------------------------------
-
-    def _judge(self) -> Verdict:
-        record, evaluation = self._record.to_dict(), self.evaluation
-        metrics = evaluation.get("metrics", {})
-        metric, score = headline(metrics, self.metric or self._args.metric_for_best_model)
-        regression = self._num_labels == 1
-        wanted = self.metric or self._args.metric_for_best_model or ""
-        lower_is_better = self._args.greater_is_better is False and wanted and not wanted.endswith("loss")
-        if lower_is_better:  # baselines are for scores, where greater is better
-            metric, score = None, None
-        if (
-            "labels" in evaluation
-            and self.compute_metrics is not None
-            and metric is not None
-            and self.constant is None
-        ):
-            self.constant = self._best_constant(metric, regression)
-        evidence = {
-            **training_evidence(record),
-            "losses": record["loss"] if self._saw_loss else None,
-            "eval_labels": evaluation.get("labels"),
-            "eval_predictions": evaluation.get("predictions"),
-            "num_labels": self._num_labels or None,
-            "regression": regression,
-            "label_names": self._names_of_labels(),
-            "score": score,
-            "baseline": None if lower_is_better else self.constant["score"] if self.constant else self.baseline,
-            "metric": metric,
-            "constant_loss": _label_variance(self._train_dataloader) if regression else None,
+    def _observe_evaluation(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Keep the Trainer's own evaluation of its (first) evaluation set."""
+        names = self.recorder.output_names if self.recorder is not None else ()
+        if self._loop is None:  # a loop of one's own
+            self.evaluation = Evaluation(dict(metrics), step=step)
+            return
+        trainer = self._loop.trainer
+        found = calling_evaluation(trainer)
+        if found is None:
+            return
+        sets = trainer.eval_dataset
+        first = next(iter(sets)) if isinstance(sets, dict) else None
+        prefix = "eval" if first is None else f"eval_{first}"
+        if found.prefix not in (None, prefix):
+            return
+        known = [sets] if first is None else [first, sets[first]]
+        is_its_own = any(found.dataset is one for one in known)
+        if self.evaluation.step == step and (self.evaluation.is_trainers_set or not is_its_own):
+            return  # the first of several in this step
+        metrics = {
+            f"eval{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)
         }
-        try:
-            verdict = judge(**evidence)
-        except InputError as error:  # outputs of a shape that a verdict does not know: token labels, several labels
-            logger.warning(f"The verdict leaves the evaluation out: {error}")
-            evidence.update(eval_labels=None, eval_predictions=None)
-            verdict = judge(**evidence)
-        verdict = verdict if self.alarm is None else with_alarm(verdict, self.alarm, self.stopped)
-        return ended_early(verdict, self._state.global_step, self._state.max_steps) if self.stopped_early else verdict
+        ignored = found.ignore_keys
+        if ignored is None:
+            ignored = getattr(getattr(self._model, "config", None), "keys_to_ignore_at_inference", None) or []
+        outputs, labels = getattr(found.output, "predictions", None), getattr(found.output, "label_ids", None)
+        names = [name for name in names if name not in ignored]
+        self.evaluation = Evaluation(metrics, outputs, labels, step, names, is_its_own)
 
-    def _best_constant(self, metric: str, regression: bool) -> dict[str, Any] | None:
-        outputs = self.evaluation["predictions"], self.evaluation["labels"]
-        try:
-            return best_constant_score(self.compute_metrics, *outputs, self._num_labels, metric, regression)
-        except Exception as error:  # the user's own function; a finished training must not be lost over it
+    def _trusted_record(self) -> dict[str, Any] | None:
+        known = self.recorder is not None and RECORD not in self.guard.off
+        return self.recorder.record.to_dict() if known else None
+
+    def _judge(self, record: dict[str, Any] | None, control: TrainerControl) -> Verdict:
+        verdict, self.constant = judge_run(record, self.evaluation, self._facts())
+        step, total = self._state.global_step, self._state.max_steps
+        if self.alarm is not None:
+            verdict = with_alarm(verdict, self.alarm, self.stopped)
+        if self.stopped_early:
+            return ended_early(verdict, step, total)
+        if self._state.is_hyper_param_search and step < total and not control.should_training_stop:
+            return pruned(verdict, step, total)
+        return verdict
+
+    def _facts(self) -> RunFacts:
+        config, args = getattr(self._model, "config", None), self._args
+        trainer = self._loop.trainer if self._loop is not None else None
+        compute_metrics = self.compute_metrics or getattr(trainer, "compute_metrics", None)
+        baseline = self.baseline
+        if baseline == "compute_metrics" and args.batch_eval_metrics:
             logger.warning(
-                f"No baseline: compute_metrics failed on a constant prediction: {type(error).__name__}: {error}"
+                "baseline='compute_metrics': not with batch_eval_metrics, whose function keeps what it sees"
             )
-            return None
+            baseline = None
+        return RunFacts(
+            metric=self.metric,
+            greater_is_better=args.greater_is_better,
+            metric_for_best_model=args.metric_for_best_model,
+            problem_type=getattr(config, "problem_type", None),
+            num_labels=getattr(config, "num_labels", 0) or 0,
+            label_names=getattr(config, "id2label", None),
+            causal=type(self._model).__name__.endswith(("ForCausalLM", "LMHeadModel")),
+            baseline=baseline,
+            compute_metrics=compute_metrics,
+            saw_loss=self.recorder is not None and self.recorder.saw_loss,
+            train_dataset=getattr(self._train_dataloader, "dataset", None),
+            eval_dataset=getattr(trainer, "eval_dataset", None),
+            half_precision=self._half_precision,
+        )
 
-    def _names_of_labels(self) -> list[str] | None:
-        names = self._label_names
-        return [str(names[k]) for k in range(self._num_labels)] if names and len(names) == self._num_labels else None
+    def _show_verdict(self, record: dict[str, Any] | None, step: int) -> None:
+        """To the log, to the folder and to the sinks."""
+        level = logger.info if self.verdict.status == "ok" else logger.warning
+        level(self.verdict.sentence)
+        self.guard.run("the file of the verdict", self._write_verdict)
+        draws = self.heat_map and record is not None
+        picture = self.guard.run("the heat map", self._draw_heat_map, record) if draws else None
+        self._tell("end", self.verdict, self.guard.run("the final scores", self._final, default={}), step, picture)
 
-    def _remove_hook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+    def _write_verdict(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._folder / "verdict.json", self.verdict.to_dict())
 
-    # ---- TensorBoard ------------------------------------------------------------------------------------------------
-
-    def _open_writer(self, folder: Path) -> None:
-        """The run's one writer. Comes before the Trainer's callback would open its own."""
-        interrupted, self._writer, self._shares_writer = self._writer, None, False
-        if interrupted is not None:  # a training that raised
-            interrupted.close()
-        if self._folder is None or not self.tensorboard:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.warning("tensorboard is not installed: the diagnostics go to the record file only.")
-            return
-        # In a search the Trainer's callback has a folder for each trial.
-        theirs = None if self._state.is_hyper_param_search else self._trainers_callback
-        first_step = self._state.global_step + 1
-        if theirs is not None and theirs.tb_writer not in (None, interrupted):
-            self._writer = theirs.tb_writer  # one that it was made with
-        else:
-            directory = self._events_folder(folder, theirs)
-            self._writer = SummaryWriter(directory, purge_step=first_step, filename_suffix=EVENTS_SUFFIX)
-            if theirs is not None:
-                theirs.tb_writer, theirs.logging_dir = self._writer, directory
-        self._shares_writer = theirs is not None
-        self._writer.add_custom_scalars(custom_layout(self._record.columns))
-        for tag, text in (self.texts or {}).items():
-            self._writer.add_text(tag, text, first_step)
-        self._writer.flush()
-
-    def _events_folder(self, folder: Path, theirs: TensorBoardCallback | None) -> str:
-        if self.tensorboard_dir is not None:
-            return str(self.tensorboard_dir)
-        if theirs is not None:
-            return theirs.logging_dir or os.path.join(self._args.output_dir, default_logdir())
-        if self._state.global_step == 0:  # begun anew, as the record: TensorBoard would keep the old run's hparams
-            for earlier in (folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
-                earlier.unlink()
-        return str(folder / "tensorboard")
-
-    def _write_steps(self, rows: np.ndarray) -> None:
-        """A block of the record, to TensorBoard and to other loggers."""
-        if self._writer is None and not self._loggers:
-            return
-        drawn = curves(self._record.columns, rows, self._label_counts)
-        self._label_counts += np.nansum(rows[:, [c.startswith("labels/") for c in self._record.columns]], axis=0)
-        every = math.ceil(self._state.max_steps / TENSORBOARD_POINTS)
-        for i in np.flatnonzero((rows[:, 0] - 1) % every == 0):
-            numbers = {tag: float(values[i]) for tag, values in drawn.items()}
-            self._show(numbers, int(rows[i, 0]))
-            self._send(numbers, int(rows[i, 0]))
-        if self._writer is not None:
-            self._writer.flush()
-
-    def _show(self, numbers: Mapping[str, float], step: int) -> None:
-        """Numbers of a step, to TensorBoard: all in one event, in a seventh of the time of an event each."""
-        if self._writer is None:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from torch.utils.tensorboard import SummaryWriter
-
-        if isinstance(self._writer, SummaryWriter):
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-            self._writer.file_writer.add_summary(Summary(value=values), step)
-        else:  # another library's, that the Trainer's callback was made with
-            for tag, value in numbers.items():
-                self._writer.add_scalar(tag, value, step)
-
-    def _write_evaluation(self, metrics: dict[str, float]) -> None:
-        if self._writer is None or self._shares_writer:  # the Trainer's callback writes the same tags
-            return
-        for key, value in scores_of({k: v for k, v in metrics.items() if k.startswith("eval_")}).items():
-            self._writer.add_scalar(f"eval/{key}", value, self._state.global_step)
-        self._writer.flush()
-
-    def _draw_heat_map(self) -> None:
-        if not self.heat_map:
-            return
-        kind = f"{'before' if self._before_clipping else 'after'} clipping" if self._args.max_grad_norm else ""
-        alarm_step = self.alarm.step if self.alarm else None
-        try:
-            png = draw_heat_map(self._record.to_dict(), self.verdict.sentence, alarm_step, kind)
-            if png is None:
-                return
+    def _draw_heat_map(self, record: dict[str, Any]) -> bytes | None:
+        before = self.recorder.before_clipping
+        kind = f"{'before' if before else 'after'} clipping" if self._args.max_grad_norm else ""
+        png = draw_heat_map(record, self.verdict.sentence, self.alarm.step if self.alarm else None, kind)
+        if png is not None:
             write_bytes(self._folder / HEAT_MAP, png)
-            if self._writer is not None:
-                self._writer.add_image("gradients", _pixels(png), self._state.global_step, dataformats="HWC")
-        except Exception as error:  # a finished training must not be lost over a picture of it
-            logger.warning(f"No heat map of the gradients: {type(error).__name__}: {error}")
+        return png
 
     def _final(self) -> dict[str, float]:
         """The headline metric, and whether the run failed: unknown of one that was stopped. Of one that was stopped early
         neither: it may go on, and TensorBoard's HParams tab keeps what it has seen first."""
         if self.stopped_early:
             return {}
-        metric, score = headline(self.evaluation.get("metrics", {}), self.metric or self._args.metric_for_best_model)
+        metric, score = headline(self.evaluation.metrics, self.metric or self._args.metric_for_best_model)
         final = {} if score is None else {f"final/{metric}": score}
-        if self.verdict.status not in CENSORED:
+        if self.verdict.status not in NO_FINAL:
             final["final/failed"] = float(self.verdict.status != "ok")
         return final
-
-    def _write_end(self) -> None:
-        if self._writer is None:
-            return
-        final = self._final()
-        self._show(final, self._state.global_step)
-        self._writer.add_text("verdict", self.verdict.sentence, self._state.global_step)
-        if self.hparams is not None and not self.stopped_early:
-            from torch.utils.tensorboard.summary import hparams
-
-            values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": self.verdict.status}.items()}
-            for summary in hparams(values, final):  # SummaryWriter.add_hparams would make a run of its own of them
-                self._writer.file_writer.add_summary(summary)
-        self._writer.flush()
-        if not self._shares_writer:  # the Trainer's callback closes its own, after this
-            self._writer.close()
-        self._writer = None
-
-    # ---- the Trainer's other loggers ---------------------------------------------------------------------------------
-
-    def _other_loggers(self) -> list[TrainerCallback]:
-        """Those of the trainer that this is attached to."""
-        handler = self._callback_handler
-        return [] if handler is None else [callback for callback in handler.callbacks if is_logger(callback)]
-
-    def _send(self, numbers: Mapping[str, float], step: int) -> None:
-        """Numbers of a step, to each of them, as the Trainer would send them."""
-        if not self._loggers:
-            return
-        logs = {
-            f"step/{key}" if key in TRAINERS_KEYS else key: value
-            for key, value in numbers.items()
-            if math.isfinite(value) and not key.startswith(LOG10)
-        }
-        state = copy.copy(self._state)
-        state.global_step = step
-        if state.epoch is not None:
-            state.epoch *= step / max(1, self._state.global_step)
-        for other in list(self._loggers):
-            handler = copy.copy(self._callback_handler)
-            handler.callbacks = [other]
-            try:
-                handler.on_log(self._args, state, TrainerControl(), logs=dict(logs))
-            except Exception as error:  # a training must not be lost over one
-                name = type(other).__name__
-                logger.warning(f"{name} gets no more of the diagnostics: {type(error).__name__}: {error}")
-                self._loggers.remove(other)
-
-
-def is_logger(callback: TrainerCallback) -> bool:
-    """Whether a callback takes logs, and is none of the Trainer's own displays, nor TensorBoard's, nor ours."""
-    classes = [cls for cls in type(callback).__mro__ if "on_log" in vars(cls) and cls is not TrainerCallback]
-    served = isinstance(callback, (StabilityCallback, TensorBoardCallback))
-    return bool(classes) and not served and not any(cls.__module__ in NOT_LOGGERS for cls in classes)
-
-
-def headline(metrics: dict[str, Any], wanted: str | None = None) -> tuple[str | None, float | None]:
-    """Key (without `eval_`) and value of the metric that counts: the wanted one, else accuracy, else the first.
-
-    Args:
-        metrics: of an evaluation, keys with or without `eval_`.
-        wanted: `metric_for_best_model`; a loss is not a score.
-    """
-    scores = {key: value for key, value in scores_of(metrics).items() if not key.endswith("loss")}
-    wanted = (wanted or "").removeprefix("eval_")
-    for key in (wanted, "accuracy", *scores):
-        if key in scores:
-            return key, float(scores[key])
-    return None, None
-
-
-def scores_of(metrics: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an evaluation, its loss included, without its times and the epoch; keys without `eval_`."""
-    return {
-        key.removeprefix("eval_"): value
-        for key, value in metrics.items()
-        if not key.endswith(NOT_SCORES) and isinstance(value, (int, float))
-    }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: it is there whole, or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-def _loss_logits_labels(kwargs: dict, output: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What a model's forward shows: loss (0-d), logits `(examples, outputs)`, labels `(examples,)`, or None for each."""
-    labels = kwargs.get("labels")
-    if isinstance(output, dict):
-        loss, logits = output.get("loss"), output.get("logits")
-    else:
-        outputs = output if isinstance(output, tuple) else (output,)
-        loss, logits = (
-            (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
-        )
-    # A copy: with several processes the Trainer multiplies the loss in place by their number.
-    loss = loss.detach().clone() if isinstance(loss, Tensor) and loss.ndim == 0 else None
-    logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 2 else None
-    labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
-    return loss, logits, labels
-
-
-def _weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples where these are known."""
-    sizes = np.where(np.isfinite(sizes), sizes, 1.0)
-    return (values.astype(np.float64) * sizes).sum(0) / sizes.sum(0)
-
-
-def _divides_by_num_items(model) -> bool:
-    """Whether a model's loss is a sum over tokens / `num_items_in_batch`, so that a step's micro-batches add up.
-
-    Many take the argument, and leave it: T5 and BERT's classifiers have a cross entropy of their own, others (Qwen2's
-    classifier) do not hand it on to `self.loss_function`.
-    """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-    if not isinstance(model, PreTrainedModel):
-        return False
-    source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(model).forward)))
-    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    losses = [call for call in calls if getattr(call.func, "attr", None) == "loss_function"]
-    return any(keyword.arg in (None, "num_items_in_batch") for call in losses for keyword in call.keywords)
-
-
-def _label_variance(dataloader) -> float | None:
-    """Variance of a regression's training labels: the loss of the best constant. None where there is no label column."""
-    dataset = getattr(dataloader, "dataset", None)
-    name = next((n for n in ("labels", "label") if n in (getattr(dataset, "column_names", None) or ())), None)
-    return None if name is None else float(np.var(np.asarray(dataset[name], dtype=np.float64)))
-
-
-def _is_sharded(args) -> bool:
-    """Whether a process sees a part of the gradients only."""
-    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
-
-
-def _pixels(png: bytes) -> np.ndarray:
-    """A PNG as `(height, width, 3)`, uint8."""
-    from PIL import Image
-
-    with Image.open(BytesIO(png)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _hparam(value: Any) -> int | float | str:
-    """As the HParams tab takes it; torch would make a number of a bool."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, (int, float)) else str(value)

@@ -67,7 +67,8 @@ COMMON_ARGS = (
 
 # What is run where neither data nor a model is named. Seeds: as many as two cores do in less than five minutes.
 DEMO = {"task_name": "demo_pair", "recipe": ["transformers_default", "devlin2019", "mosbach2021"], "seeds": ["4"]}
-NAMES_DATA = ("task_name", "data_dir", "train_file", "validation_file", "model_name_or_path")
+OF_FILES = ("text_column_names", "label_column_name")
+NAMES_DATA = ("task_name", "data_dir", "train_file", "validation_file", *OF_FILES, "model_name_or_path")
 
 TELL_TRUNCATED = 0.05  # share of truncated training examples from which on it is said
 
@@ -106,6 +107,12 @@ class DataArguments:
         },
     )
     validation_file: str | None = field(default=None, metadata={"help": "Its development set, with the same columns."})
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "The files' column of text, or two for a pair, instead of those above."}
+    )
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "The files' column of labels. Default: label."}
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Tokens; longer examples are truncated."})
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad all to max_seq_length, not each batch to its longest (slower on a CPU)."}
@@ -151,6 +158,14 @@ class StudyArguments:
     )
     threads_per_run: int = field(
         default=1, metadata={"help": "CPU threads of a run; changes results in the last digits."}
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "What the weights are loaded and trained in; auto: as the checkpoint was saved. Half precision often fails: "
+            "for mixed precision give --bf16 or --fp16 instead.",
+            "choices": ["float32", "bfloat16", "float16", "auto"],
+        },
     )
     keep_model: str = field(
         default="none",
@@ -291,10 +306,10 @@ def _taken(given: dict[str, Any], *classes: type) -> list[Any]:
 def _diagnose(argv: list[str]) -> int:
     """`hf-stability diagnose`: see diagnose.py."""
     from . import diagnose
-    from .callback import write_json
+    from .utils.files import write_json
 
     texts = {"usage": diagnose.USAGE, "description": diagnose.DESCRIPTION, "epilog": diagnose.EXAMPLES}
-    hidden = {*diagnose.NOT_TAKEN, *COMMON_ARGS} - set(diagnose.TRAINING_FLAGS)
+    hidden = {*diagnose.NOT_TAKEN, *OF_FILES, *COMMON_ARGS} - set(diagnose.TRAINING_FLAGS)
     helps = dict.fromkeys(hidden, argparse.SUPPRESS)
     known = parser("--help_all" in argv, (diagnose.DiagnoseArguments,), texts, helps)
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
@@ -304,6 +319,11 @@ def _diagnose(argv: list[str]) -> int:
         raise InputError(
             "diagnose: give the run's path first (a trainer_state.json, a steps.rec, or its folder); see --help"
         )
+    for name in OF_FILES:
+        if name in given:
+            raise InputError(
+                f"--{name}: not for diagnose, which finds columns by their usual names; rename those of the files"
+            )
     for name in diagnose.NOT_TAKEN:
         if name in given:
             raise InputError(f"--{name} {given[name]}: not for diagnose, which looks at whole sets; leave it out")
@@ -427,6 +447,7 @@ def run_study(
     """
     from .study.run import quiet
     from .study.study import StageFailed, is_main_process, run_jobs
+    from .tasks.overview import columns_and_classes
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes are forked after it was used
     with quiet(ours=False):
@@ -436,6 +457,7 @@ def run_study(
             return 0
         is_main = is_main_process(jobs)
         if is_main:
+            print(columns_and_classes(data), flush=True)
             tokens.save(jobs[0].data_folder)
             stages.save_data()
         workers = _workers(study_args, jobs[0].processes, jobs[0].device)
@@ -462,7 +484,8 @@ def _end(runs: Sequence, folder: Path) -> int:
     crashed = [run.name for run in runs if run.status == "crashed"]
     if crashed:
         error = folder / "runs" / crashed[0] / "error.txt"
-        print(f"{PROG}: {len(crashed)} run(s) crashed: see {error}", file=sys.stderr)
+        see = f": see {error}" if error.is_file() else f", first {crashed[0]}"
+        print(f"{PROG}: {len(crashed)} run(s) crashed{see}", file=sys.stderr)
     stopped = [run for run in runs if run.status == "stopped"]
     if stopped:
         saved = sum(run.planned_steps - run.steps for run in stopped)
@@ -522,6 +545,7 @@ def plan_study(
     from .study.study import check_folder, read_runs
     from .study.two_way_report import check_growth
     from .tasks.load import data_fingerprint, half_of_validation, is_glue, load_task_data, subsample, tokenize
+    from .tasks.overview import doubts
     from .tasks.presets import task_preset
 
     prepare.check_given(given)
@@ -531,13 +555,22 @@ def plan_study(
         raise InputError(f"--threads_per_run {study_args.threads_per_run}: give 1 or more")
     if study_args.workers is not None and study_args.workers < 0:
         raise InputError(f"--workers {study_args.workers}: give 0 (in this process) or more")
-    data = load_task_data(data_args.task_name, data_args.data_dir, data_args.train_file, data_args.validation_file)
+    data = load_task_data(
+        data_args.task_name,
+        data_args.data_dir,
+        data_args.train_file,
+        data_args.validation_file,
+        data_args.text_column_names,
+        data_args.label_column_name,
+    )
     data = half_of_validation(data, data_args.validation_half)
     data = subsample(data, data_args.max_train_samples, data_args.max_eval_samples)
     if not data.task.is_regression and len(set(data.train["label"])) < 2:
         raise InputError(
             f"--max_train_samples {data_args.max_train_samples}: these examples are all of one class; give more"
         )
+    for sentence in doubts(data) if _is_first_process() else ():
+        print(sentence, file=sys.stderr)
     preset = task_preset(data.task.name)
     given = dict(given)
     folder = Path(given.pop("output_dir", None) or f"results/{data.task.name}")
@@ -548,6 +581,7 @@ def plan_study(
         )
     config = prepare.load_config(model)
     processes, device, precision = _processes_and_device(recipes, config.model_type, preset, given)
+    dtype = prepare.weights_dtype(study_args.dtype, model, config, list(precision.values()))
     tokenizer_name = model_args.tokenizer_name or model
     tokenizer = prepare.load_tokenizer(tokenizer_name)
 
@@ -578,6 +612,7 @@ def plan_study(
         given,
         tokenizer=tokenizer_name,
         threads=study_args.threads_per_run,
+        dtype=dtype,
     )
     jobs = prepare.make_jobs(
         recipes,
@@ -594,6 +629,7 @@ def plan_study(
         processes=processes,
         device=device,
         precision=precision,
+        dtype=dtype,
     )
     jobs = stages.attach(jobs)
     if arms is not None:
@@ -650,11 +686,13 @@ def describe(jobs: Sequence, data, stages) -> str:
     from .study.early_stopping import policy_sentence
     from .study.run import settings_table
     from .study.stages import describe_stage
+    from .tasks.overview import columns_and_classes
 
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
         f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
-        f"model {stages.model}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
+        columns_and_classes(data),
+        f"model {stages.model}, weights in {jobs[0].dtype}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]

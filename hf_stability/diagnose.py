@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizer, PreTrainedTokeniz
 from .callback import StabilityCallback
 from .diagnostics.causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
 from .diagnostics.early_warning import find_alarm
-from .diagnostics.failures import IGNORED_LABEL, Verdict, judge
+from .diagnostics.failures import IGNORED_LABEL, Verdict, at_or_below, judge
 from .diagnostics.memorize import memorize as memorize_examples
 from .diagnostics.memorize import own_random_state, pick_examples
 from .diagnostics.step_record import read_steps
@@ -38,7 +38,7 @@ from .errors import InputError
 from .methods.adamw import effective_step_factor, inner_optimizer
 from .recipe import argument_types, coerce, load_recipe
 from .study.plan import ALARM_ARGS, Job
-from .study.run import finite, model_config, quiet
+from .study.run import finite, load_model, model_config, quiet
 from .study.statistics import wilson_interval
 from .training_args import METHOD_ARGS, StableTrainingArguments
 
@@ -73,6 +73,9 @@ class Run:
         job: of a study's run.
         folder: the run's.
         saved_model: folder of a model that the run saved, fine-tuned.
+        adapter: the config of the adapters that the run saved (PEFT's adapter_config.json).
+        certain: names of `args` that the log does not contradict: given by the user, or seen in a live optimizer.
+        group_rates: the optimizer's peak rates, one for each parameter group, where they were seen.
     """
 
     source: str
@@ -85,6 +88,9 @@ class Run:
     job: Job | None = None
     folder: Path | None = None
     saved_model: Path | None = None
+    adapter: dict[str, Any] = field(default_factory=dict)
+    certain: set[str] = field(default_factory=set)
+    group_rates: list[float] = field(default_factory=list)
 
 
 def read_run_files(path: str | os.PathLike) -> Run:
@@ -134,6 +140,10 @@ def read_run_files(path: str | os.PathLike) -> Run:
         run.args = read_training_args(arguments_file)
         found.append(arguments_file)
     run.saved_model = next((place for place in places if _is_model(place)), None)
+    adapter_file = _first_file(*(place / "adapter_config.json" for place in places))
+    if adapter_file is not None:
+        run.adapter = _read_json(adapter_file)
+        found.append(adapter_file)
     if run.record is None and state_file is None:
         _nothing_there(path, output)
     names = [os.path.relpath(file, path if path.is_dir() else path.parent) for file in found]
@@ -286,6 +296,7 @@ def read_trainer(trainer: Trainer) -> Run:
     if optimizer is not None:
         run.args["bias_correction"] = all(group.get("bias_correction", True) for group in optimizer.param_groups)
         run.args["optimizer"] = type(optimizer).__name__.lower()  # it may have been passed in
+        _read_rates(run, optimizer, trainer.model)
     run.history = list(trainer.state.log_history)
     run.step, run.total_steps = trainer.state.global_step or None, max(trainer.state.max_steps, 0) or None
     callback = next((c for c in trainer.callback_handler.callbacks if isinstance(c, StabilityCallback)), None)
@@ -297,6 +308,28 @@ def read_trainer(trainer: Trainer) -> Run:
             record = None
         run.record = record if record is not None and len(record["step"]) else None
     return run
+
+
+def _read_rates(run: Run, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    """The peak rate of the parameter group that holds most of the encoder, which is not always the arguments' rate."""
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    if not all(isinstance(rate, (int, float)) for rate in rates) or not any(rates):
+        return
+    run.group_rates = [float(rate) for rate in rates]
+    run.args["learning_rate"] = run.group_rates[encoder_group(optimizer, model)]
+    run.certain.add("learning_rate")
+
+
+def encoder_group(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
+    """Index of the parameter group that holds most of the encoder's trained parameters; 0 where none holds any."""
+    base = _base_path(model)
+    encoder = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (not base or _plain_name(name, model).startswith(f"{base}."))
+    }
+    sizes = [sum(p.numel() for p in group["params"] if id(p) in encoder) for group in optimizer.param_groups]
+    return sizes.index(max(sizes))
 
 
 # ---- from a run to the checks' values -------------------------------------------------------------------------------
@@ -317,6 +350,7 @@ def training_values(run: Run) -> dict[str, Any]:
         "warmup_steps": warmup,
         "rates": rates,
         "rate_steps": rate_steps,
+        "rate_note": _rate_note(run),
         "optimizer": args.get("optimizer", args.get("optim")),
         "bias_correction": args.get("bias_correction"),
         "corrected_rates": _as_corrected(run, rate_steps, rates),
@@ -356,8 +390,7 @@ def _rates(run: Run, total: int | None, warmup: int | None) -> tuple[np.ndarray 
     """Update steps and the rate at each: of the record, else of the Trainer's linear schedule."""
     if run.record:
         return run.record["step"].astype(int), run.record["learning_rate"]
-    logged = [entry["learning_rate"] for entry in run.history if "learning_rate" in entry]
-    peak = run.args.get("learning_rate") or max(logged, default=None)
+    peak = _logged_peak(run) or run.args.get("learning_rate")
     if peak is None or not total:
         return None, None
     steps, warmup = np.arange(1, total + 1), warmup or 0
@@ -367,6 +400,28 @@ def _rates(run: Run, total: int | None, warmup: int | None) -> tuple[np.ndarray 
     if run.args.get("lr_bias_correction"):
         rates = rates * effective_step_factor(steps, *_betas(run))
     return steps, rates
+
+
+def _logged_peak(run: Run) -> float | None:
+    """The highest rate in the log, where it tells more than the arguments: an optimizer of one's own has its own rates."""
+    logged = max((entry["learning_rate"] for entry in run.history if "learning_rate" in entry), default=None)
+    given = run.args.get("learning_rate")
+    if logged is None or "learning_rate" in run.certain or (given and logged <= 1.01 * given):
+        return None
+    return logged
+
+
+def _rate_note(run: Run) -> str | None:
+    """Which parameter group's the rates are, where there is a doubt."""
+    groups = run.group_rates
+    if run.record is not None:
+        columns = run.record.get("learning_rates", np.zeros((0, 0)))
+        groups = [float(np.nanmax(column)) for column in columns.T if np.isfinite(column).any()] or groups
+    if groups and min(groups) < max(groups):
+        return f"this is the encoder's rate, the parameter groups have {min(groups):.2g} to {max(groups):.2g}"
+    if run.record is None and _logged_peak(run) is not None:
+        return "this is from the log, which shows the first parameter group's rate only"
+    return None
 
 
 def _as_corrected(run: Run, steps: np.ndarray | None, rates: np.ndarray | None) -> np.ndarray | None:
@@ -412,7 +467,8 @@ def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
             given["steps"], given["losses"] = (np.asarray(part) for part in zip(*logged, strict=True))
     score, dev = _last_accuracy(run.history, values.get("dev_set")), values.get("dev_labels")
     if score is not None and dev is not None and len(dev) and np.min(dev) >= 0:
-        given |= {"score": score, "baseline": float(np.bincount(dev).max() / len(dev)), "metric": "accuracy"}
+        baseline = float(np.bincount(dev).max() / len(dev))
+        given |= {"score": as_logged(score, baseline, len(dev)), "baseline": baseline, "metric": "accuracy"}
     try:
         verdict = judge(**given)
     except InputError:  # nothing to judge by, or a record that is not whole
@@ -423,12 +479,19 @@ def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
 
 
 def _last_accuracy(history: list[dict[str, Any]], dev_set: str | None) -> float | None:
-    """The last `eval_accuracy`, else that of the named set: of several sets, another's has another constant."""
+    """The last `eval_accuracy`, else that of the named set: each evaluation set has its own baseline."""
     for key in ("eval_accuracy", f"eval_{dev_set}_accuracy"):
-        scores = [entry[key] for entry in history if key in entry]
+        scores = [entry[key] for entry in history if isinstance(entry.get(key), (int, float))]
         if scores:
-            return scores[-1]
+            return scores[-1] / 100 if 1 < scores[-1] <= 100 else scores[-1]  # some scripts log per cent
     return None
+
+
+def as_logged(score: float, baseline: float, examples: int) -> float:
+    """An accuracy from a log, as it is to be compared with the baseline: the baseline itself where it is the same number
+    of examples, in whatever precision it was computed, or the same to the 3 or 4 decimals that were logged."""
+    rounded = any(score == round(score, decimals) == round(baseline, decimals) for decimals in (3, 4))
+    return baseline if rounded or (score > baseline and at_or_below(score, baseline, examples)) else score
 
 
 def _alarm(run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
@@ -471,10 +534,11 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
     """The values that a model gives: its config's, its precision, and which of its layers are trained."""
     trainable: dict[str, int] = {}
     frozen: dict[str, int] = {}
-    prefix, config = getattr(model, "base_model_prefix", ""), getattr(model, "config", None)
+    base, config = _base_path(model), getattr(model, "config", None)
     for name, parameter in model.named_parameters():
-        counts, layer = trainable if parameter.requires_grad else frozen, _layer(name, prefix)
-        counts[layer] = counts.get(layer, 0) + parameter.numel()
+        counts, layer = trainable if parameter.requires_grad else frozen, _layer(_plain_name(name, model), base)
+        if not _is_replaced(name):
+            counts[layer] = counts.get(layer, 0) + parameter.numel()
     dtypes = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.is_floating_point()}
     half = sorted(dtypes & {"torch.float16", "torch.bfloat16"})
     return {
@@ -482,19 +546,139 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
         "num_labels": getattr(config, "num_labels", None),
         "trainable": trainable,
         "frozen": frozen,
-        "adapters": hasattr(model, "peft_config"),
+        "frozen_parts": frozen_parts(model),
+        "adapters": _adapters_of(model),
         "weights_dtype": half[0] if half else next(iter(dtypes), None),
     }
 
 
-def _layer(name: str, prefix: str) -> str:
+def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
+    """Frozen modules that many a fine-tuning draws anew -> where their values come from.
+
+    | value | what |
+    | --- | --- |
+    | `new` | drawn at random: its bias is 0 throughout, or the pretrained files lacked it |
+    | `loaded` | it came with the pretrained files |
+    | `kept` | of the pooler and the embeddings: nothing says that they are new |
+    | `unknown` | of the head: nothing says where its values come from |
+
+    Looked at are the head's modules, the pooler and the embeddings of tokens; modules with trained adapters are not frozen.
+    """
+    base, found = _base_path(model), {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    some_loaded = any(map(_was_loaded, model.parameters()))
+    get_embeddings = getattr(model, "get_input_embeddings", None)
+    try:
+        embeddings = get_embeddings() if get_embeddings else None
+    except (NotImplementedError, AttributeError):
+        embeddings = None
+    embedding_weight = getattr(embeddings, "weight", None)
+    for path, module in modules.items():
+        own = dict(module.named_parameters(recurse=False))
+        matrices = [p for p in own.values() if p.ndim > 1 and not p.requires_grad]
+        if not matrices or _is_replaced(f"{path}.") or _is_adapted(path, modules):
+            continue
+        name, weight, bias = _plain_name(path, model), matrices[0], own.get("bias")
+        never_trained = bias is not None and bias.numel() > 0 and not bias.is_meta and not bool(bias.any())
+        if embedding_weight is not None and weight is embedding_weight:
+            found[name] = "kept"
+        elif base and not f"{name}.".startswith(f"{base}."):
+            lacked = some_loaded and not _was_loaded(weight) and (bias is None or bias.requires_grad)
+            if never_trained or lacked:
+                found[name] = "new"
+            else:  # not marked as loaded, with a bias: it may have been loaded by hand
+                found[name] = "loaded" if _was_loaded(weight) else "unknown"
+        elif "pooler" in name.split("."):
+            new = never_trained and some_loaded and not _was_loaded(weight)
+            found[name] = "new" if new else "kept"
+    return found
+
+
+def _was_loaded(parameter: torch.Tensor) -> bool:
+    """Whether from_pretrained found it in the files (transformers 5 marks what it has loaded)."""
+    return bool(getattr(parameter, "_is_hf_initialized", False))
+
+
+def _is_replaced(name: str) -> bool:
+    """PEFT's untrained copy of a module in `modules_to_save`, which is not used."""
+    return ".original_module." in name
+
+
+def _is_adapted(path: str, modules: Mapping[str, torch.nn.Module]) -> bool:
+    """A module that PEFT has wrapped, with adapters that are trained."""
+    parent, _, last = path.rpartition(".")
+    return last == "base_layer" and any(p.requires_grad for p in modules[parent].parameters())
+
+
+def _adapters_of(model: torch.nn.Module) -> str | None:
+    """The kind of a model's adapters, as PEFT calls it: `LORA` ...; None where it has none."""
+    configs = getattr(model, "peft_config", None)
+    if not configs:
+        return None
+    kind = getattr(next(iter(configs.values())) if isinstance(configs, dict) else configs, "peft_type", "PEFT")
+    return str(getattr(kind, "value", kind))
+
+
+def adapter_values(config: Mapping[str, Any], missing_weights: list[str] | None, base_prefix: str) -> dict[str, Any]:
+    """What PEFT's adapter_config.json says: the kind of the adapters, and what of the head they leave frozen.
+
+    Args:
+        config: the file's content.
+        missing_weights, base_prefix: of the pretrained model, where it is known; see the module `causes`.
+    """
+    values = {"adapters": str(config.get("peft_type") or "PEFT"), "frozen_parts": {}}
+    trained, targets = list(config.get("modules_to_save") or []), config.get("target_modules") or []
+    if not isinstance(targets, str):  # else a pattern
+        trained += targets
+
+    def is_trained(module: str) -> bool:
+        return bool(set(module.split(".")) & set(trained)) or (
+            isinstance(targets, str) and re.fullmatch(targets, module) is not None
+        )
+
+    if config.get("task_type") not in (None, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
+        return values  # a language model's head is not new
+    new = sorted({name.rpartition(".")[0] for name in missing_weights or ()})
+    new = [name for name in new if not name.startswith(f"{base_prefix}.") or "pooler" in name.split(".")]
+    if new:
+        values["frozen_parts"] = {name: "new" for name in new if not is_trained(name)}
+    elif missing_weights is None and not config.get("modules_to_save"):
+        values["frozen_parts"] = {"no modules_to_save": "unknown"}
+    return values
+
+
+def _base_path(model: torch.nn.Module) -> str:
+    """Where the pretrained encoder is inside a model: `bert`, `model.bert` ...; empty where everything is it."""
+    path: list[str] = []
+    while True:
+        prefix = getattr(model, "base_model_prefix", "")
+        if prefix and isinstance(getattr(model, prefix, None), torch.nn.Module):
+            return ".".join([*path, prefix])
+        inside = ((name, child) for name, child in model.named_children() if isinstance(child, PreTrainedModel))
+        name, model = next(inside, ("", None))
+        if model is None:
+            return ".".join(path)
+        path.append(name)
+
+
+def _plain_name(name: str, model: torch.nn.Module) -> str:
+    """A parameter's or module's name as it is without torch.compile's and PEFT's wrappers."""
+    name = re.sub(r"^(_orig_mod\.)+", "", name)
+    if hasattr(model, "get_base_model"):  # a PeftModel
+        name = re.sub(r"^base_model\.(model\.)?", "", name)
+    return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)", "", name)
+
+
+def _layer(name: str, base: str) -> str:
     """The layer that a parameter belongs to, frozen ones too: `embeddings`, `layer_03`, `pooler`, `classifier`."""
-    if prefix and not name.startswith(f"{prefix}."):
+    if name.startswith("prompt_encoder."):
+        return "adapters"
+    if base and not name.startswith(f"{base}."):
         return "classifier"
     number = re.search(r"\.(\d+)\.", name)
     if number:
         return f"layer_{int(number[1]):02d}"
-    part = name.removeprefix(f"{prefix}.").split(".")[0]
+    part = name.removeprefix(f"{base}.").split(".")[0]
     return "embeddings" if "embed" in part else part
 
 
@@ -596,7 +780,7 @@ def load_inputs(
         model = job.model
     if model:
         task = None if texts is tokens is None else (texts or tokens).task
-        _look_at_model(inputs, model, task, job.model_config if job else {})
+        _look_at_model(inputs, model, task, *((job.model_config, job.dtype) if job else ({}, "auto")))
     elif run.saved_model is not None and (config := _or_none(load_config, str(run.saved_model))) is not None:
         inputs.values |= {"num_labels": config.num_labels, **config_values(config)}
     on_cpu = run.args.get("use_cpu") or not torch.cuda.is_available()
@@ -661,18 +845,16 @@ def _load_texts(task_name, data_dir, train_file, validation_file) -> tuple[Any, 
         return None, Finding("labels", "likely", f"the data cannot be read as they are: {error}", {}, remedy)
 
 
-def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any]) -> None:
-    """Load the pretrained weights, to see what of the model they do not hold."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], dtype: str) -> None:
+    """Load the pretrained weights as the run did, to see what of the model they do not hold; `dtype` is a study's, or
+    "auto": as transformers does."""
+    from transformers import AutoConfig
 
     own = AutoConfig.from_pretrained(model)
 
     def load(**more):
         config = model_config(model, task, dict(values)) if task is not None else own
-        found = AutoModelForSequenceClassification.from_pretrained(
-            model, config=config, ignore_mismatched_sizes=True, **more
-        )
-        return found
+        return load_model(model, config, dtype, **more)
 
     try:
         loaded, info = load(output_loading_info=True)
@@ -680,7 +862,7 @@ def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any]) 
         line = " ".join(str(error).split())
         raise InputError(f"--model_name_or_path {model}: the weights do not load: {line}") from None
     fresh = {
-        key: value for key, value in model_values(loaded).items() if key not in ("trainable", "frozen", "adapters")
+        key: value for key, value in model_values(loaded).items() if key not in ("trainable", "frozen", "frozen_parts")
     }
     if task is None:
         del fresh["num_labels"]  # the config's, not the run's
@@ -752,13 +934,35 @@ def live_inputs(trainer: Trainer) -> Inputs:
     if "input_ids" in columns:
         values |= token_values(train, getattr(tokenizer, "unk_token_id", None))
         inputs.train, inputs.labels = train, _label_column(train)
+        values["frozen_parts"] |= _frozen_new_tokens(values, getattr(tokenizer, "vocab_size", None))
     if {"label", "labels"} & set(columns) and inputs.labels is None:
         inputs.no_memorize = "examples with one label each (a class id or a value)"
     if trainer.model_init is not None:
         inputs.make_model = trainer.call_model_init
     elif isinstance(model, PreTrainedModel):
-        inputs.make_model, inputs.trained_before = lambda: copy.deepcopy(model), trainer.state.global_step
+        inputs.make_model, inputs.trained_before = lambda: _copy_of(model), trainer.state.global_step
     return inputs
+
+
+def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a live model; without its hooks where they hold what cannot be copied (a logger, a lock)."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a hook is anybody's code
+        hooks = [
+            value
+            for module in model.modules()
+            for name, value in vars(module).items()
+            if name.startswith(("_forward_", "_backward_")) and isinstance(value, dict)
+        ]
+        return copy.deepcopy(model, {id(value): type(value)() for value in hooks})
+
+
+def _frozen_new_tokens(values: Mapping[str, Any], vocabulary: int | None) -> dict[str, str]:
+    """Frozen embeddings, where the data hold tokens that were added to the tokenizer's own vocabulary."""
+    added = vocabulary is not None and (values.get("largest_id") or 0) >= vocabulary
+    frozen = [name for name, origin in values["frozen_parts"].items() if origin == "kept" and "pooler" not in name]
+    return dict.fromkeys(frozen, "new tokens") if added else {}
 
 
 def _feature_names(rows) -> list[str] | None:
@@ -908,6 +1112,7 @@ def diagnose(
     live = isinstance(source, Trainer)
     run = read_trainer(source) if live else read_run_files(source)
     run.args |= training or {}
+    run.certain |= set(training or ())
     data = (task_name, data_dir, train_file, validation_file)
     with quiet():
         named = (model_name_or_path, tokenizer_name, *data)
@@ -917,6 +1122,9 @@ def diagnose(
             inputs.values |= more.values
             inputs.findings += more.findings
         values = {**inputs.values, **training_values(run)}
+        if run.adapter:
+            more = values.get("missing_weights"), values.get("base_prefix", "")
+            values |= adapter_values(run.adapter, *more)
         needs = inputs.no_memorize
         if memorize:
             values["memorized"], needs = try_memorize(inputs, memorize_rate, show)
@@ -939,6 +1147,8 @@ def diagnose(
         share = (float(failed), *(float(value) for value in wilson_interval(failed, 1)))
     known_length = values.get("max_seq_length")  # of a study's run, by its data
     length = max_seq_length if known_length is None else known_length
+    if values.get("adapters"):
+        run.args.pop("learning_rate", None)  # too high for the whole model, which a rescue trains
     return Report(
         source=run.source,
         status=status,
@@ -946,7 +1156,7 @@ def diagnose(
         failed_share=share,
         findings=findings,
         not_looked_at=missing,
-        next_steps=_next_steps(findings, missing, status),
+        next_steps=_next_steps(findings, missing, status, bool(values.get("adapters"))),
         rescue=rescue_command(run, model_name_or_path, tokenizer_name, data, length),
     )
 
@@ -962,7 +1172,9 @@ def _status_and_sentence(run: Run, verdict: Verdict | None, values: Mapping[str,
     return verdict.status, verdict.sentence
 
 
-def _next_steps(findings: list[Finding], missing: Mapping[str, str], status: str | None) -> list[str]:
+def _next_steps(
+    findings: list[Finding], missing: Mapping[str, str], status: str | None, adapters: bool = False
+) -> list[str]:
     bugs = [f.name for f in findings if f.name in BUGS and f.likelihood == "likely"]
     steps = []
     if status == "ok":
@@ -971,6 +1183,8 @@ def _next_steps(findings: list[Finding], missing: Mapping[str, str], status: str
         steps.append(f"Mend first: {', '.join(dict.fromkeys(bugs))}. No recipe helps a run with a bug.")
     elif "--memorize" in missing.get("memorize", ""):
         steps.append("A bug or instability? --memorize tells them apart.")
+    if adapters:
+        steps.append("The rescue trains the whole model, without adapters; their learning rate is left out.")
     return steps
 
 
@@ -1127,7 +1341,8 @@ class DiagnoseArguments:
     memorize_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of it. Default: 5e-5 for a model of 768 units, inversely to the units for others."
+            "help": "Learning rate of it. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
+            "adapters 10 times that."
         },
     )
     json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})

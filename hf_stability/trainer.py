@@ -41,8 +41,9 @@ class StabilityMixin:
 
     - The optimizer follows `args.bias_correction`, the learning rate `args.lr_bias_correction`.
     - Gradient norms of each layer, before clipping, come from the one pass that also clips.
-    - The last update step is always evaluated where there is an evaluation set, before any reload of the best model.
-      [`last_metrics`] and [`best_metrics`] keep both; the verdict (`trainer.stability.verdict`) is on the last.
+    - Where `args.eval_strategy` evaluates at all, the last update step is evaluated too: after it was saved, before any
+      reload of the best model; an evaluation that raises there is warned of. [`last_metrics`] and [`best_metrics`] keep
+      both; the verdict (`trainer.stability.verdict`) is on the last.
     - With `args.report_to` "tensorboard", the Trainer's events and the diagnostics are in one file.
     - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have random streams of
       their own. A `model` that is passed in ready has its initialisation behind it.
@@ -65,10 +66,10 @@ class StabilityMixin:
             found = [StabilityCallback()]
             self.add_callback(found[0])
         self.stability = found[0]
-        self.stability.trainer_hands_over = True
-        self.stability.compute_metrics = self.stability.compute_metrics or self.compute_metrics
+        self.stability.adds_loss_terms = bool(getattr(self.args, "r_drop", 0.0) or getattr(self.args, "r3f", 0.0))
         self._final_history: list[dict] | None = None  # the log as training left it
-        self.add_callback(StableFlowCallback(lambda: self.eval_dataset is not None))
+        self._flow = StableFlowCallback()
+        self.add_callback(self._flow)
         if self.model_init is None:
             streams = getattr(self.args, "seed_streams", False)
             self._prepare_model(self.model, self.args.init_seed if streams else None)
@@ -321,17 +322,20 @@ class StabilityMixin:
 
     def _measure_gradients(self) -> torch.Tensor | None:
         """Total gradient norm as torch's, handing layers' norms to the callback; None where that cannot be."""
-        meter = self.stability.meter
-        if meter is None or not self._gradients_are_whole():
+        if self.stability.recorder is None or not self._gradients_are_whole():
             return None
+        self.stability.guard.run("the list of trained layers", self.stability.recorder.follow_unfreezing)
+        meter = self.stability.meter
         if not meter.is_whole():
-            return None  # unfrozen since, or in several groups, whose norms torch sums in another order
+            return None  # in several groups, whose norms torch sums in another order
         self.accelerator.unscale_gradients()
         if self._prior is not None and self.args.prior_decay_form == "l2_sp":
             self._prior.add_gradient()
         norms = meter.parameter_norms()
         total = torch.linalg.vector_norm(norms)
-        self.stability.observe_gradients(meter.layer_norms(norms), total, before_clipping=True)
+        layer_norms = self.stability.guard.run("the gradient norms", meter.layer_norms, norms)
+        if layer_norms is not None:
+            self.stability.observe_gradients(layer_norms, total, before_clipping=True)
         component_clip = getattr(self.args, "component_clip", 0.0)
         if component_clip:
             total = torch.linalg.vector_norm(clip_components(meter.gradients(), component_clip, norms))
@@ -364,22 +368,28 @@ class StabilityMixin:
             output = super().train(*args, **kwargs)
         finally:
             self._begins_training = False
+            self.stability.release()  # interrupted, or an exception: no event tells the callback
         self._final_history = list(self.state.log_history)
         return output
 
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        first = next(iter(self.eval_dataset)) if isinstance(self.eval_dataset, dict) else None
-        if self.is_in_train and metric_key_prefix == ("eval" if first is None else f"eval_{first}"):
-            metrics = {key.replace(metric_key_prefix, "eval", 1): value for key, value in output.metrics.items()}
-            labels = output.label_ids
-            if output.predictions is not None and getattr(labels, "ndim", 0) == 1:
-                self.stability.observe_evaluation(output.predictions, labels, metrics)
-            else:
-                self.stability.evaluation = {"metrics": metrics}
-        return output
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        result = super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._flow.is_over and self._flow.evaluated_step != self.state.global_step:
+            self._evaluate_last()
+        return result
+
+    def _evaluate_last(self) -> None:
+        """Evaluate the last update step, where `eval_strategy` did not; it was saved, so that nothing can be lost."""
+        self._flow.is_over = False
+        if self.args.eval_strategy == IntervalStrategy.NO or self.eval_dataset is None:
+            return
+        try:
+            self.evaluate()
+        except Exception as error:  # the user's own evaluation
+            logger.warning(
+                f"The last update step could not be evaluated, so that the verdict rests on the evaluation before it: "
+                f"{type(error).__name__}: {error}"
+            )
 
     @property
     def last_metrics(self) -> dict[str, Any]:
@@ -413,24 +423,25 @@ class StabilityMixin:
         """Metrics of each evaluated step of the training, with `step` and `epoch`, several evaluation sets joined."""
         by_step: dict[int, dict[str, Any]] = {}
         for entry in self._final_history or self.state.log_history:  # not what is evaluated after training
-            if any(key.startswith("eval_") for key in entry):
+            if any(key.startswith("eval_") for key in entry) and "step" in entry:
                 by_step.setdefault(entry["step"], {}).update(entry)
         return list(by_step.values())
 
 
 class StableFlowCallback(TrainerCallback):
-    """The part of [`StabilityMixin`] that hangs on the Trainer's events: the dropout stream, and the last evaluation.
+    """The part of [`StabilityMixin`] that hangs on the Trainer's events: the dropout stream, and the end of training.
 
-    Args:
-        has_eval: whether the trainer has anything to evaluate on.
+    Attributes:
+        evaluated_step: the update step after which the last evaluation was.
+        is_over: whether the last epoch has ended; only its last log, evaluation and save are to come.
     """
 
-    def __init__(self, has_eval: Callable[[], bool]):
-        self.has_eval = has_eval
+    def __init__(self):
         self.evaluated_step = -1
+        self.is_over = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.evaluated_step = -1
+        self.evaluated_step, self.is_over = -1, False
         if getattr(args, "seed_streams", False):
             # After a resume the Trainer loads the checkpoint's random state later than this.
             set_seed((args.dropout_seed + args.process_index) % 2**32)
@@ -438,17 +449,8 @@ class StableFlowCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         self.evaluated_step = state.global_step
 
-    def on_step_end(self, args, state, control, eval_dataloader=None, **kwargs):
-        # With eval_strategy "epoch" the end of the epoch evaluates; otherwise now, before the last step is saved.
-        if self._is_last(state, control) and args.eval_strategy != IntervalStrategy.EPOCH and self.has_eval():
-            control.should_evaluate = True
-
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self._is_last(state, control) and self.evaluated_step != state.global_step and self.has_eval():
-            control.should_evaluate = True
-
-    def _is_last(self, state, control) -> bool:
-        return state.global_step >= state.max_steps or control.should_training_stop
+        self.is_over = state.global_step >= state.max_steps or control.should_training_stop
 
 
 class StableTrainer(StabilityMixin, Trainer):

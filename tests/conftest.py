@@ -159,7 +159,13 @@ def tiny_jobs(tiny_model, tiny_csv):
     texts = load_task_data(None, None, *tiny_csv)
 
     def jobs(
-        folder: Path, recipes=("devlin2019",), seeds=(1, 2), model: str | None = None, keep_model="none", **given
+        folder: Path,
+        recipes=("devlin2019",),
+        seeds=(1, 2),
+        model: str | None = None,
+        keep_model="none",
+        dtype="float32",
+        **given,
     ):
         model = model or tiny_model()
         data = tokenize(texts, prepare.load_tokenizer(model), 32)
@@ -173,6 +179,7 @@ def tiny_jobs(tiny_model, tiny_csv):
             folder / "data" / "tiny",
             given={"max_steps": 4, "use_cpu": True, **given},
             keep_model=keep_model,
+            dtype=dtype,
         )
 
     return jobs

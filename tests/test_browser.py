@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         str(folder), **toy.QUIET, learning_rate=1e-3, num_train_epochs=3, warmup_steps=3, eval_strategy="epoch"
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("hf_stability.callback.check", functools.partial(check, threshold=0.0))
+        patched.setattr("hf_stability.diagnostics.watch.check", functools.partial(check, threshold=0.0))
         toy.train(StableTrainer, args, [callback])
     return folder / "stability", callback
 

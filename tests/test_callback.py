@@ -14,10 +14,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, layer_grad_norms
-from hf_stability.callback import headline, is_logger
 from hf_stability.diagnostics.dashboard import custom_layout
 from hf_stability.diagnostics.early_warning import check, find_alarm
 from hf_stability.diagnostics.failures import Verdict
+from hf_stability.diagnostics.judging import headline
+from hf_stability.diagnostics.loggers import is_logger
+from hf_stability.diagnostics.recorder import Recorder as StepRecorder
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from tests import toy
@@ -191,10 +193,12 @@ def test_diagnostics_are_recorded_with_those_that_processes_share_first(tmp_path
     callback = StabilityCallback(diagnostics=["prediction_entropy", "clipping"], tensorboard=False, heat_map=False)
     plain = toy.callback_of(stock(tmp_path / "a", StabilityCallback(tensorboard=False)))
     stock(tmp_path / "b", callback)
-    assert callback._record.columns == [
-        *plain._record.columns, "clip_factor", "prediction_entropy", "one_class_share",
+    assert callback.recorder.record.columns == [
+        *plain.recorder.record.columns, "clip_factor", "prediction_entropy", "one_class_share",
     ]  # fmt: skip
-    np.testing.assert_array_equal(callback._record.rows()[:, : len(plain._record.columns)], plain._record.rows())
+    np.testing.assert_array_equal(
+        callback.recorder.record.rows()[:, : len(plain.recorder.record.columns)], plain.recorder.record.rows()
+    )
 
 
 def test_what_a_process_sees_of_its_own_examples_is_averaged_over_processes(tmp_path, monkeypatch):
@@ -207,7 +211,7 @@ def test_what_a_process_sees_of_its_own_examples_is_averaged_over_processes(tmp_
     names = {"diagnostics": ["cls_variance", "clipping"], "tensorboard": False, "heat_map": False}
     alone, together = StabilityCallback(**names), StabilityCallback(**names)
     stock(tmp_path / "a", alone)
-    monkeypatch.setattr(StabilityCallback, "_of_all_processes", two)
+    monkeypatch.setattr(StepRecorder, "of_all_processes", two)
     stock(tmp_path / "b", together)
     np.testing.assert_allclose(together.record["cls_variance"], alone.record["cls_variance"] + 0.75, rtol=1e-6)
     np.testing.assert_array_equal(together.record["clip_factor"], alone.record["clip_factor"])
@@ -252,7 +256,7 @@ def test_on_a_stock_trainer_it_sees_what_a_stable_trainer_sees(tmp_path):
     stock(tmp_path / "a", callback, eval_strategy="epoch")
     ours = toy.train(StableTrainer, TrainingArguments(str(tmp_path / "b"), **FAST, eval_strategy="epoch"))
     assert callback.verdict == ours.stability.verdict
-    np.testing.assert_array_equal(callback.evaluation["predictions"], ours.stability.evaluation["predictions"])
+    np.testing.assert_array_equal(callback.evaluation.predictions, ours.stability.evaluation.predictions)
 
 
 def test_with_a_baseline_the_verdict_is_on_the_score(tmp_path):
@@ -260,10 +264,17 @@ def test_with_a_baseline_the_verdict_is_on_the_score(tmp_path):
     assert (verdict.status, verdict.basis) == ("failed", "baseline")
 
 
-def test_with_neither_it_says_what_it_rests_on(tmp_path):
+def test_without_arguments_it_takes_the_outputs_that_the_trainer_has(tmp_path):
     verdict = verdict_of(stock(tmp_path, StabilityCallback(), eval_strategy="epoch"), tmp_path)
-    assert verdict.basis == "training_only"
-    assert "rests on training loss" in verdict.sentence
+    assert verdict.basis == "eval_accuracy" and "on 40 examples" in verdict.sentence
+
+
+@pytest.mark.parametrize("values", [{"compute_metrics": None, "eval_strategy": "epoch"}, {"eval_strategy": "no"}])
+def test_without_outputs_of_an_evaluation_the_verdict_is_unknown(tmp_path, values):
+    verdict = verdict_of(stock(tmp_path, StabilityCallback(), **values), tmp_path)
+    assert (verdict.status, verdict.basis) == ("unknown", "training_only")
+    assert "no evaluation with predictions" in verdict.sentence and "train loss" in verdict.sentence
+    assert "final/failed" not in Events(tmp_path).tags("stability/tensorboard", "scalars")
 
 
 @pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
@@ -298,13 +309,35 @@ def test_a_nan_that_the_trainer_hides_is_divergence(tmp_path):
     assert verdict.status == "diverged" and "step 6" in verdict.sentence
 
 
+def test_a_baseline_of_an_unknown_kind_is_refused():
+    with pytest.raises(InputError, match="'compute_metrics'"):
+        StabilityCallback(baseline="majority")
+
+
+def test_compute_metrics_is_called_on_constants_only_where_that_is_asked_for(tmp_path):
+    seen = []
+
+    def keeping(prediction):
+        seen.append(prediction.predictions)
+        return toy.accuracy(prediction)
+
+    calls = []
+    for baseline in (None, "compute_metrics"):
+        seen.clear()
+        callback = StabilityCallback(baseline=baseline)
+        stock(tmp_path / str(baseline), callback, compute_metrics=keeping, eval_strategy="epoch")
+        calls.append(len(seen))
+        assert callback.constant["score"] == 0.525 and callback.constant["constant"] in (0, 1)
+    assert calls == [2, 4]  # an evaluation each epoch; and once for each class
+
+
 def test_a_compute_metrics_that_cannot_take_a_constant_costs_no_training(tmp_path, caplog):
     def picky(prediction):
         if prediction.predictions.max() == 1 and prediction.predictions.min() == 0:
             raise RuntimeError("no constants, please")
         return toy.accuracy(prediction)
 
-    callback = StabilityCallback(compute_metrics=picky)
+    callback = StabilityCallback(compute_metrics=picky, baseline="compute_metrics")
     stock(tmp_path, callback, compute_metrics=picky, eval_strategy="epoch")
     assert "no constants, please" in caplog.text
     assert callback.verdict.basis == "eval_accuracy"
@@ -495,8 +528,8 @@ def test_a_resumed_stock_run_has_no_step_twice(tmp_path):
 @pytest.fixture
 def alarming(monkeypatch):
     """The first check raises the alarm."""
-    monkeypatch.setattr("hf_stability.callback.check", functools.partial(check, threshold=0.0))
-    monkeypatch.setattr("hf_stability.callback.find_alarm", functools.partial(find_alarm, threshold=0.0))
+    monkeypatch.setattr("hf_stability.diagnostics.watch.check", functools.partial(check, threshold=0.0))
+    monkeypatch.setattr("hf_stability.diagnostics.watch.find_alarm", functools.partial(find_alarm, threshold=0.0))
 
 
 def test_the_curves_are_the_record(tmp_path):
@@ -518,7 +551,7 @@ def test_the_curves_are_the_record(tmp_path):
 
 
 def test_a_long_curve_has_at_most_so_many_points(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_stability.callback.TENSORBOARD_POINTS", 7)
+    monkeypatch.setattr("hf_stability.callback.POINTS", 7)
     callback = StabilityCallback(block_steps=5)
     stock(tmp_path, callback)
     events = Events(tmp_path)
@@ -535,7 +568,7 @@ def test_the_custom_scalars_tab_is_laid_out(tmp_path, report_to):
     trainer_with(tmp_path, [callback], StableTrainer, report_to=report_to).train()
     events = Events(tmp_path)
     (run,) = events.runs
-    expected = custom_layout(callback._record.columns)
+    expected = custom_layout(callback.recorder.record.columns)
     assert events.layout(run) == {
         category: {title: patterns for title, (_, patterns) in charts.items()} for category, charts in expected.items()
     }
@@ -588,9 +621,10 @@ class Unseen(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         names = self.callback.meter.names
-        self.callback.meter = SimpleNamespace(
+        self.callback.recorder.meter = SimpleNamespace(
             names=names,
             present=[],
+            is_current=lambda: True,
             parameter_norms=lambda: torch.zeros(0),
             layer_norms=lambda _: torch.zeros(len(names)),
         )
@@ -722,7 +756,7 @@ def test_without_attach_other_loggers_get_what_they_always_got(tmp_path):
 
 
 def test_other_loggers_get_as_many_points_as_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_stability.callback.TENSORBOARD_POINTS", 4)
+    monkeypatch.setattr("hf_stability.callback.POINTS", 4)
     recorder = Recorder()
     attached(tmp_path, recorder)
     assert [step for step, _ in recorder.curve("grad_norm/layer_00")] == [1, 5, 9, 13]

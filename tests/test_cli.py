@@ -14,6 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
 
 from hf_stability import cli
 from hf_stability.recipe import recipe_names
@@ -96,6 +99,46 @@ def test_dry_run_shows_each_value_with_its_source_and_writes_nothing(run, tiny, 
     assert out.count("3 run(s), seeds 1, 2, 3") == 2
     ids = [line.removeprefix("ids: ").split(", ") for line in out.splitlines() if line.startswith("ids: ")]
     assert len({i for part in ids for i in part}) == 6
+
+
+def test_columns_and_classes_are_said_before_the_runs(run, tiny, tmp_path):
+    said = "task custom: text from sentence, label from label; examples in train / validation: 0 24 / 12, 1 24 / 12"
+    code, out, err = run(*tiny, "--dry_run")
+    assert code == 0 and said in out.splitlines() and err == ""
+    code, out, err = run(*tiny, "--seeds", "1")
+    assert code == 0 and out.splitlines()[0] == said
+
+
+def test_columns_are_chosen_and_are_part_of_what_a_study_keeps_to(run, tiny, tmp_path, caplog):
+    header, rows = "date,text,y,label\n", [(f"{text} film", text) for text in ("good", "bad") * 4]
+    for name in ("train", "dev"):
+        lines = [f"2021-01-0{i + 1},{text} {name},{label},{i % 2}" for i, (text, label) in enumerate(rows)]
+        (tmp_path / f"{name}.csv").write_text(header + "\n".join(lines) + "\n")
+    own = [*tiny, "--train_file", "train.csv", "--validation_file", "dev.csv", "--output_dir", "study", "--seeds", "1"]
+    chosen = ["--text_column_names", "text", "--label_column_name", "y"]
+    code, out, err = run(*own, *chosen)
+    assert code == 0, err
+    assert "text from text, label from y; examples in train / validation: bad 4 / 4, good 4 / 4" in out
+    assert caplog.text == ""
+    code, _, err = run(*own, *chosen, "--dry_run")
+    assert code == 0
+    for other in (chosen[:2], [*chosen[:1], "date", *chosen[1:]], []):
+        code, _, err = run(*own, *other, "--dry_run")
+        assert code == 2 and "data_fingerprint: " in err
+    assert "text is read from date and text, the first two columns of text, as a pair" in caplog.text
+
+
+def test_a_development_set_of_one_class_is_warned_of_before_the_runs(run, tiny, tmp_path):
+    (tmp_path / "one.csv").write_text("sentence,label\ngood film,1\nfine book,1\n")
+    code, _, err = run(*tiny, "--validation_file", "one.csv", "--dry_run")
+    assert code == 0 and err.count("\n") == 1
+    assert "one.csv), validation: all 2 examples are of the class 1. No run can beat the majority-class" in err
+
+
+@pytest.mark.parametrize("flag", ["--text_column_names", "--label_column_name"])
+def test_diagnose_says_that_it_takes_no_columns(run, tmp_path, flag):
+    code, _, err = run("diagnose", tmp_path, flag, "x")
+    assert code == 2 and f"{flag}: not for diagnose" in err and err.count("\n") == 1
 
 
 def test_without_arguments_it_is_the_demo(run, tmp_path):
@@ -193,6 +236,18 @@ def in_the_way(output: str):
     return make
 
 
+def something_at(path: str, folder: bool = False):
+    """A file, or a folder, where the study would write otherwise."""
+
+    def make(base: Path, model: str) -> list[str]:
+        target = base / "study" / path
+        target.parent.mkdir(parents=True)
+        target.mkdir() if folder else target.write_text("mine")
+        return ["--output_dir", "study"]
+
+    return make
+
+
 TWO_CLASSES = "sentence,label\ngood film,1\nbad film,0\n"
 
 # What is given over the good arguments, and what the line must say.
@@ -274,6 +329,21 @@ BAD = {
         files(train=TWO_CLASSES, validation="sentence,label\na,2\n"),
         "validation.csv, line 2: label 2",
     ),
+    "no such column of labels": (
+        ["--label_column_name", "y"],
+        "--label_column_name y: --train_file",
+        "only sentence, l",
+    ),
+    "no such column of text": (
+        ["--text_column_names", "a", "b"],
+        "--text_column_names a b: --train_file",
+        "no column 'a'",
+    ),
+    "tabs in a csv": (
+        files(train="sentence\tlabel\na\t1\n"),
+        "line 1: columns separated by tabs",
+        "name the file .tsv",
+    ),
     "no room for text": (["--max_seq_length", "2"], "--max_seq_length 2: no room"),
     "negative length": (["--max_seq_length", "-5"], "--max_seq_length -5: no room"),
     "no such half": (["--validation_half", "third"], "--validation_half", "third", "second"),
@@ -288,6 +358,15 @@ BAD = {
     "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not in a study"),
     "no threads": (["--threads_per_run", "0"], "--threads_per_run 0"),
     "fewer workers than none": (["--workers", "-1"], "--workers -1"),
+    "a run's folder is a file": (
+        something_at("runs/mosbach2021/seed-001"),
+        "--output_dir study: study/runs/mosbach2021/seed-001 is a file",
+        "move it away",
+    ),
+    "a recipe's folder is a file": (something_at("runs/mosbach2021"), "study/runs/mosbach2021 is a file"),
+    "the runs' folder is a file": (something_at("runs"), "--output_dir study: study/runs is a file"),
+    "the data's folder is a file": (something_at("data"), "--output_dir study: study/data is a file"),
+    "a table is a folder": (something_at("summary.md", folder=True), "study/summary.md is a folder", "move it away"),
     "output is a file": (in_the_way("file"), "--output_dir file: this is a file"),
     "output below a file": (in_the_way("file/below"), "--output_dir file/below: cannot write to"),
     "output not writable": (["--output_dir", "/proc/study"], "--output_dir /proc/study: cannot write to /proc"),
@@ -531,6 +610,27 @@ def test_a_crashed_run_gives_exit_code_1_and_names_its_traceback(run, tiny, tmp_
     assert "1 run(s) crashed: see study/runs/mosbach2021/seed-002/error.txt" in err
     assert "fails_for_seed_2" in errors.read_text()
     assert run(*tiny, "--seeds", "2", "--output_dir", "study")[0] == 0 and not errors.exists()
+
+
+def test_a_checkpoint_in_float16_is_trained_in_float32_and_diagnose_knows(run, tiny, tiny_model, tmp_path):
+    AutoModel.from_pretrained(tiny_model(), dtype=torch.float16).save_pretrained("half")
+    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained("half")
+    own = [*tiny, "--model_name_or_path", "half", "--recipe", "devlin2019", "--seeds", "1", "--keep_model", "last"]
+    code, _, err = run(*own, "--output_dir", "study")
+    path = Path("study/runs/devlin2019/seed-001")
+    assert code == 0 and "float16" not in err and "dtype" not in config_of(Path("study"), "devlin2019", 1)["job"]
+    assert {tensor.dtype for tensor in load_file(path / "model" / "model.safetensors").values()} == {torch.float32}
+    assert "float16" not in run("diagnose", path)[1]
+
+    code, out, err = run(*own, "--dtype", "auto", "--output_dir", "study", "--dry_run")
+    assert code == 2 and "  dtype: (not set) -> float16" in err.splitlines()  # other runs than those in the folder
+    code, out, _ = run(*own, "--dtype", "auto", "--dry_run")
+    assert code == 0 and "half, weights in float16; cpu" in out
+    code, _, _ = run(*own, "--dtype", "bfloat16", "--output_dir", "other")
+    assert code == 0 and config_of(Path("other"), "devlin2019", 1)["job"]["dtype"] == "bfloat16"
+    assert "the weights themselves are bfloat16" in " ".join(
+        run("diagnose", "other/runs/devlin2019/seed-001")[1].split()
+    )
 
 
 def test_a_value_of_the_command_line_trains_with_it(run, tiny, tmp_path):

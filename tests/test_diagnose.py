@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -10,6 +11,7 @@ import pickle
 import random
 import shlex
 import shutil
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +29,11 @@ from hf_stability.diagnose import (
     NOT_A_RESCUES,
     TRAINING_ARGS,
     Run,
+    as_logged,
     config_values,
     diagnose,
+    encoder_group,
+    frozen_parts,
     judge_run,
     read_run_files,
     read_training_args,
@@ -279,6 +284,36 @@ def test_a_score_in_the_log_is_held_against_the_constant():
         run = Run("x", history=[{"step": 9, "eval_accuracy": 0.1}, {"step": 9, "eval_accuracy": score, "loss": 0.5}])
         verdict = judge_run(run, {"dev_labels": dev})
         assert (verdict.status, verdict.basis) == (status, "baseline")
+
+
+@pytest.mark.parametrize(
+    ("score", "status"),
+    [
+        (float(np.float32(146 / 277)), "failed"),  # above the baseline by 3e-8
+        (float(np.float16(146 / 277)), "failed"),
+        (0.5271, "failed"),
+        (0.527, "failed"),
+        (145 / 277, "failed"),
+        (0.5270758, "failed"),
+        (52.7076, "failed"),  # per cent
+        (147 / 277, "ok"),
+        (float(np.float32(147 / 277)), "ok"),
+        (0.5307, "ok"),
+        (53.07, "ok"),
+    ],
+)
+def test_a_score_in_the_log_is_compared_in_examples(score, status):
+    dev = np.repeat([0, 1], [146, 131])
+    verdict = judge_run(Run("x", history=[{"eval_accuracy": score, "loss": 0.69, "step": 9}]), {"dev_labels": dev})
+    assert verdict.status == status, verdict.sentence
+    assert judge_run(Run("x", history=[{"eval_accuracy": "n/a"}]), {"dev_labels": dev}) is None
+
+
+def test_a_score_that_was_rounded_is_the_baseline_that_rounds_to_it():
+    baseline = 25545 / 40430  # QQP: 4 decimals are 2 examples
+    assert as_logged(round(baseline, 4), baseline, 40430) == baseline == as_logged(round(baseline, 3), baseline, 40430)
+    for better in (baseline + 1e-4, round(baseline, 4) + 1e-4, 25546 / 40430):
+        assert as_logged(better, baseline, 40430) == better
 
 
 def test_of_several_evaluation_sets_the_score_is_that_of_the_labels_set():
@@ -552,6 +587,253 @@ def test_frozen_weights_of_a_live_trainer(tmp_path):
     assert finding.likelihood == "likely" and set(finding.figures["frozen_layers"]) == {
         "embeddings", "layer_00", "layer_01", "layer_02", "pooler",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A function of a class that loads it from an encoder's files, which have no head and, unless wanted, no pooler."""
+    folders = {}
+    for pooler in (False, True):
+        encoder = transformers.BertModel(toy.config(), add_pooling_layer=pooler)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.add_(0.01)  # a trained bias is not 0
+        folders[pooler] = tmp_path_factory.mktemp("pretrained")
+        with quiet():
+            encoder.save_pretrained(folders[pooler])
+
+    def load(cls=transformers.BertForSequenceClassification, pooler=True):
+        with quiet():
+            return cls.from_pretrained(folders[pooler])
+
+    return load
+
+
+def lora(model, **values):
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(model, peft.LoraConfig(**{"r": 2, "target_modules": ["query"], **values}))
+
+
+def adapted(kind):
+    """A function of a model: it with adapters of this kind, its head frozen."""
+    peft = pytest.importorskip("peft")
+    config = {
+        "ia3": lambda: peft.IA3Config(target_modules=["query"], feedforward_modules=[]),
+        "prompts": lambda: peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2),
+        "loha": lambda: peft.LoHaConfig(r=2, target_modules=["query"]),
+    }[kind]()
+    return lambda model: peft.get_peft_model(model, config)
+
+
+def looked_at(model):
+    """[`frozen_parts`] without those that are as they should be."""
+    return {name: origin for name, origin in frozen_parts(model).items() if origin != "kept"}
+
+
+@pytest.mark.parametrize("kind", ["ia3", "prompts", "loha"])
+def test_a_new_head_that_is_frozen_beside_adapters_of_any_kind(pretrained, kind):
+    assert looked_at(adapted(kind)(pretrained())) == {"classifier": "new"}
+
+
+def test_which_frozen_parts_were_drawn_anew(pretrained):
+    assert looked_at(pretrained()) == {}
+    assert looked_at(lora(pretrained())) == {"classifier": "new"}
+    assert looked_at(lora(pretrained(pooler=False))) == {"classifier": "new", "bert.pooler.dense": "new"}
+    trained = (
+        {"task_type": "SEQ_CLS"},
+        {"modules_to_save": ["classifier"]},
+        {"target_modules": ["query", "classifier"]},
+    )
+    for values in trained:
+        assert looked_at(lora(pretrained(), **values)) == {}
+        assert looked_at(lora(pretrained(pooler=False), **values)) == {"bert.pooler.dense": "new"}
+        assert looked_at(lora(toy.model(), **values)) == {}  # the pooler is as new as the encoder
+    assert looked_at(lora(pretrained(pooler=False), modules_to_save=["classifier", "pooler"])) == {}
+    assert looked_at(lora(pretrained(transformers.BertForQuestionAnswering))) == {"qa_outputs": "new"}
+    assert looked_at(lora(pretrained(transformers.BertForTokenClassification))) == {"classifier": "new"}
+    for architecture, parts in {
+        "bert": {"classifier"}, "roberta": {"classifier.dense", "classifier.out_proj"},
+        "electra": {"classifier.dense", "classifier.out_proj"}, "deberta": {"classifier"},
+    }.items():  # fmt: skip
+        names = ["query_proj"] if architecture == "deberta" else ["query"]
+        assert set(looked_at(lora(toy.model(architecture), target_modules=names))) >= parts, architecture
+    assert looked_at(lora(toy.model("distilbert"), target_modules=["q_lin"])) == {
+        "pre_classifier": "new",
+        "classifier": "new",
+    }
+
+
+def test_frozen_by_hand_half_a_head_and_a_head_of_ones_own(pretrained):
+    half = toy.model("roberta")
+    half.classifier.dense.requires_grad_(False)
+    assert looked_at(half) == {"classifier.dense": "new"}
+    by_hand = pretrained()
+    by_hand.classifier.requires_grad_(False)
+    assert looked_at(by_hand) == {"classifier": "new"}
+    with torch.no_grad():
+        by_hand.classifier.bias.add_(1)  # loaded by hand, perhaps
+    assert looked_at(by_hand) == {"classifier": "unknown"}
+
+    class Own(torch.nn.Module):
+        def __init__(self, bias):
+            super().__init__()
+            self.encoder, self.head = pretrained(transformers.BertModel), torch.nn.Linear(16, 2, bias=bias)
+            self.head.requires_grad_(False)
+
+    assert looked_at(Own(True)) == {"head": "unknown"} and looked_at(Own(False)) == {"head": "new"}
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 1}
+    score = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**size))
+    score.score.requires_grad_(False)  # no bias, no files: nothing says it
+    assert looked_at(score) == {"score": "unknown"}
+
+
+def test_a_head_that_came_with_the_files(tmp_path, pretrained):
+    model = pretrained()
+    with torch.no_grad():
+        model.classifier.bias.add_(1)
+    with quiet():
+        model.save_pretrained(tmp_path / "trained")
+        loaded = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "trained")
+        pretrained().save_pretrained(tmp_path / "saved_untrained")
+        untrained = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "saved_untrained")
+    assert looked_at(lora(loaded)) == {"classifier": "loaded"}
+    assert looked_at(lora(untrained)) == {"classifier": "new"}  # its bias is 0: it was never trained
+
+
+@pytest.mark.parametrize(("trained", "likelihood"), [({}, "likely"), ({"task_type": "SEQ_CLS"}, "unlikely")])
+def test_a_frozen_head_beside_adapters_is_a_likely_cause(tmp_path, trained, likelihood):
+    trainer = trainer_of(tmp_path, lora(toy.model(), **trained), trainer_class=Trainer, label_names=["labels"])
+    trainer.train()
+    report = diagnose(trainer)
+    finding = of(report, "frozen weights")
+    assert finding.likelihood == likelihood
+    if likelihood == "likely":
+        assert finding.sentence == "the head is frozen, and was drawn at random (classifier)"
+        assert "modules_to_save=['classifier']" in finding.remedy
+        assert any("Mend first" in step and "frozen weights" in step for step in report.next_steps)
+    rate = of(report, "learning rate")
+    assert rate.likelihood == "unlikely" and "0.001, of LORA adapters" in rate.sentence
+    assert "--learning_rate" not in report.rescue and "without adapters" in report.next_steps[-1]
+
+
+def test_the_head_of_an_adapter_that_was_saved(output, pretrained, tmp_path, tiny_model):
+    for name, values in {"frozen": {}, "trained": {"task_type": "SEQ_CLS"}, "words": {}}.items():
+        shutil.copytree(output, tmp_path / name)
+        lora(pretrained(), **values).save_pretrained(tmp_path / name / "checkpoint-8")
+    config = tmp_path / "words" / "checkpoint-8" / "adapter_config.json"  # a language model's head is not new
+    config.write_text(config.read_text().replace('"task_type": null', '"task_type": "CAUSAL_LM"'))
+    report = diagnose(tmp_path / "frozen")
+    assert of(report, "frozen weights").likelihood == "possible" and "adapter_config.json" in report.source
+    assert "(no modules_to_save); whether it was drawn at random is not known" in of(report, "frozen weights").sentence
+    assert of(report, "learning rate").likelihood == "unlikely"
+    with_model = of(diagnose(tmp_path / "frozen", model_name_or_path=tiny_model()), "frozen weights")
+    assert with_model.likelihood == "likely" and with_model.figures["frozen_parts"] == {"classifier": "new"}
+    for name, more in (("trained", {}), ("trained", {"model_name_or_path": tiny_model()}), ("words", {})):
+        finding = of(diagnose(tmp_path / name, **more), "frozen weights")
+        assert finding.likelihood == "unlikely" and finding.sentence == "adapters are trained, the rest is frozen"
+
+
+def test_tokens_that_were_added_and_cannot_be_learned(tmp_path, tiny_model):
+    with quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model())
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_model())
+    size = len(tokenizer)
+    tokenizer.add_tokens(["newword"])
+    model.resize_token_embeddings(size + 1)
+    data = toy.data(16)
+
+    def found(ids, **trained):
+        rows = data.remove_columns("input_ids").add_column("input_ids", [[1, ids]] * 16)
+        trainer = trainer_of(tmp_path, lora(copy.deepcopy(model), task_type="SEQ_CLS", **trained), Trainer, rows, rows)
+        trainer.processing_class = tokenizer
+        return of(diagnose(trainer), "frozen weights")
+
+    assert found(size).likelihood == "possible" and "added to the tokenizer" in found(size).sentence
+    assert found(size - 1).likelihood == "unlikely"  # the data have none of them
+    assert found(size, trainable_token_indices=[size]).likelihood == "unlikely"
+    assert found(size, modules_to_save=["classifier", "word_embeddings"]).likelihood == "unlikely"
+
+
+def two_groups(model, encoder=2e-5, head=1e-3, **options):
+    parts = [list(model.classifier.parameters()), list(model.bert.parameters())]
+    groups = [{"params": part, "lr": rate} for part, rate in zip(parts, (head, encoder), strict=True)]
+    return torch.optim.AdamW(groups, **options)
+
+
+def test_the_rate_that_is_looked_at_is_the_encoders(tmp_path):
+    model = toy.model()
+    trainer = trainer_of(tmp_path, model, trainer_class=Trainer)
+    trainer.optimizer = two_groups(model)
+    assert encoder_group(trainer.optimizer, model) == 1
+    trainer.train()
+    assert max(entry.get("learning_rate", 0) for entry in trainer.state.log_history) > 5e-4  # the log's is the head's
+    report = diagnose(trainer)
+    rate = of(report, "learning rate")
+    assert rate.figures["peak"] == pytest.approx(2e-5) and "--learning_rate 2e-05" in report.rescue
+    assert rate.sentence.endswith("this is the encoder's rate, the parameter groups have 2e-05 to 0.001")
+    # of the files alone, the log says the first group's
+    trainer.save_state()
+    rate = of(diagnose(tmp_path / "live"), "learning rate")
+    assert rate.figures["peak"] > 5e-4 and rate.sentence.endswith("which shows the first parameter group's rate only")
+    rate = of(diagnose(tmp_path / "live", training={"learning_rate": 2e-5}), "learning rate")
+    assert rate.figures["peak"] == pytest.approx(2e-5) and "first parameter group" not in rate.sentence
+
+
+def test_the_group_of_the_encoder():
+    model = toy.model()
+    names = dict(model.named_parameters())
+    decay = [p for name, p in names.items() if not name.endswith("bias")]
+    plain = [p for name, p in names.items() if name.endswith("bias")]
+    assert encoder_group(torch.optim.SGD([{"params": plain}, {"params": decay}], lr=1.0), model) == 1
+    adapters = lora(toy.model(), task_type="SEQ_CLS", r=1)
+    parts = [
+        [p for name, p in adapters.named_parameters() if p.requires_grad and ("lora" in name) is x]
+        for x in (False, True)
+    ]
+    assert len(parts[0]) == 2
+    assert encoder_group(torch.optim.SGD([{"params": part} for part in parts], lr=1.0), adapters) == 1
+    model.bert.requires_grad_(False)
+    assert encoder_group(torch.optim.SGD(model.classifier.parameters(), lr=1.0), model) == 0
+    line = torch.nn.Linear(2, 2)
+    assert encoder_group(torch.optim.SGD([{"params": [line.bias]}, {"params": [line.weight]}], lr=1.0), line) == 1
+
+
+def test_a_record_with_the_rates_of_groups():
+    record = {
+        "step": np.arange(1, 5), "learning_rate": np.full(4, 2e-5), "loss": np.ones(4), "grad_norm": np.ones(4),
+        "learning_rates": np.tile([1e-3, 2e-5], (4, 1)), "layers": [], "layer_norms": np.ones((4, 0)), "info": {},
+    }  # fmt: skip
+    values = training_values(Run("x", record=record, history=[{"step": 2, "learning_rate": 1e-3}]))
+    assert max(values["rates"]) == 2e-5 and "the parameter groups have 2e-05 to 0.001" in values["rate_note"]
+    record["learning_rates"] = np.zeros((4, 0))
+    assert training_values(Run("x", record=record))["rate_note"] is None
+
+
+def test_an_optimizer_of_ones_own_in_the_files():
+    """The arguments' rate is a default that nobody used."""
+    history = [{"step": step, "learning_rate": 1e-3 * (100 - step) / 100} for step in (10, 20)]
+    values = training_values(Run("x", args={"learning_rate": 5e-5}, history=history, total_steps=100))
+    assert max(values["rates"]) == pytest.approx(9e-4) and "first parameter group" in values["rate_note"]
+    below = training_values(Run("x", args={"learning_rate": 1e-3}, history=history, total_steps=100))
+    assert max(below["rates"]) == pytest.approx(1e-3) and below["rate_note"] is None
+
+
+class Holder:
+    """A hook that cannot be copied, as a logger's."""
+
+    def __init__(self):
+        self.lock, self.calls = threading.Lock(), 0
+
+    def __call__(self, *_):
+        self.calls += 1
+
+
+def test_a_model_with_a_hook_that_cannot_be_copied_is_memorised_without_it(tmp_path):
+    model, hook = toy.model(), Holder()
+    model.bert.register_forward_hook(hook)
+    trainer = trainer_of(tmp_path, model)
+    assert of(diagnose(trainer, memorize=True), "memorize")
+    assert hook.calls == 0 and list(model.bert._forward_hooks.values()) == [hook]
 
 
 def test_classes_that_train_and_dev_name_differently(tmp_path):

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_stability"
 ORDER = [
     "errors",
     "version",
+    "utils",
     "methods diagnostics tasks",
     "recipe training_args",
     "callback",

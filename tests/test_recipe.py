@@ -23,7 +23,8 @@ from hf_stability.recipe import (
     resolve_model_config,
     resolve_stage,
 )
-from hf_stability.training_args import StableTrainingArguments
+from hf_stability.tasks.presets import PRESETS, task_preset
+from hf_stability.training_args import METHOD_ARGS, StableTrainingArguments
 from tests import toy
 
 
@@ -36,6 +37,8 @@ def write(tmp_path, text):
 # ---- every recipe, found by itself ---------------------------------------------------------------------------------
 
 EVERY = [recipe.name for name in recipe_names() for recipe in load_recipes(name)]  # those of grids, too
+ADD_ONS = [name for name in recipe_names() if "An add-on:" in (recipe_dir() / f"{name}.yaml").read_text()]
+BASES = [name for name in recipe_names() if name not in ADD_ONS and not name.endswith("_grid")]
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "albert", "electra"])
@@ -75,7 +78,42 @@ def test_the_papers_recipes(name, epochs, bias_correction):
     assert (values["weight_decay"], values["max_grad_norm"], values["lr_scheduler_type"]) == (0.01, 1.0, "linear")
 
 
-@pytest.mark.parametrize("name", ["devlin2019", "mosbach2021"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "albert"])
+def test_the_released_step_is_the_stable_baseline_but_for_where_the_correction_is(model_type):
+    """See tests/methods/test_adamw.py for the step itself."""
+    ours, theirs = (
+        {
+            key: r.value
+            for key, r in {**resolve(recipe, model_type), **resolve_model_config(recipe, model_type)}.items()
+        }
+        for recipe in map(load_recipe, ("mosbach2021", "mosbach2021_released"))
+    )
+    assert theirs == {**ours, "bias_correction": False, "lr_bias_correction": True}
+
+
+@pytest.mark.parametrize("task", PRESETS)
+def test_a_demo_tasks_rate_is_that_of_all_whole_recipes(task):
+    for base in BASES:
+        rate = resolve(load_recipe(base), "bert", task_preset(task))["learning_rate"]
+        assert (rate.value, rate.source) == (PRESETS[task]["learning_rate"], "task preset")
+
+
+@pytest.mark.parametrize("add_on", ADD_ONS)
+@pytest.mark.parametrize("base", BASES)
+def test_every_method_can_be_added_to_every_whole_recipe(base, add_on, tmp_path):
+    for model_type in ("bert", "roberta", "albert"):
+        values = {"output_dir": str(tmp_path), "use_cpu": True}
+        args = StableTrainingArguments.from_recipe(f"{base}+{add_on}", model_type, **values)
+        alone, base_alone = (StableTrainingArguments.from_recipe(r, model_type, **values) for r in (add_on, base))
+        default = StableTrainingArguments(**values)
+        for key in ("bias_correction", "lr_bias_correction", "num_train_epochs", "learning_rate", "adam_beta2"):
+            assert getattr(args, key) == getattr(base_alone, key)
+        for key in (*METHOD_ARGS, "max_grad_norm"):
+            set_by_method = getattr(alone, key) != getattr(default, key)
+            assert getattr(args, key) == getattr(alone if set_by_method else base_alone, key)
+
+
+@pytest.mark.parametrize("name", ["devlin2019", "mosbach2021", "mosbach2021_released"])
 def test_the_parts_of_roberta_and_albert(name):
     recipe = load_recipe(name)
     roberta, albert = ({key: r.value for key, r in resolve(recipe, kind).items()} for kind in ("roberta", "albert"))

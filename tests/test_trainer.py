@@ -77,7 +77,7 @@ def test_a_model_without_what_a_recipe_sets_in_its_config_is_told(tmp_path, capl
 
 
 def test_plain_training_arguments_will_do(tmp_path):
-    trainer = toy.train(StableTrainer, TrainingArguments(str(tmp_path), **FAST))
+    trainer = toy.train(StableTrainer, TrainingArguments(str(tmp_path), **FAST, eval_strategy="epoch"))
     assert trainer.stability.verdict.status in ("ok", "failed")
 
 
@@ -213,7 +213,6 @@ def test_a_parameter_that_is_unfrozen_later_is_clipped_all_the_same(tmp_path):
 @pytest.mark.parametrize(
     "values",
     [
-        {},
         {"eval_strategy": "epoch"},
         {"eval_strategy": "epoch", "max_steps": 5},
         {"eval_strategy": "steps", "eval_steps": 3},
@@ -227,6 +226,29 @@ def test_the_last_step_is_evaluated_once(tmp_path, values):
     assert trainer.last_metrics["step"] == trainer.state.global_step == evaluated[-1]
 
 
+def test_with_eval_strategy_no_nothing_is_evaluated(tmp_path):
+    trainer = stable(tmp_path)
+    assert not any("eval_accuracy" in entry for entry in trainer.state.log_history)
+    assert trainer.last_metrics == {} and trainer.stability.verdict.status == "unknown"
+
+
+def test_a_last_evaluation_that_raises_costs_no_training(tmp_path, caplog):
+    def broken(prediction):
+        raise ZeroDivisionError("no positives")
+
+    values = {
+        "eval_strategy": "steps",
+        "eval_steps": 1000,
+        "eval_delay": 1000,
+        "save_strategy": "steps",
+        "save_steps": 8,
+    }
+    trainer = stable(tmp_path, compute_metrics=broken, **values)
+    assert trainer.state.global_step == trainer.state.max_steps and trainer.stability.verdict.status == "unknown"
+    assert "no positives" in caplog.text and "could not be evaluated" in caplog.text
+    assert (tmp_path / "run" / f"checkpoint-{trainer.state.max_steps}").is_dir()
+
+
 def test_without_an_evaluation_set_nothing_is_evaluated(tmp_path):
     trainer = stable(tmp_path, eval_dataset=None)
     assert trainer.last_metrics == trainer.best_metrics == {}
@@ -238,7 +260,7 @@ def test_a_run_stopped_early_is_evaluated_too(tmp_path):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step == 3
 
-    trainer = stable(tmp_path, callbacks=[Stop()])
+    trainer = stable(tmp_path, callbacks=[Stop()], eval_strategy="steps", eval_steps=8)
     assert trainer.last_metrics["step"] == 3
 
 
@@ -260,7 +282,7 @@ def test_verdict_and_last_metrics_are_of_the_last_step_though_the_best_is_reload
     )
     assert (trainer.last_metrics["eval_accuracy"], trainer.best_metrics["eval_accuracy"]) == (0.2, 0.9)
     assert trainer.best_metrics["step"] < trainer.last_metrics["step"]
-    assert trainer.stability.evaluation["metrics"]["eval_accuracy"] == 0.2
+    assert trainer.stability.evaluation.metrics["eval_accuracy"] == 0.2
     assert trainer.state.best_model_checkpoint.endswith(str(trainer.best_metrics["step"]))
 
 
@@ -285,7 +307,7 @@ def test_what_is_evaluated_after_training_is_not_the_last_evaluation(tmp_path):
     assert trainer.last_metrics == last
 
 
-def test_the_constants_are_scored_once_and_only_at_the_end(tmp_path):
+def test_the_users_metric_sees_no_made_up_predictions(tmp_path):
     calls = []
 
     def compute_metrics(prediction):
@@ -293,7 +315,7 @@ def test_the_constants_are_scored_once_and_only_at_the_end(tmp_path):
         return toy.accuracy(prediction)
 
     trainer = stable(tmp_path, compute_metrics=compute_metrics, eval_strategy="epoch")
-    assert calls == [(40, 2)] * (2 + 2)  # two epochs, two constants
+    assert calls == [(40, 2)] * 2  # two epochs
     labels = np.array(toy.data(40, seed=1)["label"])
     assert trainer.stability.constant["score"] == max(labels.mean(), 1 - labels.mean())
 
@@ -321,12 +343,12 @@ def test_several_evaluation_sets(tmp_path):
     sets = {"matched": toy.data(40, seed=1), "mismatched": toy.data(30, seed=2)}
     trainer = stable(tmp_path, eval_dataset=sets, eval_strategy="epoch")
     assert {"eval_matched_accuracy", "eval_mismatched_accuracy"} < set(trainer.last_metrics)
-    assert len(trainer.stability.evaluation["labels"]) == 40
+    assert len(trainer.stability.evaluation.labels) == 40
     assert trainer.best_metrics["eval_matched_accuracy"] >= trainer.last_metrics["eval_matched_accuracy"]
 
 
 def test_a_regression(tmp_path):
-    args = StableTrainingArguments(str(tmp_path), **{**FAST, "num_train_epochs": 1})
+    args = StableTrainingArguments(str(tmp_path), **{**FAST, "num_train_epochs": 1, "eval_strategy": "epoch"})
 
     def mse(prediction):
         return {"mse": float(((prediction.predictions.squeeze() - prediction.label_ids) ** 2).mean())}
@@ -336,6 +358,8 @@ def test_a_regression(tmp_path):
     assert verdict.basis == "eval_r2"
     labels = np.array(toy.data(64, regression=True)["label"])
     assert verdict.evidence["constant_loss"] == pytest.approx(labels.var())
+    assert verdict.evidence["baseline"] == pytest.approx(np.var(trainer.eval_dataset["label"]))
+    assert verdict.evidence["smaller_is_better"] is True
 
 
 # ---- random streams ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What the demo's studies gave: tables and a figure, from the folders that run.py left. See PROTOCOL.md, "Analysis".
 
     python benchmarks/demo_study/report.py --output_dir studies
+    python benchmarks/demo_study/report.py --contrasts_from_csv    # that part of confirm.md again, from the committed runs.csv
 
 It writes choose.md, confirm.md, runs.csv, rates.png/.svg and the study's own figures (scores.png and
 score_against_train_loss.png of the three recipes, gradient_norms.png of devlin2019) to results/ beside this file.
@@ -19,16 +20,17 @@ from pathlib import Path
 import numpy as np
 import run as study  # run.py beside this file; it also puts the clone on the path
 
-from hf_stability.callback import write_text
+from benchmarks.interval_coverage import PAIRED, coverage_text
 from hf_stability.diagnostics.failures import label_entropy
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.study.figures import draw_figures
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
-from hf_stability.study.statistics import fisher_exact_p, holm, wilson_interval
+from hf_stability.study.statistics import fisher_exact_p, holm, t_interval, wilson_interval
 from hf_stability.study.study import read_runs
 from hf_stability.study.summary import NOT_OK, RUN_COLUMNS, markdown_table, recipes_table, summarize, to_markdown
+from hf_stability.utils.files import write_text
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,18 +79,6 @@ def sign_flip_p(differences: np.ndarray) -> float:
         (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(0)
     )
     return float(result.pvalue)
-
-
-def mean_interval(differences: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, 95%."""
-    from scipy.stats import bootstrap
-
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
-    result = bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def constant_loss(folder: Path) -> float:
@@ -153,11 +143,8 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
         f"1. Primary: devlin2019 failed {share(*a)}, mosbach2021 {share(*b)}; Fisher's exact p = {fisher_exact_p(*a, *b):.2g}.",
         f"2. Window (.3 to .7 of the devlin2019 runs fail): {'met' if window else 'not met'}, {a[0] / a[1]:.2f}.",
         f"3. {gap_sentence(runs, folder)}",
-        "4. Bias correction or a lower rate?",
-        markdown_table(*contrast_table(arms, counts)),
-        "Differences are first minus second, paired by seed; p is Holm's over the five, of Fisher's exact test for the failed "
-        "runs and of a permutation test (sign flips) for the means; the interval is a bootstrap over seeds.",
-        "5. The paper's comparison, spread included:",
+        contrasts_text(arms),
+        f"{AFTER_CONTRASTS}, spread included:",
         to_markdown(summarize([*arms["devlin2019"], *arms["mosbach2021"]])),
         "All arms (no comparisons but those of 1 and 4 were planned):",
         recipes_table(summarize([run for name in names for run in arms[name]])),
@@ -168,6 +155,32 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
         ),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+CONTRASTS_TITLE, AFTER_CONTRASTS = "4. Bias correction or a lower rate?", "5. The paper's comparison"
+
+
+def contrasts_text(arms: dict[str, list[RunRecord]]) -> str:
+    """PROTOCOL.md, "Analysis", 4."""
+    n = min(len(arms[name]) for pair in CONTRASTS for name in pair)
+    note = (
+        "Differences are first minus second, paired by seed; p is Holm's over the five, of Fisher's exact test for the failed "
+        f"runs and of a permutation test (sign flips) for the means. Each has its 95% t interval ({coverage_text(PAIRED, n)})."
+    )
+    return "\n\n".join([CONTRASTS_TITLE, markdown_table(*contrast_table(arms)), note])
+
+
+def contrasts_from_csv() -> None:
+    """Write that part of confirm.md again, from the committed runs."""
+    with open(RESULTS / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["part"] == "confirm"]
+    runs = [
+        RunRecord("", row["recipe"], int(row["seed"]), "", row["status"], row["metric"], last=float(row["last"]))
+        for row in rows
+    ]
+    text = (RESULTS / "confirm.md").read_text(encoding="utf-8")
+    before, after = text.partition(CONTRASTS_TITLE)[0], text.partition(AFTER_CONTRASTS)[2]
+    write_text(RESULTS / "confirm.md", f"{before}{contrasts_text(by_arm(runs))}\n\n{AFTER_CONTRASTS}{after}")
 
 
 def gap_sentence(runs: list[RunRecord], folder: Path) -> str:
@@ -187,14 +200,15 @@ def gap_sentence(runs: list[RunRecord], folder: Path) -> str:
     )
 
 
-def contrast_table(arms: dict[str, list[RunRecord]], counts: dict) -> tuple[list[str], list[list[str]]]:
+def contrast_table(arms: dict[str, list[RunRecord]]) -> tuple[list[str], list[list[str]]]:
+    counts = {name: (sum(map(failed, own)), len(own)) for name, own in arms.items()}
     fisher = holm([fisher_exact_p(*counts[a], *counts[b]) for a, b in CONTRASTS])
     scores = {name: np.array([run.last for run in own]) for name, own in arms.items()}  # in the order of seeds
     differences = [scores[a] - scores[b] for a, b in CONTRASTS]
     signs = holm([sign_flip_p(values) for values in differences])
     rows = []
     for (a, b), p_failed, values, p_mean in zip(CONTRASTS, fisher, differences, signs, strict=True):
-        low, high = mean_interval(values)
+        low, high = map(float, t_interval(values))
         failures = f"{counts[a][0]} of {counts[a][1]}, {counts[b][0]} of {counts[b][1]}"
         rows.append(
             [
@@ -299,7 +313,11 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("results/demo_study"), help="folder of the studies")
-    folder = parser.parse_args().output_dir
+    parser.add_argument("--contrasts_from_csv", action="store_true", help="only these, without the studies' folders")
+    arguments = parser.parse_args()
+    if arguments.contrasts_from_csv:
+        return contrasts_from_csv()
+    folder = arguments.output_dir
     RESULTS.mkdir(exist_ok=True)
     choose, confirm = read_runs(folder / "choose"), read_runs(folder / "confirm")
     if not choose:

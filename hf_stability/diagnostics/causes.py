@@ -14,12 +14,15 @@ and none was fitted to a collection of real runs.
 | `tokenizer_ids`, `config_ids` | `pad`, `cls`, `sep` -> token id |
 | `tokenizer_class`, `expected_class` | classes: the tokenizer's, and the one that goes with the model's type |
 | `missing_weights`, `base_prefix` | weights that the pretrained files lack, and what the encoder's names begin with |
-| `trainable`, `frozen`, `adapters` | numbers of parameters by layer; whether adapters are trained (PEFT) |
+| `trainable`, `frozen` | numbers of parameters by layer |
+| `adapters` | kind of the adapters that are trained, as PEFT calls it (`LORA`, `IA3` ...) |
+| `frozen_parts` | modules of the head, pooler and embeddings that are frozen -> `new`, `loaded`, `kept`, `new tokens`, `unknown` |
 | `weights_dtype`, `precision` | `torch.float32` ...; `no`, `bf16` or `fp16` (mixed precision) |
 | `steps`, `losses`, `grad_norms`, `layers`, `layer_norms` | the record: `(T,)`, `(T,)`, `(T,)`, L names, `(T, L)` |
 | `logged_losses`, `logged_norms`, `nan_filter` | the Trainer's log; whether `logging_nan_inf_filter` was on |
 | `step`, `total_steps`, `warmup_steps` | update steps |
-| `rate_steps`, `rates` | update steps and the learning rate at each |
+| `rate_steps`, `rates` | update steps and the learning rate at each, the encoder's |
+| `rate_note` | what is to be known of these rates: which parameter group's they are |
 | `corrected_rates` | the rates at which bias correction would make the same steps, see `methods/adamw.py` |
 | `optimizer`, `bias_correction` | of the training arguments |
 | `hidden_size` | units of the model |
@@ -54,6 +57,9 @@ RATE_LIKELY, RATE_POSSIBLE = 4.0, 1.5
 """The effective peak rate, in multiples of the paper's, from which on it is a likely and a possible cause. The paper's
 devlin2019 on RTE stands at 4.6; on the demo 0 of 10 runs failed at 3.9, 4 of 10 at 4.9, 9 of 10 at 5.9."""
 RATE_SMALL, RATE_TINY = 0.1, 0.02
+
+LORA_RATES = 2e-4, 5e-4  # Hu et al. 2021, table 9: RoBERTa base and large on GLUE
+LORA_FACTOR = 10  # rates that are further from these are a possible cause: judgement
 
 FEW_STEPS, VERY_FEW_STEPS = 1000, 100  # update steps; section 4.2 of the paper: 1000 examples x 3 epochs are unstable
 SHORT_WARMUP = 0.05
@@ -309,31 +315,82 @@ def check_new_weights(missing_weights: Sequence[str] | None = None, base_prefix:
 
 
 def check_frozen(
-    trainable: Mapping[str, int] | None = None, frozen: Mapping[str, int] | None = None, adapters: bool = False
+    trainable: Mapping[str, int] | None = None,
+    frozen: Mapping[str, int] | None = None,
+    adapters: str | None = None,
+    frozen_parts: Mapping[str, str] | None = None,
+    missing_weights: Sequence[str] | None = None,
 ) -> Finding | None:
-    """Weights that are not trained (`requires_grad` False)."""
-    if trainable is None or frozen is None:
+    """Weights that are not trained (`requires_grad` False): above all those that were drawn at random."""
+    if frozen_parts is None and (trainable is None or frozen is None):
         return None
-    total = sum(trainable.values()) + sum(frozen.values())
-    share = sum(frozen.values()) / max(1, total)
+    trainable, frozen = trainable or {}, frozen or {}
+    share = sum(frozen.values()) / max(1, sum(trainable.values()) + sum(frozen.values()))
     layers = [name for name in frozen if name not in trainable]
+    if frozen_parts is None:  # a head is new, as far as nobody knows more
+        frozen_parts = {"classifier": "new"} if "classifier" in layers else {}
+    parts = {name: _origin(name, origin, missing_weights) for name, origin in frozen_parts.items()}
     problems = []
-    if not sum(trainable.values()):
+    if frozen and not sum(trainable.values()):
         problems.append(("likely", "every weight is frozen: nothing can be learned"))
-    elif adapters:
-        pass  # the encoder's own weights are meant to stay
-    elif "classifier" in layers:
-        problems.append(("likely", "the head is frozen, and was drawn at random"))
-    elif frozen:
-        text = f"{share:.0%} of the weights are frozen ({_names(layers or list(frozen))})"
-        problems.append(("likely" if share > 0.5 else "possible", text))
+    else:
+        problems += _frozen_part_problems(parts, bool(adapters))
+        others = [name for name in layers if name != "classifier"]
+        if not adapters and (others or (frozen and not problems)):  # adapters: the encoder is meant to stay
+            text = f"{share:.0%} of the weights are frozen ({_names(others or list(frozen))})"
+            problems.append(("likely" if share > 0.5 else "possible", text))
+    remedy = "Set requires_grad of all parameters to True before the Trainer is made."
+    if adapters:
+        names = sorted({_module_to_save(name) for name, origin in parts.items() if origin in ("new", "unknown")})
+        named = f"modules_to_save={names}" if names and all(map(str.isidentifier, names)) else "modules_to_save"
+        remedy = (
+            f"Train these weights beside the adapters: {named} in PEFT's config (task_type='SEQ_CLS' does it for a "
+            "classifier; trainable_token_indices for new tokens)."
+        )
     return _finding(
         "frozen weights",
         problems,
-        "adapters are trained, the rest is frozen" if adapters and frozen else "every weight is trained",
-        {"frozen_share": share, "frozen_layers": layers},
-        "Set requires_grad of all parameters to True before the Trainer is made.",
+        "adapters are trained, the rest is frozen"
+        if adapters and (frozen or not trainable)
+        else "every weight is trained",
+        {"frozen_share": share if trainable or frozen else None, "frozen_layers": layers, "frozen_parts": parts},
+        remedy,
     )
+
+
+def _module_to_save(part: str) -> str:
+    """What PEFT's config calls a frozen part: `pooler` of `bert.pooler.dense`, `classifier` of `classifier.out_proj`."""
+    names = part.split(".")
+    return "pooler" if "pooler" in names else names[0]
+
+
+def _origin(part: str, origin: str, missing_weights: Sequence[str] | None) -> str:
+    """Where a frozen part's values come from: what the pretrained files lack was drawn anew."""
+    return "new" if any(name.startswith(f"{part}.") for name in missing_weights or ()) else origin
+
+
+def _frozen_part_problems(parts: Mapping[str, str], adapters: bool) -> list[tuple[str, str]]:
+    """What is wrong with frozen parts, by where their values come from."""
+
+    def of(origin: str) -> list[str]:
+        return [name for name, its in parts.items() if its == origin]
+
+    problems = []
+    poolers = [name for name in of("new") if "pooler" in name.split(".")]
+    head = [name for name in of("new") if name not in poolers]
+    if head:
+        problems.append(("likely", f"the head is frozen, and was drawn at random ({_names(head)})"))
+    if poolers:
+        problems.append(("likely", f"the pooler is frozen, and was drawn at random ({_names(poolers)})"))
+    if of("unknown"):
+        text = f"the head is frozen ({_names(of('unknown'))}); whether it was drawn at random is not known"
+        problems.append(("possible", text))
+    if of("loaded") and not adapters:
+        problems.append(("possible", f"the head is frozen ({_names(of('loaded'))}), with the values that were loaded"))
+    if of("new tokens"):
+        text = "the embeddings are frozen, and the data hold tokens that were added to the tokenizer: they cannot be learned"
+        problems.append(("possible", text))
+    return problems
 
 
 def check_layers(layers: Sequence[str] | None = None, layer_norms: np.ndarray | None = None) -> Finding | None:
@@ -516,11 +573,15 @@ def check_rate(
     bias_correction: bool | None = None,
     hidden_size: int | None = None,
     optimizer: str | None = None,
+    adapters: str | None = None,
+    rate_note: str | None = None,
 ) -> Finding | None:
     """The effective peak rate: the rate at which AdamW with bias correction would make as large a step.
 
     It is held against the paper's 2e-5 for models of 1024 units; for another width that rate times 1024 / units, a
-    rule of thumb (good rates of Adam fall about as one over the width: Yang & Hu 2021).
+    rule of thumb (good rates of Adam fall about as one over the width: Yang & Hu 2021). Adapters take rates that are 10
+    to 100 times higher, and the paper says nothing about them: LoRA's is held against its authors', and is never more
+    than a possible cause; of other adapters the rate is only said.
     """
     if rates is None or not len(rates) or not np.nanmax(rates) > 0:
         return None
@@ -537,8 +598,10 @@ def check_rate(
         text += f"; without bias correction steps are as large as with it at up to {effective:.2g} (step {steps[at]})"
     elif bias_correction is None:
         text += " (bias correction taken to be on)"
+    if adapters:
+        return _adapter_rate(text, peak, effective, int(steps[at]), corrected, adapters, rate_note)
     scaled = "" if not hidden_size else f", scaled from {PAPER_WIDTH} to {hidden_size} units ({reference:.2g})"
-    text += f": {ratio:.2g} times the paper's {PAPER_RATE:.0e}{scaled}"
+    text += f": {ratio:.2g} times the paper's {PAPER_RATE:.0e}{scaled}" + (f"; {rate_note}" if rate_note else "")
     figures = {
         "peak": peak,
         "effective_peak": effective,
@@ -560,6 +623,25 @@ def check_rate(
         "A third of the rate, bias correction on, 10% warmup.",
         f"{STABLE_RECIPE} --learning_rate {min(peak / 3, reference):.2g}",
     )
+
+
+def _adapter_rate(
+    text: str, peak: float, effective: float, step: int, corrected: bool, adapters: str, note: str | None
+) -> Finding:
+    """[`check_rate`] of a training of adapters."""
+    low, high = LORA_RATES
+    figures = {"peak": peak, "effective_peak": effective, "at_step": step, "bias_correction": corrected}
+    text += f", of {adapters} adapters, which take higher rates than a whole model; the paper has no bound for them"
+    remedy = ""
+    if adapters == "LORA":
+        figures["reference"] = [low, high]
+        text += f" (LoRA's authors: {low:.0e} to {high:.0e})"
+        if effective > LORA_FACTOR * high:
+            remedy = "A third of the rate, 10% warmup."
+        elif effective < low / LORA_FACTOR:
+            remedy = "Raise the rate: at a whole model's, adapters hardly learn."
+    text += f"; {note}" if note else ""
+    return _finding("learning rate", [("possible", text)] if remedy else [], text, figures, remedy)
 
 
 # ---- the record's verdict -------------------------------------------------------------------------------------------
@@ -620,8 +702,8 @@ def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = Non
     return Finding("early warning", level, text, dict(alarm), remedy, f"{STABLE_RECIPE}, or --on_alarm stop")
 
 
-def check_memorized(memorized: Mapping[str, Any] | None = None) -> Finding | None:
-    """What came of [`memorize`]: a model that cannot learn 32 examples by heart has a bug."""
+def check_memorized(memorized: Mapping[str, Any] | None = None, adapters: str | None = None) -> Finding | None:
+    """What came of [`memorize`]: a model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
     if memorized is None:
         return None
     n, done, rate = memorized["examples"], memorized["steps"], memorized["rate"]
@@ -634,7 +716,9 @@ def check_memorized(memorized: Mapping[str, Any] | None = None) -> Finding | Non
         trained = memorized.get("trained_before", 0)
         if trained:
             text += f"; it began with weights that had been trained for {trained} steps"
-        level = "possible" if trained else "likely"
+        if adapters:
+            text += f"; {adapters} adapters may be too few weights for it"
+        level = "possible" if trained or adapters else "likely"
         problems.append((level, f"the model cannot memorise: {text}. A bug is likelier than instability"))
     return _finding(
         "memorize",

@@ -6,15 +6,27 @@ From all that the record shows of a classification, at update step n of T (media
     level   = ln(g_low / g_top)             how far the lower layers are below the top
     trend   = ln(g_low / max g_low so far)  how far they have fallen from their own highest level
     spread  = ln(logit_std)                 how far the logits differ between examples (nats)
-    loss    = mean training loss / entropy of the labels
+    loss    = mean training loss / H        H: entropy of the labels so far
 
     risk = 1 / (1 + exp(-(b + w_level level + w_trend trend + w_spread spread + w_loss loss)))
 
 Mosbach et al. (ICLR 2021, section 5.1): in failed runs the lower layers' gradients vanish and the loss stays at its start,
 but successful runs are small there too until shortly after the warmup. So nothing is said before the warmup and one window
-have passed. Only ratios and nats enter: gradients that are all scaled by one constant change nothing. A loss that is not the
-plain mean cross entropy does: class weights above 1 look like a failing run. Nothing is said either while nearly all
-examples were of one class (the entropy of their labels below 0.05 nats, 1% of the other), where the ratio is noise.
+have passed. Only ratios and nats enter: gradients that are all scaled by one constant change nothing.
+
+A model begins near ln K, K the number of classes. With unbalanced classes (ln K > 1.25 H) every sound run has to come down
+first: with 7% of one class from 0.69 to 0.25. And a window that has more of the rare class has a higher loss in every run. So
+there, with p_k the share of class k in the labels so far,
+
+    prior = mean of -ln p[label] over the same steps' examples
+    loss  = 1 + (mean training loss - prior) / H
+
+and there is no risk before half of training: until the rare class is learned, sound runs stay at the prior's loss, with small
+gradients in the lower layers. Nor before the loss was once near the prior's (over a window, at most 0.1 H above it). From
+three quarters on there is one in any case: a rate so large that the loss stays above is a failure, too.
+
+The early warning is silent where the loss is not the plain mean cross entropy (`own_loss` in the record's `info`; class
+weights above 1 look like a failing run) and while nearly all examples were of one class (H below 0.05 nats, 1% of the other).
 
 Where the weights and the threshold come from, and how often the alarm is right: benchmarks/early_detection.
 
@@ -44,6 +56,12 @@ LOSS_WINDOW = 0.1
 MIN_WINDOW = 5
 MIN_ENTROPY = 0.05
 """Nats; of the labels so far."""
+UNBALANCED = 1.25
+"""Classes are unbalanced where ln K is more than this times the entropy: of two classes one of at most 24%."""
+FIRST, LATEST = 0.5, 0.75
+"""Shares of training from which on a run with unbalanced classes is judged: where its loss has come down, and in any case."""
+NEAR = 0.1
+"""The loss has come down where it is at most this above the prior's, in entropies."""
 CHECK_EVERY = 0.05
 """Share of training between two checks."""
 
@@ -61,7 +79,7 @@ def evidence(
     layer_norms: np.ndarray,
     losses: np.ndarray,
     logit_std: np.ndarray,
-    label_counts: np.ndarray,
+    labels: np.ndarray,
     layers: Sequence[str],
     total_steps: int,
 ) -> dict[str, np.ndarray]:
@@ -71,27 +89,65 @@ def evidence(
         layer_norms: `(..., T, L)` gradient norms of every update step so far, before or after clipping.
         losses: `(..., T)` training loss of each.
         logit_std: `(..., T)` standard deviation of the logits over the step's examples.
-        label_counts: `(..., K)` training examples of each class so far.
+        labels: `(..., T, K)` training examples of each class in each step.
         layers: L names, from input to output; see [`lower_half`].
         total_steps: update steps of the whole training.
 
     Returns:
-        `level`, `trend`, `spread`, `loss`, each `(...)`; NaN where what it is made of is missing.
+        `level`, `trend`, `spread`, `loss`, each `(...)`; NaN where what it is made of is missing. Steps without a loss, or
+            without gradients, are left out.
     """
     low, top = lower_half(layers), top_layer(layers)
     width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
-    logs = _log(np.asarray(layer_norms, float))
+    has_loss = np.isfinite(np.asarray(losses, float))  # a batch without labels has none, and gradients of 0
+    logs = np.where(has_loss[..., None], _log(np.asarray(layer_norms, float)), np.nan)
     levels = np.stack([_median(logs[..., i : i + width, :], -2) for i in _starts(logs.shape[-2], width)], -2)
     lower = _median(levels[..., low], -1)  # (..., windows)
-    loss_width = max(MIN_WINDOW, math.ceil(LOSS_WINDOW * total_steps))
-    entropy = label_entropy(label_counts)
-    entropy = np.where(entropy < MIN_ENTROPY, np.nan, entropy)
     return {
         "level": lower[..., -1] - levels[..., -1, top],
         "trend": lower[..., -1] - np.fmax.reduce(lower, axis=-1),
-        "spread": _median(_log(np.asarray(logit_std, float))[..., -width:], -1),
-        "loss": np.asarray(losses, float)[..., -loss_width:].mean(-1) / entropy,
+        "spread": _median(np.where(has_loss, _log(np.asarray(logit_std, float)), np.nan)[..., -width:], -1),
+        "loss": loss_evidence(losses, labels, total_steps),
     }
+
+
+def loss_evidence(losses: np.ndarray, labels: np.ndarray, total_steps: int) -> np.ndarray:
+    """`loss` of the module's equation.
+
+    Args:
+        losses: `(..., T)`.
+        labels: `(..., T, K)` examples of each class.
+        total_steps: update steps of the whole training.
+
+    Returns:
+        `(...)`; NaN where the loss does not count yet, and where nearly all examples were of one class.
+    """
+    losses, labels = np.asarray(losses, float), np.nan_to_num(np.asarray(labels, float))
+    counts = labels.sum(-2)
+    entropy = label_entropy(counts + (counts.sum(-1, keepdims=True) == 0))
+    entropy = np.where((entropy < MIN_ENTROPY) | (counts.sum(-1) == 0), np.nan, entropy)
+    last = max(MIN_WINDOW, math.ceil(LOSS_WINDOW * total_steps))
+    relative = np.where(np.isfinite(losses), losses, np.nan) / entropy[..., None]
+    excess = relative - _prior_losses(labels, counts) / entropy[..., None]
+    unbalanced = math.log(labels.shape[-1]) > UNBALANCED * entropy
+    first = np.where(_came_down(excess, total_steps), FIRST, LATEST) * total_steps
+    waits = losses.shape[-1] < first
+    of_unbalanced = np.where(waits, np.nan, 1 + _mean(excess[..., -last:]))
+    return np.where(unbalanced, of_unbalanced, _mean(relative[..., -last:]))
+
+
+def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean of -ln p[label] over each step's examples: `(..., T, K)` and `(..., K)` -> `(..., T)`; NaN without examples."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        nats = -np.log(counts / counts.sum(-1, keepdims=True))
+        return (labels * np.where(np.isfinite(nats), nats, 0)[..., None, :]).sum(-1) / labels.sum(-1)
+
+
+def _came_down(excess: np.ndarray, total_steps: int) -> np.ndarray:
+    """Whether the loss was near the prior's over any window so far: `(..., T)` -> `(...)`."""
+    width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
+    windows = [_mean(excess[..., start : start + width]) for start in _starts(excess.shape[-1], width)]
+    return (np.stack(windows) <= NEAR).any(0)
 
 
 def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
@@ -157,20 +213,24 @@ def check(
         threshold: risk from which on it is an alarm.
 
     Returns:
-        the risk, NaN where the record does not say enough (no classification, no gradient norms); an alarm or None.
+        the risk, NaN where the record does not say enough (no classification, no gradient norms, a loss of one's own, see
+            the module's docstring); an alarm or None.
     """
-    until = np.asarray(record["step"]) <= step
-    norms, counts = record["layer_norms"][until], np.nansum(record["labels"][until], 0)
-    if counts.size == 0 or counts.sum() == 0 or not norms.size:
+    if record.get("info", {}).get("own_loss"):
         return math.nan, None
-    layers = record["layers"]
-    found = evidence(norms, record["loss"][until], record["logit_std"][until], counts, layers, total_steps)
+    until = np.asarray(record["step"]) <= step
+    norms, labels = record["layer_norms"][until], record["labels"][until]
+    if not np.nansum(labels) > 0 or not norms.size:
+        return math.nan, None
+    layers, losses = record["layers"], record["loss"][until]
+    found = evidence(norms, losses, record["logit_std"][until], labels, layers, total_steps)
     found = {name: float(value) for name, value in found.items()}
-    value = 1.0 if _diverged(record["loss"][until], norms) else float(risk(found))
+    diverged = _diverged(losses, norms)
+    value = 1.0 if diverged else float(risk(found))
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
-    sentence = _sentence(step, total_steps, value, layer, found)
+    sentence = _diverged_sentence(step, total_steps) if diverged else _sentence(step, total_steps, value, layer, found)
     known = {name: number if math.isfinite(number) else None for name, number in found.items()}  # JSON has no NaN
     return value, Alarm(step, total_steps, value, layer, known, sentence)
 
@@ -232,12 +292,23 @@ def top_layer(layers: Sequence[str]) -> int:
 
 
 def _diverged(losses: np.ndarray, norms: np.ndarray) -> bool:
-    """Whether a loss was not finite, from the first finite one on; or none was, and the gradients are not either (no loss
-    at all, with sound gradients, is a model that returns none)."""
+    """Whether in some step neither the loss nor the gradients were finite, from the first finite loss on.
+
+    A loss that is not finite beside finite gradients is a batch without labels. No finite loss at all, with finite gradients,
+    is a model that returns none. Where no gradient norm was ever recorded the loss decides: not finite to the end.
+
+    Args:
+        losses: `(T,)`.
+        norms: `(T, L)`; a layer without gradients is NaN throughout.
+    """
     finite = np.isfinite(losses)
-    if finite.any():
-        return not finite[finite.argmax() :].all()
-    return not np.isfinite(norms[-MIN_WINDOW:]).any()
+    if not finite.any():
+        return not np.isfinite(norms[-MIN_WINDOW:]).any()
+    known = np.isfinite(norms).any(0)
+    if not known.any():
+        return not finite[-MIN_WINDOW:].any()
+    broken = ~finite & ~np.isfinite(norms[:, known]).all(1)
+    return bool(broken[finite.argmax() :].any())
 
 
 def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps: int) -> str:
@@ -249,9 +320,11 @@ def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps
     return str(layers[min(body, key=lambda i: fall[i] if np.isfinite(fall[i]) else math.inf)])
 
 
+def _diverged_sentence(step: int, total_steps: int) -> str:
+    return f"step {step} of {total_steps}: the training loss is not finite. What to change: {REMEDY}."
+
+
 def _sentence(step: int, total_steps: int, value: float, layer: str, found: Mapping[str, float]) -> str:
-    if not math.isfinite(found["loss"]):
-        return f"step {step} of {total_steps}: the training loss is not finite. What to change: {REMEDY}."
     level, trend, spread = (math.exp(found[name]) for name in ("level", "trend", "spread"))
     return (
         f"step {step} of {total_steps}: this run looks like one that fails (risk {value:.2f}). The lower layers' gradients "
@@ -276,3 +349,10 @@ def _median(values: np.ndarray, axis: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "All-NaN slice": the NaN is the answer
         return np.nanmedian(values, axis=axis)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the last axis, without NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "Mean of empty slice": the NaN is the answer
+        return np.nanmean(values, axis=-1)

@@ -5,10 +5,13 @@ Andriushchenko & Klakow (ICLR 2021, arXiv 2006.04884): a run has FAILED if its a
 end of training is at or below that of the best constant predictor (the majority classifier). It is on accuracy also
 where the headline metric is F1 or Matthews correlation: on MRPC an accuracy of .78 beats the majority's .684 while its
 F1 can lie below always-positive's .812. For regression the same rule reads R2 <= 0: no better than always answering
-the mean.
+the mean. One exception, for unbalanced classes: where the accuracy only equals the majority class's, within sampling
+noise, and the headline F1 or Matthews correlation is clearly above its own baseline, the run is `ok`; the evidence keeps
+what the paper's rule says.
 
-Everything else (one predicted class, sampling noise, vanished gradients, where the train loss ended) is evidence on
-the verdict and never changes one that rests on eval predictions. Metrics are taken to be better when greater.
+A verdict rests on an evaluation, or it is `unknown`: a run that was not evaluated is neither `ok` nor `failed`. Everything
+else (one predicted class, sampling noise, vanished gradients, where the train loss ended) is evidence on the verdict and
+never decides it.
 
 Shapes: `n` eval examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example
 seeds.
@@ -19,7 +22,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -30,20 +33,41 @@ from ..errors import InputError
 
 SCHEMA = "hf_stability.verdict/1"
 
-STATUSES = ("ok", "failed", "diverged", "stopped", "stopped early", "crashed", "waiting")
-"""What a verdict can say. `judge` gives the first three; the others belong to who stopped or lost the run: its alarm, or a
+STATUSES = ("ok", "failed", "diverged", "unknown", "stopped", "stopped early", "crashed", "waiting")
+"""The words of a verdict. `judge` gives the first four; the others belong to who stopped or lost the run: its alarm, or a
 policy that finishes others, or that cannot choose yet."""
 
 CENSORED = ("stopped", "stopped early")
 """Runs that were ended before their time: nobody knows how they would have ended."""
 
+NO_FINAL = (*CENSORED, "unknown")
+"""Verdicts that say neither that a run failed nor that it did not."""
+
 BASES = ("eval_accuracy", "eval_r2", "baseline", "training_only")
-"""What a verdict can rest on, the firmest first."""
+"""What a verdict can rest on, the firmest first; with the last one it is `unknown`, or `diverged`."""
 
 IGNORED_LABEL = -100
 """Label of examples that count nowhere, as in torch's cross entropy."""
 
 _MAX_CONSTANTS = 100
+
+SAME_SCORE = 1e-6
+"""Relative difference up to which two scores are the same: one may have been computed in float32."""
+
+
+def at_or_below(score: float, baseline: float, examples: int | None = None, smaller_is_better: bool = False) -> bool:
+    """Whether a score is no better than its baseline; scores of different precision are not told apart.
+
+    Args:
+        score, baseline: the same metric's.
+        examples: n, where both are shares of n examples: they are compared as whole numbers of examples then.
+        smaller_is_better: as for an error; the score is no better then where it is at or above the baseline.
+    """
+    if examples and math.isfinite(score):
+        score, baseline = round(score * examples), round(baseline * examples)
+    elif math.isclose(score, baseline, rel_tol=SAME_SCORE, abs_tol=1e-9):
+        return True
+    return score >= baseline if smaller_is_better else score <= baseline
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -486,9 +510,13 @@ def judge(
     eval_predictions: Any = None,
     num_labels: int | None = None,
     regression: bool = False,
+    eval_constant: np.ndarray | None = None,
     score: float | None = None,
     baseline: float | None = None,
     metric: str | None = None,
+    smaller_is_better: bool = False,
+    examples: int | None = None,
+    headline_lead: Mapping[str, Any] | None = None,
     steps: np.ndarray | None = None,
     losses: np.ndarray | None = None,
     layer_norms: np.ndarray | None = None,
@@ -500,6 +528,7 @@ def judge(
     constant_loss: float | None = None,
     weights_finite: bool | None = None,
     label_names: Sequence[str] | None = None,
+    half_precision: str = "",
     alpha: float = 0.05,
     one_class_at: float = 0.99,
     stuck_at: float = 0.95,
@@ -508,18 +537,22 @@ def judge(
 ) -> Verdict:
     """The verdict on a finished run, from whatever of it was recorded.
 
-    `diverged`, before all else: a train loss, the eval outputs or the weights held NaN or Inf, or the gradient norms
-    were NaN or Inf at the end. A norm that overflows while the loss is finite, with finite norms later, is no
-    divergence: fp16's loss scaler skips such a step and halves its scale (several in a row as training begins). Only
-    if the very last recorded norm alone overflowed do finite eval outputs or weights clear it. A layer without a
-    single finite norm beside others that have some is taken for frozen.
+    `diverged`, before all else: a train loss (where the gradient norms of its step are not finite either, or not known),
+    the eval outputs or the weights held NaN or Inf, or the gradient norms were NaN or Inf at the end. A loss that is not
+    finite beside finite gradients is no divergence: a batch without labels has such a loss. Outputs of -Inf are none
+    either where the example has a finite one: that class is masked. A norm that overflows while the loss is finite, with
+    finite norms later, is no divergence: fp16's loss scaler skips such a step and halves its scale (several in a row as
+    training begins). Only if the very last recorded norm alone overflowed do finite eval outputs or weights clear it. A
+    layer without a single finite norm beside others that have some is taken for frozen.
 
     `failed`, by the first basis that there is:
-    `eval_accuracy`: accuracy of the eval predictions <= the best constant's (counted in examples, no rounding);
+    `eval_accuracy`: accuracy of the eval predictions <= the best constant's (counted in examples, no rounding), and the
+    headline metric does not clear the run (`headline_lead`);
     `eval_r2`: for regression R2 <= 0;
-    `baseline`: `score` <= `baseline`, both in the headline metric, NaN for 0;
-    `training_only`: the train loss stayed at the label entropy, or one class only was predicted in training, or, where
-    there is no loss to compare, gradients vanished to the end. The sentence says that no more was known.
+    `baseline`: `score` no better than `baseline`, both in the headline metric, NaN for 0; see [`at_or_below`].
+
+    `unknown`: there is no basis but the training (`training_only`), or all eval labels are of one class, where every
+    right answer is the constant's too. The sentence says what training looked like.
 
     Evidence: the exact McNemar test against the constant (an `ok` may be within sampling noise, p >= `alpha`; of
     several best constants the one with the greatest p); one predicted class; failed optimisation against failed
@@ -532,7 +565,13 @@ def judge(
             tuple the first counts.
         num_labels: K; by default what the highest class seen gives.
         regression: whether labels are values.
+        eval_constant: (n,), the best constant predictor's answers, where it is not one class for all examples: several
+            labels an example have a majority each.
         score, baseline, metric: the headline metric's last value, the best constant's, and its name.
+        smaller_is_better: whether a smaller score is a better one.
+        examples: n, where `score` and `baseline` are shares of n examples and there are no predictions.
+        headline_lead: of an F1 or Matthews correlation: `metric`, `score`, `baseline`, and `low`, `high`, the 95% interval
+            of their difference over the examples.
         steps: (T,), update steps of `losses` and `layer_norms`; default 1..T.
         losses: (T,), each update step's own train loss, raw: not what the Trainer logs, which is averaged and where
             `logging_nan_inf_filter` hides NaN and Inf.
@@ -544,6 +583,7 @@ def judge(
             train labels for a regression by mean squared error.
         weights_finite: whether all weights were finite at the end.
         label_names: K names for the sentence.
+        half_precision: a sentence on weights in half precision, which stands first; empty for none.
         alpha: level of the test.
         one_class_at: share of one class from which on a run predicts one class.
         stuck_at, learned_at, fitted_at: fractions of the best constant's loss; the mean train loss of the last 10% of
@@ -584,20 +624,24 @@ def judge(
         )
 
     outputs = None if eval_predictions is None else _first(eval_predictions)
-    outputs_finite = None if outputs is None else bool(np.isfinite(outputs).all())
+    outputs_finite = None if outputs is None else _finite_outputs(outputs)
     evidence = _nonfinite_evidence(steps, losses, layer_norms, weights_finite, outputs_finite)
     if outputs_finite and regression:
         evidence |= _regression_evidence(outputs, eval_labels)
     elif outputs_finite:
-        evidence |= _accuracy_evidence(outputs, eval_labels, num_labels, alpha, one_class_at)
-    evidence |= _headline_evidence(score, baseline, metric)
+        evidence |= _accuracy_evidence(outputs, eval_labels, num_labels, eval_constant, alpha, one_class_at)
+    evidence |= _headline_evidence(score, baseline, metric, smaller_is_better, examples)
+    if half_precision:
+        evidence["half_precision"] = half_precision
     if "nonfinite" not in evidence:
         evidence |= _loss_evidence(losses, train_label_counts, constant_loss, stuck_at, learned_at, fitted_at)
     evidence |= _train_class_evidence(train_predicted_counts, train_label_counts, one_class_at)
 
     looked = layer_norms is not None and warmup_steps is not None
     gradients = vanished_gradients(steps, layer_norms, layers, warmup_steps, total_steps) if looked else None
-    status = _status(basis, evidence, gradients)
+    if headline_lead is not None and _is_cleared(basis, evidence, headline_lead):
+        evidence |= {"paper_rule": "failed", "headline_lead": dict(headline_lead)}
+    status = _status(basis, evidence)
     if looked and _gradients_count(status, basis, evidence):
         evidence["gradients"] = gradients
     if status == "failed" and evidence.get("optimisation") == "stuck":
@@ -667,32 +711,64 @@ def ended_early(verdict: Verdict, step: int, total_steps: int) -> Verdict:
     return replace(verdict, status="stopped early", sentence=sentence)
 
 
+def pruned(verdict: Verdict, step: int, total_steps: int) -> Verdict:
+    """The verdict of a trial that a hyperparameter search ended after `step` of `total_steps` update steps.
+
+    It is `stopped` (censored). One that had diverged by then stays `diverged`.
+    """
+    if verdict.status == "diverged":
+        return verdict
+    sentence = f"stopped: pruned by the search at step {step} of {total_steps}: censored, not failed; until then "
+    return replace(verdict, status="stopped", sentence=sentence + verdict.sentence)
+
+
 def _basis(eval_predictions: Any, regression: bool, score: float | None, baseline: float | None) -> str:
     if eval_predictions is not None:
         return "eval_r2" if regression else "eval_accuracy"
     return "training_only" if score is None or baseline is None else "baseline"
 
 
-def _status(basis: str, evidence: dict, gradients: dict | None) -> str:
+def _status(basis: str, evidence: dict) -> str:
     if "nonfinite" in evidence:
         return "diverged"
+    if basis == "training_only" or evidence.get("constant_accuracy") == 1:
+        return "unknown"
     if basis == "eval_accuracy":
-        failed = evidence["accuracy"] <= evidence["constant_accuracy"]  # two fractions of the same n: exact
+        # Two fractions of the same n: exact.
+        failed = evidence["accuracy"] <= evidence["constant_accuracy"] and "paper_rule" not in evidence
     elif basis == "eval_r2":
         failed = evidence["r2"] <= 1e-9  # rounding of the mean
-    elif basis == "baseline":
-        failed = evidence["score"] <= evidence["baseline"]
     else:
-        gone = "optimisation" not in evidence and gradients is not None and gradients["lasting"]
-        failed = evidence.get("optimisation") == "stuck" or evidence.get("train_one_class", False) or gone
+        smaller = evidence.get("smaller_is_better", False)
+        examples = evidence.get("examples")
+        if examples and evidence["baseline"] == 1:
+            return "unknown"
+        failed = at_or_below(evidence["score"], evidence["baseline"], examples, smaller)
     return "failed" if failed else "ok"
+
+
+def _is_cleared(basis: str, evidence: dict, lead: Mapping[str, Any]) -> bool:
+    """Whether the headline metric is clearly above its baseline while the accuracy equals the constant's, up to noise."""
+    if basis != "eval_accuracy" or "accuracy" not in evidence or evidence["accuracy"] > evidence["constant_accuracy"]:
+        return False
+    equal = evidence["accuracy"] == evidence["constant_accuracy"] or evidence["within_noise"]
+    return equal and lead["low"] > 0
 
 
 def _gradients_count(status: str, basis: str, evidence: dict) -> bool:
     """Not for a run that has fitted its data, or may have: its gradients vanish for the good reason."""
     if "optimisation" in evidence:
         return evidence["optimisation"] != "fitted"
-    return status == "failed" or (status == "ok" and basis == "training_only")
+    return status in ("failed", "unknown")
+
+
+def _finite_outputs(outputs: np.ndarray) -> bool:
+    """No NaN, no +Inf, and -Inf only where the example has a finite output too: a masked class."""
+    if np.isfinite(outputs).all():
+        return True
+    masked = np.isneginf(outputs)
+    finite = np.isfinite(outputs) | masked
+    return bool(finite.all() and outputs.ndim > 1 and np.isfinite(outputs).any(-1).all())
 
 
 def _check_steps(
@@ -721,9 +797,12 @@ def _nonfinite_evidence(
     first: list[int] = []
     if losses is not None and not np.isfinite(losses).all():
         bad = ~np.isfinite(losses)
-        what.append("train loss")
-        first.append(int(steps[bad.argmax()]))
         evidence["nonfinite_losses"] = int(bad.sum())
+        if norms is not None:  # beside finite gradients it is a batch without labels, or a loss that was not shown
+            bad &= _bad_norms(norms)[0]
+        if bad.any():
+            what.append("train loss")
+            first.append(int(steps[bad.argmax()]))
     if norms is not None:
         cleared = (losses is None or np.isfinite(losses[-1])) and (weights_finite is True or outputs_finite is True)
         cleared = cleared and weights_finite is not False and outputs_finite is not False
@@ -751,7 +830,12 @@ def _bad_norms(norms: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _accuracy_evidence(
-    outputs: np.ndarray, labels: np.ndarray, num_labels: int | None, alpha: float, one_class_at: float
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    num_labels: int | None,
+    constant: np.ndarray | None,
+    alpha: float,
+    one_class_at: float,
 ) -> dict[str, Any]:
     classes, labels = predicted_classes(outputs), np.asarray(labels)
     if classes.shape != labels.shape:
@@ -763,11 +847,23 @@ def _accuracy_evidence(
     classes, labels = classes.reshape(-1)[counted], labels[counted]
 
     correct = classes == labels
+    share, predicted = one_class_share(classes)
+    accuracy = correct.sum() / len(labels)
+    if constant is not None:
+        right = np.asarray(constant).reshape(-1)[counted] == labels
+        p = float(mcnemar_exact(correct, right))
+        return {
+            "examples": len(labels),
+            "accuracy": accuracy,
+            "constant_accuracy": right.sum() / len(labels),
+            "mcnemar_p": p,
+            "within_noise": p >= alpha,
+            "one_class": bool((classes == np.asarray(constant).reshape(-1)[counted]).all()),
+            "several_labels": True,
+        }
     constants = constant_accuracy(labels, num_labels)
     best = np.flatnonzero(constants == constants.max())
     p = max(float(mcnemar_exact(correct, labels == k)) for k in best)
-    share, predicted = one_class_share(classes)
-    accuracy = correct.sum() / len(labels)
     return {
         "examples": len(labels),
         "accuracy": accuracy,
@@ -793,8 +889,14 @@ def _regression_evidence(outputs: np.ndarray, labels: np.ndarray) -> dict[str, A
         return {"examples": len(labels), "r2": r_squared(values, labels), "one_value": one_value}
 
 
-def _headline_evidence(score: float | None, baseline: float | None, metric: str | None) -> dict[str, Any]:
+def _headline_evidence(
+    score: float | None, baseline: float | None, metric: str | None, smaller: bool, examples: int | None
+) -> dict[str, Any]:
     evidence: dict[str, Any] = {} if metric is None else {"metric": metric.removeprefix("eval_")}
+    if smaller:
+        evidence["smaller_is_better"] = True
+    if examples is not None:
+        evidence["examples"] = examples
     values = (("score", score), ("baseline", baseline))
     return evidence | {name: _defined(value) for name, value in values if value is not None}
 
@@ -809,7 +911,11 @@ def _loss_evidence(
 ) -> dict[str, Any]:
     if losses is None:
         return {}
-    evidence: dict[str, Any] = {"train_loss": float(losses[-math.ceil(0.1 * len(losses)) :].mean())}
+    last = losses[-math.ceil(0.1 * len(losses)) :]
+    last = last[~np.isnan(last)]  # steps without labels
+    if not len(last):
+        return {}
+    evidence: dict[str, Any] = {"train_loss": float(last.mean())}
     if constant_loss is None and label_counts is not None:
         constant_loss = float(label_entropy(label_counts))
     if not constant_loss:  # unknown, or a single class: nothing to hold the loss against
@@ -861,11 +967,14 @@ def _sentence(
     regression: bool,
 ) -> str:
     head = status
-    if status == "ok" and evidence.get("within_noise"):
+    if status == "ok" and evidence.get("within_noise") and "paper_rule" not in evidence:
         head = "ok, but within sampling noise of the constant"
     clauses = [
+        evidence.get("half_precision", "").rstrip("."),
+        _training_only_clause(status, basis, evidence),
         _nonfinite_clause(evidence, total_steps),
         _accuracy_clause(status, evidence, label_names),
+        _lead_clause(evidence),
         _r2_clause(evidence),
         _headline_clause(status, basis, evidence),
         _one_class_clause(status, basis, evidence, label_names),
@@ -890,18 +999,33 @@ def _nonfinite_clause(evidence: dict, total_steps: int | None) -> str:
 def _accuracy_clause(status: str, evidence: dict, names: Sequence[str] | None) -> str:
     if "accuracy" not in evidence:
         return ""
+    if evidence["constant_accuracy"] == 1:
+        return f"all {evidence['examples']} evaluation labels are of one class, so that accuracy tells nothing"
     accuracy, constant = _format_apart(evidence["accuracy"], evidence["constant_accuracy"])
-    text = f"accuracy {accuracy} on {evidence['examples']} examples"
+    unit = "labels (several per example)" if "several_labels" in evidence else "examples"
+    text = f"accuracy {accuracy} on {evidence['examples']} {unit}"
     p = _format_p(evidence["mcnemar_p"])
     if evidence["accuracy"] > evidence["constant_accuracy"]:
         if status == "ok" and evidence["within_noise"]:
             return f"{text} against {constant} (exact McNemar {p})"
         return f"{text}, above the constant's {constant} ({p})"
-    always = f"always {_label(evidence['constant_class'], names)}"
+    several = "several_labels" in evidence
+    always = "each label's majority" if several else f"always {_label(evidence['constant_class'], names)}"
     if evidence["accuracy"] == evidence["constant_accuracy"]:
         return f"{text} is the constant's ({constant}, {always})"
     test = "" if evidence["one_class"] else f"; exact McNemar {p}"
     return f"{text} is below the constant's ({constant}, {always}{test})"
+
+
+def _lead_clause(evidence: dict) -> str:
+    if "paper_rule" not in evidence:
+        return ""
+    lead = evidence["headline_lead"]
+    score, baseline = _format_apart(lead["score"], lead["baseline"])
+    return (
+        f"but {lead['metric']} {score} is clearly above the best constant's {baseline} (95% interval of the difference "
+        f"{lead['low']:.3f} to {lead['high']:.3f}), as can be with rare classes"
+    )
 
 
 def _r2_clause(evidence: dict) -> str:
@@ -914,20 +1038,27 @@ def _r2_clause(evidence: dict) -> str:
 
 def _headline_clause(status: str, basis: str, evidence: dict) -> str:
     name = evidence.get("metric", "score")
-    if "score" not in evidence or (basis == "eval_accuracy" and name == "accuracy"):
+    told = basis == "eval_accuracy" and name == "accuracy"
+    if "score" not in evidence or told or evidence.get("headline_lead", {}).get("metric") == name:
         return ""
     if "baseline" not in evidence:
         return f"{name} {_format_score(evidence['score'])}"
-    score, baseline = _format_apart(evidence["score"], evidence["baseline"])
-    if evidence["score"] > evidence["baseline"]:
-        return f"{name} {score}, above the best constant's {baseline}"
-    relation = "is" if evidence["score"] == evidence["baseline"] else "is below"
+    examples, smaller = evidence.get("examples"), evidence.get("smaller_is_better", False)
+    examples = examples if basis == "baseline" else None
+    equal = at_or_below(evidence["score"], evidence["baseline"], examples, smaller) and at_or_below(
+        evidence["score"], evidence["baseline"], examples, not smaller
+    )
+    score, baseline = _format_apart(evidence["baseline" if equal else "score"], evidence["baseline"])
+    better, worse = ("below", "above") if smaller else ("above", "below")
+    if not at_or_below(evidence["score"], evidence["baseline"], examples, smaller):
+        return f"{name} {score}, {better} the best constant's {baseline}"
+    relation = "is" if equal else f"is {worse}"
     text = f"{name} {score} {relation} the best constant's {baseline}"
     return text + (", which by itself is no failure" if status == "ok" else "")
 
 
 def _one_class_clause(status: str, basis: str, evidence: dict, names: Sequence[str] | None) -> str:
-    if status != "failed":
+    if status not in ("failed", "unknown") or "several_labels" in evidence or evidence.get("constant_accuracy") == 1:
         return ""
     kind, where = ("", "") if "one_class" in evidence else ("train_", " in training")
     if not evidence.get(f"{kind}one_class"):
@@ -938,11 +1069,13 @@ def _one_class_clause(status: str, basis: str, evidence: dict, names: Sequence[s
 
 
 def _loss_clause(status: str, basis: str, evidence: dict, regression: bool) -> str:
-    if "optimisation" not in evidence or (status == "ok" and basis != "training_only"):
+    if "optimisation" not in evidence or status == "ok":
         return ""
     loss, constant = _format_loss(evidence["train_loss"]), _format_loss(evidence["constant_loss"])
     reference = "the best constant's" if regression else "the label entropy"
     relation = {"stuck": "stayed at", "between": "is little below"}.get(evidence["optimisation"], "is clearly below")
+    if evidence["train_loss"] > 1.1 * evidence["constant_loss"]:
+        relation = "is above"
     kind = f": {evidence['failure']}" if "failure" in evidence else ""
     return f"train loss {loss} {relation} {reference} ({constant}){kind}"
 
@@ -959,21 +1092,21 @@ def _gradient_clause(status: str, evidence: dict) -> str:
     return f"{what} had vanished from {since} on and were back by step {gradients['healed_step']}"
 
 
-def _basis_clause(status: str, basis: str, evidence: dict) -> str:
-    if basis == "baseline":
-        return "there were no eval predictions to take the accuracy of"
+def _training_only_clause(status: str, basis: str, evidence: dict) -> str:
     if basis != "training_only" or status == "diverged":
         return ""
-    seen = []
-    if "optimisation" in evidence:
-        seen.append("training loss")
-    elif "train_loss" in evidence:
-        seen.append(f"a finite training loss ({_format_loss(evidence['train_loss'])})")
-    if "train_one_class" in evidence:
-        seen.append("predictions in training")
-    if "gradients" in evidence:
-        seen.append("gradients")
-    return f"there were no eval predictions and no baseline: this rests on {_join(seen or ['finite numbers'])} only"
+    text = "there was no evaluation with predictions, and no metric with a known baseline"
+    if evidence.get("optimisation") == "stuck" or evidence.get("train_one_class"):
+        return text + "; training looks like that of a failed run"
+    return text
+
+
+def _basis_clause(status: str, basis: str, evidence: dict) -> str:
+    if basis != "baseline":
+        return ""
+    if "examples" in evidence:
+        return "this rests on the reported accuracy, in counts of examples"
+    return "there were no eval predictions to take the accuracy of"
 
 
 def _label(label: int, names: Sequence[str] | None) -> str:

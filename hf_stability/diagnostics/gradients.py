@@ -72,6 +72,7 @@ class GradientMeter:
         layers = layers_of(model)
         layer_of = {id(p): i for i, group in enumerate(layers.values()) for p in group}
         self.names = list(layers)
+        self._trained = [(p, p.requires_grad) for p in model.parameters()]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.frozen = [p for p in model.parameters() if not p.requires_grad]
         self.index = torch.tensor([layer_of[id(p)] for p in self.parameters])
@@ -93,6 +94,10 @@ class GradientMeter:
             self.same_kind = len({(grad.device, grad.dtype, grad.layout) for grad in grads}) == 1
         self.present = present
         return grads
+
+    def is_current(self) -> bool:
+        """Whether the same parameters are trained as when the meter was made; not after some were frozen or unfrozen."""
+        return all(p.requires_grad is trained for p, trained in self._trained)
 
     def is_whole(self) -> bool:
         """Whether the gradients are of one kind, and no other parameter has one (frozen when the meter was made)."""

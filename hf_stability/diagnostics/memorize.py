@@ -17,6 +17,7 @@ from .failures import IGNORED_LABEL
 
 EXAMPLES, BATCH_SIZE, STEPS = 32, 8, 300
 RATE, WIDTH = 5e-5, 768  # BERT-base's middle rate (Devlin et al. 2019), and its units
+ADAPTERS = 10  # adapters take rates that are 10 to 100 times a whole model's
 WARMUP = 10  # update steps
 
 
@@ -39,7 +40,8 @@ def memorize(
     Args:
         model: a classifier, or a regression, that returns its loss; frozen parameters stay as they are.
         examples: as the collator takes them, with labels.
-        rate: default: 5e-5 for a model of 768 units, and inversely to the units for others.
+        rate: default: 5e-5 for a model of 768 units, and inversely to the units for others; 10 times that for a model with
+            adapters (PEFT).
         steps: update steps at most, for each of the two rates.
         show: a progress bar.
 
@@ -52,7 +54,8 @@ def memorize(
     from tqdm.auto import tqdm
 
     width = getattr(model.config, "hidden_size", WIDTH)
-    rate = RATE * WIDTH / width if rate is None else rate
+    usual = RATE * WIDTH / width * (ADAPTERS if getattr(model, "peft_config", None) else 1)
+    rate = usual if rate is None else rate
     model = model.to(device).float().eval()  # eval: dropout off, gradients all the same
     parts = [list(examples[i : i + batch_size]) for i in range(0, len(examples), batch_size)]
     batches = [{key: value.to(device) for key, value in collator(part).items()} for part in parts]

@@ -84,10 +84,11 @@ class AdamW(torch.optim.AdamW):
 
     The optimizer of the paper's released code differs in two places:
 
-    - eps stands outside of the correction there, `lr sqrt(c2) / c1 * m / (sqrt(v) + eps)`. Written like that, the eps
-      here is `eps sqrt(c2)`. Without correction the two are the same.
+    - eps is outside the correction there, `lr sqrt(c2) / c1 * m / (sqrt(v) + eps)`. Written like that, the eps here is
+      `eps sqrt(c2)`. Without correction the two are the same. So `bias_correction=False` at the rate `lr sqrt(c2) / c1`
+      is their corrected step (`lr_bias_correction`, recipe `mosbach2021_released`).
     - The weights decay after the step there. One update then differs by lr wd of the step: 2e-7 of it at lr 2e-5 and
-      wd .01.
+      wd 0.01. Their decay's rate is lr, without the factor; in the recipe `mosbach2021_released` it has the factor.
 
     Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019, arXiv 1711.05101); BERT's own
     optimizer has no correction (Devlin et al., NAACL 2019, arXiv 1810.04805); what that does to fine-tuning: Mosbach,

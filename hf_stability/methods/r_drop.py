@@ -46,8 +46,12 @@ def r_drop(compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[s
 
         L = (CE_1 + CE_2) / 2 + alpha (KL(P_1 || P_2) + KL(P_2 || P_1)) / 2
 
-    over two passes; means over examples. In these units the released code has alpha .5 in fairseq (sums, for RoBERTa),
-    and a quarter of the batch size in transformers, where a sum over the batch is added to a mean: 4 at a batch of 16.
+    over two passes; means over examples. In these units, with B examples per batch, the released code has three alphas:
+
+    - 0.5 in fairseq, for RoBERTa (`--reg-alpha` 1, both losses are sums);
+    - 0.25 B in transformers' BERT, 4 at a batch of 16: a sum of the KL over the batch is added to a mean;
+    - 1.4 B in transformers' RoBERTa, 22.4 at 16: the same, and the cross entropy is that of the first pass only.
+
     (The paper's text has CE_1 + CE_2: twice this L, with twice the alpha.) Both passes are made at once, with a batch of
     twice the size: twice the time, and the memory of it. They share what is drawn once a pass (Mixout's neurons). The
     diagnostics count each example twice.

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..callback import write_json
 from ..errors import InputError
+from ..utils.files import write_json
 from .plan import Job, run_folder
 from .records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
 from .summary import decimal

@@ -186,8 +186,9 @@ def _visible_gpus() -> list[str]:
 
 
 def _write_error(folder: Path, error: Exception) -> str:
-    """Leave the traceback in the run's folder; its last line."""
+    """Leave the traceback in the run's folder, where that can be written; its last line."""
     lines = traceback.format_exception(error)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text("".join(lines), encoding="utf-8")
+    with contextlib.suppress(OSError):  # a full disk, or a file in the folder's place: the last line says so
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text("".join(lines), encoding="utf-8")
     return lines[-1].strip().splitlines()[0]

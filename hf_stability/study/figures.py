@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..callback import write_bytes
 from ..diagnostics.failures import CENSORED, label_entropy
 from ..diagnostics.plots import own_style
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
+from ..utils.files import write_bytes
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
 from .records import RunRecord
 from .study import read_runs

@@ -29,7 +29,7 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
-ADDED_FIELDS = {"stages": [], "cell": None, "policy": None, "until_look": False}
+ADDED_FIELDS = {"stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32"}
 """Fields that are left out where they have these values: jobs of before they were there keep their ids."""
 STREAM_ARGS = ("init_seed", "data_seed", "dropout_seed")
 """What tells the runs of two-way seeds apart, beside their cell."""
@@ -61,6 +61,7 @@ class Job:
         policy: of restarts with early stopping, `{"seeds": [1, 2, 3], "look_at": 0.25, "finish": 1}`: the recipe's seeds,
             after which share of the update steps they are looked at, and how many of them are finished. None: all are.
         until_look: train up to the look only.
+        dtype: "float32", "bfloat16" or "float16": what the weights are loaded and trained in.
     """
 
     recipe: str
@@ -83,6 +84,7 @@ class Job:
     cell: dict[str, int] | None = None
     policy: dict[str, Any] | None = None
     until_look: bool = False
+    dtype: str = "float32"
     schema: str = JOB_SCHEMA
 
     @property

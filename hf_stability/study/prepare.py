@@ -21,6 +21,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.integrations import get_available_reporting_integrations
 
+from ..diagnostics.precision import WAY_OUT, half_precision_weights
 from ..errors import InputError
 from ..methods.mixout import warn_of_dropout
 from ..methods.r_drop import check_dropout
@@ -30,7 +31,7 @@ from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, derived_batch_size
 from .plan import Job
-from .run import model_config
+from .run import load_model, model_config
 
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ OWN_ARGS = {
 }
 
 MAX_SEEDS = 100_000  # more is a mistake: a seed given as a count
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a study's weights can be."""
 
 HUB_TIMEOUT_S = 5.0  # without a network the libraries retry for 23 s for each of a model's files
 
@@ -151,7 +155,8 @@ def load_tokenizer(model: str):
 def fingerprint_model(model: str, config) -> str:
     """SHA-256 over a model's pretrained weights, wherever they are, and its config.
 
-    A head that is drawn anew is left out, and so is what a task sets in the config (labels).
+    A head that is drawn anew is left out, and so is what a task sets in the config (labels). Weights saved in half
+    precision count in float32, as they are trained.
 
     Args:
         model: a folder or a name on the hub.
@@ -161,9 +166,7 @@ def fingerprint_model(model: str, config) -> str:
         InputError: the weights cannot be loaded.
     """
     try:
-        loaded, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            model, config=config, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        loaded, info = load_model(model, config, output_loading_info=True)
     except Exception as error:  # damaged files, by whatever library reads them
         raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
     other_size = {key for key, *_ in info.get("mismatched_keys", ())}
@@ -180,6 +183,34 @@ def fingerprint_model(model: str, config) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def weights_dtype(asked: str, model: str, config, precision: Sequence[str] = ()) -> str:
+    """What the weights are loaded in, by name; half precision gets a warning.
+
+    Args:
+        asked: `--dtype`: "float32", "bfloat16", "float16", or "auto": as the checkpoint was saved.
+        model, config: see [`fingerprint_model`].
+        precision: the recipes' mixed precision: "no", "bf16" or "fp16".
+
+    Raises:
+        InputError: weights that cannot be loaded; float16 weights with fp16 mixed precision, whose gradients the loss
+            scaler refuses; another dtype.
+    """
+    if asked == "float32":
+        return asked
+    try:
+        loaded = load_model(model, config, asked)
+    except Exception as error:  # damaged files, by whatever library reads them
+        raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {asked}: these weights are {dtype}; give --dtype float32")
+    if dtype == "float16" and "fp16" in precision:
+        raise InputError(f"--dtype {asked} with --fp16: fp16 mixed precision needs float32 weights; leave --dtype out")
+    if warning := half_precision_weights(loaded):
+        logger.warning(f"--dtype {asked}: {warning.removesuffix(WAY_OUT)}The default, --dtype float32, avoids this.")
+    return dtype
 
 
 def fingerprint_tokens(data: TokenizedData) -> str:
@@ -230,6 +261,7 @@ def make_jobs(
     processes: int = 1,
     device: str = "cpu",
     precision: Mapping[str, str] | None = None,
+    dtype: str = "float32",
 ) -> list[Job]:
     """The jobs of a study, recipe by recipe.
 
@@ -240,6 +272,7 @@ def make_jobs(
         preset, given: the task's and the command line's training arguments.
         tokenizer, keep_model, threads, processes, device: see [`Job`].
         precision: by recipe, the `mixed_precision` of [`Job`]; default: "no".
+        dtype: see [`Job`] and [`weights_dtype`].
 
     Raises:
         InputError: a setting that no run could start with.
@@ -262,6 +295,7 @@ def make_jobs(
                 processes=processes,
                 device=device,
                 mixed_precision=(precision or {}).get(recipe.name, "no"),
+                dtype=dtype,
                 model=model,
                 tokenizer=tokenizer,
                 data_folder=str(data_folder),

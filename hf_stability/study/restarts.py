@@ -79,6 +79,24 @@ def _probability_all_among(count: np.ndarray, n: np.ndarray, runs: int, replace:
     return np.cumprod((count - j).clip(0) / (runs - j), axis=0)[n - 1]  # C(count, n) / C(runs, n), as a product
 
 
+def chance_among(count: np.ndarray, budget: float, runs: int, *, replace: bool) -> np.ndarray:
+    """Probability that all of `budget` drawn runs are among `count` of `runs`; linear between whole budgets.
+
+    Args:
+        count: (...), from 0 to `runs`.
+        budget: at least 1; without replacement at most `runs`.
+        runs: N, at least 1.
+        replace: draw with replacement.
+
+    Returns:
+        (...), in [0, 1].
+    """
+    whole = floor(budget)
+    more = whole + 1 if replace else min(whole + 1, runs)
+    at_whole, at_more = _probability_all_among(np.asarray(count), np.array([whole, more]), runs, replace)
+    return at_whole + (budget - whole) * (at_more - at_whole)
+
+
 def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: np.ndarray | None = None) -> np.ndarray:
     """Expected report score of plain restarts that cost `budget` runs; not a whole number, in general.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..callback import write_text
 from ..errors import InputError
+from ..utils.files import write_text
 from . import restarts
 from .scores import RecipeScores, read_recipes, read_scores
 from .summary import markdown_table

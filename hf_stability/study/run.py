@@ -28,13 +28,15 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ..callback import StabilityCallback, write_bytes, write_json
+from ..callback import StabilityCallback
+from ..diagnostics.evaluation import named_output
 from ..diagnostics.step_record import LAST_PART
 from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments
+from ..utils.files import write_bytes, write_json
 from ..version import __version__
 from .plan import Job
 from .records import LOOK, RunRecord, delete_checkpoints
@@ -129,15 +131,13 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     config = model_config(job.model, data.task, job.model_config)
 
     def model_init():
-        # Mismatched sizes: the head of a model that was fine-tuned on a task with other labels; prepare.py checks the rest.
-        return AutoModelForSequenceClassification.from_pretrained(
-            job.model, config=config, ignore_mismatched_sizes=True
-        )
+        return load_model(job.model, config, job.dtype)
 
     stability = StabilityCallback(
         output_dir=args.output_dir,
         tensorboard_dir=args.output_dir,  # TensorBoard shows the run by its folder's name
         metric=data.task.headline,
+        baseline="compute_metrics",  # the task's own metric script, which keeps nothing
         hparams=hyperparameters(job, args),
         texts={"recipe": settings_table(job)},
         audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
@@ -173,7 +173,7 @@ def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
         encoder = trainer.model.base_model
         encoder.save_pretrained(folder)
         config = AutoConfig.from_pretrained(model)
-        config.architectures = [type(encoder).__name__]
+        config.architectures, config.dtype = [type(encoder).__name__], encoder.dtype  # not the checkpoint's dtype
         config.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
 
@@ -203,6 +203,25 @@ def settings_table(job: Job) -> str:
     values = {**job.args, **{f"model_config.{name}": value for name, value in job.model_config.items()}}
     rows = [[name, str(value), job.sources.get(name, "")] for name, value in values.items()]
     return markdown_table(["argument", "value", "from"], rows)
+
+
+def load_model(model: str, config, dtype: str = "float32", **more):
+    """A classifier with the pretrained weights, in float32 unless told otherwise: left alone, transformers 5 loads what was
+    saved in half precision in half precision, and training fails (see diagnostics/precision.py).
+
+    Args:
+        model: a folder or a name on the hub.
+        config: the model's, with the task's labels.
+        dtype: "float32", "bfloat16" or "float16"; "auto": as the checkpoint was saved.
+        more: for `from_pretrained`.
+    """
+    return AutoModelForSequenceClassification.from_pretrained(
+        model,
+        config=config,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        ignore_mismatched_sizes=True,  # the head of a model fine-tuned on other labels; prepare.py checks the rest
+        **more,
+    )
 
 
 def model_config(model: str, task, values: dict[str, Any]):
@@ -286,7 +305,9 @@ class LookCallback(TrainerCallback):
 
 
 def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
-    """Make the folder ready; the checkpoint to resume from, if there is one."""
+    """Make the folder ready; the checkpoint to resume from, if there is one. Raises InputError where it is a file."""
+    if os.path.lexists(folder) and not folder.is_dir():  # every process sees it: none waits for another
+        raise InputError(f"{folder} is a file, and the run's folder is needed there; move it away")
     unfinished = _unfinished_job_id(folder) == job.id
     before = job.policy["look_at"] if job.until_look else None
     checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None
@@ -376,11 +397,10 @@ def _write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: floa
     metric = trainer.stability.metric
     sets = trainer.eval_dataset
     prefix = f"eval_{next(iter(sets))}_" if isinstance(sets, dict) else "eval_"  # MNLI: the first set counts
-    if trainer.stability.evaluation.get("predictions") is not None:
-        evaluation = trainer.stability.evaluation
-        logits = evaluation["predictions"]
-        logits = logits[0] if isinstance(logits, tuple) else logits
-        np.savez_compressed(folder / "predictions.npz", logits=logits, labels=evaluation["labels"])
+    evaluation = trainer.stability.evaluation
+    if evaluation.predictions is not None:
+        logits = named_output(evaluation.predictions, evaluation.output_names)
+        np.savez_compressed(folder / "predictions.npz", logits=logits, labels=evaluation.labels)
     write_json(
         folder / "metrics.json", finite({"metric": metric, "last": last, "best": best, "evaluations": evaluations})
     )

@@ -85,6 +85,7 @@ def plan_stages(
     given: Mapping[str, Any] | None = None,
     tokenizer: str = "",
     threads: int = 1,
+    dtype: str = "float32",
 ) -> StagePlan:
     """The stages of all recipes; nothing is written.
 
@@ -94,7 +95,7 @@ def plan_stages(
         load: gives a stage's data as text and as tokens.
         folder: the study's.
         given: the command line's training arguments; a stage's own go over them.
-        tokenizer, threads: see [`Job`].
+        tokenizer, threads, dtype: see [`Job`].
 
     Raises:
         InputError: no data, or a setting that no training could start with; the message begins with recipe and stage.
@@ -126,6 +127,7 @@ def plan_stages(
                     processes=args.world_size,
                     device=args.device.type,
                     mixed_precision=args.mixed_precision,
+                    dtype=dtype,
                     model=str(encoder_folder(folder, chain[-1])) if chain else model,
                     tokenizer=tokenizer,
                     data_folder=str(folder / "data" / hashed[:16]),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..tasks.load import is_saved
 from .early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .executors import Event, execute_in_process, execute_in_workers
 from .plan import Job, check_jobs, differences, encoder_folder, run_folder
@@ -20,6 +21,7 @@ from .records import LOOK, RunRecord, read_run
 from .summary import NOT_OK, summarize, to_markdown, write_summary
 
 
+TABLES = ("summary.md", "summary.csv", "summary.json")
 SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint")
 
 
@@ -228,6 +230,7 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
         raise InputError(f"--output_dir {folder}: this is a file; give a folder")
     if not nearest_existing.is_dir() or not _writable(nearest_existing):
         raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
+    _check_nothing_in_the_way(jobs, folder, stages)
     by_recipe = {job.recipe: job for job in jobs}
     for run in [*read_runs(folder), *read_looks(folder)]:
         path = folder / "runs" / run.name / "config.json"
@@ -246,6 +249,21 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
                 f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
+
+
+def _check_nothing_in_the_way(jobs: Sequence[Job], folder: Path, stages: Sequence[Job]) -> None:
+    """Refuse files, and dangling links, where folders are to be made, and folders where files are to be written."""
+    data = {Path(job.data_folder) for job in (*jobs, *stages) if job.data_folder}
+    for path in [*(run_folder(folder, job) for job in (*jobs, *stages)), *sorted(data)]:
+        there = next(part for part in (path, *path.parents) if os.path.lexists(part))
+        if not there.is_dir():
+            raise InputError(f"--output_dir {folder}: {there} is a file, and a folder is needed there; move it away")
+    for path in sorted(data):
+        if path.is_dir() and not is_saved(path):
+            raise InputError(f"--output_dir {folder}: {path} is a folder without tokenised data; move it away")
+    for path in (folder / name for name in TABLES):
+        if path.is_dir():
+            raise InputError(f"--output_dir {folder}: {path} is a folder, and a table is written there; move it away")
 
 
 def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages: Sequence[Job]) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ..callback import write_json, write_text
 from ..diagnostics.failures import CENSORED
+from ..utils.files import write_json, write_text
 from .plan import run_name
 from .records import RunRecord
 from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
@@ -31,7 +31,7 @@ from .statistics import BrownForsythe, brown_forsythe, fisher_exact_p, standard_
 
 SUMMARY_SCHEMA = "hf_stability.summary/4"
 NOT_OK = ("failed", "diverged")
-NO_RESULT = ("crashed", "waiting")
+NO_RESULT = ("crashed", "waiting", "unknown")
 RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
     "planned_steps", "alarm_step", "audited", "evaluations", "sentence",
@@ -94,6 +94,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     runs alone: it is conditional on success. What cannot be computed is None. With `--validation_half both` all of these
     are of the first half; `report_mean` is the mean on the second, of the same runs as `mean`.
 
+    Runs whose verdict is `unknown` are in no figure; `unknown` counts them, where there are any.
+
     Stopped runs are among the `runs`, and have no score. A recipe with `stopped` runs has a `max` only, and instead of
     `failed_share` the bounds `failed_share_if_all_heal` and `failed_share_if_all_fail`, each with its 95% Wilson
     interval; without stopped runs these are the failed share. `alarmed` runs raised an alarm, whatever came of it;
@@ -124,6 +126,12 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     }
 
 
+def _apart(figures: Mapping[str, Any]) -> str:
+    """Runs that are in no figure: ` (+1 crashed, +2 unknown)`."""
+    counts = [f"+{figures[kind]} {kind}" for kind in ("crashed", "unknown") if figures.get(kind)]
+    return f" ({', '.join(counts)})" if counts else ""
+
+
 def _last_scores(runs: Sequence[RunRecord]) -> np.ndarray:
     return np.array([run.last for run in runs if run.status not in NO_RESULT and run.last is not None], dtype=float)
 
@@ -134,6 +142,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     stopped = sum(run.status == "stopped" for run in judged)
     early = sum(run.ended_at_look for run in judged)
     failed = sum(run.status in NOT_OK for run in finished)
+    unknown = sum(run.status == "unknown" for run in runs)
     last = _last_scores(finished)
     whole = [] if stopped or early else finished  # the others' scores are conditional on not having been stopped
     scores = _last_scores(whole)
@@ -143,6 +152,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "recipe": recipe,
         "runs": len(judged),
         "crashed": sum(run.status == "crashed" for run in runs),
+        **({"unknown": unknown} if unknown else {}),
         "failed": failed,
         **_with_interval("failed_share", failed, len(whole)),
         "std_ok": _std(_last_scores([run for run in whole if run.status == "ok"])),
@@ -449,7 +459,7 @@ def recipes_table(summary: dict[str, Any]) -> str:
     rows = [
         [
             figures["recipe"],
-            str(figures["runs"]) + (f" (+{figures['crashed']} crashed)" if figures["crashed"] else ""),
+            str(figures["runs"]) + _apart(figures),
             failed_text(figures),
             *(cell(figures) for cell in stops.values()),
             *(decimal(figures[key]) for key in columns.values()),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..callback import write_text
 from ..errors import InputError
 from ..training_args import seed_streams
+from ..utils.files import write_text
 from . import two_way
 from .plan import Job
 from .records import RunRecord

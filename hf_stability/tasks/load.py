@@ -6,14 +6,19 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import socket
 import struct
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from ..errors import InputError, nearest
 from .files import load_files
@@ -30,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_BAR_ROWS = 20_000  # fewer are tokenised in a second or two
 _RECORD = "task.json"
+_SAVING = ".saving-"  # in the name of a folder that is being written
+_SAVING_BEFORE = re.compile(r"\.[0-9a-f]{16}\.\w{8}")  # such a name of earlier versions
+_HOUR_S, _DAY_S = 60 * 60.0, 24 * 60 * 60.0
 
 
 def load_task_data(
@@ -37,6 +45,8 @@ def load_task_data(
     data_dir: str | os.PathLike | None = None,
     train_file: str | os.PathLike | None = None,
     validation_file: str | os.PathLike | None = None,
+    text_column_names: Sequence[str] | None = None,
+    label_column_name: str | None = None,
 ) -> TaskData:
     """The data of a GLUE task, of a bundled demo task, or of the user's own files.
 
@@ -44,12 +54,17 @@ def load_task_data(
         task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task; None with files.
         data_dir: for a GLUE task, a folder in the official layout; None: the hub's copy.
         train_file, validation_file: see `files.load_files`; both or none.
+        text_column_names, label_column_name: of the files, see there.
 
     Raises:
         InputError: contradicting or missing arguments, an unknown task, and all that the loaders find.
     """
     if task_name is not None and (train_file is not None or validation_file is not None):
         raise InputError(f"--task_name {task_name}: give either it or --train_file with --validation_file, not both")
+    for flag, value in (("text_column_names", text_column_names), ("label_column_name", label_column_name)):
+        if value is not None and train_file is None:
+            value = value if isinstance(value, str) else " ".join(value)
+            raise InputError(f"--{flag} {value}: goes with --train_file and --validation_file")
     if task_name is None:
         if train_file is None and validation_file is None:
             raise InputError("no data: give --task_name, or --train_file with --validation_file")
@@ -59,7 +74,9 @@ def load_task_data(
             raise InputError(f"--validation_file {validation_file}: --train_file is missing")
         if data_dir is not None:
             raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with --train_file")
-        return load_files(train_file, validation_file)
+        return load_files(
+            train_file, validation_file, text_column_names=text_column_names, label_column_name=label_column_name
+        )
 
     if is_glue(task_name):
         return load_glue(_glue_name(task_name), data_dir)
@@ -179,16 +196,18 @@ class TokenizedData:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes everything to `folder`, replacing an earlier save; a reader sees the whole of it or nothing.
 
+        What a killed save left beside it is deleted.
+
         Raises:
             FileExistsError: `folder` exists and is not an earlier save.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / _RECORD).is_file():
+        if folder.exists() and not is_saved(folder):
             raise FileExistsError(f"{folder} exists and holds no tokenized data")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
-        )  # a sibling: renaming is atomic
+        delete_leftovers(folder.parent)
+        prefix = f".{folder.name}{_SAVING}{socket.gethostname()}-{os.getpid()}-"
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))  # a sibling: renaming is atomic
         try:
             new, old = temporary / "new", temporary / "old"
             rows = len(self.train) + sum(map(len, self.validation.values()))
@@ -234,6 +253,43 @@ class TokenizedData:
             name: load_from_disk(folder / "validation" / name, keep_in_memory=False) for name in record["validation"]
         }
         return cls(task, load_from_disk(folder / "train", keep_in_memory=False), validation, record["truncated_share"])
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether this is what [`TokenizedData.save`] writes."""
+    return (folder / _RECORD).is_file()
+
+
+def delete_leftovers(parent: Path) -> None:
+    """Delete what saves into `parent` left that were killed; not what another process is writing.
+
+    The folder's name has the machine and the process. On this machine the process is asked for; of another machine, or an
+    earlier version, what has not changed for a day is deleted.
+    """
+    for folder in parent.glob(".*.*"):
+        name = folder.name
+        if not folder.is_dir() or not (_SAVING in name or _SAVING_BEFORE.fullmatch(name)):
+            continue
+        machine, pid = ["", "", *name.rpartition(_SAVING)[2].rsplit("-", 2)][-3:-1]
+        try:
+            changed = folder.stat().st_mtime
+            here = machine == socket.gethostname() and pid.isdigit()
+            stale = not _runs_since(int(pid), changed) if here else time.time() - changed > _DAY_S
+        except OSError:  # deleted or renamed meanwhile
+            continue
+        if stale:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs_since(pid: int, then: float) -> bool:
+    """Whether a process of this number is running that was there at this time: numbers are given again. An hour more, for a
+    file server's clock."""
+    try:
+        return psutil.Process(pid).create_time() <= then + _HOUR_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # it is there, and not to be looked at
+        return True
 
 
 def tokenize(

@@ -51,9 +51,11 @@ class TaskData:
         validation: the development sets by name. One for nearly every task, `{"validation": ...}`;
             MNLI has `{"validation_matched": ..., "validation_mismatched": ...}`. The first is the one that counts.
         source: where it came from, in words, for the record: `"nyu-mll/glue (hub)"`, `"folder (official layout)"`.
+        label_column: what the label's column is called in the user's file.
     """
 
     task: Task
     train: Dataset
     validation: dict[str, Dataset] = field(default_factory=dict)
     source: str = ""
+    label_column: str = "label"

@@ -177,3 +177,87 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypa
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     bench.report(tmp_path / "none")
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == committed
+
+
+# ---- unbalanced classes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", bench.UNBALANCED)
+def test_the_sentences_of_a_setting_have_its_shares_and_none_comes_twice(name):
+    setting = bench.UNBALANCED[name]
+    splits = bench.draw_sentences(setting)
+    texts = [text for rows in splits.values() for text, _ in rows]
+    assert len(texts) == len(set(texts)) == 1000 + bench.EXAMPLES
+    assert splits == bench.draw_sentences(setting)
+    counts = np.bincount([label for rows in splits.values() for _, label in rows], minlength=len(setting.shares))
+    expected = np.array(setting.shares) * len(texts)
+    assert (np.abs(counts - expected) <= 4 * np.sqrt(expected)).all() and counts.min() > 0
+    assert {label for _, label in splits["train"]} == set(range(len(setting.shares)))
+
+
+def test_the_ten_classes_are_the_grammars():
+    assert len(bench.KINDS_AND_FORMS) == 10
+    splits = bench.draw_sentences(bench.UNBALANCED["ten"])
+    forms = {text: bench.KINDS_AND_FORMS[label][1] for text, label in splits["first"]}
+    pronouns = ("himself", "herself", "itself", "themselves")
+    for text, form in forms.items():
+        assert (form == "reflexive") == any(word in text.rstrip(".").split() for word in pronouns)
+        assert form != "property" or " is " in text or " are " in text
+
+
+@pytest.mark.parametrize(
+    "matthews, finite, outcome",
+    [
+        (0.9, True, "sound"),
+        (0.5, True, "sound"),
+        (0.3, True, "between"),
+        (0.1, True, "failed"),
+        (0.9, False, "failed"),
+    ],
+)
+def test_the_outcome_of_a_run(matthews, finite, outcome):
+    assert bench.outcome_of({"matthews": matthews, "finite": finite}) == outcome
+
+
+def unbalanced_rows():
+    """Two sound runs, one of which only the old rule alarms, and a failed one that both do, the new one later."""
+    risky, calm = {"level": -50.0, "trend": 0.0, "spread": 0.0}, {"level": 5.0, "trend": 0.0, "spread": 0.0}
+    made = []
+    for seed, kind in ((1, "sound"), (2, "sound"), (3, "failed")):
+        for fraction in (0.2, 0.5):
+            bad = kind == "failed" or (seed == 1 and fraction == 0.2)
+            losses = {"loss": 1.0 if fraction >= 0.5 else math.nan, "loss_before": 1.0}
+            made.append({"setting": "rare07", "seed": seed, "kind": kind, "fraction": fraction} | losses)
+            made[-1] |= risky if bad else calm
+    return made
+
+
+def test_the_first_alarms_by_both_rules_on_the_same_records():
+    made = unbalanced_rows()
+    assert bench.first_alarms(made, "sound", "before") == {("rare07", 1): 0.2, ("rare07", 2): None}
+    assert bench.first_alarms(made, "sound", "now") == {("rare07", 1): None, ("rare07", 2): None}
+    assert bench.first_alarms(made, "failed", "before") == {("rare07", 3): 0.2}
+    assert bench.first_alarms(made, "failed", "now") == {("rare07", 3): 0.5}
+
+
+def test_the_table_of_unbalanced_classes():
+    rows = [line.strip("| ").split(" | ") for line in bench.unbalanced_table(unbalanced_rows())[2:]]
+    assert [row[0] for row in rows] == ["rare07", "all"] and rows[0][1:] == rows[1][1:]
+    assert [cell.split(" =")[0] for cell in rows[0][1:]] == ["3", "1/2", "0/2", "-", "-", "1/1", "1/1"]
+
+
+def test_a_run_of_a_setting_leaves_what_the_report_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "EXAMPLES", 32)
+    monkeypatch.setattr(bench, "EPOCHS", 10)
+    monkeypatch.setattr(bench, "LAYERS", 1)
+    bench.run_unbalanced(tmp_path, "test_unbalanced", ["rare15"], minutes=60, most=1)
+    folder = tmp_path / "test_unbalanced" / "rare15" / "5001"
+    written = (folder / "run.json").stat().st_mtime_ns
+    bench.run_unbalanced(tmp_path, "test_unbalanced", ["rare15", "rare07"], minutes=0, most=1)
+    bench.run_unbalanced(tmp_path, "test_unbalanced", ["rare15"], minutes=60, most=1)
+    assert (folder / "run.json").stat().st_mtime_ns == written and len(list(tmp_path.glob("*/*/*"))) == 1
+    found = bench.unbalanced_looks(folder, "rare15")
+    assert [row["step"] for row in found] == early_warning.check_steps(2, 20)
+    for row in found:
+        assert math.isnan(row["loss"]) or row["fraction"] >= 0.5
+        assert math.isfinite(row["loss_before"]) and row["kind"] in ("sound", "between", "failed")

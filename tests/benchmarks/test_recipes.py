@@ -11,6 +11,7 @@ from benchmarks.recipes_report import (
     MARKS,
     Arm,
     against_restarts,
+    difference_text,
     holm,
     paired_difference,
     restarts,
@@ -98,13 +99,29 @@ def test_a_small_spread_of_failed_runs_or_none_is_marked():
 def test_restarts_at_equal_compute_are_chosen_on_the_other_half():
     base = made_arm("devlin2019", 0.0, 1)
     lucky = replace(base, select=base.report)
-    value, difference, low, high = against_restarts(made_arm("a", 0.0, 2), base, 6.67)
-    assert low < difference < high and value < against_restarts(base, lucky, 6.67)[0]
-    assert against_restarts(base, base, 1.0)[0] == pytest.approx(base.report.mean())
+    found = against_restarts(made_arm("a", 0.0, 2), base, 6.67)
+    assert found.low < found.difference < found.high and found.restarts < restarts(lucky, 6.67)
+    assert restarts(base, 1.0) == pytest.approx(base.report.mean())
     rare = np.where(np.arange(20) < 18, 0.5, 0.9)  # 2 of 20 runs are good
-    value, draws = restarts(replace(base, select=rare, report=rare), 7.0)
+    value = restarts(replace(base, select=rare, report=rare), 7.0)
     assert value == pytest.approx(0.5 + 0.4 * (1 - math.comb(18, 7) / math.comb(20, 7)))
-    assert draws.mean() == pytest.approx(value) and draws.std() > 0.05
+
+
+def test_scores_of_runs_that_diverged_are_left_out_of_the_intervals():
+    base, arm = made_arm("devlin2019", 0.5, 1), made_arm("a", 0.0, 2)
+    without = np.where(np.arange(20) == 3, np.nan, arm.report)
+    mean, low, high = paired_difference(without, base.report)
+    assert (mean, low, high) == paired_difference(np.delete(arm.report, 3), np.delete(base.report, 3))
+    found = against_restarts(replace(arm, report=without), base, 2.0)
+    assert found == against_restarts(replace(arm, report=np.delete(arm.report, 3)), base, 2.0)
+    broken = replace(base, select=np.where(np.arange(20) == 5, np.nan, base.select))
+    fewer = replace(base, select=np.delete(base.select, 5), report=np.delete(base.report, 5))
+    assert against_restarts(arm, broken, 2.0) == against_restarts(arm, fewer, 2.0)
+
+
+def test_one_run_has_a_difference_without_an_interval():
+    assert difference_text(*paired_difference(np.array([0.9]), np.array([0.8]))) == "+.100"
+    assert difference_text(0.1, 0.05, 0.15) == "+.100 (+.050 to +.150)"
 
 
 def test_power_is_what_the_protocol_says(monkeypatch):
@@ -189,6 +206,14 @@ def test_the_page_is_made_from_the_runs(studies, monkeypatch):
     assert all(f"]({recipes_report.FROM_README}{name})" in page for name in pictures)
     results = (studies / "results.md").read_text()
     assert "](PROTOCOL.md)" in results and "](../benchmarks/recipes_study/PROTOCOL.md)" in page
+    assert " ".join(page.split()).count("in simulations at n = 20)") == 3
+    table = (studies / "runs.csv").read_bytes()
+    (studies / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    (studies / "results.md").unlink()
+    monkeypatch.setattr("sys.argv", ["recipes_report.py", "--from_csv"])
+    assert recipes_report.main() == 0
+    assert (studies / "README.md").read_text() == page and (studies / "results.md").read_text() == results
+    assert (studies / "runs.csv").read_bytes() == table
 
 
 def test_runs_of_another_rate_and_parts_that_are_not_whole_are_refused(studies):

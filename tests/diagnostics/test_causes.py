@@ -45,6 +45,8 @@ NORMS = np.ones((50, 4))
 LAYERS = ["embeddings", "layer_00", "layer_01", "classifier"]
 ALARM = {"step": 30, "total_steps": 100, "risk": 0.9}
 
+ADAPTERS = {"trainable": {"layer_00": 1}, "frozen": {"layer_00": 9, "classifier": 1, "pooler": 1}, "adapters": "LORA"}
+
 # check, values, how likely, what the sentence says
 CASES = {
     # labels
@@ -228,9 +230,64 @@ CASES = {
     ),
     "adapters": (
         "frozen weights",
-        {"trainable": {"layer_00": 1}, "frozen": {"layer_00": 9}, "adapters": True},
+        {"trainable": {"layer_00": 1}, "frozen": {"layer_00": 9}, "adapters": "LORA"},
         "unlikely",
         "adapters are trained",
+    ),
+    "adapters, and a new head that is frozen": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"classifier": "new", "bert.pooler.dense": "kept"}},
+        "likely",
+        "the head is frozen, and was drawn at random (classifier)",
+    ),
+    "adapters, and a new pooler that is frozen": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"bert.pooler.dense": "new"}},
+        "likely",
+        "the pooler is frozen, and was drawn at random (bert.pooler.dense)",
+    ),
+    "adapters, and a head of unknown values": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"score": "unknown"}},
+        "possible",
+        "the head is frozen (score); whether it was drawn at random is not known",
+    ),
+    "the same head, by the pretrained files": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"score": "unknown"}, "missing_weights": ["score.weight"]},
+        "likely",
+        "the head is frozen, and was drawn at random (score)",
+    ),
+    "adapters of a language model": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"lm_head": "loaded", "bert.pooler.dense": "kept"}},
+        "unlikely",
+        "adapters are trained",
+    ),
+    "adapters, by their files alone": ("frozen weights", {"adapters": "LORA", "frozen_parts": {}}, "unlikely", "adapters are"),
+    "half a head frozen": (
+        "frozen weights",
+        {"trainable": {"layer_00": 9, "classifier": 1}, "frozen": {"classifier": 8}, "frozen_parts": {"classifier.dense": "new"}},
+        "likely",
+        "the head is frozen, and was drawn at random (classifier.dense)",
+    ),
+    "a head as it was loaded": (
+        "frozen weights",
+        {"trainable": {"layer_00": 9}, "frozen": {"classifier": 1}, "frozen_parts": {"classifier": "loaded"}},
+        "possible",
+        "with the values that were loaded",
+    ),
+    "head and embeddings frozen": (
+        "frozen weights",
+        {"trainable": {"layer_00": 6}, "frozen": {"embeddings": 3, "classifier": 1}, "frozen_parts": {"classifier": "new"}},
+        "likely",
+        "drawn at random (classifier); 40% of the weights are frozen (embeddings)",
+    ),
+    "new tokens": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"bert.embeddings.word_embeddings": "new tokens"}},
+        "possible",
+        "tokens that were added to the tokenizer",
     ),
     "all layers": ("layers", {"layers": LAYERS, "layer_norms": NORMS}, "unlikely", "all 4 layers"),
     "a layer that is not there": (
@@ -331,6 +388,21 @@ CASES = {
         "1.9 times the paper's 2e-05, scaled from 1024 to 768 units (2.7e-05)",
     ),
     "a large rate": ("learning rate", schedule(1e-3), "likely", "50 times"),
+    "a rate of LoRA": (
+        "learning rate",
+        {**schedule(1e-3), "hidden_size": 1024, "adapters": "LORA"},
+        "unlikely",
+        "of LORA adapters, which take higher rates than a whole model; the paper has no bound for them (LoRA's authors: 2e-04",
+    ),
+    "a large rate of LoRA": ("learning rate", {**schedule(6e-3), "adapters": "LORA"}, "possible", "peak learning rate 0.006"),
+    "a small rate of LoRA": ("learning rate", {**schedule(1e-5), "adapters": "LORA"}, "possible", "peak learning rate 1e-05"),
+    "a rate of prompts": ("learning rate", {**schedule(0.3), "adapters": "PROMPT_TUNING"}, "unlikely", "of PROMPT_TUNING"),
+    "a rate of one group": (
+        "learning rate",
+        {**schedule(), "rate_note": "this is the encoder's rate, the parameter groups have 2e-05 to 0.001"},
+        "unlikely",
+        "1 times the paper's 2e-05; this is the encoder's rate, the parameter groups have 2e-05 to 0.001",
+    ),
     "a tiny rate": ("learning rate", schedule(1e-7), "likely", "0.005 times"),
     "a small rate": ("learning rate", schedule(1e-6), "possible", "0.05 times"),
     # verdict
@@ -358,6 +430,12 @@ CASES = {
         {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}},
         "likely",
         "cannot memorise: 50% of 32 training examples right after 40 update steps at a constant 5e-05",
+    ),
+    "not by heart, with adapters": (
+        "memorize",
+        {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}, "adapters": "IA3"},
+        "possible",
+        "dropout off; IA3 adapters may be too few weights for it. A bug is likelier",
     ),
     "not by heart, from weights that failed": (
         "memorize",
@@ -410,6 +488,27 @@ def test_the_remedy_for_a_rate_is_a_lower_one():
     finding = CHECKS["learning rate"][0](**{**schedule(3e-4, bias_correction=False), "hidden_size": 64})
     assert finding.recipe == "--recipe mosbach2021 --learning_rate 0.0001"  # a third, below the paper's scaled 3.2e-4
     assert CHECKS["learning rate"][0](**schedule(1e-7)).recipe == "--learning_rate 2e-05"
+
+
+def test_the_remedy_for_a_frozen_head_is_to_train_it():
+    parts = {
+        "classifier.dense": "new",
+        "classifier.out_proj": "new",
+        "bert.pooler.dense": "new",
+        "x.embeddings": "kept",
+    }
+    remedy = CHECKS["frozen weights"][0](**ADAPTERS, frozen_parts=parts).remedy
+    assert "beside the adapters: modules_to_save=['classifier', 'pooler'] in PEFT's config" in remedy
+    remedy = CHECKS["frozen weights"][0](**ADAPTERS, frozen_parts={"no modules_to_save": "unknown"}).remedy
+    assert "beside the adapters: modules_to_save in PEFT's config" in remedy
+    without = {**ADAPTERS, "adapters": None}
+    assert "requires_grad" in CHECKS["frozen weights"][0](**without, frozen_parts=parts).remedy
+
+
+def test_no_recipe_is_for_the_rate_of_adapters():
+    finding = CHECKS["learning rate"][0](**schedule(6e-3), adapters="LORA")
+    assert finding.recipe == "" and finding.figures["reference"] == [2e-4, 5e-4] and "third" in finding.remedy
+    assert "Raise" in CHECKS["learning rate"][0](**schedule(1e-5), adapters="LORA").remedy
 
 
 def test_the_bounds_of_the_rate_are_where_the_demo_put_them():

@@ -75,7 +75,7 @@ def reference(record, step, total):
 def evidence_of(record, step, total=TOTAL):
     until = record["step"] <= step
     columns = (record[name][until] for name in ("layer_norms", "loss", "logit_std"))
-    return evidence(*columns, record["labels"][until].sum(0), record["layers"], total)
+    return evidence(*columns, record["labels"][until], record["layers"], total)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -89,9 +89,7 @@ def test_the_evidence_is_the_equations(fails, step):
 def test_seeds_on_a_leading_axis_are_each_as_alone():
     records = [made_record(fails, seed) for seed in range(3) for fails in (False, True)]
     stacked = {name: np.stack([r[name] for r in records]) for name in ("layer_norms", "loss", "logit_std", "labels")}
-    together = evidence(
-        stacked["layer_norms"], stacked["loss"], stacked["logit_std"], stacked["labels"].sum(1), LAYERS, TOTAL
-    )
+    together = evidence(*stacked.values(), LAYERS, TOTAL)
     for i, record in enumerate(records):
         alone = evidence_of(record, TOTAL)
         for name, value in together.items():
@@ -153,7 +151,7 @@ def test_what_the_record_does_not_say_raises_no_alarm():
 
 def test_a_loss_that_is_not_finite_is_an_alarm():
     record = made_record(False)
-    record["loss"][60:] = np.nan
+    record["loss"][60:] = record["layer_norms"][60:] = np.nan
     alarm = find_alarm(record)
     assert alarm.risk == 1 and alarm.step == 70 and "not finite" in alarm.sentence
     json.dumps(alarm.to_dict(), allow_nan=False)
@@ -200,13 +198,16 @@ def test_while_nearly_all_examples_are_of_one_class_nothing_is_said():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("at", [0, 63])
+@pytest.mark.parametrize("at", [0, 63, 64])
 def test_a_loss_that_is_not_finite_is_an_alarm_at_the_next_check(value, at):
     record = made_record(fails=False)
     record["loss"][at:] = value if at == 0 else record["loss"][at:]
     record["loss"][at] = value
+    record["layer_norms"][at] = math.nan
     if at == 0:
         record["layer_norms"][:] = math.nan
+    if at == 64:  # a frozen layer has no norm at any time, and the others are not finite
+        record["layer_norms"][:, 0], record["layer_norms"][64, 1:] = math.nan, math.inf
     first = min(step for step in check_steps(WARMUP, TOTAL) if step > at)
     alarm = find_alarm(record)
     assert alarm.step == first and alarm.risk == 1.0 and "not finite" in alarm.sentence
@@ -223,3 +224,173 @@ def test_a_record_that_does_not_say_how_long_the_training_is():
     with pytest.raises(InputError, match="give warmup_steps and total_steps"):
         find_alarm(record)
     assert find_alarm(record, WARMUP, TOTAL) is not None
+
+
+# ---- unbalanced classes ----------------------------------------------------------------------------------------------
+
+
+def skewed_record(shares, kind, seed=0, total=TOTAL):
+    """A run whose loss comes from ln K down to the prior's by a tenth of training, and then: `sound` learns the rest by four
+    tenths, `late` by seven, `stuck` stays there while its gradients vanish, `above` never comes down (a rate too large)."""
+    rng = np.random.default_rng(seed)
+    shares, t = np.array(shares) / sum(shares), np.arange(1, total + 1) / total
+    labels = rng.multinomial(16, shares, total)
+    prior = -(labels * np.log(shares)).sum(1) / 16
+    came_down = np.clip(t / 0.1, 0, 1) if kind != "above" else np.zeros(total)
+    learned = np.clip((t - 0.2) / {"sound": 0.2, "late": 0.5}.get(kind, math.inf), 0, 0.95)
+    norms = np.exp(rng.normal(0, 0.3, (total, len(LAYERS))))
+    norms[:, :-1] *= (0.02 * np.exp(-3 * np.clip(t / 0.3, 0, 1)) + learned)[:, None]
+    top = math.log(len(shares)) if kind != "above" else 1.5 * math.log(len(shares))
+    return {
+        "step": np.arange(1, total + 1),
+        "loss": (top * (1 - came_down) + prior * came_down) * (1 - learned) + rng.normal(0, 0.01, total),
+        "logit_std": np.exp(rng.normal(0, 0.2, total)) * (0.05 + learned),
+        "layer_norms": norms,
+        "labels": labels,
+        "layers": LAYERS,
+        "info": {"warmup_steps": WARMUP, "max_steps": total},
+    }
+
+
+SKEWED = {
+    "3%": [0.97, 0.03],
+    "7%": [0.93, 0.07],
+    "15%": [0.85, 0.15],
+    "3 classes": [0.8, 0.15, 0.05],
+    "10 classes": [0.6, 0.1, 0.1, 0.05, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02],
+    "2 of 10 classes": [0.5, 0.5, *[1e-9] * 8],
+}
+
+
+@pytest.mark.parametrize("shares", SKEWED.values(), ids=SKEWED)
+def test_a_sound_run_on_unbalanced_classes_raises_no_alarm_on_its_way_down(shares):
+    for seed in range(5):
+        record = skewed_record(shares, "sound", seed)
+        assert find_alarm(record) is None
+        for step in check_steps(WARMUP, TOTAL):
+            value = check(record, step, TOTAL)[0]
+            assert math.isnan(value) == (step < TOTAL / 2)
+
+
+@pytest.mark.parametrize("shares", SKEWED.values(), ids=SKEWED)
+@pytest.mark.parametrize("kind, first", [("stuck", 0.5), ("above", 0.75)])
+def test_a_failing_run_on_unbalanced_classes_is_alarmed_later_on(shares, kind, first):
+    for seed in range(5):
+        assert find_alarm(skewed_record(shares, kind, seed)).step == first * TOTAL
+
+
+def test_seeds_on_a_leading_axis_are_each_as_alone_with_unbalanced_classes_too():
+    records = [skewed_record([0.93, 0.07], kind, seed) for seed in range(2) for kind in ("sound", "late", "above")]
+    records.append({**made_record(True), "loss": np.where(np.arange(TOTAL) % 9, 0.69, np.nan)})
+    names = ("layer_norms", "loss", "logit_std", "labels")
+    for step in (40, 110, 160):
+        together = evidence(*(np.stack([r[name][:step] for r in records]) for name in names), LAYERS, TOTAL)
+        for i, record in enumerate(records):
+            for name, alone in evidence_of(record, step).items():
+                assert together[name][i] == pytest.approx(float(alone), nan_ok=True)
+
+
+def test_a_loss_that_comes_down_late_is_waited_for():
+    record = skewed_record([0.93, 0.07], "sound")
+    record["loss"][:120] = 0.6
+    assert math.isnan(check(record, 110, TOTAL)[0])
+    assert math.isfinite(check(record, 140, TOTAL)[0])
+
+
+def skewed_reference(record, step, total):
+    """The loss of unbalanced classes, written out."""
+    labels = record["labels"][:step]
+    shares = [count / labels.sum() for count in labels.sum(0)]
+    entropy = -sum(p * math.log(p) for p in shares if p)
+    priors = [-sum(n * math.log(p) for n, p in zip(row, shares, strict=True) if n) / sum(row) for row in labels]
+    losses, width, loss_width = record["loss"][:step], max(5, math.ceil(0.03 * total)), max(5, math.ceil(0.1 * total))
+    near, end = False, step
+    while end - width >= 0:
+        near |= np.mean(losses[end - width : end]) - np.mean(priors[end - width : end]) <= 0.1 * entropy
+        end -= width // 2
+    if step < (0.5 if near else 0.75) * total:
+        return math.nan
+    return 1 + (np.mean(losses[-loss_width:]) - np.mean(priors[-loss_width:])) / entropy
+
+
+@pytest.mark.parametrize("shares", list(SKEWED.values())[:-1], ids=list(SKEWED)[:-1])
+@pytest.mark.parametrize("kind", ["sound", "late", "stuck", "above"])
+def test_the_loss_of_unbalanced_classes_is_the_equations(shares, kind):
+    record = skewed_record(shares, kind)
+    for step in (30, 99, 100, 130, 150, 200):
+        found = evidence_of(record, step)["loss"]
+        assert float(found) == pytest.approx(skewed_reference(record, step, TOTAL), nan_ok=True)
+
+
+def test_a_window_with_more_of_the_rare_class_is_no_evidence():
+    record = skewed_record([0.93, 0.07], "stuck")
+    more = {**record, "labels": record["labels"].copy(), "loss": record["loss"].copy()}
+    more["labels"][180:] = [12, 4]
+    shares = more["labels"].sum(0) / more["labels"].sum()
+    more["loss"] = -(more["labels"] * np.log(shares)).sum(1) / 16
+    assert more["loss"][180:].mean() > 2 * more["loss"].mean()
+    assert float(evidence_of(more, TOTAL)["loss"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.7, 0.3], [0.75, 0.25], [0.4, 0.3, 0.3], [0.1] * 10])
+def test_where_classes_are_balanced_the_loss_is_over_the_entropy_from_the_first_look_on(shares):
+    for fails in (False, True):
+        record = {**made_record(fails), "labels": np.tile(np.array(shares) * 100, (TOTAL, 1))}
+        entropy = -sum(p * math.log(p) for p in shares)
+        for step in (30, 60, 120, 200):
+            found = evidence_of(record, step)["loss"]
+            assert float(found) == pytest.approx(record["loss"][max(0, step - 20) : step].mean() / entropy)
+
+
+def test_a_loss_of_ones_own_is_not_judged():
+    record = made_record(fails=True)
+    assert find_alarm(record) is not None
+    own = {**record, "info": {**record["info"], "own_loss": True}}
+    assert find_alarm(own) is None
+    value, alarm = check(own, 100, TOTAL)
+    assert math.isnan(value) and alarm is None
+    assert find_alarm({**record, "info": {**record["info"], "own_loss": False}}) is not None
+
+
+# ---- what is no divergence -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("gradients", ["as ever", "zero"])
+def test_a_batch_without_labels_is_no_divergence_and_no_evidence(value, gradients):
+    record, plain = made_record(fails=False), made_record(fails=False)
+    for row in (63, 90, 91, 92, 93, 94, TOTAL - 1):
+        record["loss"][row], record["labels"][row] = value, 0
+        if gradients == "zero":
+            record["layer_norms"][row] = 0
+    assert find_alarm(record) is None
+    for step in check_steps(WARMUP, TOTAL):
+        assert check(record, step, TOTAL)[0] == pytest.approx(check(plain, step, TOTAL)[0], abs=0.1)
+
+
+def test_the_alarm_of_a_failing_run_does_not_miss_for_a_batch_without_labels():
+    record = made_record(fails=True)
+    record["loss"][50::10] = np.nan
+    alarm = find_alarm(record)
+    assert alarm is not None and alarm.risk < 1 and "looks like one that fails" in alarm.sentence
+    assert all(number is not None for number in alarm.evidence.values())
+
+
+def test_logits_that_are_masked_are_no_divergence():
+    for value in (math.nan, math.inf):
+        record = made_record(fails=False)
+        record["logit_std"][:] = value
+        assert find_alarm(record) is None
+        record = made_record(fails=False)
+        record["logit_std"][::3] = value
+        plain = check(made_record(fails=False), 100, TOTAL)[0]
+        assert check(record, 100, TOTAL)[0] == pytest.approx(plain, abs=0.1)
+
+
+def test_gradient_norms_that_are_unknown_leave_the_loss_to_decide():
+    record = made_record(fails=False)
+    record["layer_norms"][:] = math.nan
+    record["loss"][70] = math.nan
+    assert find_alarm(record) is None
+    record["loss"][70:] = math.nan
+    assert find_alarm(record).risk == 1.0

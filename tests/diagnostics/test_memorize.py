@@ -26,6 +26,13 @@ def test_a_sound_model_learns_its_labels():
     assert found["rate"] == pytest.approx(5e-5 * 768 / 16)
 
 
+def test_adapters_learn_at_a_rate_of_their_own():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"])
+    found = fit(peft.get_peft_model(toy.model(), config), examples())
+    assert found["learned"] and found["rate"] == pytest.approx(10 * 5e-5 * 768 / 16)
+
+
 def test_labels_by_chance_can_be_learned_too():
     labels = np.random.default_rng(0).integers(0, 2, 32).tolist()
     assert fit(toy.model(), examples(labels=labels))["learned"]

@@ -9,8 +9,11 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import TrainerCallback
 
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
 from hf_stability.methods.adamw import UNCORRECTED_START, AdamW, effective_step_factor
+from tests import toy
 
 
 SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
@@ -615,3 +618,75 @@ def test_under_accelerate(implementation):
     assert saved["param_groups"][0]["bias_correction"] is False
     optimizer.load_state_dict(saved)
     assert saved["state"][0]["step"].item() == UNCORRECTED_START + 5
+
+
+# ---- the step of the authors' released code ------------------------------------------------------------------------
+
+
+def released_update(p, m, v, g, t, lr, beta1, beta2, eps, decay):
+    """Update t of class mAdamW, github.com/uds-lsv/bert-stable-fine-tuning, examples/bert_stable_fine_tuning, in float64."""
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    p = p - lr * math.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + eps)
+    return p - lr * decay * p, m, v
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.98)])
+@pytest.mark.parametrize("size", [1.0, 1e-6])  # of the gradients; at 1e-6 eps matters
+def test_no_correction_with_the_factor_in_the_rate_is_the_released_step(implementation, betas, size):
+    """Without decay. torch's corrected step, with eps inside, is another one where gradients are as small as eps."""
+    lr, eps = 0.1, 1e-6
+    (p,), (torchs,) = ([torch.nn.Parameter(torch.zeros(20, dtype=torch.float64))] for _ in range(2))
+    ours = AdamW([p], lr=lr, betas=betas, eps=eps, weight_decay=0.0, bias_correction=False, **implementation)
+    rate = torch.optim.lr_scheduler.LambdaLR(ours, lambda done: effective_step_factor(done + 1, *betas))
+    torchs_own = torch.optim.AdamW([torchs], lr=lr, betas=betas, eps=eps, weight_decay=0.0)
+    expected, m, v = np.zeros(20), np.zeros(20), np.zeros(20)
+    for t in range(1, 41):
+        set_gradients([p], t)
+        p.grad *= size
+        torchs.grad = p.grad.clone()
+        expected, m, v = released_update(expected, m, v, p.grad.numpy(), t, lr, *betas, eps, 0.0)
+        ours.step()
+        rate.step()
+        torchs_own.step()
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-12, atol=1e-12 * lr)
+        if t == 1:
+            ratio = (torchs.norm() / p.norm()).item()
+            assert ratio == pytest.approx(1, abs=1e-3) if size == 1 else ratio > 2
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("decay", [0.0, None])  # None: the recipe's
+def test_the_recipe_mosbach2021_released_makes_the_released_step(tmp_path, model_type, decay):
+    """Exactly so without decay. With it, decay's rate has the factor too, and the weights differ by that much at most."""
+    gradients = []
+
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            gradients.append([p.grad.clone().numpy() for p in model.parameters()])
+
+    values = {**toy.QUIET, "learning_rate": 1e-3, "num_train_epochs": 3, "eval_strategy": "no"}
+    values |= {} if decay is None else {"weight_decay": decay}
+    recipe = StableTrainingArguments.from_recipe(
+        "mosbach2021_released", model_type, output_dir=str(tmp_path), **values
+    )
+    start = toy.model(model_type).double()
+    quick = [StabilityCallback(heat_map=False, tensorboard=False), Keep()]
+    trainer = toy.train(StableTrainer, recipe, quick, model_init=lambda: copy.deepcopy(start))
+    total, lr, betas = trainer.state.max_steps, recipe.learning_rate, (recipe.adam_beta1, recipe.adam_beta2)
+    assert total == len(gradients) == 12
+    decayed, warmup = set(trainer.get_decay_parameter_names(start)), math.ceil(0.1 * total)
+    shape = [min(done / warmup, (total - done) / (total - warmup)) for done in range(total)]
+    missing = sum(lr * share * (1 - effective_step_factor(t, *betas)) for t, share in enumerate(shape, 1))
+    for i, (name, parameter) in enumerate(start.named_parameters()):
+        p, own = parameter.detach().numpy(), recipe.weight_decay if name in decayed else 0.0
+        m, v, largest = np.zeros_like(p), np.zeros_like(p), abs(p).max()
+        for t, share in enumerate(shape, 1):
+            p, m, v = released_update(p, m, v, gradients[t - 1][i], t, lr * share, *betas, recipe.adam_epsilon, own)
+            largest = max(largest, abs(p).max())
+        found = trainer.model.get_parameter(name).detach().numpy()
+        if not own:
+            np.testing.assert_allclose(found, p, rtol=1e-12, atol=1e-16)
+        else:
+            before_the_step = total * lr**2  # decay of a step of about lr, by lr
+            assert 0 < abs(found - p).max() <= own * (missing * largest + before_the_step)

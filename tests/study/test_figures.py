@@ -9,13 +9,13 @@ import matplotlib
 import numpy as np
 import pytest
 
-from hf_stability.callback import write_json
 from hf_stability.diagnostics.step_record import StepRecord
 from hf_stability.errors import InputError
 from hf_stability.study import figures
 from hf_stability.study.figures import draw_figures, pick_layers, read_step_summary, window_medians
 from hf_stability.study.records import RunRecord
 from hf_stability.study.study import read_runs
+from hf_stability.utils.files import write_json
 
 
 LAYERS = ["embeddings", "layer_00", "layer_01", "pooler", "classifier"]

@@ -57,6 +57,7 @@ OTHER = {
     "cell": {"init": 1, "order": 2, "dropout": 1},
     "policy": {"seeds": [1, 2], "look_at": 0.25, "finish": 1},
     "until_look": True,
+    "dtype": "bfloat16",
     "schema": "hf_stability.job/2",
 }
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_stability.errors import InputError
 from hf_stability.recipe import argument_types, load_recipe, resolve_model_config
 from hf_stability.study import prepare
+from hf_stability.study.run import make_trainer, training_arguments
 from hf_stability.tasks.load import TokenizedData
 from hf_stability.tasks.task import Task
+from tests import toy
 
 
 # --- seeds -----------------------------------------------------------------------------------------------------------
@@ -177,6 +179,71 @@ def test_the_real_model_loads_and_is_known(minilm):
     assert prepare.load_config(minilm).num_hidden_layers == 6
 
 
+# --- weights saved in half precision ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half_model(tiny_model, tmp_path_factory):
+    """The tiny model, saved in float16 as microsoft/deberta-v3-base is."""
+    folder = tmp_path_factory.mktemp("half")
+    AutoModel.from_pretrained(tiny_model(), dtype=torch.float16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(folder)
+    assert AutoModel.from_pretrained(folder).dtype == torch.float16  # what transformers makes of it
+    return str(folder)
+
+
+def trained_weights(job, folder) -> tuple[torch.Tensor, torch.Tensor]:
+    """All weights of a job's model before and after its training."""
+    trainer = make_trainer(job, training_arguments(job, folder))
+    before = toy.weights(trainer.call_model_init())
+    trainer.train()
+    return before, toy.weights(trainer)
+
+
+@pytest.mark.parametrize("dtype", prepare.DTYPES)
+def test_a_study_trains_in_the_dtype_that_is_asked_for_float32_by_default(half_model, tiny_jobs, tmp_path, dtype):
+    asked = {} if dtype == "float32" else {"dtype": dtype}
+    (job,) = tiny_jobs(tmp_path, ["mosbach2021"], [1], half_model, max_steps=3, learning_rate=1e-6, **asked)
+    before, after = trained_weights(job, tmp_path / "run")
+    assert before.dtype == after.dtype == getattr(torch, dtype)
+    moved = float((before != after).float().mean())
+    assert moved > 0.9 if dtype == "float32" else moved < 0.6  # small updates are lost
+
+
+def test_float32_is_no_part_of_a_jobs_identity_and_half_precision_is(half_model, tiny_jobs, tmp_path):
+    ids = {dtype: tiny_jobs(tmp_path, seeds=(1,), model=half_model, dtype=dtype)[0].id for dtype in prepare.DTYPES}
+    assert len(set(ids.values())) == 3
+    assert ids["float32"] == tiny_jobs(tmp_path, seeds=(1,), model=half_model)[0].id
+
+
+def test_weights_have_one_fingerprint_in_whatever_dtype_they_are_saved(half_model, tiny_model, tmp_path):
+    AutoModel.from_pretrained(half_model, dtype=torch.float32).save_pretrained(tmp_path)
+    assert fingerprint(tmp_path) == fingerprint(half_model) != fingerprint(tiny_model())
+
+
+@pytest.mark.parametrize(
+    ("asked", "saved", "found", "warned"),
+    [
+        ("float32", "half", "float32", False),
+        ("auto", "half", "float16", True),
+        ("auto", "whole", "float32", False),
+        ("bfloat16", "whole", "bfloat16", True),
+    ],
+)
+def test_half_precision_is_warned_of_before_the_runs(half_model, tiny_model, caplog, asked, saved, found, warned):
+    model = half_model if saved == "half" else tiny_model()
+    assert prepare.weights_dtype(asked, model, prepare.load_config(model)) == found
+    assert caplog.text.count(f"--dtype {asked}: ") == warned
+    assert ("trainable weights are" in caplog.text and "The default, --dtype float32" in caplog.text) == warned
+
+
+def test_float16_weights_with_fp16_are_refused(tiny_model):
+    config = prepare.load_config(tiny_model())
+    with pytest.raises(InputError, match="--dtype float16 with --fp16: .* leave --dtype out"):
+        prepare.weights_dtype("float16", tiny_model(), config, ["no", "fp16"])
+    assert prepare.weights_dtype("float32", tiny_model(), config, ["fp16"]) == "float32"
+
+
 # --- the data's fingerprint ------------------------------------------------------------------------------------------
 
 
@@ -194,6 +261,7 @@ def tokenized(ids: list[list[int]], labels: list, dev: list[list[int]] | None = 
 sequences = st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(sequences, sequences, st.randoms())
 def test_tokens_are_told_apart_exactly_where_they_differ(first, second, random):
     first_labels, second_labels = ([random.randint(0, 1) for _ in part] for part in (first, second))
@@ -338,8 +406,6 @@ def test_a_folder_asks_nobody(online, monkeypatch, tiny_model):
 
 
 def test_a_model_type_without_a_part_keeps_its_own_values_and_says_so(caplog):
-    from tests import toy
-
     recipe = load_recipe("devlin2019")
     values = prepare._known_to(toy.CONFIGS["distilbert"], recipe, resolve_model_config(recipe, "distilbert"))
     assert not values and "distilbert" in caplog.text and "hidden_dropout_prob" in caplog.text

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hf_stability.errors import InputError
 from hf_stability.study.restarts import (
     affordable,
+    chance_among,
     early_stopping_cost,
     expected_early_stopping,
     expected_maximum,
@@ -262,3 +263,17 @@ def test_the_jackknife_of_the_gain_is_not_too_small_on_average():
     gains = [gain(*sample()) for _ in range(500)]
     errors = [jackknife_standard_error(gain, *sample()) for _ in range(100)]
     assert 1 < np.sqrt(np.mean(np.square(errors))) / np.std(gains) < 2
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("runs", [1, 4])
+def test_the_chance_that_all_drawn_runs_are_among_some(runs, replace):
+    for budget in range(1, runs + 1):
+        draws = list(product(range(runs), repeat=budget) if replace else combinations(range(runs), budget))
+        expected = [Fraction(sum(max(draw) < count for draw in draws), len(draws)) for count in range(runs + 1)]
+        found = chance_among(np.arange(runs + 1), budget, runs, replace=replace)
+        assert found == pytest.approx(np.array(expected, float))
+        if budget > 1:
+            between = chance_among(np.arange(runs + 1), budget - 0.75, runs, replace=replace)
+            before = chance_among(np.arange(runs + 1), budget - 1, runs, replace=replace)
+            assert between == pytest.approx(0.75 * before + 0.25 * found)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from hf_stability import cli
-from hf_stability.callback import write_json
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord
 from hf_stability.study.restarts_report import analyse, write_restarts
 from hf_stability.study.scores import read_recipes, read_scores
+from hf_stability.utils.files import write_json
 from tests.study.test_scores import leave_run
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hf_stability.callback import write_json
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord
 from hf_stability.study.scores import read_recipes, read_scores
+from hf_stability.utils.files import write_json
 
 
 def leave_run(

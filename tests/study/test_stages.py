@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
 
 from hf_stability import cli
 from hf_stability.errors import InputError
@@ -160,6 +161,19 @@ def test_the_encoder_is_the_stages_and_the_head_is_drawn_from_the_runs_own_strea
     for config in configs:
         del config["_name_or_path"], config["architectures"]
     assert configs[0] == configs[1]
+
+
+def test_a_stage_of_weights_saved_in_float16_leaves_a_float32_encoder(tiny_jobs, tiny_model, tmp_path):
+    AutoModel.from_pretrained(tiny_model(), dtype=torch.float16).save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(tmp_path / "half")
+    (plain,) = tiny_jobs(tmp_path, seeds=(3,), model=str(tmp_path / "half"))
+    stage = dataclasses.replace(plain, keep_model="encoder")
+    run_job(stage, run_folder(tmp_path, stage))
+    encoder = encoder_folder(tmp_path, stage)
+    assert {tensor.dtype for tensor in load_file(encoder / "model.safetensors").values()} == {torch.float32}
+    assert json.loads((encoder / "config.json").read_text())["dtype"] == "float32"
+    target = dataclasses.replace(plain, model=str(encoder), stages=(stage.id,))
+    assert make_trainer(target, training_arguments(target, tmp_path / "run")).model.dtype == torch.float32
 
 
 # --- once, and found again -------------------------------------------------------------------------------------------

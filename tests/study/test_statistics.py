@@ -12,9 +12,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, fisher_exact, levene, norm
 from scipy.stats import f as f_distribution
+from scipy.stats import t as student
 
 from hf_stability.errors import InputError
-from hf_stability.study.statistics import brown_forsythe, fisher_exact_p, standard_deviation, wilson_interval
+from hf_stability.study.statistics import (
+    brown_forsythe,
+    expanded_ends,
+    fisher_exact_p,
+    standard_deviation,
+    t_interval,
+    wilson_interval,
+)
 
 
 counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -90,6 +98,49 @@ def test_a_share_of_nothing_or_of_too_few_is_refused(count, n):
 def test_a_confidence_in_percent_is_refused(confidence):
     with pytest.raises(InputError, match=f"confidence {confidence}: "):
         wilson_interval(1, 2, confidence)
+
+
+# ---- Student's interval ---------------------------------------------------------------------------------------------
+
+
+@given(st.lists(accuracies, min_size=2, max_size=20), st.sampled_from([0.5, 0.9, 0.95]))
+def test_the_t_interval_is_scipys_with_exact_sums(scores, confidence):
+    assume(len(set(scores)) > 1)
+    n, mean = len(scores), sum(scores) / len(scores)
+    error = math.sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1) / n)
+    expected = student.interval(confidence, n - 1, float(mean), error)
+    assert t_interval(np.array(scores, float), confidence) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
+def test_the_t_interval_keeps_leading_axes_and_has_no_width_without_spread():
+    scores = np.array([[0.1, 0.2, 0.4], [0.3, 0.1 + 0.2, 0.3]])
+    low, high = t_interval(scores)
+    assert low.shape == high.shape == (2,) and low[0] == t_interval(scores[0])[0]
+    assert low[1] == high[1] == pytest.approx(0.3)
+    assert all(math.isnan(end) for end in t_interval([0.5])) and all(math.isnan(end) for end in t_interval([]))
+    low, high = t_interval([0.4, 0.6])
+    assert (low, high) == (pytest.approx(0.5 - 0.1 * 12.7062, abs=1e-4), pytest.approx(0.5 + 0.1 * 12.7062, abs=1e-4))
+
+
+def test_scores_that_are_not_finite_and_a_wrong_confidence_are_refused():
+    with pytest.raises(InputError, match="not finite"):
+        t_interval([0.5, math.nan])
+    with pytest.raises(InputError, match="confidence 95"):
+        t_interval([0.5, 0.6], 95)
+    with pytest.raises(InputError, match="confidence 0"):
+        expanded_ends(20, 0)
+    with pytest.raises(InputError, match="an interval of 1 run"):
+        expanded_ends(1)
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+def test_expanded_percentiles_of_a_normal_bootstrap_are_the_t_interval(n):
+    """A bootstrap mean spreads by std sqrt((n - 1) / n) / sqrt(n); at these levels its normal quantiles are Student's."""
+    low, high = expanded_ends(n)
+    half = norm.ppf(high) * math.sqrt((n - 1) / n)
+    assert low + high == pytest.approx(1) and half == pytest.approx(student.ppf(0.975, n - 1))
+    assert expanded_ends(10**7) == (pytest.approx(0.025, abs=1e-4), pytest.approx(0.975, abs=1e-4))
+    assert expanded_ends(20)[0] == pytest.approx(0.0159, abs=5e-5)
 
 
 # ---- Fisher's test --------------------------------------------------------------------------------------------------

@@ -14,17 +14,19 @@ import torch
 from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
-from hf_stability.callback import StabilityCallback, write_json
+from hf_stability.callback import StabilityCallback
 from hf_stability.cli import _end
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
+from hf_stability.study import study as study_module
 from hf_stability.study.executors import Event, execute_in_process
 from hf_stability.study.records import RunRecord, read_run
 from hf_stability.study.run import AUDIT_STREAM, audits, newest_whole_checkpoint, run_job
 from hf_stability.study.study import check_folder, prune_models, read_runs, run_jobs
 from hf_stability.training_args import seed_streams
+from hf_stability.utils.files import write_json
 from tests.events import Events
 
 
@@ -184,6 +186,23 @@ def test_a_crash_is_of_one_job_and_is_run_again(study):
     assert "1 (+1 crashed)" in (folder / "summary.md").read_text()
     run_jobs(jobs, folder, quiet=True)
     assert results(folder) == before and not (path / "error.txt").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_appears_in_a_runs_place_is_a_crash_in_one_line(tiny_jobs, tmp_path, monkeypatch, capfd, workers):
+    jobs = tiny_jobs(tmp_path, seeds=(1,))
+    with pytest.raises(InputError, match="devlin2019 is a file, and a folder is needed there; move it away"):
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "devlin2019").write_text("mine")
+        run_jobs(jobs, tmp_path, workers, quiet=True)
+    monkeypatch.setattr(study_module, "check_folder", lambda *arguments: None)  # it appears after the look
+    (tmp_path / "runs" / "devlin2019").unlink()
+    (tmp_path / "runs" / "devlin2019").mkdir()
+    (tmp_path / "runs" / jobs[0].name).write_text("mine")
+    (run,) = run_jobs(jobs, tmp_path, workers, quiet=True)
+    assert run.status == "crashed" and "seed-001 is a file, and the run's folder is needed there" in run.sentence
+    assert "Traceback" not in capfd.readouterr().err
+    assert (tmp_path / "runs" / jobs[0].name).read_text() == "mine"
 
 
 def test_a_crash_reads_the_same_from_a_worker(tiny_jobs, tmp_path):

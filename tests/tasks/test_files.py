@@ -224,3 +224,184 @@ def test_byte_order_mark_blank_lines_and_quoted_line_breaks(tmp_path):
     (tmp_path / "train.csv").write_bytes('\ufeffsentence,label\r\n"a\nb",1\r\n\r\nc,0\r\n'.encode())
     data = load_files(tmp_path / "train.csv", tmp_path / "train.csv")
     assert data.train[:] == {"sentence": ["a\nb", "c"], "label": [1, 0]}
+
+
+# --- which columns ---------------------------------------------------------------------------------------------------
+
+
+def test_columns_are_found_in_other_case_and_with_spaces(tmp_path):
+    train = write(tmp_path / "train.csv", [{"Sentence": "x", " LABEL": "a"}, {"Sentence": "y", " LABEL": "b"}])
+    dev = write(tmp_path / "dev.csv", [{"label": "b", "SENTENCE ": "z"}])
+    data = load_files(train, dev)
+    assert data.task.text_columns == ("Sentence",) and data.label_column == " LABEL"
+    assert data.validation["validation"][:] == {"Sentence": ["z"], "label": [1]}
+    both = [{"sentence": "x", "Label": "a", "LABEL": "b"}] * 2
+    with pytest.raises(InputError, match="no column 'label', only sentence, Label, LABEL .*--label_column_name"):
+        load(tmp_path, both)
+
+
+ROWS = [
+    {"date": f"2021-01-0{i}", "title": f"t{i}", "text": f"x{i}", "label": str(i), "y": "ab"[i % 2]} for i in (1, 2)
+]
+
+
+def test_columns_are_chosen(tmp_path, caplog):
+    data = load(tmp_path, ROWS, text_column_names=["text"], label_column_name="y")
+    assert data.task.text_columns == ("text",) and data.label_column == "y"
+    assert data.train[:] == {"text": ["x1", "x2"], "label": [1, 0]}
+    pair = load(tmp_path, ROWS, text_column_names=["text", "Title"], label_column_name="y")
+    assert pair.task.text_columns == ("text", "title") and pair.train["title"][:] == ["t1", "t2"]
+    assert caplog.text == ""
+    by_position = load(tmp_path, ROWS, label_column_name="y")
+    assert by_position.task.text_columns == ("date", "title")  # the other labels are no text
+    assert "not used: text" in caplog.text and "label" not in caplog.text.replace("--label_column_name", "")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"text_column_names": ["txt"]},
+            "--text_column_names txt: --train_file .* has no column 'txt', only date, title",
+        ),
+        ({"text_column_names": ["text", "date", "y"]}, "--text_column_names text date y: 3 columns; give one, or two"),
+        ({"text_column_names": []}, "--text_column_names : 0 columns"),
+        ({"text_column_names": ["text", "TEXT"]}, "--text_column_names text TEXT: the same column twice"),
+        ({"text_column_names": ["y"]}, "--text_column_names y: y is the column of the labels"),
+        ({"text_column_names": ["label"]}, "--text_column_names label: rename this column in both files"),
+        ({"label_column_name": "z"}, "--label_column_name z: --train_file .* has no such column, only date, title"),
+    ],
+)
+def test_columns_that_cannot_be_chosen(columns, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        load(tmp_path, ROWS, **{"label_column_name": "y", **columns})
+    assert "\n" not in str(error.value)
+
+
+def test_the_development_file_needs_the_chosen_columns_too(tmp_path):
+    for lacking, message in (("text", "'text' .text of the training file"), ("y", "'y' .the labels of the training")):
+        dev = [{name: value for name, value in row.items() if name != lacking} for row in ROWS]
+        with pytest.raises(InputError, match=f"--validation_file .*: no column {message}"):
+            load(tmp_path, ROWS, dev, text_column_names=["text"], label_column_name="y")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "train.csv",
+            "sentence\tlabel\na, b\t1\n",
+            "line 1: columns separated by tabs in a .csv file; name the file .tsv",
+        ),
+        (
+            "train.csv",
+            "sentence;label\na;1\n",
+            "line 1: columns separated by semicolons in a .csv file; save it with c",
+        ),
+        (
+            "train.tsv",
+            "sentence,label\na,1\n",
+            "line 1: columns separated by commas in a .tsv file; name the file .csv",
+        ),
+        (
+            "train.csv",
+            "good film,1\nbad film,0\n",
+            "no column 'label', only good film, 1 (the first line must name the c",
+        ),
+        (
+            "train.jsonl",
+            '{"sentence": "a", "label": 1, "label": 0}\n',
+            "line 1: a record has two columns named 'label'",
+        ),
+        ("train.json", '[{"sentence": "a", "label": 1, "label": 0}]\n', "a record has two columns named 'label'"),
+        (
+            "train.jsonl",
+            '{"sentence": "a", "label": 1}\n{"label": 1}\n',
+            "line 2: columns label, but sentence, label in",
+        ),
+    ],
+)
+def test_what_another_program_writes_is_refused_with_the_way_out(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as error:
+        load_files(tmp_path / name, tmp_path / name)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+# --- what is read, and perhaps was meant otherwise -------------------------------------------------------------------
+
+
+@pytest.fixture
+def warnings_of(tmp_path, caplog):
+    """A function of rows that loads them and returns what was warned of."""
+
+    def warnings(rows: list[dict] | str, extension: str = ".csv", **kwargs) -> list[str]:
+        caplog.clear()
+        if isinstance(rows, str):
+            (tmp_path / f"train{extension}").write_text(rows)
+            load_files(tmp_path / f"train{extension}", tmp_path / f"train{extension}", **kwargs)
+        else:
+            load(tmp_path, rows, extension=extension, **kwargs)
+        assert all("\n" not in record.getMessage() for record in caplog.records)
+        return [record.getMessage() for record in caplog.records if "--train_file" in record.getMessage()]
+
+    return warnings
+
+
+def test_two_columns_taken_by_position_are_warned_of(warnings_of):
+    rows = [{"date": f"2021-01-0{i}", "text": f"x {i}", "label": "ab"[i % 2]} for i in (1, 2)]
+    pair, dates = warnings_of(rows)
+    assert "text is read from date and text, the first two columns of text, as a pair; --text_column_names" in pair
+    assert "the text in column date looks like dates ('2021-01-01'); --text_column_names chooses another" in dates
+    assert warnings_of(rows, text_column_names=["text"]) == []
+    assert warnings_of([{"premise": row["text"], "hypothesis": "z", "label": row["label"]} for row in rows]) == []
+
+
+def test_blank_columns_are_no_text(warnings_of):
+    assert warnings_of("sentence,label,\na,x,\nb,y,\n") == warnings_of("note,text,label\n,a,x\n,b,y\n") == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["pos", "pos ", "neg", "pos"], "'pos' (2), 'pos ' (1); write each class in one way"),
+        (["Pos", "pos", " neg", "neg"], "' neg' (1), 'neg' (1); 'Pos' (1), 'pos' (1)"),
+        (
+            ["caf\u00e9", "cafe\u0301", "x"],
+            "differ by spaces or case only are different classes: 'cafe\u0301' (1), 'caf\u00e9' (1)",
+        ),
+        (["2021-01-05", "2021-01-06", "2021-01-05"], "the labels look like dates ('2021-01-05')"),
+        (["1/2/21", "3/2/21 10:00"], "the labels look like dates"),
+        (["1,5", "2,5"], "the labels look like numbers ('1,5') and are read as names of classes"),
+        (["50%", "75%"], "a regression needs numbers such as 1.5"),
+        (["pos", "nan", "neg"], "'nan' is read as the name of a class, with 1 rows; if it is a missing value"),
+    ],
+)
+def test_odd_names_of_classes_are_warned_of(labels, message, warnings_of):
+    (warning,) = warnings_of(labelled(*labels))
+    assert message in warning and warning.startswith("--train_file ")
+
+
+@pytest.mark.parametrize(
+    "labels", [["pos", "neg", "pos"], ["1", "0"], ["a b", "ab"], ["0.5", "2"], ["1 star", "2 stars"]]
+)
+def test_plain_labels_are_not_warned_of(labels, warnings_of):
+    assert warnings_of(labelled(*labels)) == []
+
+
+def test_a_label_of_the_development_file_that_is_nearly_a_class_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"line 3: label 'pos ', expected one of neg, pos \(did you mean pos\?\)"):
+        load(tmp_path, labelled("pos", "neg"), labelled("neg", "pos "))
+
+
+def test_text_that_is_none_is_warned_of(warnings_of):
+    (warning,) = warnings_of("price,label\n1,a\n2,b\nunknown,a\n")
+    assert "the text in column price looks like numbers ('1')" in warning
+    (warning,) = warnings_of("sentence,label\na,x\nnan,y\nNaN,y\n")
+    assert "line 3: the text in column sentence is 'nan', as in 2 row(s)" in warning
+    (warning,) = warnings_of('sentence,label\n"a,x\nb",y\nc,x\n')  # three rows are read as two
+    assert "line 3: the text in column sentence holds a line break after a label" in warning
+    assert warnings_of('sentence,label\n"a,\nb",y\nc,x\n') == []
+    (warning,) = warnings_of('sentence\tlabel\n"say ""no"""\tx\n"b"\ty\n', ".tsv")
+    assert "2 of 2 texts in column sentence begin and end with" in warning and "save the file as .csv" in warning
+    assert warnings_of('sentence,label\n"say ""no""",x\n"b",y\n') == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +42,7 @@ from hf_stability.tasks.metrics import build_compute_metrics
 from hf_stability.tasks.task import Task, TaskData
 
 
+ROOT = Path(__file__).parents[2]
 PAIR = GLUE_TASKS["rte"]
 SINGLE = Task("single", ("sentence",), ("no", "yes"), ("accuracy",))
 SCORE = Task("score", ("sentence",), None, ("pearson_and_spearman", "pearson", "spearman"))
@@ -96,6 +100,8 @@ def make(task: Task, lengths: list[int], labels: list | None = None) -> TaskData
             {"task_name": "mrcp"},
             r"--task_name mrcp: no such task \(did you mean mrpc\?\). Known: cola, sst2, .*demo_pair",
         ),
+        ({"task_name": "rte", "label_column_name": "y"}, "--label_column_name y: goes with --train_file"),
+        ({"text_column_names": ["a", "b"]}, "--text_column_names a b: goes with --train_file"),
         ({"task_name": "xyzzy"}, "--task_name xyzzy: no such task. Known: cola"),
     ],
 )
@@ -300,6 +306,64 @@ def test_save_is_atomic(tokenizer, tmp_path, monkeypatch):
             tokenized.save(tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert TokenizedData.load(tmp_path / "data").train[:] == tokenized.train[:]
+
+
+SAVE_AND_WAIT = """
+import sys, time
+from datasets import Dataset
+from hf_stability.tasks.load import TokenizedData
+from hf_stability.tasks.task import Task
+
+def wait(self, folder):
+    folder.mkdir(parents=True)
+    print("saving", flush=True)
+    time.sleep(60)
+
+Dataset.save_to_disk = wait
+rows = Dataset.from_dict({"input_ids": [[1]], "label": [0]})
+TokenizedData(Task("single", ("sentence",), ("no", "yes"), ("accuracy",)), rows, {}, 0.0).save(sys.argv[1])
+"""
+
+
+def test_what_a_killed_save_left_is_deleted_by_the_next_and_what_another_process_is_saving_is_not(tokenizer, tmp_path):
+    tokenized = tokenize(make(PAIR, [2, 3]), tokenizer)
+    with subprocess.Popen(
+        [sys.executable, "-c", SAVE_AND_WAIT, str(tmp_path / "theirs")], stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
+        try:
+            assert other.stdout.readline() == b"saving\n"
+            (theirs,) = tmp_path.iterdir()
+            tokenized.save(tmp_path / "mine")
+            assert sorted(path.name for path in tmp_path.iterdir()) == sorted([theirs.name, "mine"])
+        finally:
+            other.kill()
+            other.wait()
+    assert theirs.is_dir()  # a kill cleans nothing up
+    tokenized.save(tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hours", "deleted"),
+    [
+        (".0123456789abcdef.tmp_abc1", 25, True),  # of an earlier version
+        (".0123456789abcdef.tmp_abc1", 23, False),
+        (".0123456789abcdef.saving-elsewhere-1-tmp_abc1", 25, True),  # of another machine
+        (".0123456789abcdef.saving-elsewhere-1-tmp_abc1", 23, False),
+        (".0123456789abcdef.saving-HERE-OWN-tmp_abc1", 0, False),  # this process, in another thread
+        (".0123456789abcdef.saving-HERE-OWN-tmp_abc1", 24 * 365, True),  # the number was given again
+        (".cache.mine", 24 * 365, False),
+        ("0123456789abcdef.saving-HERE-999999999-x", 0, False),  # a user's own
+        (".0123456789abcdef.saving-HERE-999999999-tmp_abc1", 0, True),
+    ],
+)
+def test_only_leftovers_are_deleted(tmp_path, name, hours, deleted):
+    name = name.replace("HERE", socket.gethostname()).replace("OWN", str(os.getpid()))
+    (tmp_path / name / "new").mkdir(parents=True)
+    changed = time.time() - hours * 3600
+    os.utime(tmp_path / name, (changed, changed))
+    load.delete_leftovers(tmp_path)
+    assert (tmp_path / name).exists() != deleted
 
 
 def test_save_and_load_elsewhere(tokenizer, tmp_path):

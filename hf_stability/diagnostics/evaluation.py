@@ -1,0 +1,255 @@
+"""From what the Trainer hands on of an evaluation to answers that a verdict can compare with the labels.
+
+A Trainer's predictions come as an array, a tuple, a dict, or a list of batches; labels as class ids, values, token labels
+with padding, several labels an example. [`answers_of`] reads the forms below and returns None for every other one: a
+verdict must not rest on a guess.
+
+| labels | outputs | read as |
+| --- | --- | --- |
+| `(n,)` whole numbers | logits `(n, K)`, class ids `(n,)` | classes; multiple choice too, where K is the choices |
+| `(n,)` 0 and 1 | one logit or probability `(n,)`, `(n, 1)` | two classes, where it is a classification |
+| `(n,)` values | `(n,)`, `(n, 1)` | regression |
+| `(n, T)` whole numbers, -100 for padding | `(n, T, K)`, class ids `(n, T)` | classes of the tokens that count |
+| `(n, L)` 0 and 1 | logits `(n, L)` | several labels an example |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .failures import IGNORED_LABEL
+from .metrics import CLASSIFICATION, FAMILY_OF, REPORTED, family
+
+
+LOGITS = "logits"
+
+
+@dataclass
+class Evaluation:
+    """An evaluation, as the Trainer reports it for its (first) evaluation set.
+
+    Args:
+        metrics: keys `eval_...`, those of a named evaluation set without its name.
+        predictions, labels: as `EvalLoopOutput` has them; None where the Trainer did not keep them.
+        step: the update step after which it was made; None for one outside a training.
+        output_names: names of the model's outputs that `predictions` may be a tuple of, in their order.
+        is_trainers_set: whether it was on the Trainer's own (first) evaluation set, for certain.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    predictions: Any = None
+    labels: Any = None
+    step: int | None = None
+    output_names: Sequence[str] = ()
+    is_trainers_set: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A run's answers and the right ones.
+
+    Args:
+        kind: `classes`, `values` (a regression), or `several` (several labels an example).
+        outputs: `(n, K)` logits or `(n,)` class ids; `(n,)` values; `(n, L)` answers 0 or 1.
+        labels: `(n,)`, or `(n, L)` for `several`. Nothing to be ignored is among them.
+        num_labels: K, or L; 1 for values.
+    """
+
+    kind: str
+    outputs: np.ndarray
+    labels: np.ndarray
+    num_labels: int
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The answers as class ids, `(n,)`; 0 or 1, `(n, L)`, for `several`."""
+        return self.outputs.argmax(-1) if self.outputs.ndim > self.labels.ndim else self.outputs
+
+
+def answers_of(evaluation: Evaluation, problem_type: str | None = None, causal: bool = False) -> Answers | None:
+    """A run's answers on its evaluation set; None where they cannot be read, see the module.
+
+    Args:
+        evaluation: the Trainer's.
+        problem_type: of the model's config.
+        causal: whether the label of a token is the token after it, as in a causal language model.
+    """
+    batches = _batches(evaluation, causal)
+    if not batches:
+        return None
+    kinds = {_kind(*batch) for batch in batches}
+    if len(kinds) != 1 or None in kinds:
+        return None
+    kind = kinds.pop()
+    flat = [_flat(kind, *batch) for batch in batches]
+    if len({outputs.shape[1:] for outputs, _ in flat}) != 1:
+        if kind not in ("logits", "tokens"):
+            return None
+        flat = [(outputs.argmax(-1), labels) for outputs, labels in flat if len(labels)]  # 2 to 5 choices
+    outputs, labels = (np.concatenate(parts) for parts in zip(*flat, strict=True))
+    if not len(labels):
+        return None
+    if kind == "several":
+        return Answers(kind, (outputs > 0).astype(np.int64), labels.astype(np.int64), labels.shape[1])
+    if kind == "one output":
+        return _of_one_output(outputs, labels, evaluation.metrics, problem_type)
+    width = outputs.shape[1] if outputs.ndim == 2 else int(max(outputs.max(), labels.max())) + 1
+    if labels.min() < 0 or labels.max() >= width:
+        return None
+    return Answers("classes", outputs, labels.astype(np.int64), width)
+
+
+def labels_of(evaluation: Evaluation, causal: bool = False) -> np.ndarray | None:
+    """The labels alone, `(n,)`, for a baseline where the outputs cannot be read; None where those cannot be either."""
+    parts = [
+        _numbers(part) for part in (evaluation.labels if isinstance(evaluation.labels, list) else [evaluation.labels])
+    ]
+    if any(part is None or part.ndim > 2 for part in parts):
+        return None
+    parts = [part[:, 1:] if causal and part.ndim == 2 else part for part in parts]
+    labels = np.concatenate([part.reshape(-1) for part in parts])
+    labels = labels[labels != IGNORED_LABEL]
+    return labels if len(labels) else None
+
+
+def reported(metrics: Mapping[str, Any], kind: str) -> float | None:
+    """The first score of a family (see `metrics.FAMILIES`) among the reported ones."""
+    found = (value for key, value in metrics.items() if family(key) == kind and isinstance(value, (int, float)))
+    return next(found, None)
+
+
+def agrees(reported_accuracy: float | None, accuracy: float) -> bool:
+    """Whether a reported accuracy is the one that was computed here, rounded or in percent; yes where none was reported."""
+    if reported_accuracy is None:
+        return True
+    return min(abs(reported_accuracy - accuracy), abs(reported_accuracy / 100 - accuracy)) <= REPORTED
+
+
+# ---- the Trainer's containers -----------------------------------------------------------------------------------------
+
+
+def _batches(evaluation: Evaluation, causal: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Outputs and labels of each batch (`eval_do_concat_batches=False`), or of all as one; empty where not known."""
+    predictions, labels = evaluation.predictions, evaluation.labels
+    if predictions is None or labels is None:
+        return []
+    if isinstance(predictions, list) != isinstance(labels, list):
+        return []
+    pairs = zip(predictions, labels, strict=False) if isinstance(predictions, list) else [(predictions, labels)]
+    found = []
+    for outputs, truth in pairs:
+        outputs, truth = _numbers(named_output(outputs, evaluation.output_names)), _numbers(truth)
+        if outputs is None or truth is None or outputs.ndim == 0 or len(outputs) != len(truth):
+            return []
+        if causal and truth.ndim == 2 and outputs.ndim >= 2:
+            outputs, truth = outputs[:, :-1], truth[:, 1:]
+        found.append((outputs, truth))
+    return found
+
+
+def named_output(outputs: Any, names: Sequence[str] = ()) -> Any:
+    """The output called logits, in tuples and dicts of any depth; where none is called so, the first array.
+
+    Args:
+        outputs: an array, or tuples and dicts of arrays.
+        names: what the elements of an outermost tuple are called, where it is known.
+    """
+    if isinstance(outputs, Mapping):
+        found = _search(outputs)
+        return found if found is not None else next((named_output(v) for v in outputs.values() if v is not None), None)
+    if isinstance(outputs, (tuple, list)):
+        if len(names) == len(outputs) and LOGITS in names:
+            return named_output(outputs[list(names).index(LOGITS)])
+        return named_output(outputs[0]) if len(outputs) else None
+    return outputs
+
+
+def _search(outputs: Mapping) -> Any:
+    if outputs.get(LOGITS) is not None:
+        return named_output(outputs[LOGITS])
+    inner = (_search(value) for value in outputs.values() if isinstance(value, Mapping))
+    return next((found for found in inner if found is not None), None)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """An array of numbers; None for what is none."""
+    if isinstance(value, (tuple, list)) and len(value) == 1:
+        value = value[0]
+    if value is None or isinstance(value, (tuple, list, Mapping, str)):
+        return None
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu() if value.is_floating_point() else value.detach().cpu()
+    array = np.asarray(value)
+    return array if array.dtype.kind in "biuf" else None
+
+
+# ---- forms -----------------------------------------------------------------------------------------------------------
+
+
+def _kind(outputs: np.ndarray, labels: np.ndarray) -> str | None:
+    outputs, labels = _squeezed(outputs, labels)
+    whole, ids = _whole(labels), outputs.dtype.kind in "iu"
+    if labels.ndim == 1 and outputs.ndim == 1:
+        return "ids" if ids and whole else "one output"
+    if labels.ndim == 1 and outputs.ndim == 2 and not ids:
+        return "logits" if whole else None
+    if labels.ndim == 2 and whole and (outputs.ndim == 3 and not ids or ids and outputs.shape == labels.shape):
+        return "tokens"
+    if labels.ndim == 2 and outputs.shape == labels.shape:
+        return "several" if np.isin(labels, (0, 1)).all() else "one output"
+    return None
+
+
+def _flat(kind: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Only what counts, the examples (or tokens) on the first axis."""
+    outputs, labels = _squeezed(outputs, labels)
+    if kind == "several":
+        return outputs, labels
+    if kind == "one output":
+        return outputs.reshape(-1), labels.reshape(-1)
+    counted = labels != IGNORED_LABEL
+    return outputs[counted], labels[counted]
+
+
+def _squeezed(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without a last axis of length 1."""
+    if labels.ndim == 2 and labels.shape[1] == 1 and outputs.ndim <= 2:
+        labels = labels[:, 0]
+    if outputs.ndim == 2 and outputs.shape[1] == 1 and labels.ndim == 1:
+        outputs = outputs[:, 0]
+    return outputs.astype(np.int64) if outputs.dtype.kind == "b" else outputs, labels
+
+
+def _whole(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "biu" or bool((labels == np.round(labels)).all())
+
+
+def _of_one_output(
+    outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, Any], problem_type: str | None
+) -> Answers | None:
+    """One number an example: a regression, or two classes told apart by a threshold.
+
+    It is a classification where the labels are 0 and 1 and either the metrics are a classifier's, or the config does not
+    say regression (transformers writes that into the config itself, where such a model computes its own loss).
+    """
+    binary = len(labels) and np.isin(labels, (0, 1)).all()
+    is_classifiers = any(FAMILY_OF.get(_name(key)) in CLASSIFICATION for key in metrics)
+    if not (binary and (is_classifiers or problem_type != "regression")):
+        return Answers("values", outputs, labels, 1)
+    score = reported(metrics, "accuracy")
+    probabilities = outputs.size and 0 <= np.nanmin(outputs) and np.nanmax(outputs) <= 1
+    thresholds = (0.5, 0.0) if probabilities or problem_type == "regression" else (0.0, 0.5)
+    found = [(outputs > threshold).astype(np.int64) for threshold in thresholds]
+    agreeing = (classes for classes in found if agrees(score, float((classes == labels).mean())))
+    classes = next(agreeing, found[0])
+    if not np.isfinite(outputs).all():
+        return Answers("values", outputs, labels, 1)
+    return Answers("classes", classes, labels.astype(np.int64), 2)
+
+
+def _name(key: str) -> str:
+    return key.lower().removeprefix("eval_")

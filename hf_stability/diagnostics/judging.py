@@ -1,0 +1,253 @@
+"""From a run's record and its last evaluation to the verdict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
+from .failures import Verdict, best_constant_score, judge
+from .metrics import (
+    classification_scorer,
+    clearly_above_constant,
+    constant_score,
+    family,
+    smaller_is_better,
+)
+from .step_record import training_evidence
+
+
+logger = logging.getLogger(__name__)
+
+NOT_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
+HIGHER_HEADLINES = ("f1", "matthews")
+"""Families that may clear a run whose accuracy equals the majority class's."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a verdict has to know of a run beside its record and its evaluation.
+
+    Args:
+        metric: the headline metric the user wants; None for none.
+        greater_is_better: of the training arguments.
+        metric_for_best_model: of the training arguments.
+        problem_type: of the model's config.
+        num_labels: of the model's config; 0 where it has none.
+        label_names: of the classes, by id.
+        causal: whether the model is a causal language model.
+        baseline: the user's own: a score, `compute_metrics` to call that on constant predictions, None for the labels'.
+        compute_metrics: the Trainer's.
+        saw_loss: whether the model showed a loss in training.
+        train_dataset: what is trained on, for the variance of a regression's labels.
+        eval_dataset: what is evaluated on, for its labels where the Trainer does not keep them.
+        half_precision: a sentence on weights in half precision; empty where there are none.
+    """
+
+    metric: str | None = None
+    greater_is_better: bool | None = None
+    metric_for_best_model: str | None = None
+    problem_type: str | None = None
+    num_labels: int = 0
+    label_names: Mapping[int, str] | None = None
+    causal: bool = False
+    baseline: float | str | None = None
+    compute_metrics: Callable | None = None
+    saw_loss: bool = True
+    train_dataset: Any = None
+    eval_dataset: Any = None
+    half_precision: str = ""
+
+
+def judge_run(
+    record: Mapping[str, Any] | None, evaluation: Evaluation, facts: RunFacts
+) -> tuple[Verdict, dict[str, Any] | None]:
+    """The verdict on a run, and its baseline.
+
+    Args:
+        record: as `read_steps` gives it; None where there is none that can be trusted.
+        evaluation: the last one that the Trainer made for its evaluation set.
+        facts: see [`RunFacts`].
+
+    Returns:
+        the verdict; the baseline of the headline metric, `{"score", "constant"}`, None where it is not known.
+    """
+    answers = answers_of(evaluation, facts.problem_type, facts.causal)
+    metric, score = headline(evaluation.metrics, facts.metric or facts.metric_for_best_model)
+    constant = _baseline(metric, score, evaluation, answers, facts)
+    evidence = _training(record, answers, facts)
+    evidence |= _of_evaluation(evaluation, answers, facts)
+    if isinstance(facts.baseline, (int, float)):  # the user's number decides
+        evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "eval_constant", "headline_lead"))
+        evidence.pop("score", None)
+    if "score" not in evidence:
+        smaller = smaller_is_better(metric, _greater_is_better(metric, facts))
+        evidence |= {"metric": metric, "score": score, "smaller_is_better": smaller}
+        evidence["baseline"] = None if constant is None else constant["score"]
+    try:
+        verdict = judge(**evidence, half_precision=facts.half_precision)
+    except InputError as error:  # outputs or labels of a form that nobody foresaw
+        logger.warning(f"The verdict leaves the evaluation out: {error}")
+        evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "eval_constant", "headline_lead"))
+        verdict = judge(**evidence, half_precision=facts.half_precision)
+    return verdict, constant
+
+
+def headline(metrics: Mapping[str, Any], wanted: str | None = None) -> tuple[str | None, float | None]:
+    """Key (without `eval_`) and value of the metric that counts: the wanted one, else accuracy, else the first.
+
+    Args:
+        metrics: of an evaluation, keys with or without `eval_`.
+        wanted: `metric_for_best_model`; a loss is not a score.
+    """
+    scores = {key: value for key, value in scores_of(metrics).items() if not key.endswith("loss")}
+    wanted = (wanted or "").removeprefix("eval_")
+    for key in (wanted, "accuracy", *scores):
+        if key in scores:
+            return key, float(scores[key])
+    return None, None
+
+
+def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation, its loss included, without its times and the epoch; keys without `eval_`."""
+    return {
+        key.removeprefix("eval_"): value
+        for key, value in metrics.items()
+        if not key.endswith(NOT_SCORES) and isinstance(value, (int, float))
+    }
+
+
+def _greater_is_better(metric: str | None, facts: RunFacts) -> bool | None:
+    """The training arguments' word, where it is about this metric."""
+    about = (facts.metric_for_best_model or "").removeprefix("eval_")
+    return facts.greater_is_better if metric is not None and about == metric else None
+
+
+def _training(record: Mapping[str, Any] | None, answers: Answers | None, facts: RunFacts) -> dict[str, Any]:
+    if record is None:
+        return {}
+    evidence = training_evidence(record)
+    if not facts.saw_loss:
+        evidence["losses"] = None
+    regression = answers.kind == "values" if answers else facts.num_labels == 1
+    if record["info"].get("own_loss"):  # the model's own, which is not the one that was minimised
+        evidence["losses"] = None
+    if regression:
+        labels = label_column(facts.train_dataset)
+        evidence["constant_loss"] = None if labels is None else float(np.var(labels))
+    return evidence
+
+
+def label_column(dataset: Any) -> np.ndarray | None:
+    """The labels of a data set that has a column of numbers for them, `(n,)`; None for any other."""
+    names = getattr(dataset, "column_names", None) or ()
+    name = next((name for name in ("labels", "label") if name in names), None)
+    if name is None or not hasattr(dataset, "__len__"):  # a streamed one would be read through
+        return None
+    try:
+        labels = np.asarray(dataset[name])
+    except Exception:  # a data set of the user's own
+        return None
+    return labels.astype(float) if labels.ndim == 1 and labels.dtype.kind in "biuf" else None
+
+
+def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFacts) -> dict[str, Any]:
+    """Keywords of `judge` on the evaluation: the run's answers, or, where the accuracy that was reported is another
+    than theirs, that one."""
+    if answers is None:
+        return _of_reported_accuracy(evaluation, _labels(evaluation, facts))
+    if answers.kind == "values":
+        return {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "regression": True}
+    if answers.kind == "several":
+        majority = (answers.labels.mean(0) > 0.5).astype(np.int64)
+        constant = np.broadcast_to(majority, answers.labels.shape)
+        parts = {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "eval_constant": constant}
+        return {name: part.reshape(-1) for name, part in parts.items()} | {"num_labels": 2}
+    if not agrees(reported(evaluation.metrics, "accuracy"), float((answers.classes == answers.labels).mean())):
+        return _of_reported_accuracy(evaluation, answers.labels)
+    return {
+        "eval_labels": answers.labels,
+        "eval_predictions": answers.outputs,
+        "num_labels": answers.num_labels,
+        "label_names": _names(answers.num_labels, facts.label_names),
+        "headline_lead": _lead(evaluation, answers, facts),
+    }
+
+
+def _labels(evaluation: Evaluation, facts: RunFacts) -> np.ndarray | None:
+    """The evaluation's labels; where the Trainer kept none (`batch_eval_metrics`), the data set's."""
+    if evaluation.labels is not None:
+        return labels_of(evaluation, facts.causal)
+    sets = facts.eval_dataset
+    return label_column(next(iter(sets.values())) if isinstance(sets, dict) else sets)
+
+
+def _of_reported_accuracy(evaluation: Evaluation, labels: np.ndarray | None) -> dict[str, Any]:
+    """The accuracy as the Trainer reports it, against the most frequent label's; in counts of examples."""
+    score = reported(evaluation.metrics, "accuracy")
+    if score is None or labels is None or not np.isfinite(labels).all():
+        return {}
+    constant = constant_score("accuracy", labels - min(0, labels.min()))
+    if constant is None:
+        return {}
+    score = score / 100 if score > 1 else score
+    return {"metric": "accuracy", "score": score, "baseline": constant["score"], "examples": len(labels)}
+
+
+def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str, Any] | None:
+    """The headline metric's lead over its best constant's, where it is an F1 or a Matthews correlation."""
+    scores = scores_of(evaluation.metrics)
+    wanted = (facts.metric or facts.metric_for_best_model or "").removeprefix("eval_")
+    names = [wanted] if wanted in scores and not wanted.endswith("loss") else list(scores)
+    metric = next((name for name in names if family(name) in HIGHER_HEADLINES), None)
+    if metric is None:
+        return None
+    score = float(scores[metric])
+    scorer = classification_scorer(metric, answers.labels, answers.classes, answers.num_labels, score)
+    if scorer is None:
+        return None
+    low, high = clearly_above_constant(scorer, answers.labels, answers.classes, answers.num_labels)
+    constant = constant_score(metric, answers.labels, answers.classes, answers.num_labels, score)
+    return {"metric": metric, "score": score, "baseline": constant["score"], "low": low, "high": high}
+
+
+def _baseline(
+    metric: str | None, score: float | None, evaluation: Evaluation, answers: Answers | None, facts: RunFacts
+) -> dict[str, Any] | None:
+    """The best constant predictor's score in the headline metric."""
+    if metric is None:
+        return None
+    if facts.baseline == "compute_metrics":
+        return _from_compute_metrics(metric, evaluation, facts)
+    if facts.baseline is not None:
+        return {"score": float(facts.baseline)}
+    labels = answers.labels if answers is not None else _labels(evaluation, facts)
+    if family(metric) in ("matthews", "correlation", "r2"):
+        return constant_score(metric, [] if labels is None else labels)
+    if labels is None or (answers is not None and answers.kind == "several"):
+        return None
+    classified = answers is not None and answers.kind == "classes"
+    classes, num_labels = (answers.classes, answers.num_labels) if classified else (None, None)
+    return constant_score(metric, labels, classes, num_labels, score)
+
+
+def _from_compute_metrics(metric: str, evaluation: Evaluation, facts: RunFacts) -> dict[str, Any] | None:
+    if facts.compute_metrics is None or evaluation.predictions is None or evaluation.labels is None:
+        return None
+    try:
+        outputs = evaluation.predictions, evaluation.labels
+        return best_constant_score(facts.compute_metrics, *outputs, facts.num_labels, metric, facts.num_labels == 1)
+    except Exception as error:  # the user's own function
+        logger.warning(
+            f"No baseline: compute_metrics failed on a constant prediction: {type(error).__name__}: {error}"
+        )
+        return None
+
+
+def _names(num_labels: int, names: Mapping[int, str] | None) -> Sequence[str] | None:
+    return [str(names[k]) for k in range(num_labels)] if names and set(names) >= set(range(num_labels)) else None

@@ -1,0 +1,231 @@
+"""Metrics by their names: which way is better, and the score of the best constant predictor, from the labels alone.
+
+A user's `compute_metrics` is never called for this: it may keep what it sees. For the metrics that are known here the
+majority-class baseline follows from the labels. Where a name can mean several things (F1: of a class, macro, micro,
+weighted), the meaning is the one that gives the reported score on the run's own predictions.
+
+Shapes: `n` examples, `K` classes; `...` are leading axes, for example bootstrap draws. A confusion matrix has the labels
+in its rows and the predictions in its columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+
+FAMILIES = {
+    "accuracy": "accuracy acc",
+    "f1": "f1 f1_score f1_macro macro_f1 f1_micro micro_f1 f1_weighted weighted_f1",
+    "matthews": "matthews matthews_correlation matthews_corrcoef mcc",
+    "correlation": "pearson pearsonr pearson_correlation spearman spearmanr spearman_correlation corr",
+    "r2": "r2 r2_score r_squared",
+    "mse": "mse mean_squared_error",
+    "rmse": "rmse root_mean_squared_error",
+    "mae": "mae mean_absolute_error",
+}
+FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names.split()}
+CLASSIFICATION = ("accuracy", "f1", "matthews")
+REGRESSION = ("correlation", "r2", "mse", "rmse", "mae")
+
+SMALLER_IS_BETTER = re.compile(
+    r"(^|_)(loss|mse|rmse|mae|mape|error|errors|err|eer|perplexity|ppl|wer|cer|ter|nll|brier|ece|msle|distance)(_|$)"
+    r"|(^|_)mean_(squared|absolute)_|hamming_loss|log_loss"
+)
+REPORTED = 5e-3
+"""How far a reported score may be from ours: scores that are rounded to two decimals."""
+N_BOOT, SEED = 2000, 0
+
+
+def family(metric: str | None) -> str | None:
+    """The family of a metric's name, with or without `eval_`; None where it is not known."""
+    return FAMILY_OF.get(_bare(metric))
+
+
+def smaller_is_better(metric: str | None, greater_is_better: bool | None = None) -> bool:
+    """Whether a smaller value of a metric is a better one: by its name, else by the training arguments.
+
+    Args:
+        metric: with or without `eval_`.
+        greater_is_better: of the training arguments, for this metric; transformers sets it to True for all that do not end
+            in `loss`, `mse` too, so that a known name counts more.
+    """
+    if family(metric) is None and not SMALLER_IS_BETTER.search(_bare(metric)):
+        return greater_is_better is False
+    return bool(SMALLER_IS_BETTER.search(_bare(metric)))
+
+
+def constant_score(
+    metric: str,
+    labels: np.ndarray,
+    classes: np.ndarray | None = None,
+    num_labels: int | None = None,
+    score: float | None = None,
+) -> dict[str, float] | None:
+    """The best score of a metric over all constant predictions, from the labels.
+
+    | metric | its best constant |
+    | --- | --- |
+    | accuracy | the share of the most frequent class |
+    | F1 | the class that gives the highest one; always the positive class for the F1 of two classes |
+    | Matthews, Pearson, Spearman, R2 | 0 |
+    | mse, rmse, mae | those of the mean label; of the median |
+
+    Args:
+        metric: its name, with or without `eval_`.
+        labels: `(n,)` class ids, or values.
+        classes: `(n,)` predicted class ids, where they are known; they tell one F1 from another.
+        num_labels: K; default: what the highest class seen gives.
+        score: the run's reported score, which tells one F1 from another.
+
+    Returns:
+        `{"score": float, "constant": class id or value}`, `constant` left out where any is as good; None where the metric
+        is not known, or does not fit the labels.
+    """
+    kind = family(metric)
+    if kind in ("matthews", "correlation", "r2"):
+        return {"score": 0.0}
+    values = np.asarray(labels, dtype=float)
+    if kind == "mse":
+        return {"score": float(np.var(values)), "constant": float(values.mean())}
+    if kind == "rmse":
+        return {"score": float(np.std(values)), "constant": float(values.mean())}
+    if kind == "mae":
+        middle = float(np.median(values))
+        return {"score": float(np.abs(values - middle).mean()), "constant": middle}
+    if kind not in ("accuracy", "f1") or (values != np.round(values)).any():
+        return None
+    ids = values.astype(np.int64)
+    top = max(int(ids.max()), -1 if classes is None else int(np.max(classes))) + 1
+    num_labels = max(num_labels or 0, top)
+    scorer = classification_scorer(metric, ids, classes, num_labels, score)
+    if scorer is None:
+        return None
+    scores = [float(scorer(constant_confusion(_counts(ids, num_labels), k))) for k in range(num_labels)]
+    best = int(np.argmax(scores))
+    return {"score": scores[best], "constant": best}
+
+
+def classification_scorer(
+    metric: str, labels: np.ndarray, classes: np.ndarray | None, num_labels: int, score: float | None
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """A metric as a function of confusion matrices `(..., K, K) -> (...)`; None where it is not known which one it is.
+
+    Args:
+        metric, labels, classes, num_labels, score: as in [`constant_score`].
+    """
+    kind = family(metric)
+    if kind == "accuracy":
+        return accuracy
+    if kind == "matthews":
+        return matthews
+    if kind != "f1":
+        return None
+    averages: list[int | str] = (
+        [1, "macro", "weighted", "micro", 0] if num_labels == 2 else ["macro", "weighted", "micro"]
+    )
+    named = [average for average in averages if str(average) in _bare(metric).split("_")]
+    if classes is None or score is None:  # two classes: the positive one's F1, as scikit-learn's default
+        chosen = named[0] if named else 1 if num_labels == 2 else None
+        return None if chosen is None else lambda confusion: f1(confusion, chosen)
+    matrix = confusion(labels, classes, num_labels)
+    off = {average: abs(float(f1(matrix, average)) - score) for average in named or averages}
+    best = min(off, key=off.get)
+    return (lambda matrices: f1(matrices, best)) if off[best] <= REPORTED else None
+
+
+def clearly_above_constant(
+    scorer: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    classes: np.ndarray,
+    num_labels: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a metric's lead over its best constant prediction: paired bootstrap over examples, percentile.
+
+    Every draw of `n` examples is scored for the run and for the best constant (chosen on all examples), and the
+    difference is taken. The draws are those of a multinomial over the cells of the confusion matrix, which is the same.
+
+    Args:
+        scorer: of [`classification_scorer`].
+        labels, classes: `(n,)`.
+        num_labels: K.
+        level: of the interval.
+
+    Returns:
+        lower and upper limit; the run is clearly above its baseline where the lower one is above 0.
+    """
+    matrix = confusion(labels, classes, num_labels)
+    constants = [float(scorer(constant_confusion(matrix.sum(1), k))) for k in range(num_labels)]
+    best = int(np.argmax(constants))
+    draws = np.random.default_rng(SEED).multinomial(len(labels), matrix.ravel() / len(labels), size=N_BOOT)
+    draws = draws.reshape(N_BOOT, num_labels, num_labels)
+    lead = scorer(draws) - scorer(constant_confusion(draws.sum(-1), best))
+    low, high = np.quantile(lead, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def confusion(labels: np.ndarray, classes: np.ndarray, num_labels: int) -> np.ndarray:
+    """Counts by label and predicted class, `(K, K)`."""
+    cells = np.asarray(labels, np.int64) * num_labels + np.asarray(classes, np.int64)
+    return np.bincount(cells, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def constant_confusion(label_counts: np.ndarray, constant: int) -> np.ndarray:
+    """Confusion matrices of always answering one class: `(..., K)` counts of the labels -> `(..., K, K)`."""
+    counts = np.asarray(label_counts)
+    matrix = np.zeros((*counts.shape, counts.shape[-1]), counts.dtype)
+    matrix[..., constant] = counts
+    return matrix
+
+
+def accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of the diagonal: `(..., K, K) -> (...)`."""
+    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+
+
+def f1(confusion: np.ndarray, average: int | str) -> np.ndarray:
+    """F1 from confusion matrices, `(..., K, K) -> (...)`, as scikit-learn's `f1_score`; 0 where it is undefined.
+
+    Args:
+        confusion: see the module.
+        average: a class id for that class's F1; `macro` (classes that occur), `weighted`, `micro`.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    if average == "micro":
+        return accuracy(confusion)
+    support, predicted = confusion.sum(-1), confusion.sum(-2)
+    by_class = _ratio(2 * hits, support + predicted)
+    if average == "macro":
+        return _ratio(by_class.sum(-1), ((support + predicted) > 0).sum(-1))
+    if average == "weighted":
+        return _ratio((by_class * support).sum(-1), support.sum(-1))
+    return by_class[..., average]
+
+
+def matthews(confusion: np.ndarray) -> np.ndarray:
+    """Matthews correlation coefficient, `(..., K, K) -> (...)`, as scikit-learn's; 0 where it is undefined.
+
+    Source: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient" (2004).
+    """
+    confusion = np.asarray(confusion, float)
+    total, hits = confusion.sum((-2, -1)), np.trace(confusion, axis1=-2, axis2=-1)
+    support, predicted = confusion.sum(-1), confusion.sum(-2)
+    covariance = hits * total - (support * predicted).sum(-1)
+    spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (support**2).sum(-1))
+    return _ratio(covariance, np.sqrt(spread))
+
+
+def _bare(metric: str | None) -> str:
+    return (metric or "").split("/")[-1].lower().replace("-", "_").replace(" ", "_").removeprefix("eval_")
+
+
+def _counts(ids: np.ndarray, num_labels: int) -> np.ndarray:
+    return np.bincount(ids, minlength=num_labels)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
+    return np.divide(above, below, out=np.zeros(above.shape), where=below > 0)

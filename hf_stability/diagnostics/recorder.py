@@ -1,0 +1,407 @@
+"""The recorder: a row of numbers for each update step, from the model's forward passes, its gradients and the probes.
+
+Rows stay on the device until they are flushed. A part that raises is off (see `guard`): its numbers are NaN from then on,
+while what all processes do together goes on, so that none waits for another.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import logging
+import math
+import os
+import textwrap
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .calling_trainer import TrainingLoop
+from .gradients import GradientMeter, layers_of
+from .guard import Guard
+from .outputs import combine_statistics, output_statistics
+from .own_loss import LossCheck
+from .probes import Probe, is_clipped
+from .step_record import LAYER_PREFIX, StepRecord
+
+
+logger = logging.getLogger(__name__)
+
+MAX_CLASSES = 16  # more classes than this get no counts a step
+MAX_WIDTH = 128  # more outputs than this get no logit_std
+
+RECORD = "the record"
+"""The part's name in warnings."""
+
+
+class ForwardHook:
+    """A model's forward hook that a copy of the model does not take along: copied or pickled, it does nothing.
+
+    Args:
+        recorder: what it tells of each forward pass.
+    """
+
+    def __init__(self, recorder: Recorder | None = None):
+        self.recorder = recorder
+
+    @torch.compiler.disable  # else it is compiled again for each number of micro-batches
+    def __call__(self, module, args, kwargs, output) -> None:
+        if self.recorder is not None:
+            self.recorder.observe_forward(module, kwargs, output)
+
+    def __reduce__(self):
+        return ForwardHook, ()
+
+    def __deepcopy__(self, memo):
+        return ForwardHook()
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Take the hooks of earlier trainings off a model."""
+    for key, hook in list(model._forward_hooks.items()):
+        if isinstance(hook, ForwardHook):
+            model._forward_hooks.pop(key)
+            getattr(model, "_forward_hooks_with_kwargs", {}).pop(key, None)
+
+
+class Recorder:
+    """Records one training.
+
+    Args:
+        model: without the wrappers of distributed training, on its device.
+        args: the training arguments.
+        state: the Trainer's, as training begins.
+        optimizer: the training's; its parameter groups have their rates.
+        probes: more columns, those that are averaged over processes last.
+        path: the record's file; None in all processes but the main one.
+        guard: where our own errors end.
+        loop: the training; None where it is not known.
+        checks_loss: whether to look if the loss is the model's own (see `own_loss`).
+
+    Attributes:
+        record: the [`StepRecord`].
+        meter: the [`GradientMeter`].
+        saw_loss: whether the model has shown a loss; without one it returns none, which is no divergence.
+        before_clipping: whether the last step's norms were taken before clipping.
+        micro_batches: loss, logits and labels of the update step that is going on.
+        output_names: of the model's last outputs, in their order, without the loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Any,
+        state: Any,
+        optimizer: Any,
+        probes: Sequence[Probe],
+        path: Path | None,
+        guard: Guard,
+        loop: TrainingLoop | None = None,
+        checks_loss: bool = True,
+    ):
+        self.model, self.args, self.state, self.probes, self.guard, self.loop = model, args, state, probes, guard, loop
+        self.thread = threading.get_ident()
+        self.meter = GradientMeter(model)
+        config = getattr(model, "config", None)
+        num_labels = getattr(config, "num_labels", 0) or 0
+        self.classes = num_labels if 2 <= num_labels <= MAX_CLASSES else 0
+        self.width = num_labels if num_labels <= MAX_WIDTH else 0
+        self.saw_loss = False
+        self.before_clipping = False
+        self.output_names: list[str] = []
+        run = functools.partial(guard.run, "the check of the loss")
+        self.loss_check = LossCheck(run=run) if checks_loss and self.classes else None
+        self._divides_by_num_items = divides_by_num_items(model)
+        self._losses_add_up = False
+        self._said_unknown = self.meter.hidden is not None  # the meter has said why
+        self._rows: list[tuple[int, Sequence[float], Tensor, Tensor]] = []
+        self.micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
+        self._norms: tuple[Tensor, Tensor, bool] | None = None
+        self._row: tuple[int, Sequence[float], Tensor, Tensor] | None = None
+        self._step_is_open = False
+        self._total = torch.full((), math.nan)
+        for probe in self.probes:
+            limit, resumed = args.max_grad_norm or 0.0, state.global_step > 0
+            values = {"max_grad_norm": limit, "resumed": resumed}
+            guard.run(part_of(probe), lambda p=probe, v=values: p.start(model, layers_of(model), **v))
+        groups = getattr(optimizer, "param_groups", [])
+        self.encoders_group = encoders_group(groups, model)
+        self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
+        info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
+        try:
+            self.record = StepRecord(self.columns(), path, last_step=state.global_step, info=info)
+        except Exception:
+            for probe in self.probes:  # their hooks
+                probe.stop()
+            raise
+        remove_hooks(model)
+        self._hook = model.register_forward_hook(ForwardHook(self), with_kwargs=True)
+
+    def columns(self) -> list[str]:
+        """The record's columns, with the layers that are trained now."""
+        columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "clipped"]
+        columns += [f"{kind}/{k}" for kind in ("labels", "predicted") for k in range(self.classes)]
+        columns += [LAYER_PREFIX + name for name in self.meter.names]
+        columns += [column for probe in self.probes for column in probe.columns]
+        return columns + self._group_columns
+
+    # ---- a step --------------------------------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """The next forward passes in training mode are an update step's."""
+        self._step_is_open = True
+        self.micro_batches.clear()
+
+    @torch.no_grad()
+    def observe_forward(self, module: nn.Module, kwargs: Mapping[str, Any], output: Any) -> None:
+        """A forward pass of the model."""
+        if self.loop is not None and threading.get_ident() == self.thread and not self.loop.is_running():
+            self.stop()  # an interrupted training's
+            return
+        self.guard.run(RECORD, self._observe, module, kwargs, output)
+
+    def _observe(self, module: nn.Module, kwargs: Mapping[str, Any], output: Any) -> None:
+        names = [key for key, value in output.items() if value is not None] if isinstance(output, Mapping) else []
+        self.output_names = [name for name in names if name != "loss"]
+        if not (module.training and self._step_is_open):
+            return
+        loss, logits, labels = loss_logits_labels(kwargs, output)
+        self.saw_loss |= loss is not None
+        self._losses_add_up = self._divides_by_num_items and kwargs.get("num_items_in_batch") is not None
+        if self.loss_check is not None and not self.micro_batches and logits is not None and labels is not None:
+            self.guard.run("the check of the loss", self.loss_check.watch, logits, labels)
+        self.micro_batches.append((loss, None if logits is None else logits.detach(), labels))
+
+    def observe_gradients(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> None:
+        """Take this update step's norms from the trainer, instead of another pass over the gradients.
+
+        Args:
+            layer_norms: `(layers,)`, as `meter` gives them.
+            total: 0-d, the total norm.
+            before_clipping: whether they were taken before clipping.
+        """
+        self._norms = (layer_norms, total, before_clipping)
+
+    def follow_unfreezing(self) -> None:
+        """Layers that were unfrozen, or frozen, since the last step: they are in the norms from now on."""
+        if not self.meter.is_current():
+            self.flush()
+            before = set(self.meter.names)
+            self.meter = GradientMeter(self.model)
+            step = self.state.global_step + 1
+            new = {name: step for name in self.meter.names if name not in before}
+            self.record.set_columns(self.columns())
+            self.record.update_info(since={**self.record.info.get("since", {}), **new})
+            logger.info(f"From update step {step} on, other layers are trained: {', '.join(self.meter.names)}")
+
+    def before_step(self, optimizer: Any, step: int) -> None:
+        """The gradients are whole and clipped; the optimizer's step comes."""
+        self._step_is_open = False
+        self._row = self.guard.run(RECORD, self._make_row, optimizer, step)
+        if self._row is None and self.args.world_size > 1:  # the other processes count on a row of each
+            self._row = self._unknown_row(step)
+        self._norms = None
+        self.micro_batches.clear()
+        total = self._total
+        for probe in self.probes:
+            self.guard.run(part_of(probe), probe.before_step, optimizer, total, self.before_clipping, step)
+
+    def _make_row(self, optimizer: Any, step: int) -> tuple[int, Sequence[float], Tensor, Tensor]:
+        self.follow_unfreezing()
+        layer_norms, total, self.before_clipping = self._norms or self._measured()
+        self._total = total
+        clipped = is_clipped(total, self.args.max_grad_norm or 0.0, self.before_clipping)
+        norms = torch.cat([torch.stack([total.float(), clipped.float()]), layer_norms.float().to(total.device)])
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        rates = [rates[self.encoders_group], *(rates if self._group_columns else [])]
+        return step, rates, self._seen_here(total), norms
+
+    def _unknown_row(self, step: int) -> tuple[int, Sequence[float], Tensor, Tensor]:
+        device = next(self.model.parameters()).device
+        sizes = 2 + 2 * self.width + 2 * self.classes, 2 + len(self.meter.names)
+        seen, norms = (torch.full((size,), math.nan, device=device) for size in sizes)
+        return step, [math.nan] * (1 + len(self._group_columns)), seen, norms
+
+    def _measured(self) -> tuple[Tensor, Tensor, bool]:
+        norms = self.meter.parameter_norms()
+        layer_norms = self.meter.layer_norms(norms)
+        total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # whose rounding is that of the clipping
+        if not self.meter.present or is_sharded(self.args):  # not zero: unknown
+            layer_norms, total = layer_norms * math.nan, total * math.nan
+            self._say_unknown()
+        return layer_norms, total, False
+
+    def _say_unknown(self) -> None:
+        if not self._said_unknown and self.state.is_world_process_zero:
+            logger.warning(
+                "Gradient norms are NaN: at the optimizer's step this process does not hold the whole gradients. With "
+                "DeepSpeed, call deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step"
+            )
+        self._said_unknown = True
+
+    def after_step(self) -> None:
+        """The optimizer has made its step."""
+        row, self._row = self._row, None
+        if row is None:  # the record is off
+            return
+        step, rates, seen, norms = row
+        for probe in self.probes:
+            values = self.guard.run(part_of(probe), probe.after_step)
+            values = torch.full((len(probe.columns),), math.nan) if values is None else values
+            values = values.to(norms.device)
+            if probe.mean_over_processes:
+                seen = torch.cat([seen, values])
+            else:  # of sharded weights a process has its part only
+                unknown = is_sharded(self.args) and "/" in probe.columns[0]
+                norms = torch.cat([norms, values * math.nan if unknown else values])
+        self._rows.append((step, rates, seen, norms))
+
+    @torch.no_grad()
+    def _seen_here(self, total: Tensor) -> Tensor:
+        """Loss and output statistics of the examples that this process has seen in this step, on the device."""
+        device = total.device  # under DataParallel the batches are on several
+        batches = [[part.to(device) if part is not None else None for part in batch] for batch in self.micro_batches]
+        losses = [loss.float() for loss, _, _ in batches if loss is not None]
+        sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
+        if self._losses_add_up:  # the processes' mean is taken in _flush
+            loss = sum(losses) * (self.args.world_size if self.args.average_tokens_across_devices else 1)
+        else:
+            loss = sum(loss * (size / sum(sizes)) for loss, size in zip(losses, sizes, strict=True))
+        loss = loss if losses else torch.full((), torch.nan, device=device)
+        seen = [(logits, labels) for _, logits, labels in batches if logits is not None and labels is not None]
+        seen = seen if all(logits.shape == (len(labels), self.width) for logits, labels in seen) else []
+        logits, labels = (torch.cat(part) for part in zip(*seen, strict=True)) if seen else (None, None)
+        statistics = output_statistics(logits, labels, self.width, self.classes, device)
+        return torch.cat([loss[None], statistics])
+
+    # ---- a block of steps ----------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Number of rows that are not flushed."""
+        return len(self._rows)
+
+    def flush(self) -> np.ndarray | None:
+        """Bring the rows of the last block to the host and to the file: `(steps, columns)`, None without rows.
+
+        All processes call it at the same steps.
+        """
+        if not self._rows:
+            return None
+        steps, rates, seen, norms = zip(*self._rows, strict=True)
+        self._rows = []
+        seen = self.of_all_processes(torch.stack(seen)).cpu().numpy()
+        return self.guard.run(RECORD, self._append, steps, rates, seen, torch.stack(norms).cpu().numpy())
+
+    def _append(self, steps, rates, seen: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        own = sum(len(probe.columns) for probe in self.probes if probe.mean_over_processes)
+        seen, probed = np.split(seen, [seen.shape[-1] - own], axis=-1)
+        outputs = combine_statistics(seen[..., 1:], self.width)
+        loss, probed = (weighted_mean(part, seen[..., 1:2]) for part in (seen[..., :1], probed))
+        rates = np.asarray(rates, "<f4")
+        block = [
+            steps,
+            rates[:, 0],
+            loss,
+            outputs[:, 0],
+            norms[:, :2],
+            outputs[:, 1:],
+            norms[:, 2:],
+            probed,
+            rates[:, 1:],
+        ]
+        block = np.column_stack([np.asarray(part, "<f4") for part in block])
+        self.record.append(block)
+        return block
+
+    def of_all_processes(self, seen: Tensor) -> Tensor:
+        """`(steps, columns)` of this process -> `(processes, steps, columns)`. Gradient norms are global already."""
+        if self.args.world_size == 1 or not torch.distributed.is_initialized():
+            return seen[None]
+        gathered = [torch.empty_like(seen) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(gathered, seen)
+        return torch.stack(gathered)
+
+    def stop(self) -> None:
+        """At the end of training, whatever its end was: no hook on the model, nothing of its batches is kept."""
+        self._hook.remove()
+        for probe in self.probes:
+            probe.stop()
+        self.micro_batches.clear()
+        self._rows, self._norms, self._row, self._step_is_open = [], None, None, False
+        self.loss_check = None
+
+
+def part_of(probe: Probe) -> str:
+    """A probe's name in warnings."""
+    return f"diagnostic {probe.name!r}"
+
+
+def loss_logits_labels(kwargs: Mapping, output: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What a model's forward shows: loss (0-d), logits `(examples, outputs)`, labels `(examples,)`, or None for each."""
+    labels = kwargs.get("labels")
+    if isinstance(output, Mapping):
+        loss, logits = output.get("loss"), output.get("logits")
+    else:
+        outputs = output if isinstance(output, tuple) else (output,)
+        loss, logits = (
+            (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
+        )
+    # A copy: with several processes the Trainer multiplies the loss in place by their number.
+    loss = loss.detach().clone() if isinstance(loss, Tensor) and loss.ndim == 0 else None
+    logits = logits if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
+    return loss, logits, labels
+
+
+def weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples where these are known."""
+    sizes = np.where(np.isfinite(sizes), sizes, 1.0)
+    return (values.astype(np.float64) * sizes).sum(0) / sizes.sum(0)
+
+
+def divides_by_num_items(model: nn.Module) -> bool:
+    """Whether a model's loss is a sum over tokens / `num_items_in_batch`, so that a step's micro-batches add up.
+
+    Many take the argument, and leave it: T5 and BERT's classifiers have a cross entropy of their own, others (Qwen2's
+    classifier) do not hand it on to `self.loss_function`. Read off the source; where there is none (a class made in a
+    notebook or by `exec`) the answer is no.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    if not isinstance(model, PreTrainedModel):
+        return False
+    try:
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(model).forward)))
+        tree = ast.parse(source)
+    except (OSError, TypeError, SyntaxError, ValueError):  # no source, or one whose docstring begins at the margin
+        return False
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    losses = [call for call in calls if getattr(call.func, "attr", None) == "loss_function"]
+    return any(keyword.arg in (None, "num_items_in_batch") for call in losses for keyword in call.keywords)
+
+
+def is_sharded(args: Any) -> bool:
+    """Whether a process sees a part of the gradients only."""
+    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
+
+
+def rates_differ(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an optimizer's groups have different peak rates."""
+    return len({float(group.get("initial_lr", group["lr"])) for group in groups}) > 1
+
+
+def encoders_group(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> int:
+    """Index of the parameter group that has most of the encoder's layers' parameters; of equals the highest rate's."""
+    layers = layers_of(model)
+    encoder = {id(p) for name, group in layers.items() if "layer_" in name for p in group}
+    sizes = [sum(p.numel() for p in group["params"] if id(p) in encoder) for group in groups]
+    keys = [(size, float(group.get("initial_lr", group["lr"]))) for size, group in zip(sizes, groups, strict=True)]
+    return max(range(len(keys)), key=lambda i: (*keys[i], -i), default=0)

@@ -1,0 +1,162 @@
+"""TensorBoard: a run's one event file, shared with the Trainer's own TensorBoardCallback where that is known."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
+
+from .dashboard import custom_layout
+from .judging import scores_of
+from .sinks import Sink
+
+
+logger = logging.getLogger(__name__)
+
+EVENTS_SUFFIX = ".stability"  # of the names of our event files
+
+
+class TensorBoard(Sink):
+    """Writes a run's event file; the tags are in [`StabilityCallback`][hf_stability.StabilityCallback].
+
+    Args:
+        folder: where the run is kept; the events are in its `tensorboard/`.
+        args: the training arguments.
+        state: the Trainer's.
+        directory: where to write instead.
+        theirs: the Trainer's own callback, which then writes to the same file; None for a file of our own.
+        hparams: for the HParams tab, written at the end.
+        texts: tag -> Markdown, for the Text tab.
+        finished: whether the HParams tab may have the run at its end; a function, asked then.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(
+        self,
+        folder: Path,
+        args: Any,
+        state: Any,
+        directory: str | os.PathLike | None = None,
+        theirs: TensorBoardCallback | None = None,
+        hparams: Mapping[str, Any] | None = None,
+        texts: Mapping[str, str] | None = None,
+        finished=lambda: True,
+    ):
+        self.folder, self.args, self.state, self.directory = folder, args, state, directory
+        # In a search the Trainer's callback has a folder for each trial.
+        self.theirs = None if state.is_hyper_param_search else theirs
+        self.hparams, self.texts, self.finished = hparams, texts, finished
+        self.writer = None
+        self.shares_writer = self.made_writer = False
+
+    def open(self, columns):
+        """Comes before the Trainer's callback would open its own."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.warning("tensorboard is not installed: the diagnostics go to the record file only.")
+            return
+        first_step = self.state.global_step + 1
+        if self.theirs is not None and self.theirs.tb_writer is not None:
+            self.writer = self.theirs.tb_writer  # one that it was made with
+        else:
+            directory = self._events_folder()
+            self.writer = SummaryWriter(directory, purge_step=first_step, filename_suffix=EVENTS_SUFFIX)
+            self.made_writer = True
+            if self.theirs is not None:
+                self.theirs.tb_writer, self.theirs.logging_dir = self.writer, directory
+        self.shares_writer = self.theirs is not None
+        self.writer.add_custom_scalars(custom_layout(columns))
+        for tag, text in (self.texts or {}).items():
+            self.writer.add_text(tag, text, first_step)
+        self.writer.flush()
+
+    def _events_folder(self) -> str:
+        if self.directory is not None:
+            return str(self.directory)
+        if self.theirs is not None:
+            return self.theirs.logging_dir or os.path.join(self.args.output_dir, default_logdir())
+        if self.state.global_step == 0:  # begun anew, as the record: TensorBoard would keep the old run's hparams
+            for earlier in (self.folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
+                earlier.unlink()
+        return str(self.folder / "tensorboard")
+
+    def numbers(self, values, step):
+        """All in one event, in a seventh of the time of an event each."""
+        if self.writer is None:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from torch.utils.tensorboard import SummaryWriter
+
+        if isinstance(self.writer, SummaryWriter):
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            self.writer.file_writer.add_summary(Summary(value=values), step)
+        else:  # another library's, that the Trainer's callback was made with
+            for tag, value in values.items():
+                self.writer.add_scalar(tag, value, step)
+
+    def flush(self):
+        if self.writer is not None:
+            self.writer.flush()
+
+    def evaluation(self, metrics, step):
+        if self.writer is None or self.shares_writer:  # the Trainer's callback writes the same tags
+            return
+        for key, value in scores_of({k: v for k, v in metrics.items() if k.startswith("eval_")}).items():
+            self.writer.add_scalar(f"eval/{key}", value, step)
+        self.writer.flush()
+
+    def alarm(self, alarm):
+        if self.writer is not None:
+            self.writer.add_text("alarm", alarm.sentence, alarm.step)
+
+    def end(self, verdict, final, step, picture):
+        if self.writer is None:
+            return
+        if picture is not None:
+            self.writer.add_image("gradients", _pixels(picture), step, dataformats="HWC")
+        self.numbers(final, step)
+        self.writer.add_text("verdict", verdict.sentence, step)
+        if self.hparams is not None and self.finished():
+            from torch.utils.tensorboard.summary import hparams
+
+            values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": verdict.status}.items()}
+            for summary in hparams(
+                values, dict(final)
+            ):  # SummaryWriter.add_hparams would make a run of its own of them
+                self.writer.file_writer.add_summary(summary)
+        self.writer.flush()
+
+    def close(self, abandoned=False):
+        writer, self.writer = self.writer, None
+        if writer is None or (
+            self.shares_writer and not abandoned
+        ):  # the Trainer's callback closes its own, after this
+            return
+        if self.shares_writer and not self.made_writer:
+            return
+        writer.close()
+        if self.theirs is not None and self.theirs.tb_writer is writer:
+            self.theirs.tb_writer = None
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    """A PNG as `(height, width, 3)`, uint8."""
+    from PIL import Image
+
+    with Image.open(BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _hparam(value: Any) -> int | float | str:
+    """As the HParams tab takes it; torch would make a number of a bool."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, (int, float)) else str(value)

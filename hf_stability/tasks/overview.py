@@ -1,0 +1,102 @@
+"""A task's data in a line, and what looks wrong with them: said before any run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .task import TaskData
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+CLASSES_SHOWN = 10
+
+
+def columns_and_classes(data: TaskData) -> str:
+    """The columns that text and label are read from, and how many examples each set has of each class (of a regression
+    the range of its targets):
+
+    `task custom: text from sentence, label from label; examples in train / validation: neg 20 / 8, pos 20 / 12`
+    """
+    sets = {"train": data.train, **data.validation}
+    columns = " and ".join(map(_shown, data.task.text_columns))
+    text = f"task {data.task.name}: text from {columns}, label from {_shown(data.label_column)}"
+    if data.task.is_regression:
+        ranges = [f"{name} {min(labels):g} to {max(labels):g}" for name, labels in _labels(sets).items()]
+        return f"{text}; targets: {', '.join(ranges)}"
+    counts = [Counter(labels) for labels in _labels(sets).values()]
+    names = data.task.label_names
+    shown = [
+        f"{_shown(name)} {' / '.join(str(count[index]) for count in counts)}"
+        for index, name in enumerate(names[:CLASSES_SHOWN])
+    ]
+    more = f", and {len(names) - CLASSES_SHOWN} more classes" if len(names) > CLASSES_SHOWN else ""
+    return f"{text}; examples in {' / '.join(sets)}: {', '.join(shown)}{more}"
+
+
+def doubts(data: TaskData) -> list[str]:
+    """What looks wrong with the data that are trained and evaluated on, a sentence each: a development set of one class,
+    a class that was not trained, nearly as many classes as examples, development examples that are trained on too."""
+    said = _doubts_about_targets(data) if data.task.is_regression else _doubts_about_classes(data)
+    if data.task.name != "custom":
+        return said  # the overlaps of GLUE's sets are known
+    trained = set(_texts(data, data.train))
+    for name, rows in data.validation.items():
+        known = sum(text in trained for text in _texts(data, rows))
+        if known:
+            said.append(
+                f"{data.source}, {name}: {known} of {len(rows)} texts are in the training set too; scores on them are "
+                "too good. Leave them out of one of the two."
+            )
+    return said
+
+
+def _doubts_about_targets(data: TaskData) -> list[str]:
+    return [
+        f"{data.source}, {name}: all {len(labels)} targets are {labels[0]:g}, and a correlation needs two values at least. "
+        "Give a development set with more."
+        for name, labels in _labels(data.validation).items()
+        if len(set(labels)) == 1
+    ]
+
+
+def _doubts_about_classes(data: TaskData) -> list[str]:
+    said = []
+    names = data.task.label_names
+    sets = _labels({"train": data.train, **data.validation})
+    trained = sets.pop("train")
+    classes = set(trained)
+    if len(classes) > 2 and 2 * len(classes) > len(trained):
+        said.append(
+            f"{data.source}, train: {len(classes)} classes in {len(trained)} examples. Is {data.label_column} the column of the "
+            "labels? --label_column_name chooses another."
+        )
+    for name, labels in sets.items():
+        if len(set(labels)) == 1:
+            said.append(
+                f"{data.source}, {name}: all {len(labels)} examples are of the class {_shown(names[labels[0]])}. No "
+                "run can beat the majority-class baseline there (accuracy 1.000). Give a development set with all classes."
+            )
+        for index in sorted(set(labels) - classes):
+            said.append(
+                f"{data.source}, {name}: {labels.count(index)} of {len(labels)} examples are of the class "
+                f"{_shown(names[index])}, which the training set has not. Give examples of it, or leave them out."
+            )
+    return said
+
+
+def _labels(sets: dict[str, Dataset]) -> dict[str, list]:
+    return {name: rows["label"][:] for name, rows in sets.items()}
+
+
+def _texts(data: TaskData, rows: Dataset) -> Sequence[tuple[str, ...]]:
+    return list(zip(*(rows[name][:] for name in data.task.text_columns), strict=True))
+
+
+def _shown(name: str) -> str:
+    """A name, quoted where it would not be seen whole."""
+    return repr(name) if any(letter.isspace() or letter in ",/" for letter in name) or not name else name

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from hf_stability.diagnostics.metrics import (
+    accuracy,
+    classification_scorer,
+    clearly_above_constant,
+    confusion,
+    constant_score,
+    f1,
+    family,
+    matthews,
+    smaller_is_better,
+)
+
+
+def drawn(seed, n=60, classes=3):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    return labels, np.where(rng.random(n) < 0.6, labels, rng.integers(0, classes, n))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_of_confusion_matrices_are_scikit_learns(seed, classes):
+    labels, predicted = drawn(seed, classes=classes)
+    matrix = confusion(labels, predicted, classes)
+    assert accuracy(matrix) == pytest.approx((labels == predicted).mean())
+    assert matthews(matrix) == pytest.approx(matthews_corrcoef(labels, predicted))
+    for average in ("macro", "micro", "weighted"):
+        assert f1(matrix, average) == pytest.approx(f1_score(labels, predicted, average=average))
+    for k in range(classes):
+        assert f1(matrix, k) == pytest.approx(f1_score(labels == k, predicted == k))
+    stacked = np.stack([matrix, matrix.T])
+    assert f1(stacked, "macro").shape == matthews(stacked).shape == accuracy(stacked).shape == (2,)
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_baselines_are_the_best_of_all_constants(labels):
+    labels = np.array(labels)
+    constants = [np.full_like(labels, k) for k in range(4)]
+    assert constant_score("accuracy", labels, num_labels=4)["score"] == max((c == labels).mean() for c in constants)
+    for average in ("macro", "weighted", "micro"):
+        run = constants[0]
+        score = f1_score(labels, run, average=average, zero_division=0)
+        best = max(f1_score(labels, c, average=average, zero_division=0) for c in constants)
+        found = constant_score(f"f1_{average}", labels, run, 4, score)
+        assert found["score"] == pytest.approx(best)
+    values = labels + 0.25
+    assert constant_score("mse", values)["score"] == pytest.approx(((values - values.mean()) ** 2).mean())
+    assert constant_score("rmse", values)["score"] == pytest.approx(((values - values.mean()) ** 2).mean() ** 0.5)
+    candidates = [np.abs(values - c).mean() for c in np.linspace(0, 5, 501)]
+    assert constant_score("mae", values)["score"] <= min(candidates) + 1e-9
+
+
+def test_the_f1_of_two_classes_is_that_of_the_positive_one():
+    labels = np.repeat([0, 1], [129, 279])  # MRPC's development set: always positive has an F1 of .812
+    assert constant_score("f1", labels) == {"score": pytest.approx(2 * 279 / (408 + 279)), "constant": 1}
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted", "micro", "binary"])
+def test_which_f1_it_is_shows_in_the_reported_score(average):
+    labels, predicted = drawn(3, classes=2)
+    score = f1_score(labels, predicted, average=average)
+    scorer = classification_scorer("f1", labels, predicted, 2, round(score, 4))
+    assert float(scorer(confusion(labels, predicted, 2))) == pytest.approx(score)
+    assert classification_scorer("f1", labels, predicted, 2, 0.01) is None  # none of them
+
+
+@pytest.mark.parametrize("metric", ["matthews_correlation", "pearson", "eval_spearmanr", "r2", "mcc"])
+def test_no_constant_correlates(metric):
+    assert constant_score(metric, [0, 1, 1]) == {"score": 0.0}
+
+
+def test_what_is_not_known_has_no_baseline():
+    assert constant_score("rouge1", [0, 1]) is None
+    assert constant_score("accuracy", [0.5, 1.0]) is None
+    assert family("eval_f1") == "f1" and family("bleu") is None and family(None) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater", "expected"),
+    [
+        ("eval_mse", True, True),  # transformers sets greater_is_better for all but losses
+        *(
+            (name, None, True)
+            for name in ("rmse", "eval_loss", "perplexity", "wer", "error_rate", "mean_absolute_error")
+        ),
+        *((name, None, False) for name in ("accuracy", "f1", "r2", "my_score", "power", "answer")),
+        ("my_score", False, True),
+        ("accuracy", False, False),
+    ],
+)
+def test_which_way_is_better(metric, greater, expected):
+    assert smaller_is_better(metric, greater) is expected
+
+
+def test_the_lead_over_the_constant_is_a_paired_bootstrap():
+    labels = np.repeat([0, 1], [93, 7])
+    predicted = labels.copy()
+    predicted[:7] = 1
+    scorer = classification_scorer("f1", labels, predicted, 2, f1_score(labels, predicted))
+    low, high = clearly_above_constant(scorer, labels, predicted, 2)
+    rng, leads = np.random.default_rng(1), []
+    for _ in range(2000):  # slow and obvious
+        i = rng.integers(0, 100, 100)
+        leads.append(
+            f1_score(labels[i], predicted[i], zero_division=0) - f1_score(labels[i], np.ones(100), zero_division=0)
+        )
+    np.testing.assert_allclose([low, high], np.quantile(leads, [0.025, 0.975]), atol=0.03)
+    assert low > 0
+    always = np.ones(100, int)
+    assert clearly_above_constant(scorer, labels, always, 2) == (0.0, 0.0)

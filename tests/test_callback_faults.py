@@ -1,0 +1,111 @@
+"""An error in any piece of the callback: one warning with the piece's name, and the training is the stock Trainer's."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_stability import StabilityCallback, StableTrainer
+from hf_stability.diagnostics.probes import PROBES
+from tests import toy
+
+
+VALUES = {**toy.QUIET, "num_train_epochs": 1, "eval_strategy": "epoch", "learning_rate": 1e-3, "logging_steps": 3}
+DIAGNOSTICS = "hf_stability.diagnostics"
+
+# Part's name in the warning -> where an exception is put in.
+PIECES = {
+    "the record: its making": ("The record", f"{DIAGNOSTICS}.recorder.StepRecord.__init__"),
+    "the record: a forward pass": ("The record", f"{DIAGNOSTICS}.recorder.loss_logits_labels"),
+    "the record: a row": ("The record", f"{DIAGNOSTICS}.recorder.output_statistics"),
+    "the record: its file": ("The record", f"{DIAGNOSTICS}.recorder.StepRecord.append"),
+    "the meter": ("The record", f"{DIAGNOSTICS}.gradients.GradientMeter.layer_norms"),
+    "the check of the loss": ("The check of the loss", f"{DIAGNOSTICS}.own_loss.differs"),
+    "the check of the precision": ("The check of the precision", "hf_stability.callback.half_precision_weights"),
+    "the early warning: a look": ("The early warning", f"{DIAGNOSTICS}.watch.check"),
+    "the early warning: earlier steps": ("The early warning", f"{DIAGNOSTICS}.watch.find_alarm"),
+    "the evaluation": ("The look at the evaluation", "hf_stability.callback.calling_evaluation"),
+    "the clean-up": (
+        "The clean-up after an interrupt",
+        f"{DIAGNOSTICS}.calling_trainer.TrainingLoop.call_when_abandoned",
+    ),
+    "the verdict": ("The verdict", "hf_stability.callback.judge_run"),
+    "the verdict's file": ("The file of the verdict", "hf_stability.callback.write_json"),
+    "the heat map": ("The heat map", "hf_stability.callback.draw_heat_map"),
+    "the final scores": ("The final scores", "hf_stability.callback.headline"),
+    "the curves": ("The curves", "hf_stability.callback.curves"),
+    **{
+        f"TensorBoard: {what}": ("TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.{what}")
+        for what in ("open", "numbers", "flush", "evaluation", "end", "close")
+    },
+    **{
+        f"the loggers: {what}": ("The other loggers' part", f"{DIAGNOSTICS}.loggers.Loggers.{what}")
+        for what in ("numbers", "end")
+    },
+    **{
+        f"{name}: {what}": (f"Diagnostic {name!r}", f"{probe.__module__}.{probe.__name__}.{what}")
+        for name, probe in PROBES.items()
+        for what in ("start", "after_step")
+    },
+}
+
+
+class Logger(TrainerCallback):
+    def on_log(self, args, state, control, logs=None, **kwargs): ...
+
+
+def train(folder, trainer_class, callback):
+    data = {"train_dataset": toy.data(64), "eval_dataset": toy.data(40, seed=1), "compute_metrics": toy.accuracy}
+    trainer = trainer_class(
+        toy.model(),
+        TrainingArguments(str(folder), **VALUES),
+        callbacks=[Logger(), *([callback] if callback else [])],
+        **data,
+    )
+    if callback:
+        callback.attach(trainer)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """The stock Trainer's weights and scores."""
+    trainer = train(tmp_path_factory.mktemp("stock"), Trainer, None)
+    return toy.weights(trainer), scores(trainer)
+
+
+def scores(trainer):
+    return [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+@pytest.mark.parametrize("piece", PIECES)
+def test_an_error_of_ours_costs_no_training(tmp_path, monkeypatch, caplog, stock, piece, trainer_class):
+    name, where = PIECES[piece]
+
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError(f"in {piece}")
+
+    monkeypatch.setattr(where, fail)
+    callback = StabilityCallback(diagnostics="all")
+    trainer = train(tmp_path, trainer_class, callback)
+    assert torch.equal(toy.weights(trainer), stock[0]) and scores(trainer) == stock[1]
+    said = [record.message for record in caplog.records if f"in {piece}" in record.message]
+    assert [message.split(" is off for the rest")[0] for message in said] in (
+        [name],
+        ["The gradient norms", name],
+        [name] * 1,
+    ), said
+    assert not any(module._forward_hooks for module in trainer.model.modules())
+    assert callback.verdict.status == ("unknown" if piece in ("the verdict", "the evaluation") else "failed"), (
+        callback.verdict
+    )
+
+
+def test_without_an_error_everything_is_there(tmp_path, caplog, stock):
+    callback = StabilityCallback(diagnostics="all")
+    trainer = train(tmp_path, StableTrainer, callback)
+    assert torch.equal(toy.weights(trainer), stock[0]) and not callback.guard.off
+    assert np.isfinite(callback.record["layer_norms"]).all() and callback.verdict.status == "failed"
+    assert not [record for record in caplog.records if "is off" in record.message]
