@@ -56,7 +56,8 @@ class StabilityCallback(TrainerCallback):
     The early warning ([`early_warning`][hf_stability.diagnostics.early_warning]) looks at the run every 5% of training
     once the warmup is over, and raises its alarm once: layer, step, figures, and what to change. It knows single-label
     classification into up to 16 classes, with the plain cross entropy and gradient norms; elsewhere (label smoothing, class
-    weights, a loss function of one's own) it is silent.
+    weights, a loss function of one's own: seen from the gradient at the logits) it is silent. With unbalanced classes it looks
+    from half of training on, because sound runs first come down from ln K to the labels' entropy.
 
     The verdict rests on the evaluation that the Trainer itself makes for its (first) evaluation set, the last one of the
     training; evaluations and predictions of your own code in between do not count. Without outputs and without a metric
