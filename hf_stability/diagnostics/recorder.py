@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 MAX_CLASSES = 16  # more classes than this get no counts a step
 MAX_WIDTH = 128  # more outputs than this get no logit_std
 
-RECORD = "the record"
-"""The part's name in warnings."""
+RECORD, FILE = "the record", "the record's file"
+"""The parts' names in warnings. Without its file the record is in memory only."""
 
 
 class ForwardHook:
@@ -136,7 +136,9 @@ class Recorder:
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
         try:
-            self.record = StepRecord(self.columns(), path, last_step=state.global_step, info=info)
+            # A process that writes no file must not be the only one without a record: the others would wait for it.
+            record = guard.run(FILE, StepRecord, self.columns(), path, state.global_step, info)
+            self.record = record or StepRecord(self.columns(), None, state.global_step, info)
         except Exception:
             for probe in self.probes:  # their hooks
                 probe.stop()
@@ -318,7 +320,11 @@ class Recorder:
             rates[:, 1:],
         ]
         block = np.column_stack([np.asarray(part, "<f4") for part in block])
-        self.record.append(block)
+        if self.record.path is None:
+            self.record.append(block)
+        else:
+            self.guard.run(FILE, self.record.append, block)
+            self.record.path = None if FILE in self.guard.off else self.record.path
         return block
 
     def of_all_processes(self, seen: Tensor) -> Tensor:

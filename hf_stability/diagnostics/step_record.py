@@ -161,13 +161,13 @@ class StepRecord:
                 f"rows of shape {rows.shape}: the record takes (steps, {len(self.columns)}), columns {', '.join(self.columns)}"
             )
         rows = _arranged(rows, self.columns, self.file_columns)
+        self.blocks.append(rows)  # it is in memory, whatever becomes of the file
         if self.path is not None:
             # Not in append mode: after a write that failed half-way (a full disk) the next one must not stand askew.
             with open(self.path, "r+b") as file:
                 file.seek(self._end)
                 file.write(rows.tobytes())
             self._end += rows.nbytes
-        self.blocks.append(rows)
 
     def set_columns(self, columns: Sequence[str]) -> None:
         """From now on take rows of these columns, in this order (layers were unfrozen or frozen in mid-training).

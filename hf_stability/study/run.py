@@ -27,6 +27,7 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from ..callback import StabilityCallback
 from ..diagnostics.evaluation import named_output
@@ -53,6 +54,9 @@ AUDIT_STREAM = 100
 
 WHOLE_MODEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Where each process has all weights, so that any can save a part of the model."""
+
+NEVER = 10**9
+"""Update steps; longer than any training."""
 
 TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -122,6 +126,8 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     free |= {"log_level": "error", "log_level_replica": "error"}  # the Trainer sets the libraries' verbosity again
     fixed = {"output_dir": str(folder), "seed": job.seed, "disable_tqdm": True}
     args = StableTrainingArguments(**{**free, **job.args, **fixed})
+    if args.eval_strategy == IntervalStrategy.NO:  # a study's runs are evaluated at their end in any case
+        args.eval_strategy, args.eval_steps = IntervalStrategy.STEPS, NEVER
     args.recipe = job.recipe
     return args
 
