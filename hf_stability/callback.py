@@ -250,7 +250,7 @@ class StabilityCallback(TrainerCallback):
         self._args, self._state, self._model, self._train_dataloader = args, state, model, train_dataloader
         self._loop = training_loop(self)
         self._on_alarm = self.on_alarm or getattr(args, "on_alarm", "warn")
-        self.verdict, self.constant, self.evaluation = None, None, Evaluation()
+        self.verdict, self.constant, self.evaluation = None, None, self._logged_evaluation()
         self.alarm, self.stopped, self.stopped_early = None, False, False
         self.guard = Guard()
         self._is_training = True
@@ -443,6 +443,20 @@ class StabilityCallback(TrainerCallback):
         names = [name for name in names if name not in ignored]
         self.evaluation = Evaluation(metrics, outputs, labels, step, names, is_its_own)
 
+    def _first_set(self) -> tuple[str | None, str]:
+        """Name of the first of several evaluation sets, None for a single one; what its metrics begin with."""
+        sets = getattr(self._loop.trainer, "eval_dataset", None) if self._loop is not None else None
+        first = next(iter(sets), None) if isinstance(sets, dict) else None
+        return first, "eval" if first is None else f"eval_{first}"
+
+    def _logged_evaluation(self) -> Evaluation:
+        """Of a resumed training the last evaluation before the checkpoint, as the log has it: scores without outputs."""
+        prefix = f"{self._first_set()[1]}_"
+        logged = [entry for entry in self._state.log_history if any(key.startswith(prefix) for key in entry)]
+        if self._state.global_step == 0 or not logged:
+            return Evaluation()
+        return Evaluation(_without_set(logged[-1], prefix.removesuffix("_")), step=logged[-1].get("step"))
+
     def _trusted_record(self) -> dict[str, Any] | None:
         known = self.recorder is not None and RECORD not in self.guard.off
         return self.recorder.record.to_dict() if known else None
@@ -516,3 +530,8 @@ class StabilityCallback(TrainerCallback):
         if self.verdict.status not in NO_FINAL:
             final["final/failed"] = float(self.verdict.status != "ok")
         return final
+
+
+def _without_set(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The metrics of one evaluation set, keys `eval_...` without its name."""
+    return {f"eval{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(f"{prefix}_")}

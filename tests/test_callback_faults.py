@@ -1,5 +1,10 @@
 """An error in any piece of the callback: one warning with the piece's name, and the training is the stock Trainer's."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +118,34 @@ def test_without_an_error_everything_is_there(tmp_path, caplog, stock):
     assert torch.equal(toy.weights(trainer), stock[0]) and not callback.guard.off
     assert np.isfinite(callback.record["layer_norms"]).all() and callback.verdict.status == "failed"
     assert not [record for record in caplog.records if "is off" in record.message]
+
+
+SCRIPT = """
+import os, sys
+import hf_stability.diagnostics.recorder as recorder
+from hf_stability import StabilityCallback
+from tests import toy
+from transformers import Trainer, TrainingArguments
+
+def fail(*args, **kwargs):
+    raise ZeroDivisionError("in one process")
+
+if os.environ["RANK"] == sys.argv[2]:
+    setattr(*{"row": (recorder, "output_statistics"), "file": (recorder.StepRecord, "_write")}[sys.argv[3]], fail)
+callback = StabilityCallback(tensorboard=False)
+args = TrainingArguments(sys.argv[1], **{**toy.QUIET, "max_steps": 8, "eval_strategy": "steps", "eval_steps": 4})
+trainer = toy.train(Trainer, args, [callback])
+print("ended", os.environ["RANK"], trainer.state.global_step, len(callback.record["step"]), sorted(callback.guard.off))
+"""
+
+
+@pytest.mark.parametrize(("rank", "where", "off"), [(0, "file", ["the record's file"]), (1, "row", ["the record"])])
+def test_an_error_in_one_of_two_processes_keeps_none_waiting(tmp_path, rank, where, off):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    command = [sys.executable, *toy.TWO_PROCESSES, str(tmp_path / "train.py"), str(tmp_path / "out"), str(rank), where]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for process in (0, 1):
+        rows = 0 if process == rank and where == "row" else 8
+        assert f"ended {process} 8 {rows} {off if process == rank else []}" in done.stdout
