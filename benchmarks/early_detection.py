@@ -133,7 +133,7 @@ UNBALANCED = {
     "rare07_fast": Unbalanced("reflexive", (0.93, 0.07), FAST, False),
     "ten_skewed_fast": Unbalanced("kind_and_form", TEN_SKEWED, FAST, False),
 }
-UNBALANCED_SEEDS = {"choose_unbalanced": 1001, "test_unbalanced": 5001}
+UNBALANCED_SEEDS = {"choose_unbalanced": 1001, "test_unbalanced": 6001}
 MOST_SEEDS = 20
 LEARNED, NOT_LEARNED = 0.5, 0.1
 """Matthews correlation from which on a run is sound, and up to which it failed."""
@@ -447,6 +447,9 @@ def unbalanced_section(rows: list[dict[str, Any]]) -> list[str]:
         for rule in ("before", "now")
         for steps in [[step for step in first_alarms(rows, kind, rule).values() if step is not None]]
     ]
+    sound = {name: first_alarms([r for r in rows if r["setting"] == name], "sound", "now") for name in UNBALANCED}
+    alarmed = {name: sum(step is not None for step in steps.values()) for name, steps in sound.items()}
+    worst = max((name for name in sound if sound[name]), key=lambda name: alarmed[name] / len(sound[name]))
     return [
         "## Unbalanced classes, and more than two",
         "",
@@ -455,6 +458,9 @@ def unbalanced_section(rows: list[dict[str, Any]]) -> list[str]:
         f"and threshold. Sound: Matthews correlation at least {LEARNED}; failed: at most {NOT_LEARNED} (PROTOCOL.md).",
         "",
         *unbalanced_table(rows),
+        "",
+        f"Worst: `{worst}`, {alarmed[worst]} of {len(sound[worst])} sound runs still raise an alarm. They learn the rare class",
+        "later than the first look at half of training, and until then look like failing ones.",
         "",
         *table(["first alarm", "alarmed", "median share of training"], when),
     ]

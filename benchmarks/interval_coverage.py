@@ -40,12 +40,12 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks.early_detection import bootstrap
 from benchmarks.timing import ratio_interval
-from hf_stability.callback import write_text
 from hf_stability.study.equal_compute import resample
 from hf_stability.study.restarts import chance_among
 from hf_stability.study.statistics import expanded_ends, wilson_interval
 from hf_stability.study.summary import markdown_table
 from hf_stability.study.two_way import bootstrap_components
+from hf_stability.utils.files import write_text
 
 
 HERE = Path(__file__).parent / "intervals"

@@ -41,7 +41,7 @@ args = TrainingArguments(
     report_to="none",
     disable_tqdm=True,
 )
-callback = StabilityCallback(compute_metrics=compute_metrics, on_alarm="warn")
+callback = StabilityCallback(on_alarm="warn")
 trainer = Trainer(
     BertForSequenceClassification(BertConfig(vocab_size=WORDS, **SIZE)),
     args,

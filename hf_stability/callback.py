@@ -56,7 +56,8 @@ class StabilityCallback(TrainerCallback):
     The early warning ([`early_warning`][hf_stability.diagnostics.early_warning]) looks at the run every 5% of training
     once the warmup is over, and raises its alarm once: layer, step, figures, and what to change. It knows single-label
     classification into up to 16 classes, with the plain cross entropy and gradient norms; elsewhere (label smoothing, class
-    weights, a loss function of one's own) it is silent.
+    weights, a loss function of one's own: seen from the gradient at the logits) it is silent. With unbalanced classes it looks
+    from half of training on, because sound runs first come down from ln K to the labels' entropy.
 
     The verdict rests on the evaluation that the Trainer itself makes for its (first) evaluation set, the last one of the
     training; evaluations and predictions of your own code in between do not count. Without outputs and without a metric
@@ -264,7 +265,8 @@ class StabilityCallback(TrainerCallback):
         wanted = getattr(args, "diagnostics", None) if self.diagnostics is None else self.diagnostics
         # Those that are averaged over processes have the last columns.
         probes = sorted(make_probes(wanted or ()), key=lambda probe: probe.mean_over_processes)
-        self._folder = self._make_folder() if state.is_world_process_zero else None
+        main = state.is_world_process_zero
+        self._folder = self.guard.run("writing to the folder", self._make_folder, settings=True) if main else None
         self.recorder = self.guard.run(RECORD, self._make_recorder, optimizer, probes, settings=True)
         if self.recorder is None:
             return
@@ -348,9 +350,11 @@ class StabilityCallback(TrainerCallback):
         base = Path(self._args.output_dir)
         if self._state.is_hyper_param_search and trial is not None:
             base = Path(trainer._get_output_dir(trial))
-        if self.output_dir is None:
-            return base / "stability"
-        return Path(self.output_dir, base.name) if base != Path(self._args.output_dir) else Path(self.output_dir)
+        is_trial, folder = base != Path(self._args.output_dir), base / "stability"
+        if self.output_dir is not None:
+            folder = Path(self.output_dir, base.name) if is_trial else Path(self.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _make_recorder(self, optimizer, probes) -> Recorder:
         path = self._folder / "steps.rec" if self._folder else None
@@ -418,7 +422,7 @@ class StabilityCallback(TrainerCallback):
             return
         trainer = self._loop.trainer
         found = calling_evaluation(trainer)
-        if found is None:
+        if found is None or step == 0:  # before the first update step: it says nothing of the run
             return
         sets = trainer.eval_dataset
         first = next(iter(sets)) if isinstance(sets, dict) else None
@@ -472,6 +476,7 @@ class StabilityCallback(TrainerCallback):
             num_labels=getattr(config, "num_labels", 0) or 0,
             label_names=getattr(config, "id2label", None),
             causal=type(self._model).__name__.endswith(("ForCausalLM", "LMHeadModel")),
+            generates=bool(getattr(config, "is_encoder_decoder", False)),
             baseline=baseline,
             compute_metrics=compute_metrics,
             saw_loss=self.recorder is not None and self.recorder.saw_loss,
@@ -484,20 +489,20 @@ class StabilityCallback(TrainerCallback):
         """To the log, to the folder and to the sinks."""
         level = logger.info if self.verdict.status == "ok" else logger.warning
         level(self.verdict.sentence)
-        self.guard.run("the file of the verdict", self._write_verdict)
+        if self._folder is not None:
+            self.guard.run("the file of the verdict", self._write_verdict)
         draws = self.heat_map and record is not None
         picture = self.guard.run("the heat map", self._draw_heat_map, record) if draws else None
         self._tell("end", self.verdict, self.guard.run("the final scores", self._final, default={}), step, picture)
 
     def _write_verdict(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._folder / "verdict.json", self.verdict.to_dict())
 
     def _draw_heat_map(self, record: dict[str, Any]) -> bytes | None:
         before = self.recorder.before_clipping
         kind = f"{'before' if before else 'after'} clipping" if self._args.max_grad_norm else ""
         png = draw_heat_map(record, self.verdict.sentence, self.alarm.step if self.alarm else None, kind)
-        if png is not None:
+        if png is not None and self._folder is not None:
             write_bytes(self._folder / HEAT_MAP, png)
         return png
 

@@ -473,9 +473,9 @@ def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
         verdict = judge(**given)
     except InputError:  # nothing to judge by, or a record that is not whole
         return None
-    # a finite loss that there is nothing to hold against is no reason to call a run ok
-    knows = verdict.basis != "training_only" or {"optimisation", "gradients"} & set(verdict.evidence)
-    return verdict if knows or verdict.status != "ok" else None
+    # A finite loss alone, with nothing to hold it against, is no news.
+    knows = verdict.status != "unknown" or {"optimisation", "gradients", "train_one_class"} & set(verdict.evidence)
+    return verdict if knows else None
 
 
 def _last_accuracy(history: list[dict[str, Any]], dev_set: str | None) -> float | None:

@@ -149,6 +149,110 @@ def test_training_again_begins_a_new_record(tmp_path):
     assert toy.callback_of(trainer).record["step"].tolist() == list(range(1, 9))
 
 
+class Unfreeze(TrainerCallback):
+    """The encoder is trained from the second epoch on."""
+
+    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
+        if state.epoch >= 1:
+            model.requires_grad_(True)
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+def test_layers_unfrozen_in_mid_training_are_in_the_record_from_then_on(tmp_path, trainer_class):
+    model, paper = toy.model(), Paper()
+    model.bert.requires_grad_(False)
+    args = TrainingArguments(str(tmp_path), **{**FAST, "logging_steps": 1, "max_grad_norm": 0.0})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    callback = StabilityCallback(diagnostics=["clipping"])
+    trainer = trainer_class(
+        model, args, train_dataset=toy.data(64), callbacks=[Unfreeze(), callback, paper], optimizers=(optimizer, None)
+    )
+    trainer.train()
+    record = read_steps(tmp_path / "stability" / "steps.rec")
+    assert record["layers"] == [*LAYERS] and record["step"].tolist() == list(range(1, 17))
+    assert np.isnan(record["layer_norms"][:8, :5]).all() and np.isfinite(record["layer_norms"][8:]).all()
+    np.testing.assert_array_equal(record["layer_norms"][8:], np.array(paper.rows[8:], "f4"))
+    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    np.testing.assert_allclose(record["grad_norm"], logged, rtol=1e-5)
+    assert record["info"]["since"] == {name: 9 for name in LAYERS if name != "classifier"}
+    assert (record["clip_factor"] == 1).all() and callback.verdict.status == "unknown"
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+def test_of_parameter_groups_the_encoders_rate_counts(tmp_path, trainer_class):
+    model = toy.model()
+    encoder = list(model.bert.parameters())
+    head = list(model.classifier.parameters())
+    optimizer = torch.optim.AdamW([{"params": head, "lr": 0.1}, {"params": encoder, "lr": 1e-3}])
+    callback = StabilityCallback(tensorboard=False)
+    args = TrainingArguments(str(tmp_path), **{**FAST, "lr_scheduler_type": "constant", "logging_steps": 1})
+    trainer = trainer_class(
+        model, args, train_dataset=toy.data(64), callbacks=[callback], optimizers=(optimizer, None)
+    )
+    trainer.train()
+    assert np.unique(callback.record["learning_rate"]).tolist() == [np.float32(1e-3)]
+    rates = read_steps(tmp_path)["learning_rates"]
+    np.testing.assert_array_equal(rates, np.tile(np.float32([0.1, 1e-3]), (16, 1)))
+    assert trainer.state.log_history[0]["learning_rate"] == 0.1  # the Trainer's log has the first group's
+
+
+class Weighted(Trainer):
+    """The labels stay in: the model shows its own loss, another one is minimised."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"], weight=torch.tensor([1.0, 12.0]))
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize(("trainer_class", "own"), [(Trainer, False), (Weighted, True)])
+def test_with_a_loss_of_ones_own_the_early_warning_is_silent(tmp_path, alarming, trainer_class, own):
+    callback = StabilityCallback(on_alarm="stop")
+    trainer_with(tmp_path, [callback], trainer_class).train()
+    record = read_steps(tmp_path)
+    assert record["info"].get("own_loss", False) is own
+    assert (callback.alarm is None) is own and len(record["step"]) == (16 if own else callback.alarm.step)
+    assert ("optimisation" in callback.verdict.evidence) is not own
+
+
+def test_weights_in_half_precision_are_warned_of_and_stand_first(tmp_path, caplog):
+    model = toy.model().to(torch.bfloat16)
+    args = TrainingArguments(str(tmp_path), **{**FAST, "eval_strategy": "epoch"})
+    callback = StabilityCallback(tensorboard=False)
+    data = {"train_dataset": toy.data(64), "eval_dataset": toy.data(40, seed=1), "compute_metrics": toy.accuracy}
+    Trainer(model, args, callbacks=[callback], **data).train()
+    (warning,) = [record.message for record in caplog.records if "dtype=torch.float32" in record.message][:1]
+    assert "are bfloat16" in warning
+    assert callback.verdict.sentence.split(": ", 1)[1].startswith(warning.rstrip("."))
+    assert callback.verdict.basis == "eval_accuracy"
+
+
+def test_a_search_has_a_verdict_for_each_trial(tmp_path):
+    optuna = pytest.importorskip("optuna")
+
+    class Second(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            return trial.number == 1
+
+    callback = StabilityCallback(tensorboard=False)
+    args = TrainingArguments(str(tmp_path), **{**FAST, "eval_strategy": "epoch"})
+    data = {"train_dataset": toy.data(64), "eval_dataset": toy.data(40, seed=1), "compute_metrics": toy.accuracy}
+    trainer = Trainer(model_init=lambda: toy.model(), args=args, callbacks=[callback], **data)
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)},
+        n_trials=3,
+        direction="maximize",
+        pruner=Second(),
+        compute_objective=lambda metrics: metrics["eval_accuracy"],
+    )
+    statuses = [verdict.status for verdict in callback.verdicts]
+    assert statuses[1] == "stopped" and set(statuses[::2]) <= {"ok", "failed"} and len(statuses) == 3
+    assert "pruned by the search at step 8 of 16" in callback.verdicts[1].sentence
+    for number, verdict in enumerate(callback.verdicts):
+        saved = json.loads((tmp_path / f"run-{number}" / "stability" / "verdict.json").read_text())
+        assert Verdict.from_dict(saved) == verdict
+
+
 # ---- more diagnostics ---------------------------------------------------------------------------------------------------------
 
 

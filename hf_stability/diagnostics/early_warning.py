@@ -22,8 +22,8 @@ there, with p_k the share of class k in the labels so far,
     loss  = 1 + (mean training loss - prior) / H
 
 and there is no risk before half of training: until the rare class is learned, sound runs stay at the prior's loss, with small
-gradients in the lower layers. Nor before the loss was once near the prior's (over a window, at most 0.1 H above it). From
-three quarters on there is one in any case: a rate so large that the loss stays above is a failure, too.
+gradients in the lower layers. Nor while the loss is still above the prior's (by more than 0.1 H). From three quarters on
+there is one in any case: a rate so large that the loss stays above is a failure, too.
 
 The early warning is silent where the loss is not the plain mean cross entropy (`own_loss` in the record's `info`; class
 weights above 1 look like a failing run) and while nearly all examples were of one class (H below 0.05 nats, 1% of the other).
@@ -59,9 +59,9 @@ MIN_ENTROPY = 0.05
 UNBALANCED = 1.25
 """Classes are unbalanced where ln K is more than this times the entropy: of two classes one of at most 24%."""
 FIRST, LATEST = 0.5, 0.75
-"""Shares of training from which on a run with unbalanced classes is judged: where its loss has come down, and in any case."""
+"""Shares of training from which on a run with unbalanced classes is judged: while its loss is down, and in any case."""
 NEAR = 0.1
-"""The loss has come down where it is at most this above the prior's, in entropies."""
+"""The loss is down where it is at most this above the prior's, in entropies."""
 CHECK_EVERY = 0.05
 """Share of training between two checks."""
 
@@ -130,9 +130,9 @@ def loss_evidence(losses: np.ndarray, labels: np.ndarray, total_steps: int) -> n
     relative = np.where(np.isfinite(losses), losses, np.nan) / entropy[..., None]
     excess = relative - _prior_losses(labels, counts) / entropy[..., None]
     unbalanced = math.log(labels.shape[-1]) > UNBALANCED * entropy
-    first = np.where(_came_down(excess, total_steps), FIRST, LATEST) * total_steps
-    waits = losses.shape[-1] < first
-    of_unbalanced = np.where(waits, np.nan, 1 + _mean(excess[..., -last:]))
+    excess_now = _mean(excess[..., -last:])
+    first = np.where(excess_now <= NEAR, FIRST, LATEST) * total_steps
+    of_unbalanced = np.where(losses.shape[-1] < first, np.nan, 1 + excess_now)
     return np.where(unbalanced, of_unbalanced, _mean(relative[..., -last:]))
 
 
@@ -141,13 +141,6 @@ def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         nats = -np.log(counts / counts.sum(-1, keepdims=True))
         return (labels * np.where(np.isfinite(nats), nats, 0)[..., None, :]).sum(-1) / labels.sum(-1)
-
-
-def _came_down(excess: np.ndarray, total_steps: int) -> np.ndarray:
-    """Whether the loss was near the prior's over any window so far: `(..., T)` -> `(...)`."""
-    width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
-    windows = [_mean(excess[..., start : start + width]) for start in _starts(excess.shape[-1], width)]
-    return (np.stack(windows) <= NEAR).any(0)
 
 
 def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
@@ -218,7 +211,11 @@ def check(
     """
     if record.get("info", {}).get("own_loss"):
         return math.nan, None
-    until = np.asarray(record["step"]) <= step
+    steps = np.asarray(record["step"])
+    until = steps <= step
+    width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
+    if np.count_nonzero(steps[until] > step - width) < width:  # the record has lost steps of the last window
+        return math.nan, None
     norms, labels = record["layer_norms"][until], record["labels"][until]
     if not np.nansum(labels) > 0 or not norms.size:
         return math.nan, None

@@ -70,16 +70,21 @@ class Answers:
         return self.outputs.argmax(-1) if self.outputs.ndim > self.labels.ndim else self.outputs
 
 
-def answers_of(evaluation: Evaluation, problem_type: str | None = None, causal: bool = False) -> Answers | None:
+def answers_of(
+    evaluation: Evaluation, problem_type: str | None = None, causal: bool = False, generates: bool = False
+) -> Answers | None:
     """A run's answers on its evaluation set; None where they cannot be read, see the module.
 
     Args:
         evaluation: the Trainer's.
         problem_type: of the model's config.
         causal: whether the label of a token is the token after it, as in a causal language model.
+        generates: whether token ids may be texts that the model wrote, whose places are not the labels'.
     """
     batches = _batches(evaluation, causal)
     if not batches:
+        return None
+    if generates and any(outputs.ndim == 2 and outputs.dtype.kind in "iu" for outputs, _ in batches):
         return None
     kinds = {_kind(*batch) for batch in batches}
     if len(kinds) != 1 or None in kinds:
@@ -103,15 +108,16 @@ def answers_of(evaluation: Evaluation, problem_type: str | None = None, causal: 
     return Answers("classes", outputs, labels.astype(np.int64), width)
 
 
-def labels_of(evaluation: Evaluation, causal: bool = False) -> np.ndarray | None:
-    """The labels alone, `(n,)`, for a baseline where the outputs cannot be read; None where those cannot be either."""
+def labels_of(evaluation: Evaluation) -> np.ndarray | None:
+    """The labels alone, `(n,)`, for a baseline where the outputs cannot be read; None where an example has more than one: what
+    a score of those is a share of is not known."""
     parts = [
         _numbers(part) for part in (evaluation.labels if isinstance(evaluation.labels, list) else [evaluation.labels])
     ]
-    if any(part is None or part.ndim > 2 for part in parts):
+    parts = [part[:, 0] if part is not None and part.ndim == 2 and part.shape[1] == 1 else part for part in parts]
+    if any(part is None or part.ndim != 1 for part in parts):
         return None
-    parts = [part[:, 1:] if causal and part.ndim == 2 else part for part in parts]
-    labels = np.concatenate([part.reshape(-1) for part in parts])
+    labels = np.concatenate(parts)
     labels = labels[labels != IGNORED_LABEL]
     return labels if len(labels) else None
 

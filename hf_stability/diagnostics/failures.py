@@ -822,10 +822,13 @@ def _nonfinite_evidence(
 
 
 def _bad_norms(norms: np.ndarray) -> tuple[np.ndarray, int]:
-    """Which rows of (T, L) hold NaN or Inf, frozen layers aside, and how many of them stand at the end."""
+    """Which rows of (T, L) hold NaN or Inf, and how many of them stand at the end. A layer without a finite norm before its
+    first or after its last one is not trained there (frozen), unless no layer of the row has one."""
     finite = np.isfinite(norms)
     live = finite.any(0)
-    bad = ~(finite[:, live] if live.any() else finite).all(1)
+    finite = finite[:, live] if live.any() else finite
+    trained = np.logical_or.accumulate(finite) & np.logical_or.accumulate(finite[::-1])[::-1]
+    bad = (~finite & (trained | ~finite.any(1, keepdims=True))).any(1)
     return bad, int(np.logical_and.accumulate(bad[::-1]).sum())
 
 

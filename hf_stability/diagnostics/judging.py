@@ -41,6 +41,7 @@ class RunFacts:
         num_labels: of the model's config; 0 where it has none.
         label_names: of the classes, by id.
         causal: whether the model is a causal language model.
+        generates: whether it may write texts of its own (an encoder-decoder), which have other places than the labels.
         baseline: the user's own: a score, `compute_metrics` to call that on constant predictions, None for the labels'.
         compute_metrics: the Trainer's.
         saw_loss: whether the model showed a loss in training.
@@ -56,6 +57,7 @@ class RunFacts:
     num_labels: int = 0
     label_names: Mapping[int, str] | None = None
     causal: bool = False
+    generates: bool = False
     baseline: float | str | None = None
     compute_metrics: Callable | None = None
     saw_loss: bool = True
@@ -77,7 +79,8 @@ def judge_run(
     Returns:
         the verdict; the baseline of the headline metric, `{"score", "constant"}`, None where it is not known.
     """
-    answers = answers_of(evaluation, facts.problem_type, facts.causal)
+    answers = answers_of(evaluation, facts.problem_type, facts.causal, facts.generates)
+    answers = answers if answers is None or _as_reported(answers, evaluation) else None
     metric, score = headline(evaluation.metrics, facts.metric or facts.metric_for_best_model)
     constant = _baseline(metric, score, evaluation, answers, facts)
     evidence = _training(record, answers, facts)
@@ -89,6 +92,10 @@ def judge_run(
         smaller = smaller_is_better(metric, _greater_is_better(metric, facts))
         evidence |= {"metric": metric, "score": score, "smaller_is_better": smaller}
         evidence["baseline"] = None if constant is None else constant["score"]
+    if record is None and all(evidence.get(key) is None for key in ("eval_labels", "baseline")):
+        return Verdict(
+            "unknown", "unknown: there is neither an evaluation to judge by nor a record of training."
+        ), constant
     try:
         verdict = judge(**evidence, half_precision=facts.half_precision)
     except InputError as error:  # outputs or labels of a form that nobody foresaw
@@ -156,9 +163,15 @@ def label_column(dataset: Any) -> np.ndarray | None:
     return labels.astype(float) if labels.ndim == 1 and labels.dtype.kind in "biuf" else None
 
 
+def _as_reported(answers: Answers, evaluation: Evaluation) -> bool:
+    """Whether classes have the accuracy that was reported; else the metric reads the outputs in another way than we do."""
+    if answers.kind != "classes":
+        return True
+    return agrees(reported(evaluation.metrics, "accuracy"), float((answers.classes == answers.labels).mean()))
+
+
 def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFacts) -> dict[str, Any]:
-    """Keywords of `judge` on the evaluation: the run's answers, or, where the accuracy that was reported is another
-    than theirs, that one."""
+    """Keywords of `judge` on the evaluation: the run's answers, or, where they are not known, the accuracy as reported."""
     if answers is None:
         return _of_reported_accuracy(evaluation, _labels(evaluation, facts))
     if answers.kind == "values":
@@ -168,8 +181,6 @@ def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFa
         constant = np.broadcast_to(majority, answers.labels.shape)
         parts = {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "eval_constant": constant}
         return {name: part.reshape(-1) for name, part in parts.items()} | {"num_labels": 2}
-    if not agrees(reported(evaluation.metrics, "accuracy"), float((answers.classes == answers.labels).mean())):
-        return _of_reported_accuracy(evaluation, answers.labels)
     return {
         "eval_labels": answers.labels,
         "eval_predictions": answers.outputs,
@@ -182,7 +193,7 @@ def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFa
 def _labels(evaluation: Evaluation, facts: RunFacts) -> np.ndarray | None:
     """The evaluation's labels; where the Trainer kept none (`batch_eval_metrics`), the data set's."""
     if evaluation.labels is not None:
-        return labels_of(evaluation, facts.causal)
+        return labels_of(evaluation)
     sets = facts.eval_dataset
     return label_column(next(iter(sets.values())) if isinstance(sets, dict) else sets)
 

@@ -87,7 +87,7 @@ class Recorder:
 
     Attributes:
         record: the [`StepRecord`].
-        meter: the [`GradientMeter`].
+        meter: the [`GradientMeter`]; None after training.
         saw_loss: whether the model has shown a loss; without one it returns none, which is no divergence.
         before_clipping: whether the last step's norms were taken before clipping.
         micro_batches: loss, logits and labels of the update step that is going on.
@@ -336,7 +336,7 @@ class Recorder:
             probe.stop()
         self.micro_batches.clear()
         self._rows, self._norms, self._row, self._step_is_open = [], None, None, False
-        self.loss_check = None
+        self._total, self.loss_check, self.loop, self.meter, self.model = None, None, None, None, None
 
 
 def part_of(probe: Probe) -> str:

@@ -30,7 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..callback import StabilityCallback
 from ..diagnostics.evaluation import named_output
-from ..diagnostics.step_record import LAST_PART
+from ..diagnostics.step_record import LAST_PART, missing_steps
 from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
@@ -42,6 +42,8 @@ from .plan import Job
 from .records import LOOK, RunRecord, delete_checkpoints
 from .summary import markdown_table
 
+
+logger = logging.getLogger(__name__)
 
 # report(update steps done, update steps in all)
 Report = Callable[[int, int], None]
@@ -311,6 +313,9 @@ def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> st
     unfinished = _unfinished_job_id(folder) == job.id
     before = job.policy["look_at"] if job.until_look else None
     checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None
+    if checkpoint is not None and _has_lost_steps(folder, checkpoint):
+        logger.error(f"{folder}: its record has lost update steps; the run begins anew")  # louder than `quiet`
+        checkpoint = None
     args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
     if args.should_save:
         look = (
@@ -334,6 +339,12 @@ def _prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> st
         write_json(folder / "config.json", config)
     args.distributed_state.wait_for_everyone()
     return checkpoint
+
+
+def _has_lost_steps(folder: Path, checkpoint: str) -> bool:
+    """Whether the record lacks update steps before the checkpoint's: a torn file, a power cut."""
+    state = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
+    return missing_steps(folder / "steps.rec", state["global_step"]) > 0
 
 
 def _unfinished_job_id(folder: Path) -> str | None:

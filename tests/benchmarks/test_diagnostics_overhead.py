@@ -117,7 +117,7 @@ def test_every_contestant_trains_the_one_copy(tmp_path):
         state = trainer.optimizer.state
         moments = [state[p]["exp_avg"].data_ptr() for p in trainer.model.parameters()]
         assert moments == places.setdefault("moments", moments)
-    assert [len(trainers[key].stability.probes) > 0 for key in ("stable", "everything")] == [False, True]
+    assert [len(trainers[key].stability.recorder.probes) > 0 for key in ("stable", "everything")] == [False, True]
 
 
 # ---- the peers

@@ -172,7 +172,7 @@ def test_the_package_holds_what_was_fitted():
 @pytest.mark.skipif(not (bench.RESULTS / "runs.csv").is_file(), reason="the test's runs are not there yet")
 def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypatch, capsys):
     committed = (bench.RESULTS / "results.md").read_text(encoding="utf-8")
-    for name in ("runs.csv", "fit.json"):
+    for name in ("runs.csv", "unbalanced.csv", "fit.json"):
         (tmp_path / name).write_bytes((bench.RESULTS / name).read_bytes())
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     bench.report(tmp_path / "none")

@@ -71,6 +71,8 @@ def test_the_decay_of_a_training_is_the_product_of_its_steps(in_factor):
 
 def test_the_recipe_and_the_page_have_the_figures_that_were_measured():
     header = (recipe_dir() / "mosbach2021_released.yaml").read_text()
+    page = " ".join((recipe_dir() / "README.md").read_text().partition(MARKS[0])[2].partition(MARKS[1])[0].split())
+    assert released_step.ratios_text() in page
     found = json.loads((HERE / "ratios.json").read_text())
     first, *later = (f"{found[str(t)]:.2f}" for t in AT)
     assert f"is {first} times theirs at update 1, {later[0]} at 10 and {later[1]} at 40" in header

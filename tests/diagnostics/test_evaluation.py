@@ -81,7 +81,18 @@ def test_a_causal_models_label_is_the_next_token():
     outputs = np.eye(7)[np.roll(labels, -1, axis=1)]
     found = read(outputs, labels, causal=True)
     assert len(found.labels) == 20 and (found.classes == found.labels).all()
-    assert labels_of(Evaluation(labels=labels), causal=True).tolist() == labels[:, 1:].ravel().tolist()
+
+
+def test_labels_alone():
+    assert labels_of(Evaluation(labels=np.array([1, -100, 0]))).tolist() == [1, 0]
+    assert labels_of(Evaluation(labels=[np.array([[1]]), np.array([[0]])])).tolist() == [1, 0]
+    assert labels_of(Evaluation(labels=np.zeros((4, 6)))) is None is labels_of(Evaluation())
+
+
+def test_texts_that_a_model_wrote_are_no_answers():
+    labels = RNG.integers(0, 7, (4, 6))
+    assert read(labels, labels, generates=True) is None and read(labels, labels).kind == "classes"
+    assert read(np.eye(7)[labels], labels, generates=True).kind == "classes"  # logits are the labels' places
 
 
 @pytest.mark.parametrize("shape", [(20,), (20, 1)])

@@ -254,6 +254,25 @@ def test_a_run_is_resumed_bit_by_bit(tiny_jobs, tmp_path, monkeypatch, last):
     assert names_in(cut) == RUN_FILES  # no checkpoint, no error.txt
 
 
+def test_a_run_whose_record_has_lost_steps_is_begun_anew(tiny_jobs, tmp_path, caplog):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), max_steps=8, save_strategy="steps", save_steps=2, logging_steps=2)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    run_job(job, whole)
+
+    def killed(step, total):
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_job(job, torn, killed)
+    record = torn / "steps.rec"
+    record.write_bytes(record.read_bytes()[:-70])  # a power cut: the last rows are gone, the checkpoint is not
+    seen = []
+    run_job(job, torn, lambda step, total: seen.append(step))
+    assert seen == list(range(1, 9)) and "has lost update steps; the run begins anew" in caplog.text
+    assert results(torn) == results(whole)
+
+
 def test_a_run_with_other_settings_is_not_resumed(tiny_jobs, tmp_path):
     (job,) = tiny_jobs(tmp_path, seeds=(1,), save_strategy="steps", save_steps=2)
     (other,) = tiny_jobs(tmp_path, seeds=(1,), save_strategy="steps", save_steps=2, learning_rate=1e-3)

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_stability.diagnostics.evaluation import Evaluation
+from hf_stability.diagnostics.judging import RunFacts, headline, judge_run, label_column, scores_of
+
+
+LABELS = np.repeat([0, 1], [17, 23])
+RARE = np.repeat([0, 1], [186, 14])
+
+
+def verdict_of(metrics, predictions=None, labels=None, **facts):
+    return judge_run(None, Evaluation(metrics, predictions, labels), RunFacts(**facts))
+
+
+def logits(classes, width=2):
+    return np.eye(width)[classes]
+
+
+def test_the_accuracy_of_the_outputs_decides():
+    verdict, constant = verdict_of({"eval_accuracy": 1.0}, logits(LABELS), LABELS)
+    assert verdict.status == "ok" and constant == {"score": 23 / 40, "constant": 1}
+    verdict, _ = verdict_of({"eval_accuracy": 23 / 40}, logits(np.ones(40, int)), LABELS)
+    assert verdict.status == "failed" and verdict.basis == "eval_accuracy"
+
+
+def test_where_a_metric_reads_the_outputs_in_another_way_its_score_counts():
+    flipped = logits(1 - LABELS)  # the script's classes are the other way round
+    verdict, _ = verdict_of({"eval_accuracy": 1.0}, flipped, LABELS)
+    assert (verdict.status, verdict.basis) == ("ok", "baseline") and verdict.evidence["baseline"] == 23 / 40
+    verdict, _ = verdict_of({"eval_accuracy": np.float32(23 / 40).item()}, flipped, LABELS)
+    assert verdict.status == "failed" and "is the best constant's" in verdict.sentence
+
+
+def test_without_outputs_a_known_metric_is_held_against_the_labels():
+    data = Dataset.from_dict({"labels": LABELS.tolist()})
+    for score, status in ((0.9, "ok"), (23 / 40, "failed"), (0.2, "failed")):
+        assert verdict_of({"eval_accuracy": score}, eval_dataset=data)[0].status == status
+        assert verdict_of({"eval_accuracy": score}, eval_dataset={"a": data, "b": None})[0].status == status
+    assert verdict_of({"eval_accuracy": 0.9})[0].status == "unknown"
+
+
+@pytest.mark.parametrize(("metric", "bad", "good"), [("matthews_correlation", 0.0, 0.3), ("pearson", -0.1, 0.4)])
+def test_no_constant_has_a_correlation(metric, bad, good):
+    assert verdict_of({f"eval_{metric}": bad})[0].status == "failed"
+    assert verdict_of({f"eval_{metric}": good})[0].status == "ok"
+
+
+@pytest.mark.parametrize("metrics", [{}, {"eval_loss": 0.1}, {"eval_bleu": 30.0}, {"eval_perplexity": 3.0}])
+def test_without_outputs_and_a_known_metric_it_is_unknown(metrics):
+    verdict, constant = verdict_of(metrics)
+    assert (verdict.status, constant) == ("unknown", None)
+
+
+def test_an_error_is_better_when_smaller():
+    values = np.linspace(0, 1, 40)
+    data = Dataset.from_dict({"label": values.tolist()})
+    for score, status in ((0.01, "ok"), (0.2, "failed")):
+        facts = {"metric_for_best_model": "mse", "greater_is_better": True, "eval_dataset": data}
+        assert verdict_of({"eval_mse": score}, **facts)[0].status == status
+    # A name that nobody knows: the training arguments say which way, and the user the baseline.
+    for score, status in ((0.1, "ok"), (0.9, "failed")):
+        facts = {"metric_for_best_model": "badness", "greater_is_better": False, "baseline": 0.5}
+        assert verdict_of({"eval_badness": score}, **facts)[0].status == status
+
+
+def test_a_regression_is_judged_by_its_outputs():
+    values = np.linspace(0, 1, 40)
+    verdict, constant = verdict_of({"eval_mse": 0.0}, values[:, None], values)
+    assert (verdict.status, verdict.basis) == ("ok", "eval_r2")
+    assert constant["score"] == pytest.approx(values.var()) and constant["constant"] == pytest.approx(0.5)
+
+
+def test_the_users_own_baseline_decides():
+    metrics = {"eval_accuracy": 0.9}
+    assert verdict_of(metrics, logits(LABELS), LABELS, baseline=0.95)[0].status == "failed"
+    verdict, constant = verdict_of(metrics, logits(LABELS), LABELS, baseline=0.85)
+    assert (verdict.status, constant) == ("ok", {"score": 0.85})
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews_correlation"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_rare_classes_are_cleared_by_the_headline_metric(metric, wanted):
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    found = RARE.copy()
+    found[:14] = 1  # as many false alarms as rare examples: the accuracy is the baseline's
+    score = {"f1": f1_score, "matthews_correlation": matthews_corrcoef}[metric](RARE, found)
+    metrics = {"eval_accuracy": 0.93, f"eval_{metric}": score}
+    facts = {"metric_for_best_model": f"eval_{metric}"} if wanted else {}
+    verdict, _ = verdict_of(metrics, logits(found), RARE, **facts)
+    assert verdict.status == "ok" and verdict.evidence["paper_rule"] == "failed" and metric in verdict.sentence
+    assert verdict_of(metrics, logits(found), RARE, metric="accuracy")[0].status == "failed"
+    always = {"eval_accuracy": 0.93, f"eval_{metric}": 0.0}
+    assert verdict_of(always, logits(np.zeros(200, int)), RARE, **facts)[0].status == "failed"
+
+
+def test_several_labels_an_example():
+    labels = np.random.default_rng(0).integers(0, 2, (40, 3))
+    assert verdict_of({"eval_f1": 1.0}, labels * 2.0 - 1, labels.astype(float))[0].status == "ok"
+    majority = np.broadcast_to((labels.mean(0) > 0.5) * 2.0 - 1, labels.shape)
+    assert verdict_of({"eval_f1": 0.6}, majority, labels.astype(float))[0].status == "failed"
+
+
+def test_a_loss_of_ones_own_says_nothing_of_the_optimisation():
+    record = {
+        "step": np.arange(1, 41), "loss": np.full(40, 0.9, "f4"), "layers": ["classifier"], "layer_norms": np.ones((40, 1)),
+        "labels": np.full((40, 2), 4.0), "predicted": np.full((40, 2), 4.0), "info": {"max_steps": 40, "warmup_steps": 4},
+    }  # fmt: skip
+    plain = judge_run(record, Evaluation({}, logits(np.ones(40, int)), LABELS), RunFacts())[0]
+    assert plain.evidence["optimisation"] == "stuck"
+    record["info"]["own_loss"] = True
+    own = judge_run(record, Evaluation({}, logits(np.ones(40, int)), LABELS), RunFacts())[0]
+    assert "optimisation" not in own.evidence and own.status == plain.status == "failed"
+
+
+def test_compute_metrics_is_asked_only_where_wanted():
+    def accuracy(prediction):
+        return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    asked = []
+    facts = {"compute_metrics": lambda prediction: asked.append(1) or accuracy(prediction), "num_labels": 2}
+    assert verdict_of({"eval_accuracy": 1.0}, logits(LABELS), LABELS, **facts)[1]["score"] == 23 / 40 and not asked
+    found = verdict_of({"eval_accuracy": 1.0}, logits(LABELS), LABELS, baseline="compute_metrics", **facts)[1]
+    assert found == {"score": 23 / 40, "constant": 1} and len(asked) == 2
+
+
+def test_labels_of_a_data_set():
+    assert label_column(Dataset.from_dict({"label": [1, 0]})).tolist() == [1, 0]
+    for other in (
+        None,
+        [1, 2],
+        Dataset.from_dict({"text": ["a"]}),
+        Dataset.from_dict({"label": ["item 0"]}),
+        Dataset.from_dict({"labels": [[1, 0]]}),
+        Dataset.from_dict({"label": [1, 0]}).to_iterable_dataset(),
+    ):
+        assert label_column(other) is None
+
+
+def test_scores_are_numbers_without_times():
+    metrics = {"eval_loss": 1, "eval_f1": 0.5, "eval_runtime": 3.0, "epoch": 1, "eval_table": "x"}
+    assert scores_of(metrics) == {"loss": 1, "f1": 0.5} and headline(metrics) == ("f1", 0.5)
