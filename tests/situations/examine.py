@@ -88,6 +88,7 @@ class Bench:
     Attributes:
         trainers, callbacks: all that were made; the callbacks are ours only.
         calls: a digest of each call of the user's metric.
+        weights: digests that the script keeps of weights in mid-training.
     """
 
     def __init__(self, kind: str, script: Script, folder: Path):
@@ -95,6 +96,7 @@ class Bench:
         self.trainers: list[Trainer] = []
         self.callbacks: list[StabilityCallback] = []
         self.calls: list[str] = []
+        self.weights: list[str] = []
         self.metric = None if script.metric is None else Recorded(script.metric, self.calls)
 
     def trainer(self, arguments: dict | None = None, ours: list | None = None, **changes) -> Trainer:
@@ -210,7 +212,7 @@ def play(make: Callable[[bool], Script], learns: bool, kind: str, folder: Path) 
     outcome = Outcome(
         error=error,
         where=where,
-        weights=digest([p.detach() for p in trainer.model.state_dict().values()]),
+        weights=digest([*bench.weights, *(trainer.model.state_dict().values() if trainer.model else ())]),
         history=[json.dumps(entry) for entry in map(_without_times, state.log_history) if entry],
         calls=bench.calls,
         hooks=_hooks(trainer.model),
@@ -280,6 +282,8 @@ def _last_evaluation(history: list[dict]) -> dict[str, float]:
 
 
 def _hooks(model) -> int:
+    if model is None:
+        return 0
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 

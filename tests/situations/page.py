@@ -28,7 +28,7 @@ Where two verdicts are given, both are right: what the Trainer evaluated may not
 to judge by. It counts neither as a success nor as a failure.
 
 This page is made from the list in `tests/situations/situations.py`: `python -m tests.situations.page`. To run them:
-`pytest tests/situations`, and `pytest -m slow tests/situations` for the few slow ones.
+`pytest tests/situations`, and `pytest -m slow tests/situations` for the slow ones and for those whose kind has a faster one.
 """
 
 
