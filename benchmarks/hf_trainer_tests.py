@@ -287,7 +287,7 @@ def append_result(path: Path, test: str, outcome: str, error: str = "", caught: 
 
 
 def fingerprint(variant: str, test_files: list[Path], *settings: Any) -> str:
-    """Of all that results depend on."""
+    """Everything that results depend on."""
     versions = [importlib.metadata.version(name) for name in ("transformers", "torch", "accelerate")]
     content = hashlib.sha256(json.dumps([versions, *map(str, settings)]).encode())
     ours = sorted((ROOT / "hf_stability").rglob("*.py")) if variant != "stock" else []

@@ -121,7 +121,7 @@ def _two_halves(quality: Callable, fails: float, rng: np.random.Generator, size:
 
 @cache
 def true_means(scores: Scores) -> tuple[float, float]:
-    """Of the other recipe, and of the base."""
+    """The other recipe's, and the base's."""
     other, _, reported = made_runs(scores, np.random.default_rng(1), (TRUTH_RUNS,))
     return float(other.mean()), float(reported.mean())
 

@@ -153,7 +153,7 @@ def ratios() -> int:
 
 
 def ratios_text() -> str:
-    """What part `ratios` found, a sentence."""
+    """A sentence on the result of part `ratios`."""
     found = json.loads((HERE / "ratios.json").read_text(encoding="utf-8"))
     return ", ".join(f"{found[str(t)]:.2f} at update {t}" for t in AT)
 

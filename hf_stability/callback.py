@@ -198,7 +198,7 @@ class StabilityCallback(TrainerCallback):
 
     @property
     def _micro_batches(self) -> list:
-        """What is held of the model's batches: those of an update step that is going on, else none."""
+        """The model's batches that are held: those of the update step that is going on, else none."""
         return self.recorder.micro_batches if self.recorder is not None else []
 
     _eval_batches = ()  # none: evaluations are the Trainer's own
@@ -450,7 +450,7 @@ class StabilityCallback(TrainerCallback):
         return first, "eval" if first is None else f"eval_{first}"
 
     def _logged_evaluation(self) -> Evaluation:
-        """Of a resumed training the last evaluation before the checkpoint, as the log has it: scores without outputs."""
+        """The last evaluation before the checkpoint of a resumed training, from the log: scores without outputs."""
         prefix = f"{self._first_set()[1]}_"
         logged = [entry for entry in self._state.log_history if any(key.startswith(prefix) for key in entry)]
         if self._state.global_step == 0 or not logged:

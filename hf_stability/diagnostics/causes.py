@@ -370,7 +370,7 @@ def _origin(part: str, origin: str, missing_weights: Sequence[str] | None) -> st
 
 
 def _frozen_part_problems(parts: Mapping[str, str], adapters: bool) -> list[tuple[str, str]]:
-    """What is wrong with frozen parts, by where their values come from."""
+    """The faults of frozen parts, by where their values come from."""
 
     def of(origin: str) -> list[str]:
         return [name for name, its in parts.items() if its == origin]
@@ -703,7 +703,7 @@ def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = Non
 
 
 def check_memorized(memorized: Mapping[str, Any] | None = None, adapters: str | None = None) -> Finding | None:
-    """What came of [`memorize`]: a model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
+    """The result of [`memorize`]: a model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
     if memorized is None:
         return None
     n, done, rate = memorized["examples"], memorized["steps"], memorized["rate"]

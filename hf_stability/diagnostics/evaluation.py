@@ -79,7 +79,7 @@ def answers_of(
         evaluation: the Trainer's.
         problem_type: of the model's config.
         causal: whether the label of a token is the token after it, as in a causal language model.
-        generates: whether token ids may be texts that the model wrote, whose places are not the labels'.
+        generates: whether token ids may be texts that the model wrote: their places are not the labels'.
     """
     batches = _batches(evaluation, causal)
     if not batches:

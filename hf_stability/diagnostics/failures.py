@@ -44,7 +44,7 @@ NO_FINAL = (*CENSORED, "unknown")
 """Verdicts that say neither that a run failed nor that it did not."""
 
 BASES = ("eval_accuracy", "eval_r2", "baseline", "training_only")
-"""What a verdict can rest on, the firmest first; with the last one it is `unknown`, or `diverged`."""
+"""The bases of a verdict, the firmest first; with the last one it is `unknown`, or `diverged`."""
 
 IGNORED_LABEL = -100
 """Label of examples that count nowhere, as in torch's cross entropy."""
@@ -552,7 +552,7 @@ def judge(
     `baseline`: `score` no better than `baseline`, both in the headline metric, NaN for 0; see [`at_or_below`].
 
     `unknown`: there is no basis but the training (`training_only`), or all eval labels are of one class, where every
-    right answer is the constant's too. The sentence says what training looked like.
+    right answer is the majority class's too. The sentence says what training looked like.
 
     Evidence: the exact McNemar test against the constant (an `ok` may be within sampling noise, p >= `alpha`; of
     several best constants the one with the greatest p); one predicted class; failed optimisation against failed
@@ -748,7 +748,7 @@ def _status(basis: str, evidence: dict) -> str:
 
 
 def _is_cleared(basis: str, evidence: dict, lead: Mapping[str, Any]) -> bool:
-    """Whether the headline metric is clearly above its baseline while the accuracy equals the constant's, up to noise."""
+    """Whether the headline metric is clearly above its baseline while the accuracy equals the majority class's, up to noise."""
     if basis != "eval_accuracy" or "accuracy" not in evidence or evidence["accuracy"] > evidence["constant_accuracy"]:
         return False
     equal = evidence["accuracy"] == evidence["constant_accuracy"] or evidence["within_noise"]

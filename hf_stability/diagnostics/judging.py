@@ -31,7 +31,7 @@ HIGHER_HEADLINES = ("f1", "matthews")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a verdict has to know of a run beside its record and its evaluation.
+    """Facts on a run that a verdict needs beside its record and its evaluation.
 
     Args:
         metric: the headline metric the user wants; None for none.

@@ -234,7 +234,7 @@ class Recorder:
     def _measured(self) -> tuple[Tensor, Tensor, bool]:
         norms = self.meter.parameter_norms()
         layer_norms = self.meter.layer_norms(norms)
-        total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # whose rounding is that of the clipping
+        total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # the rounding of the clipping
         if not self.meter.present or is_sharded(self.args):  # not zero: unknown
             layer_norms, total = layer_norms * math.nan, total * math.nan
             self._say_unknown()
@@ -351,7 +351,7 @@ def part_of(probe: Probe) -> str:
 
 
 def loss_logits_labels(kwargs: Mapping, output: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What a model's forward shows: loss (0-d), logits `(examples, outputs)`, labels `(examples,)`, or None for each."""
+    """The visible part of a forward pass: loss (0-d), logits `(examples, outputs)`, labels `(examples,)`, or None for each."""
     labels = kwargs.get("labels")
     if isinstance(output, Mapping):
         loss, logits = output.get("loss"), output.get("logits")

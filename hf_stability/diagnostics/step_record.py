@@ -82,7 +82,7 @@ class StepRecord:
         info: what else the first line says.
 
     Raises:
-        InputError: columns that are named twice, or whose first is not `step`.
+        InputError: a column is named twice, or the first is not `step`.
     """
 
     def __init__(self, columns: Sequence[str], path: Path | None = None, last_step: int = 0, info: dict | None = None):
@@ -176,7 +176,7 @@ class StepRecord:
         rewritten, once and atomically.
 
         Raises:
-            InputError: columns that are named twice, or whose first is not `step`.
+            InputError: a column is named twice, or the first is not `step`.
         """
         _check_columns(columns)
         if not set(columns) <= set(self.file_columns):

@@ -66,7 +66,7 @@ OWN_ARGS = {
 MAX_SEEDS = 100_000  # more is a mistake: a seed given as a count
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""What a study's weights can be."""
+"""The precisions that a study can train in."""
 
 HUB_TIMEOUT_S = 5.0  # without a network the libraries retry for 23 s for each of a model's files
 
@@ -186,7 +186,7 @@ def fingerprint_model(model: str, config) -> str:
 
 
 def weights_dtype(asked: str, model: str, config, precision: Sequence[str] = ()) -> str:
-    """What the weights are loaded in, by name; half precision gets a warning.
+    """The precision to load weights in, by name; half precision gets a warning.
 
     Args:
         asked: `--dtype`: "float32", "bfloat16", "float16", or "auto": as the checkpoint was saved.

@@ -94,7 +94,7 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     runs alone: it is conditional on success. What cannot be computed is None. With `--validation_half both` all of these
     are of the first half; `report_mean` is the mean on the second, of the same runs as `mean`.
 
-    Runs whose verdict is `unknown` are in no figure; `unknown` counts them, where there are any.
+    Runs with the verdict `unknown` are in no figure; `unknown` counts them, where there are any.
 
     Stopped runs are among the `runs`, and have no score. A recipe with `stopped` runs has a `max` only, and instead of
     `failed_share` the bounds `failed_share_if_all_heal` and `failed_share_if_all_fail`, each with its 95% Wilson

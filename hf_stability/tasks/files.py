@@ -1,6 +1,6 @@
 """A task from the user's own files: csv, tsv, json or json lines, with a column of labels and one or two of text.
 
-What can be read in one way only is read; what may be meant otherwise is read with a warning; the rest is refused. Doubts
+A file that has one meaning is read; one that may be meant otherwise is read with a warning; the rest is refused. Doubts
 about the data themselves, once they are read (one class, leakage), are in overview.py.
 """
 
@@ -202,7 +202,7 @@ def _from_csv(text: str, where: str, extension: str) -> _Table:
 
 
 def _check_separator(header: list[str], where: str, extension: str) -> None:
-    """Refuse a file whose columns are separated otherwise than its extension says: it has one column, or so it seems."""
+    """Refuse a file with another separator than its extension says: it seems to have one column."""
     if len(header) > 1:
         return
     for separator, name, way_out in (
@@ -402,7 +402,7 @@ def _doubt_text(table: _Table, text_columns: tuple[str, ...]) -> None:
 
 
 def _line_ends(text: str) -> list[str]:
-    """What follows the last comma of each line of a text but the last."""
+    """The text after the last comma, of each line but the last."""
     return [line.rpartition(",")[2] for line in text.splitlines()[:-1] if "," in line]
 
 

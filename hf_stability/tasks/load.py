@@ -196,7 +196,7 @@ class TokenizedData:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes everything to `folder`, replacing an earlier save; a reader sees the whole of it or nothing.
 
-        What a killed save left beside it is deleted.
+        Leftovers of a killed save beside it are deleted.
 
         Raises:
             FileExistsError: `folder` exists and is not an earlier save.

@@ -39,7 +39,7 @@ def columns_and_classes(data: TaskData) -> str:
 
 
 def doubts(data: TaskData) -> list[str]:
-    """What looks wrong with the data that are trained and evaluated on, a sentence each: a development set of one class,
+    """Doubts about the training and evaluation data, a sentence each: a development set of one class,
     a class that was not trained, nearly as many classes as examples, development examples that are trained on too."""
     said = _doubts_about_targets(data) if data.task.is_regression else _doubts_about_classes(data)
     if data.task.name != "custom":

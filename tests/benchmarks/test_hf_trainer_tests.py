@@ -49,7 +49,7 @@ TEST = "tests/trainer/test_fake.py::"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Of all three variants, as main() makes them: the checkout, the folder of results, and what was returned."""
+    """All three variants, as main() makes them: the checkout, the folder of results, and the return value."""
     folder = tmp_path_factory.mktemp("hf")
     trainer_tests = folder / "checkout" / "tests" / "trainer"
     trainer_tests.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the call stack shows of a Trainer, and what an interrupt leaves behind."""
+"""The Trainer as read off the call stack; an interrupt leaves nothing behind."""
 
 import copy
 import gc

@@ -383,7 +383,7 @@ NAMES = ["loss", *(f"grad_norm/{name}" for name in "abcd")]
 
 
 class SlowRecord:
-    """What a record is to hold, update step by update step: the test's oracle."""
+    """The expected record, update step by update step: the test's oracle."""
 
     def __init__(self):
         self.steps: dict[int, dict[str, float]] = {}

@@ -37,7 +37,7 @@ OF_OURS = r"\w*(Error|Exception|Interrupt)\b"  # in a warning: something of ours
 
 @dataclass
 class Script:
-    """What a user's script makes, and does.
+    """A user's script: its parts, and how it plays.
 
     Args:
         model, train, dev, metric: the Trainer's, each as it is passed in.
@@ -168,7 +168,7 @@ class Recorded:
 
 @dataclass
 class Outcome:
-    """What a played script left behind."""
+    """The traces of a played script."""
 
     error: str | None
     where: str
@@ -236,7 +236,7 @@ def play(make: Callable[[bool], Script], learns: bool, kind: str, folder: Path) 
 
 
 def digest(value: Any) -> str:
-    """Of arrays, tensors, lists, dicts and plain values, bit for bit."""
+    """Digest of arrays, tensors, lists, dicts and plain values, bit for bit."""
     found = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -292,7 +292,7 @@ def _hooks(model) -> int:
 
 
 def problems_of(situation, learns: bool, kind: str, stock: Outcome, ours: Outcome) -> Iterator[str]:
-    """What is wrong with a run with ours, next to the stock Trainer's."""
+    """The faults of a run with ours, next to the stock Trainer's."""
     if ours.error != stock.error:
         yield f"raised {ours.error}, the stock Trainer {stock.error or 'nothing'} (at {ours.where})"
         return

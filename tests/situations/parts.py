@@ -27,7 +27,7 @@ MAJORITY = 0.575  # 23 of 40: in float16 it is 0.5752, which is above it
 
 
 def config(num_labels: int = 2, **values) -> BertConfig:
-    """Of a BERT of two layers."""
+    """A BERT of two layers."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     return BertConfig(vocab_size=VOCABULARY, max_position_embeddings=16, num_labels=num_labels, **sizes, **values)
 

@@ -1973,7 +1973,7 @@ class Interrupts(TrainerCallback):
 
 
 def held(bench) -> list[str]:
-    """What a callback of an earlier training keeps of its batches."""
+    """The batches that a callback of an earlier training keeps."""
     problems = []
     for callback in bench.callbacks[: -bench.script.number]:
         found = [name for name, value in vars(callback).items() if _batches(value)]
