@@ -172,7 +172,7 @@ def unknown_metric(learns):
     )
 
 
-@situation(METRICS, "the metric is an error rate, `greater_is_better` false")
+@situation(METRICS, "the metric is an error rate, `greater_is_better` false", slow=True)
 def error_rate(learns):
     return script(
         learns,
@@ -272,7 +272,7 @@ def accuracy_in_percent(learns):
     )
 
 
-@situation(METRICS, "a confusion matrix and a report come before the accuracy")
+@situation(METRICS, "a confusion matrix and a report come before the accuracy", slow=True)
 def report_before_accuracy(learns):
     def metric(p):
         predicted = classes_of(p)
@@ -282,7 +282,7 @@ def report_before_accuracy(learns):
     return script(learns, metric=metric)
 
 
-@situation(METRICS, "a metric that is NaN comes before the accuracy")
+@situation(METRICS, "a metric that is NaN comes before the accuracy", slow=True)
 def nan_before_accuracy(learns):
     return script(learns, metric=lambda p: {"auc": float("nan"), **accuracy(p)})
 
@@ -358,7 +358,7 @@ def own_loss_beside_the_models(learns):
     return script(learns, trainer=KeepsLabels)
 
 
-@situation(LOSSES, "`compute_loss_func` with class weights")
+@situation(LOSSES, "`compute_loss_func` with class weights", slow=True)
 def loss_function(learns):
     def loss(outputs, labels, num_items_in_batch=None):
         return weighted(outputs.logits, labels)
@@ -371,7 +371,7 @@ def label_smoothing(learns):
     return script(learns, arguments={"label_smoothing_factor": 0.1})
 
 
-@situation(LOSSES, "focal loss")
+@situation(LOSSES, "focal loss", slow=True)
 def focal_loss(learns):
     return script(learns, trainer=Focal)
 
@@ -388,7 +388,7 @@ class TwoCopies(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@situation(LOSSES, "each batch is passed twice at once (R-Drop)")
+@situation(LOSSES, "each batch is passed twice at once (R-Drop)", slow=True)
 def batch_twice(learns):
     return script(learns, trainer=TwoCopies)
 
@@ -444,7 +444,7 @@ def with_floats(data):
     return table(np.array(data["input_ids"]), labels=np.array(data["labels"], float))
 
 
-@situation(CLASSES, "one logit, binary cross entropy, labels 0.0 and 1.0")
+@situation(CLASSES, "one logit, binary cross entropy, labels 0.0 and 1.0", slow=True)
 def one_logit_float_labels(learns):
     return one_logit(learns, trainer=Binary, train=with_floats(sentences()), dev=with_floats(dev()))
 
@@ -567,7 +567,7 @@ SOUND = {  # on so few positives faster runs fail with some seeds
 }
 
 
-@situation(CLASSES, "7% positives, learned: no alarm")
+@situation(CLASSES, "7% positives, learned: no alarm", slow=True)
 def rare_class(learns):
     model = bert()
     return script(
@@ -951,7 +951,7 @@ def features_first(learns):
     return script(learns, model=model if learns else collapse(model), metric=metric)
 
 
-@situation(OUTPUTS, "hidden states are among the outputs (`output_hidden_states`)")
+@situation(OUTPUTS, "hidden states are among the outputs (`output_hidden_states`)", slow=True)
 def hidden_states(learns):
     model = bert(output_hidden_states=True)
     return script(learns, model=model if learns else collapse(model))
@@ -1053,7 +1053,7 @@ def inputs_for_metrics(learns):
     return script(learns, metric=metric, arguments={"include_for_metrics": ["inputs", "loss"]})
 
 
-@situation(OUTPUTS, "`eval_accumulation_steps`")
+@situation(OUTPUTS, "`eval_accumulation_steps`", slow=True)
 def eval_accumulation(learns):
     return script(learns, arguments={"eval_accumulation_steps": 2})
 
@@ -1247,7 +1247,7 @@ class Validates(TrainerCallback):
         model.train()
 
 
-@situation(EVALUATIONS, "a callback has a validation loop of its own, on another set")
+@situation(EVALUATIONS, "a callback has a validation loop of its own, on another set", slow=True)
 def own_validation_loop(learns):
     return script(learns, callbacks=[Validates()])
 
@@ -1306,7 +1306,7 @@ def only_evaluate(learns):
     return script(learns, play=plays, proof=None)
 
 
-@situation(EVALUATIONS, "early stopping by the accuracy, the best model is loaded")
+@situation(EVALUATIONS, "early stopping by the accuracy, the best model is loaded", slow=True)
 def early_stopping(learns):
     values = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_strategy": "epoch"}
     return script(
@@ -1337,13 +1337,13 @@ def best_is_earlier(learns):
     return script(learns, callbacks=[Spoils()], arguments=values, proof=("eval_accuracy", MAJORITY, 0))
 
 
-@situation(EVALUATIONS, 'checkpoints of the best models only (`save_strategy="best"`)')
+@situation(EVALUATIONS, 'checkpoints of the best models only (`save_strategy="best"`)', slow=True)
 def save_the_best(learns):
     values = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_strategy": "best"}
     return script(learns, arguments={**values, "greater_is_better": True})
 
 
-@situation(EVALUATIONS, "`eval_on_start`")
+@situation(EVALUATIONS, "`eval_on_start`", slow=True)
 def evaluation_on_start(learns):
     return script(learns, arguments={"eval_on_start": True})
 
@@ -1451,7 +1451,7 @@ def streamed_regression(learns):
     )
 
 
-@situation(EVALUATIONS, "the evaluation's last incomplete batch is dropped (`dataloader_drop_last`)")
+@situation(EVALUATIONS, "the evaluation's last incomplete batch is dropped (`dataloader_drop_last`)", slow=True)
 def drop_last(learns):
     return script(learns, dev=dev(44), arguments={"dataloader_drop_last": True}, proof=("eval_accuracy", 0.95, 0.7))
 
@@ -1461,7 +1461,7 @@ def drop_last(learns):
 TRAINING = "Training"
 
 
-@situation(TRAINING, "gradient accumulation, a last incomplete step")
+@situation(TRAINING, "gradient accumulation, a last incomplete step", slow=True)
 def accumulation(learns):
     values = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 4}
     return script(learns, arguments=values)
@@ -1478,7 +1478,7 @@ def clipped(learns):
     return script(learns, arguments=values)
 
 
-@situation(TRAINING, "gradient checkpointing")
+@situation(TRAINING, "gradient checkpointing", slow=True)
 def checkpointing(learns):
     return script(learns, arguments={"gradient_checkpointing": True})
 
@@ -1494,12 +1494,12 @@ def compiled(learns):
     return script(learns, arguments={"torch_compile": True, "torch_compile_backend": "aot_eager"})
 
 
-@situation(TRAINING, "NEFTune noise, a hook of the Trainer's own")
+@situation(TRAINING, "NEFTune noise, a hook of the Trainer's own", slow=True)
 def neftune(learns):
     return script(learns, arguments={"neftune_noise_alpha": 1.0})
 
 
-@situation(TRAINING, "a scheduler that follows the evaluation (`reduce_lr_on_plateau`)")
+@situation(TRAINING, "a scheduler that follows the evaluation (`reduce_lr_on_plateau`)", slow=True)
 def plateau(learns):
     return script(learns, arguments={"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "accuracy"})
 
@@ -1633,7 +1633,7 @@ def own_prediction_step(learns):
     return script(learns, trainer=Mine)
 
 
-@situation(TRAINING, "a collator of one's own, `remove_unused_columns=False`, no columns")
+@situation(TRAINING, "a collator of one's own, `remove_unused_columns=False`, no columns", slow=True)
 def own_collator(learns):
     def rows(data):
         return Rows({**row, "text": "a text"} for row in data)
@@ -1829,7 +1829,7 @@ def two_forward_passes(learns):
     return script(learns, trainer=AsTeacher)
 
 
-@situation(MODELS, "pictures: a ViT, `pixel_values`")
+@situation(MODELS, "pictures: a ViT, `pixel_values`", slow=True)
 def pictures(learns):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     torch.manual_seed(0)
@@ -1935,6 +1935,7 @@ def two_callbacks(learns):
     "the class is passed, not an object (`callbacks=[StabilityCallback]`)",
     learns="ok or unknown",
     stuck="failed or unknown",
+    slow=True,
 )
 def class_of_callback(learns):
     def plays(bench):

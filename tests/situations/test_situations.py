@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from .examine import KINDS, play, problems_of, proof_of
-from .situations import ACCIDENTS, MODELS, SITUATIONS, TRAINING
+from .situations import ACCIDENTS, EVALUATIONS, MODELS, SITUATIONS, TRAINING
 
 
 RUNS = ("learns", "stuck")
@@ -17,7 +17,7 @@ def cases():
         for run in RUNS:
             for kind in KINDS:
                 if getattr(situation, run) is not None:
-                    stuck_again = run == "stuck" and situation.group in (TRAINING, MODELS, ACCIDENTS)
+                    stuck_again = run == "stuck" and situation.group in (EVALUATIONS, TRAINING, MODELS, ACCIDENTS)
                     marks = [pytest.mark.slow] if situation.slow or stuck_again else []
                     yield pytest.param(
                         situation, run == "learns", kind, id=f"{situation.name}-{run}-{kind}", marks=marks
