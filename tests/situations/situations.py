@@ -1131,7 +1131,12 @@ def metric_that_overwrites(learns):
     return script(learns, metric=metric)
 
 
-@situation(OUTPUTS, "the metric puts a class in the place of -100, in the labels themselves")
+@situation(
+    OUTPUTS,
+    "the metric puts a class in the place of -100, in the labels themselves",
+    learns="ok or unknown",
+    stuck="failed or unknown",
+)
 def metric_that_fills_padding(learns):
     def metric(p):
         scores = token_accuracy(p)
@@ -2112,9 +2117,7 @@ def logger_raises(learns):
     return script(learns, callbacks=[Logger()], play=plays, arguments={"logging_strategy": "epoch"})
 
 
-@situation(
-    ACCIDENTS, "the folder of our record is a file", warns=(r"^The record is off", r"^The file of the verdict is off")
-)
+@situation(ACCIDENTS, "the folder of our record is a file", warns=(r"^Writing to the folder is off",))
 def folder_is_a_file(learns):
     def plays(bench):
         (bench.folder / "out").mkdir(parents=True)
