@@ -167,7 +167,9 @@ def check(trainer, kind, loss_rtol=1e-5):
     if not trainer.shift:  # how many tokens a causal LM's loss is divided by is the Trainer's, and differs by version
         np.testing.assert_allclose(record["loss"], trainer.losses, rtol=loss_rtol)
     assert np.isfinite(record["loss"]).all()
-    assert trainer.stability.verdict.status in ("ok", "failed") and trainer.stability.verdict.sentence
+    made_up = trainer.compute_metrics is token_accuracy  # no accuracy of these outputs: the verdict cannot rest on it
+    assert trainer.stability.verdict.status in (("unknown",) if made_up else ("ok", "failed"))
+    assert trainer.stability.verdict.sentence
     return record
 
 

@@ -251,7 +251,7 @@ def test_a_run_of_a_setting_leaves_what_the_report_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "EPOCHS", 10)
     monkeypatch.setattr(bench, "LAYERS", 1)
     bench.run_unbalanced(tmp_path, "test_unbalanced", ["rare15"], minutes=60, most=1)
-    folder = tmp_path / "test_unbalanced" / "rare15" / "5001"
+    folder = tmp_path / "test_unbalanced" / "rare15" / "6001"
     written = (folder / "run.json").stat().st_mtime_ns
     bench.run_unbalanced(tmp_path, "test_unbalanced", ["rare15", "rare07"], minutes=0, most=1)
     bench.run_unbalanced(tmp_path, "test_unbalanced", ["rare15"], minutes=60, most=1)
