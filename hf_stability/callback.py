@@ -17,7 +17,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from .diagnostics.calling_trainer import TrainingLoop, calling_evaluation, training_loop
 from .diagnostics.dashboard import RISK, curves
 from .diagnostics.early_warning import Alarm, with_alarm
-from .diagnostics.evaluation import Evaluation
+from .diagnostics.evaluation import Evaluation, slim
 from .diagnostics.failures import NO_FINAL, Verdict, ended_early, pruned
 from .diagnostics.gradients import GradientMeter
 from .diagnostics.guard import Guard
@@ -280,7 +280,7 @@ class StabilityCallback(TrainerCallback):
         self._epoch_has_steps = False
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if self.recorder is None:
+        if not self._records:
             return
         self.recorder.begin_step()
         if self._loop is not None and not self._epoch_has_steps:
@@ -288,32 +288,40 @@ class StabilityCallback(TrainerCallback):
         self._epoch_has_steps = True
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        if self.recorder is not None:
+        if self._records:
             self.recorder.before_step(optimizer, state.global_step + 1)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        if self.recorder is not None:
+        if self._records:
             self.recorder.after_step()
 
     def on_step_end(self, args, state, control, **kwargs):
+        # All processes flush together, at steps that the Trainer's flow gives; a user may log in one process alone.
+        flow = control.should_save or control.should_log or control.should_evaluate
         if self._watch is not None and state.global_step in self._watch.steps:
             self._flush()
             self._look(state.global_step, control)
-        elif control.should_save or (self.recorder is not None and self.recorder.pending >= self.block_steps):
+        elif flow or (self._records and self.recorder.pending >= self.block_steps):
             self._flush()  # before a save: a kill between the two would leave a gap in the resumed run's record
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args, state, control, **kwargs):
         self._flush()
 
+    def on_log(self, args, state, control, **kwargs):
+        if args.world_size == 1:
+            self._flush()
+
     def on_save(self, args, state, control, **kwargs):
-        self._flush()
+        if args.world_size == 1:
+            self._flush()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if not self._is_training:
             return
-        self._flush()
+        if args.world_size == 1:
+            self._flush()
         self._tell("evaluation", metrics or {}, state.global_step)
-        self.guard.run("the look at the evaluation", self._observe_evaluation, metrics or {}, state.global_step)
+        self.guard.run("reading the evaluation", self._observe_evaluation, metrics or {}, state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
         if not self._is_training:
@@ -342,8 +350,13 @@ class StabilityCallback(TrainerCallback):
                 self.recorder.stop()
         self._sinks, self._watch, self._model, self._train_dataloader, self._loop = [], None, None, None, None
 
-    def _abandon(self) -> None:
-        self.release()
+    def _abandon(self, loop: TrainingLoop) -> None:
+        if loop is self._loop:  # not that of a training since
+            self.release()
+
+    @property
+    def _records(self) -> bool:
+        return self.recorder is not None and not self.recorder.is_over
 
     def _make_folder(self) -> Path:
         trainer, trial = (self._loop.trainer, self._loop.trial) if self._loop is not None else (None, None)
@@ -359,9 +372,11 @@ class StabilityCallback(TrainerCallback):
     def _make_recorder(self, optimizer, probes) -> Recorder:
         path = self._folder / "steps.rec" if self._folder else None
         for name in ("verdict.json", HEAT_MAP) if self._folder else ():
-            (self._folder / name).unlink(missing_ok=True)
+            self.guard.run(f"the removal of an earlier {name}", (self._folder / name).unlink, True)
         given = self._model, self._args, self._state, optimizer, probes, path, self.guard, self._loop
-        return Recorder(*given, checks_loss=not self.adds_loss_terms)
+        recorder = Recorder(*given, checks_loss=not self.adds_loss_terms)
+        recorder.on_rows = lambda rows: self.guard.run("the curves", self._send, rows) if self._sinks else None
+        return recorder
 
     def _make_sinks(self) -> list[Sink]:
         sinks: list[Sink] = []
@@ -379,9 +394,8 @@ class StabilityCallback(TrainerCallback):
 
     def _flush(self) -> None:
         """Bring the rows of the last block to the host, the file and the sinks."""
-        rows = self.recorder.flush() if self.recorder is not None else None
-        if rows is not None and self._sinks:
-            self.guard.run("the curves", self._send, rows)
+        if self._records:
+            self.recorder.flush()
 
     def _send(self, rows: np.ndarray) -> None:
         columns = self.recorder.record.columns
@@ -441,6 +455,10 @@ class StabilityCallback(TrainerCallback):
             ignored = getattr(getattr(self._model, "config", None), "keys_to_ignore_at_inference", None) or []
         outputs, labels = getattr(found.output, "predictions", None), getattr(found.output, "label_ids", None)
         names = [name for name in names if name not in ignored]
+        if not self._state.is_world_process_zero:  # the main process judges
+            outputs, labels = None, None
+        elif self.baseline != "compute_metrics":
+            outputs = slim(outputs, names, self._generates())
         self.evaluation = Evaluation(metrics, outputs, labels, step, names, is_its_own)
 
     def _first_set(self) -> tuple[str | None, str]:
@@ -490,7 +508,7 @@ class StabilityCallback(TrainerCallback):
             num_labels=getattr(config, "num_labels", 0) or 0,
             label_names=getattr(config, "id2label", None),
             causal=type(self._model).__name__.endswith(("ForCausalLM", "LMHeadModel")),
-            generates=bool(getattr(config, "is_encoder_decoder", False)),
+            generates=self._generates(),
             baseline=baseline,
             compute_metrics=compute_metrics,
             saw_loss=self.recorder is not None and self.recorder.saw_loss,
@@ -498,6 +516,9 @@ class StabilityCallback(TrainerCallback):
             eval_dataset=getattr(trainer, "eval_dataset", None),
             half_precision=self._half_precision,
         )
+
+    def _generates(self) -> bool:
+        return bool(getattr(getattr(self._model, "config", None), "is_encoder_decoder", False))
 
     def _show_verdict(self, record: dict[str, Any] | None, step: int) -> None:
         """To the log, to the folder and to the sinks."""

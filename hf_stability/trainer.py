@@ -322,9 +322,9 @@ class StabilityMixin:
 
     def _measure_gradients(self) -> torch.Tensor | None:
         """Total gradient norm as torch's, handing layers' norms to the callback; None where that cannot be."""
-        if self.stability.recorder is None or not self._gradients_are_whole():
+        if self.stability.meter is None or not self._gradients_are_whole():
             return None
-        self.stability.guard.run("the list of trained layers", self.stability.recorder.follow_unfreezing)
+        self.stability.recorder.follow_unfreezing()
         meter = self.stability.meter
         if not meter.is_whole():
             return None  # in several groups, whose norms torch sums in another order

@@ -20,18 +20,18 @@ DIAGNOSTICS = "hf_stability.diagnostics"
 
 # Part's name in the warning -> where an exception is put in.
 PIECES = {
-    "the record: its making": ("The record", f"{DIAGNOSTICS}.recorder.GradientMeter.__init__"),
-    "the record: a forward pass": ("The record", f"{DIAGNOSTICS}.recorder.loss_logits_labels"),
-    "the record: a row": ("The record", f"{DIAGNOSTICS}.recorder.output_statistics"),
-    "the record: a block": ("The record", f"{DIAGNOSTICS}.recorder.combine_statistics"),
-    "the record's file: a block": ("The record's file", f"{DIAGNOSTICS}.step_record.open"),
-    "the record's file: its making": ("The record's file", f"{DIAGNOSTICS}.recorder.StepRecord._write"),
-    "the meter": ("The record", f"{DIAGNOSTICS}.gradients.GradientMeter.layer_norms"),
+    "the record: its making": ("The step record", f"{DIAGNOSTICS}.recorder.GradientMeter.__init__"),
+    "the record: a forward pass": ("The step record", f"{DIAGNOSTICS}.recorder.loss_logits_labels"),
+    "the record: a row": ("The step record", f"{DIAGNOSTICS}.recorder.output_statistics"),
+    "the record: a block": ("The step record", f"{DIAGNOSTICS}.recorder.combine_statistics"),
+    "the record's file: a block": ("The file of the step record", f"{DIAGNOSTICS}.step_record.open"),
+    "the record's file: its making": ("The file of the step record", f"{DIAGNOSTICS}.recorder.StepRecord._write"),
+    "the meter": ("The step record", f"{DIAGNOSTICS}.gradients.GradientMeter.layer_norms"),
     "the check of the loss": ("The check of the loss", f"{DIAGNOSTICS}.own_loss.differs"),
     "the check of the precision": ("The check of the precision", "hf_stability.callback.half_precision_weights"),
     "the early warning: a look": ("The early warning", f"{DIAGNOSTICS}.watch.check"),
     "the early warning: earlier steps": ("The early warning", f"{DIAGNOSTICS}.watch.find_alarm"),
-    "the evaluation": ("The look at the evaluation", "hf_stability.callback.calling_evaluation"),
+    "the evaluation": ("Reading the evaluation", "hf_stability.callback.calling_evaluation"),
     "the clean-up": (
         "The clean-up after an interrupt",
         f"{DIAGNOSTICS}.calling_trainer.TrainingLoop.call_when_abandoned",
@@ -130,22 +130,39 @@ from transformers import Trainer, TrainingArguments
 def fail(*args, **kwargs):
     raise ZeroDivisionError("in one process")
 
-if os.environ["RANK"] == sys.argv[2]:
+class Logs(Trainer):
+    def log(self, logs, *args):
+        super().log(logs, *args)
+        if self.is_world_process_zero() and sys.argv[3] == "log" and "mine" not in logs:
+            self.log({"mine": 1.0})
+
+if os.environ["RANK"] == sys.argv[2] and sys.argv[3] in ("row", "file"):
     setattr(*{"row": (recorder, "output_statistics"), "file": (recorder.StepRecord, "_write")}[sys.argv[3]], fail)
 callback = StabilityCallback(tensorboard=False)
 args = TrainingArguments(sys.argv[1], **{**toy.QUIET, "max_steps": 8, "eval_strategy": "steps", "eval_steps": 4})
-trainer = toy.train(Trainer, args, [callback])
+args.logging_steps = 3
+trainer = toy.train(Logs, args, [callback])
 print("ended", os.environ["RANK"], trainer.state.global_step, len(callback.record["step"]), sorted(callback.guard.off))
 """
 
 
-@pytest.mark.parametrize(("rank", "where", "off"), [(0, "file", ["the record's file"]), (1, "row", ["the record"])])
+TWO = [
+    (0, "file", ["the file of the step record"]),
+    (1, "row", ["the step record"]),
+    (0, "log", []),  # the user logs in the main process alone
+    (0, "folder", ["the removal of an earlier verdict.json", "the file of the verdict"]),
+]
+
+
+@pytest.mark.parametrize(("rank", "where", "off"), TWO)
 def test_an_error_in_one_of_two_processes_keeps_none_waiting(tmp_path, rank, where, off):
     (tmp_path / "train.py").write_text(SCRIPT)
+    if where == "folder":
+        (tmp_path / "out" / "stability" / "verdict.json").mkdir(parents=True)
     command = [sys.executable, *toy.TWO_PROCESSES, str(tmp_path / "train.py"), str(tmp_path / "out"), str(rank), where]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     for process in (0, 1):
         rows = 0 if process == rank and where == "row" else 8
-        assert f"ended {process} 8 {rows} {off if process == rank else []}" in done.stdout
+        assert f"ended {process} 8 {rows} {sorted(off) if process == rank else []}" in done.stdout

@@ -24,6 +24,9 @@ OWN_EVALUATIONS = ("_evaluate", "_evaluate_last")
 EVENT = "call_event"
 """The CallbackHandler's function; code above an event is the user's."""
 
+LOOPS = ("_inner_training_loop", "_run_epoch", *OWN_EVALUATIONS)
+"""Functions of a Trainer that subclasses write anew."""
+
 
 @dataclass(frozen=True)
 class TrainingLoop:
@@ -45,25 +48,27 @@ class TrainingLoop:
             frame.f_code is self.code and _local(frame, "self") is self.trainer for frame in _frames(sys._getframe(1))
         )
 
-    def call_when_abandoned(self, function: Callable[[], None]) -> None:
+    def call_when_abandoned(self, function: Callable[[TrainingLoop], None]) -> None:
         """Call a method once an epoch's loop is gone without the training going on: interrupted, or an exception.
 
         To be called within each epoch. No event tells a callback of an exception; what ends then is the iterator over the
         epoch's batches. Best effort: it is late where somebody keeps the exception's traceback.
 
         Args:
-            function: a bound method, which is not kept alive by this.
+            function: a bound method, which is not kept alive by this; it is given this training.
         """
         method = weakref.WeakMethod(function)
 
         def ended() -> None:
             if (call := method()) is not None and not self.is_running():
-                call()
+                call(self)
 
         for frame in _frames(sys._getframe(1)):
-            for value in _values(frame) if _local(frame, "self") is self.trainer else ():
+            for value in _values(frame) if _is_trainers(frame) and _local(frame, "self") is self.trainer else ():
                 if isinstance(value, GeneratorType):
                     weakref.finalize(value, ended).atexit = False
+            if frame.f_code is self.code:
+                break
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class CallingEvaluation:
 
 def training_loop(callback: Any) -> TrainingLoop | None:
     """The training from which this event of a callback was called."""
-    for frame in _frames(sys._getframe(1)):
+    for frame in filter(_is_trainers, _frames(sys._getframe(1))):
         owner = _local(frame, "self")
         if owner is not callback and _has_callback(owner, callback):
             return TrainingLoop(owner, frame.f_code, _local(frame, "trial"))
@@ -98,7 +103,7 @@ def calling_evaluation(trainer: Any) -> CallingEvaluation | None:
     for frame in _frames(sys._getframe(1)):
         if found is not None and frame.f_code.co_name == EVENT:
             return None
-        if _local(frame, "self") is not trainer:
+        if not _is_trainers(frame) or _local(frame, "self") is not trainer:
             continue
         if frame.f_code.co_name in OWN_EVALUATIONS:
             return found
@@ -107,6 +112,13 @@ def calling_evaluation(trainer: Any) -> CallingEvaluation | None:
             names = ("metric_key_prefix", "eval_dataset", "ignore_keys")
             found = CallingEvaluation(output, *(_local(frame, name) for name in names))
     return None
+
+
+def _is_trainers(frame: FrameType) -> bool:
+    """Whether a function is a Trainer's: no other frame is read, because that would change what `locals()` gave its code."""
+    code = frame.f_code
+    evaluates = code.co_name == "evaluate" and "metric_key_prefix" in code.co_varnames
+    return evaluates or code.co_name in LOOPS or frame.f_globals.get("__name__", "").startswith("transformers.")
 
 
 def _has_callback(owner: Any, callback: Any) -> bool:

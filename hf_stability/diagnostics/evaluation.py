@@ -10,7 +10,9 @@ verdict must not rest on a guess.
 | `(n,)` 0 and 1 | one logit or probability `(n,)`, `(n, 1)` | two classes, where it is a classification |
 | `(n,)` values | `(n,)`, `(n, 1)` | regression |
 | `(n, T)` whole numbers, -100 for padding | `(n, T, K)`, class ids `(n, T)` | classes of the tokens that count |
-| `(n, L)` 0 and 1 | logits `(n, L)` | several labels an example |
+| `(n, K)`, each row sums to 1 | logits `(n, K)` | classes, unless the config says several labels |
+| `(n, L)` 0 and 1 | logits or probabilities `(n, L)` | several labels per example |
+| `(n, L)` values, the config says regression | `(n, L)` | regression, each column about its mean |
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ def answers_of(
     batches = _batches(evaluation, causal)
     if not batches:
         return None
+    batches = [_one_hot(*batch, problem_type) for batch in batches]
     if generates and any(outputs.ndim == 2 and outputs.dtype.kind in "iu" for outputs, _ in batches):
         return None
     kinds = {_kind(*batch) for batch in batches}
@@ -99,7 +102,12 @@ def answers_of(
     if not len(labels):
         return None
     if kind == "several":
-        return Answers(kind, (outputs > 0).astype(np.int64), labels.astype(np.int64), labels.shape[1])
+        return _of_several(outputs, labels, evaluation.metrics)
+    if kind == "columns":
+        if problem_type != "regression":
+            return None
+        centre = labels.mean(0)
+        return Answers("values", (outputs - centre).reshape(-1), (labels - centre).reshape(-1), 1)
     if kind == "one output":
         return _of_one_output(outputs, labels, evaluation.metrics, problem_type)
     width = outputs.shape[1] if outputs.ndim == 2 else int(max(outputs.max(), labels.max())) + 1
@@ -123,16 +131,39 @@ def labels_of(evaluation: Evaluation) -> np.ndarray | None:
 
 
 def reported(metrics: Mapping[str, Any], kind: str) -> float | None:
-    """The first score of a family (see `metrics.FAMILIES`) among the reported ones."""
-    found = (value for key, value in metrics.items() if family(key) == kind and isinstance(value, (int, float)))
+    """The first score of a family (see `metrics.FAMILIES`) among the reported ones; `top5/accuracy` is none of it."""
+    found = (
+        value
+        for key, value in metrics.items()
+        if "/" not in key and family(key) == kind and isinstance(value, (int, float))
+    )
     return next(found, None)
+
+
+def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -> Any:
+    """The part of the predictions that a verdict needs: the logits alone, class ids of tokens instead of their logits.
+
+    Args:
+        predictions: as the Trainer has them; batches that were not joined stay apart.
+        names: as in [`named_output`].
+        generates: as in [`answers_of`]; logits of tokens stay then.
+    """
+    if isinstance(predictions, list):
+        return [slim(part, names, generates) for part in predictions]
+    outputs = named_output(predictions, names)
+    array = _numbers(outputs)
+    if array is None:
+        return predictions
+    if generates or array.ndim < 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        return outputs
+    return array.argmax(-1).astype(np.int32)
 
 
 def agrees(reported_accuracy: float | None, accuracy: float) -> bool:
     """Whether a reported accuracy is the one that was computed here, rounded or in percent; yes where none was reported."""
     if reported_accuracy is None:
         return True
-    return min(abs(reported_accuracy - accuracy), abs(reported_accuracy / 100 - accuracy)) <= REPORTED
+    return min(abs(reported_accuracy - accuracy), abs(reported_accuracy / 100 - accuracy)) <= REPORTED + 1e-9
 
 
 # ---- the Trainer's containers -----------------------------------------------------------------------------------------
@@ -203,22 +234,45 @@ def _kind(outputs: np.ndarray, labels: np.ndarray) -> str | None:
         return "ids" if ids and whole else "one output"
     if labels.ndim == 1 and outputs.ndim == 2 and not ids:
         return "logits" if whole else None
-    if labels.ndim == 2 and whole and (outputs.ndim == 3 and not ids or ids and outputs.shape == labels.shape):
+    if labels.ndim != 2 or outputs.shape[:2] != labels.shape:
+        return None
+    if whole and (outputs.ndim == 3 and not ids or outputs.ndim == 2 and ids):
         return "tokens"
-    if labels.ndim == 2 and outputs.shape == labels.shape:
-        return "several" if np.isin(labels, (0, 1)).all() else "one output"
+    if outputs.ndim == 2:
+        return "several" if np.isin(labels, (0, 1, IGNORED_LABEL)).all() else "columns"
     return None
 
 
 def _flat(kind: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Only what counts, the examples (or tokens) on the first axis."""
     outputs, labels = _squeezed(outputs, labels)
-    if kind == "several":
+    if kind in ("several", "columns"):
         return outputs, labels
     if kind == "one output":
         return outputs.reshape(-1), labels.reshape(-1)
     counted = labels != IGNORED_LABEL
     return outputs[counted], labels[counted]
+
+
+def _one_hot(outputs: np.ndarray, labels: np.ndarray, problem_type: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """One-hot and soft labels as class ids: rows that are not negative and sum to 1."""
+    same = labels.ndim == 2 and outputs.shape == labels.shape and labels.shape[1] > 1 and outputs.dtype.kind == "f"
+    if not same or problem_type == "multi_label_classification":
+        return outputs, labels
+    is_share = (labels >= 0).all() and np.allclose(labels.sum(1), 1, atol=1e-3)
+    return outputs, labels.argmax(-1) if is_share and problem_type != "regression" else labels
+
+
+def _of_several(outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, Any]) -> Answers | None:
+    """Several labels per example; None where a reported accuracy is neither that of the labels nor that of whole rows."""
+    if (labels == IGNORED_LABEL).any():
+        return None
+    probabilities = outputs.dtype.kind == "f" and 0 <= np.nanmin(outputs) and np.nanmax(outputs) <= 1
+    answers = (outputs > (0.5 if probabilities else 0)).astype(np.int64)
+    right, score = answers == labels, reported(metrics, "accuracy")
+    if not (agrees(score, float(right.mean())) or agrees(score, float(right.all(1).mean()))):
+        return None
+    return Answers("several", answers, labels.astype(np.int64), labels.shape[1])
 
 
 def _squeezed(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -242,10 +296,12 @@ def _of_one_output(
     It is a classification where the labels are 0 and 1 and either the metrics are a classifier's, or the config does not
     say regression (transformers writes that into the config itself, where such a model computes its own loss).
     """
-    binary = len(labels) and np.isin(labels, (0, 1)).all()
+    two = np.unique(labels)
     is_classifiers = any(FAMILY_OF.get(_name(key)) in CLASSIFICATION for key in metrics)
-    if not (binary and (is_classifiers or problem_type != "regression")):
+    zero_and_one = np.isin(two, (0, 1)).all() and (is_classifiers or problem_type != "regression")
+    if not (zero_and_one or (two.tolist() == [-1, 1] and is_classifiers)):
         return Answers("values", outputs, labels, 1)
+    labels = np.maximum(labels, 0)
     score = reported(metrics, "accuracy")
     probabilities = outputs.size and 0 <= np.nanmin(outputs) and np.nanmax(outputs) <= 1
     thresholds = (0.5, 0.0) if probabilities or problem_type == "regression" else (0.0, 0.5)

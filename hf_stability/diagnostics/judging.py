@@ -13,10 +13,12 @@ from ..errors import InputError
 from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
 from .failures import Verdict, best_constant_score, judge
 from .metrics import (
+    MOST_CLASSES,
     classification_scorer,
     clearly_above_constant,
     constant_score,
     family,
+    several_lead,
     smaller_is_better,
 )
 from .step_record import training_evidence
@@ -175,12 +177,15 @@ def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFa
     if answers is None:
         return _of_reported_accuracy(evaluation, _labels(evaluation, facts))
     if answers.kind == "values":
+        if np.ptp(answers.labels) == 0:  # the mean label is right everywhere
+            return {}
         return {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "regression": True}
     if answers.kind == "several":
         majority = (answers.labels.mean(0) > 0.5).astype(np.int64)
         constant = np.broadcast_to(majority, answers.labels.shape)
         parts = {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "eval_constant": constant}
-        return {name: part.reshape(-1) for name, part in parts.items()} | {"num_labels": 2}
+        found = {name: part.reshape(-1) for name, part in parts.items()} | {"num_labels": 2}
+        return found | {"headline_lead": _several_lead(evaluation, answers)}
     return {
         "eval_labels": answers.labels,
         "eval_predictions": answers.outputs,
@@ -203,7 +208,8 @@ def _of_reported_accuracy(evaluation: Evaluation, labels: np.ndarray | None) -> 
     score = reported(evaluation.metrics, "accuracy")
     if score is None or labels is None or not np.isfinite(labels).all():
         return {}
-    constant = constant_score("accuracy", labels - min(0, labels.min()))
+    ids = np.unique(labels, return_inverse=True)[1]  # classes may be -1 and 1
+    constant = constant_score("accuracy", ids)
     if constant is None:
         return {}
     score = score / 100 if score > 1 else score
@@ -219,12 +225,27 @@ def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str
     if metric is None:
         return None
     score = float(scores[metric])
+    score = score / 100 if score > 1 else score
+    right, counts = int((answers.classes == answers.labels).sum()), np.bincount(answers.labels)
+    if right > counts.max() or answers.num_labels > MOST_CLASSES:  # it needs no clearing; or would take long
+        return None
     scorer = classification_scorer(metric, answers.labels, answers.classes, answers.num_labels, score)
     if scorer is None:
         return None
     low, high = clearly_above_constant(scorer, answers.labels, answers.classes, answers.num_labels)
     constant = constant_score(metric, answers.labels, answers.classes, answers.num_labels, score)
     return {"metric": metric, "score": score, "baseline": constant["score"], "low": low, "high": high}
+
+
+def _several_lead(evaluation: Evaluation, answers: Answers) -> dict[str, Any] | None:
+    """An F1's lead with several labels per example, where never answering has a high accuracy."""
+    scores = scores_of(evaluation.metrics)
+    metric = next((name for name in scores if family(name) == "f1"), None)
+    if metric is None:
+        return None
+    score = float(scores[metric])
+    lead = several_lead(answers.labels, answers.outputs, score / 100 if score > 1 else score)
+    return None if lead is None else {"metric": metric, **lead}
 
 
 def _baseline(

@@ -20,7 +20,7 @@ FAMILIES = {
     "accuracy": "accuracy acc",
     "f1": "f1 f1_score f1_macro macro_f1 f1_micro micro_f1 f1_weighted weighted_f1",
     "matthews": "matthews matthews_correlation matthews_corrcoef mcc",
-    "correlation": "pearson pearsonr pearson_correlation spearman spearmanr spearman_correlation corr",
+    "correlation": "pearson pearsonr pearson_correlation spearman spearmanr spearman_correlation corr correlation",
     "r2": "r2 r2_score r_squared",
     "mse": "mse mean_squared_error",
     "rmse": "rmse root_mean_squared_error",
@@ -31,12 +31,14 @@ CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("correlation", "r2", "mse", "rmse", "mae")
 
 SMALLER_IS_BETTER = re.compile(
-    r"(^|_)(loss|mse|rmse|mae|mape|error|errors|err|eer|perplexity|ppl|wer|cer|ter|nll|brier|ece|msle|distance)(_|$)"
+    r"(^|_)(loss|mse|rmse|nmse|mae|mape|smape|error|errors|err|eer|hter|perplexity|ppl|bpc|wer|cer|ter|nll|brier|ece|msle|rmsle|crps|distance)(_|$)"
     r"|(^|_)mean_(squared|absolute)_|hamming_loss|log_loss"
 )
 REPORTED = 5e-3
 """How far a reported score may be from ours: scores that are rounded to two decimals."""
 N_BOOT, SEED = 2000, 0
+MOST_CLASSES = 64
+"""More classes than this get no bootstrap: its draws are confusion matrices."""
 
 
 def family(metric: str | None) -> str | None:
@@ -54,7 +56,9 @@ def smaller_is_better(metric: str | None, greater_is_better: bool | None = None)
     """
     if family(metric) is None and not SMALLER_IS_BETTER.search(_bare(metric)):
         return greater_is_better is False
-    return bool(SMALLER_IS_BETTER.search(_bare(metric)))
+    return family(_bare(metric).split("_")[-1]) not in ("f1", "correlation", "accuracy") and bool(
+        SMALLER_IS_BETTER.search(_bare(metric))
+    )
 
 
 def constant_score(
@@ -88,6 +92,8 @@ def constant_score(
     if kind in ("matthews", "correlation", "r2"):
         return {"score": 0.0}
     values = np.asarray(labels, dtype=float)
+    if kind in ("mse", "rmse", "mae") and np.ptp(values) == 0:  # no answer is better than the constant's
+        return None
     if kind == "mse":
         return {"score": float(np.var(values)), "constant": float(values.mean())}
     if kind == "rmse":
@@ -98,14 +104,36 @@ def constant_score(
     if kind not in ("accuracy", "f1") or (values != np.round(values)).any():
         return None
     ids = values.astype(np.int64)
+    if ids.min() < 0:
+        return None
     top = max(int(ids.max()), -1 if classes is None else int(np.max(classes))) + 1
     num_labels = max(num_labels or 0, top)
-    scorer = classification_scorer(metric, ids, classes, num_labels, score)
-    if scorer is None:
-        return None
-    scores = [float(scorer(constant_confusion(_counts(ids, num_labels), k))) for k in range(num_labels)]
+    counts = np.bincount(ids, minlength=num_labels)
+    if kind == "accuracy":
+        scores = counts / counts.sum()
+    else:
+        average = f1_average(metric, ids, classes, num_labels, score)
+        if average is None:
+            return None
+        scores = constants_f1(counts, average)
     best = int(np.argmax(scores))
-    return {"score": scores[best], "constant": best}
+    return {"score": float(scores[best]), "constant": best}
+
+
+def constants_f1(counts: np.ndarray, average: int | str) -> np.ndarray:
+    """F1 of each constant prediction, from the counts of the labels: `(K,) -> (K,)`.
+
+    Always answering class k with the share p_k: F1 of that class 2 p_k / (1 + p_k), of every other class 0.
+    """
+    share = counts / counts.sum()
+    own = 2 * share / (1 + share)
+    if average == "micro":
+        return share
+    if average == "weighted":
+        return own * share
+    if average == "macro":  # over the classes that occur among labels or answers
+        return own / ((counts > 0).sum() + (counts == 0))
+    return np.where(np.arange(len(counts)) == average, own, 0.0)
 
 
 def classification_scorer(
@@ -123,17 +151,43 @@ def classification_scorer(
         return matthews
     if kind != "f1":
         return None
+    average = f1_average(metric, labels, classes, num_labels, score)
+    return None if average is None else lambda matrices: f1(matrices, average)
+
+
+def f1_average(
+    metric: str, labels: np.ndarray, classes: np.ndarray | None, num_labels: int, score: float | None
+) -> int | str | None:
+    """Which F1 a metric is: a class id, `macro`, `weighted` or `micro`; None where none gives the reported score.
+
+    Args:
+        metric, labels, classes, num_labels, score: as in [`constant_score`].
+    """
     averages: list[int | str] = (
         [1, "macro", "weighted", "micro", 0] if num_labels == 2 else ["macro", "weighted", "micro"]
     )
     named = [average for average in averages if str(average) in _bare(metric).split("_")]
     if classes is None or score is None:  # two classes: the positive one's F1, as scikit-learn's default
-        chosen = named[0] if named else 1 if num_labels == 2 else None
-        return None if chosen is None else lambda confusion: f1(confusion, chosen)
-    matrix = confusion(labels, classes, num_labels)
-    off = {average: abs(float(f1(matrix, average)) - score) for average in named or averages}
+        return named[0] if named else 1 if num_labels == 2 else None
+    score = score / 100 if score > 1 else score
+    off = {average: abs(run_f1(labels, classes, num_labels, average) - score) for average in named or averages}
     best = min(off, key=off.get)
-    return (lambda matrices: f1(matrices, best)) if off[best] <= REPORTED else None
+    return best if off[best] <= REPORTED + 1e-9 else None
+
+
+def run_f1(labels: np.ndarray, classes: np.ndarray, num_labels: int, average: int | str) -> float:
+    """F1 of a run's answers, without a confusion matrix, which for many classes is large."""
+    hits, support, predicted = (
+        np.bincount(part, minlength=num_labels) for part in (labels[labels == classes], labels, classes)
+    )
+    by_class = _ratio(2 * hits, support + predicted)
+    if average == "micro":
+        return float(hits.sum() / support.sum())
+    if average == "macro":
+        return float(by_class.sum() / ((support + predicted) > 0).sum())
+    if average == "weighted":
+        return float((by_class * support).sum() / support.sum())
+    return float(by_class[average])
 
 
 def clearly_above_constant(
@@ -165,6 +219,43 @@ def clearly_above_constant(
     lead = scorer(draws) - scorer(constant_confusion(draws.sum(-1), best))
     low, high = np.quantile(lead, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def several_lead(
+    labels: np.ndarray, answers: np.ndarray, score: float, level: float = 0.95
+) -> dict[str, float] | None:
+    """Lead of an F1 over all labels above its best constant (every label, always), with several labels per example.
+
+    Always answering none has an F1 of 0. Percentile interval, 500 draws of examples.
+
+    Args:
+        labels, answers: `(n, L)`, 0 or 1.
+        score: the reported F1, which tells micro from macro.
+        level: of the interval.
+
+    Returns:
+        `score`, `baseline`, `low`, `high`; None where neither F1 is the reported one.
+    """
+    parts = labels * answers, labels, answers  # per example and label: hits, positives, answers
+
+    def f1_of(sums: tuple[np.ndarray, ...], average: str) -> np.ndarray:
+        hits, positives, given = (part.sum(-1) for part in sums) if average == "micro" else sums
+        scores = _ratio(2 * hits, positives + given)
+        return scores if average == "micro" else scores.mean(-1)
+
+    own = {average: float(f1_of(tuple(part.sum(0) for part in parts), average)) for average in ("micro", "macro")}
+    average = min(own, key=lambda name: abs(own[name] - score))
+    if abs(own[average] - score) > REPORTED + 1e-9:
+        return None
+    n = len(labels)
+    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=500)
+    hits, positives, given = (draws @ part for part in parts)
+    always = np.full_like(positives, n)
+    lead = f1_of((hits, positives, given), average) - f1_of((positives, positives, always), average)
+    low, high = np.quantile(lead, [(1 - level) / 2, (1 + level) / 2])
+    total = labels.sum(0)
+    baseline = float(f1_of((total, total, np.full_like(total, n)), average))
+    return {"score": own[average], "baseline": baseline, "low": float(low), "high": float(high)}
 
 
 def confusion(labels: np.ndarray, classes: np.ndarray, num_labels: int) -> np.ndarray:
@@ -220,10 +311,6 @@ def matthews(confusion: np.ndarray) -> np.ndarray:
 
 def _bare(metric: str | None) -> str:
     return (metric or "").split("/")[-1].lower().replace("-", "_").replace(" ", "_").removeprefix("eval_")
-
-
-def _counts(ids: np.ndarray, num_labels: int) -> np.ndarray:
-    return np.bincount(ids, minlength=num_labels)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import math
 import os
 import textwrap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 MAX_CLASSES = 16  # more classes than this get no counts a step
 MAX_WIDTH = 128  # more outputs than this get no logit_std
 
-RECORD, FILE = "the record", "the record's file"
+RECORD, FILE = "the step record", "the file of the step record"
 """The parts' names in warnings. Without its file the record is in memory only."""
 
 
@@ -56,6 +56,11 @@ class ForwardHook:
         if self.recorder is not None:
             self.recorder.observe_forward(module, kwargs, output)
 
+    def is_live(self) -> bool:
+        """Whether its training is going on: another callback's, on the same model."""
+        loop = self.recorder.loop if self.recorder is not None else None
+        return loop is not None and loop.is_running()
+
     def __reduce__(self):
         return ForwardHook, ()
 
@@ -66,7 +71,7 @@ class ForwardHook:
 def remove_hooks(model: nn.Module) -> None:
     """Take the hooks of earlier trainings off a model."""
     for key, hook in list(model._forward_hooks.items()):
-        if isinstance(hook, ForwardHook):
+        if isinstance(hook, ForwardHook) and not hook.is_live():
             model._forward_hooks.pop(key)
             getattr(model, "_forward_hooks_with_kwargs", {}).pop(key, None)
 
@@ -92,6 +97,7 @@ class Recorder:
         before_clipping: whether the last step's norms were taken before clipping.
         micro_batches: loss, logits and labels of the update step that is going on.
         output_names: of the model's last outputs, in their order, without the loss.
+        on_rows: called with each block of rows, `(steps, record.columns)`, in the main process and in all others.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Recorder:
         self.saw_loss = False
         self.before_clipping = False
         self.output_names: list[str] = []
+        self.on_rows: Callable[[np.ndarray], None] = lambda rows: None
         run = functools.partial(guard.run, "the check of the loss")
         self.loss_check = LossCheck(run=run) if checks_loss and self.classes else None
         self._divides_by_num_items = divides_by_num_items(model)
@@ -194,18 +201,32 @@ class Recorder:
     def follow_unfreezing(self) -> None:
         """Layers that were unfrozen, or frozen, since the last step: they are in the norms from now on."""
         if not self.meter.is_current():
-            self.flush()
-            before = set(self.meter.names)
-            self.meter = GradientMeter(self.model)
-            step = self.state.global_step + 1
-            new = {name: step for name in self.meter.names if name not in before}
-            self.record.set_columns(self.columns())
-            self.record.update_info(since={**self.record.info.get("since", {}), **new})
-            logger.info(f"From update step {step} on, other layers are trained: {', '.join(self.meter.names)}")
+            self.flush()  # all processes do, whatever fails in one of them afterwards
+            self.guard.run("following unfrozen layers", self._change_layers)
+
+    def _change_layers(self) -> None:
+        before = set(self.meter.names)
+        self.meter = GradientMeter(self.model)
+        step = self.state.global_step + 1
+        new = {name: step for name in self.meter.names if name not in before}
+        since = {**self.record.info.get("since", {}), **new}
+        self.change(lambda: self.record.set_columns(self.columns()))
+        self.change(lambda: self.record.update_info(since=since))
+        logger.info(f"From update step {step} on, other layers are trained: {', '.join(self.meter.names)}")
+
+    def change(self, change: Callable[[], None]) -> None:
+        """Change the record; where its file cannot be written, it goes on in memory."""
+        if self.record.path is not None:
+            self.guard.run(FILE, change)
+            if FILE not in self.guard.off:
+                return
+            self.record.path = None
+        change()
 
     def before_step(self, optimizer: Any, step: int) -> None:
         """The gradients are whole and clipped; the optimizer's step comes."""
         self._step_is_open = False
+        self.follow_unfreezing()
         self._row = self.guard.run(RECORD, self._make_row, optimizer, step)
         if self._row is None and self.args.world_size > 1:  # the other processes count on a row of each
             self._row = self._unknown_row(step)
@@ -216,7 +237,6 @@ class Recorder:
             self.guard.run(part_of(probe), probe.before_step, optimizer, total, self.before_clipping, step)
 
     def _make_row(self, optimizer: Any, step: int) -> tuple[int, Sequence[float], Tensor, Tensor]:
-        self.follow_unfreezing()
         layer_norms, total, self.before_clipping = self._norms or self._measured()
         self._total = total
         clipped = is_clipped(total, self.args.max_grad_norm or 0.0, self.before_clipping)
@@ -286,21 +306,26 @@ class Recorder:
     # ---- a block of steps ----------------------------------------------------------------------------------------------
 
     @property
+    def is_over(self) -> bool:
+        """Whether its training has ended, or was abandoned."""
+        return self.model is None
+
+    @property
     def pending(self) -> int:
         """Number of rows that are not flushed."""
         return len(self._rows)
 
-    def flush(self) -> np.ndarray | None:
-        """Bring the rows of the last block to the host and to the file: `(steps, columns)`, None without rows.
-
-        All processes call it at the same steps.
-        """
+    def flush(self) -> None:
+        """Bring the rows of the last block to the host, to the file and to `on_rows`. All processes call it at the same
+        steps."""
         if not self._rows:
-            return None
+            return
         steps, rates, seen, norms = zip(*self._rows, strict=True)
         self._rows = []
         seen = self.of_all_processes(torch.stack(seen)).cpu().numpy()
-        return self.guard.run(RECORD, self._append, steps, rates, seen, torch.stack(norms).cpu().numpy())
+        block = self.guard.run(RECORD, self._append, steps, rates, seen, torch.stack(norms).cpu().numpy())
+        if block is not None:
+            self.on_rows(block)
 
     def _append(self, steps, rates, seen: np.ndarray, norms: np.ndarray) -> np.ndarray:
         own = sum(len(probe.columns) for probe in self.probes if probe.mean_over_processes)
@@ -320,11 +345,11 @@ class Recorder:
             rates[:, 1:],
         ]
         block = np.column_stack([np.asarray(part, "<f4") for part in block])
-        if self.record.path is None:
-            self.record.append(block)
-        else:
+        if self.record.path is not None:  # the block is in memory before the file is tried
             self.guard.run(FILE, self.record.append, block)
             self.record.path = None if FILE in self.guard.off else self.record.path
+        else:
+            self.record.append(block)
         return block
 
     def of_all_processes(self, seen: Tensor) -> Tensor:

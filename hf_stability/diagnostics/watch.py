@@ -58,7 +58,7 @@ class Watch:
         loss_check, record = self.recorder.loss_check, self.recorder.record
         own = loss_check.is_own() if loss_check is not None and not record.info.get("own_loss") else None
         if own is not None and bool(own):
-            record.update_info(own_loss=True)
+            self.recorder.change(lambda: record.update_info(own_loss=True))
 
 
 def of_the_main_process(value: Any, args: Any) -> Any:

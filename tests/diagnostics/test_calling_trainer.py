@@ -183,3 +183,41 @@ def test_copies_of_the_model_in_mid_training(tmp_path, trainer_class):
     for model in (loaded, copies.copy, copies.average.module):  # their hooks do nothing
         model.train()(input_ids=torch.ones(2, 4, dtype=torch.long), labels=torch.tensor([0, 1]))
     assert len(record["step"]) == 16
+
+
+class Seeds:
+    """A user's loop over seeds."""
+
+    def run(self, tmp_path, rate=1e-3):
+        settings = locals()
+        made(tmp_path, StabilityCallback(tensorboard=False), learning_rate=rate).train()
+        return settings
+
+
+def test_a_users_local_variables_stay_as_they_were(tmp_path):
+    assert set(Seeds().run(tmp_path)) == {"self", "tmp_path", "rate"}
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
+def test_an_interrupted_training_that_goes_away_late_does_not_end_the_next(tmp_path, trainer_class):
+    class Frees(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                errors.clear()
+                gc.collect()
+
+    callback, errors = StabilityCallback(tensorboard=False), []
+    try:
+        made(tmp_path, callback, Interrupt(), trainer_class=trainer_class).train()
+    except KeyboardInterrupt as error:
+        errors.append(error)
+    made(tmp_path, callback, Frees(), trainer_class=trainer_class).train()
+    assert callback.record["step"].tolist() == list(range(1, 17)) and not callback.guard.off
+    assert callback.verdict.status in ("ok", "failed")
+
+
+def test_two_callbacks_on_one_trainer_both_see_the_training(tmp_path):
+    callbacks = [StabilityCallback(tensorboard=False, output_dir=tmp_path / name) for name in "ab"]
+    made(tmp_path, *callbacks).train()
+    first, second = (callback.record["loss"] for callback in callbacks)
+    assert (first == second).all() and len(first) == 16

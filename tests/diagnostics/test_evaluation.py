@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_stability.diagnostics.evaluation import Evaluation, answers_of, labels_of, named_output
+from hf_stability.diagnostics.evaluation import Evaluation, answers_of, labels_of, named_output, slim
 
 
 RNG = np.random.default_rng(0)
@@ -151,3 +151,44 @@ def test_several_labels_an_example():
 )
 def test_what_cannot_be_read_is_not_guessed(predictions, labels):
     assert read(predictions, labels) is None
+
+
+SEVERAL = RNG.integers(0, 2, (20, 4))
+
+
+@pytest.mark.parametrize("outputs", [SEVERAL * 2.0 - 1, SEVERAL * 0.6 + 0.2, SEVERAL * 1.0])
+def test_several_labels_from_logits_or_probabilities(outputs):
+    found = read(outputs, SEVERAL.astype("float32"), {"eval_f1": 1.0})
+    assert found.kind == "several" and (found.classes == SEVERAL).all()
+    assert read(outputs, SEVERAL.astype("float32"), {"eval_accuracy": 0.01}) is None  # read in another way
+    masked = SEVERAL.astype("float32")
+    masked[0, 0] = -100
+    assert read(outputs, masked) is None
+
+
+@pytest.mark.parametrize("labels", [np.eye(3)[LABELS], np.eye(3)[LABELS] * 0.7 + 0.1])
+@pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
+def test_one_hot_and_soft_labels_are_classes(labels, shift):
+    found = read(LOGITS + shift, labels, {"eval_accuracy": 1.0})
+    assert found.kind == "classes" and (found.classes == LABELS).all() and (found.labels == LABELS).all()
+    assert read(LOGITS, np.eye(3)[LABELS], problem_type="multi_label_classification").kind == "several"
+
+
+def test_several_values_count_about_each_columns_mean():
+    labels = RNG.normal(size=(20, 2)) + [100, 0]
+    found = read(np.broadcast_to(labels.mean(0), (20, 2)), labels, problem_type="regression")
+    assert found.kind == "values" and np.allclose(found.outputs, 0)
+    assert read(labels, labels) is None  # nobody says that it is a regression
+
+
+def test_outputs_of_other_places_than_the_labels_are_not_read():
+    assert read(RNG.normal(size=(4, 9, 5)), RNG.integers(0, 5, (4, 6))) is None
+
+
+def test_only_what_a_verdict_needs_is_kept():
+    tokens = np.eye(5)[RNG.integers(0, 5, (4, 6))]
+    assert slim(tokens).dtype == np.int32 and slim(tokens).shape == (4, 6)
+    assert slim((LOGITS, tokens)) is LOGITS and slim(tokens, generates=True) is tokens
+    assert [part.shape for part in slim([tokens, tokens[:2]])] == [(4, 6), (2, 6)]
+    assert slim(None) is None and slim(LOGITS) is LOGITS
+    assert np.isnan(slim(np.full((2, 3, 4), np.nan))).all()  # a diverged run stays one

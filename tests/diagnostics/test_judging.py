@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -142,3 +144,56 @@ def test_labels_of_a_data_set():
 def test_scores_are_numbers_without_times():
     metrics = {"eval_loss": 1, "eval_f1": 0.5, "eval_runtime": 3.0, "epoch": 1, "eval_table": "x"}
     assert scores_of(metrics) == {"loss": 1, "f1": 0.5} and headline(metrics) == ("f1", 0.5)
+
+
+def test_a_run_above_the_baseline_whose_accuracy_is_rounded_half_way():
+    labels = np.repeat([0, 1], [64, 40])
+    predicted = labels.copy()
+    predicted[:39] = 1  # 65 of 104 are right
+    verdict, _ = verdict_of({"eval_accuracy": 0.62}, logits(predicted), labels)
+    assert verdict.status == "ok" and verdict.basis == "eval_accuracy"
+
+
+def test_scores_in_percent():
+    found = RARE.copy()
+    found[:14] = 1
+    metrics = {"eval_accuracy": 93.0, "eval_f1": 66.667}
+    assert verdict_of(metrics, logits(found), RARE, metric_for_best_model="f1")[0].status == "ok"
+
+
+def test_another_accuracy_is_not_the_accuracy():
+    even = np.repeat([0, 1], 20)
+    metrics = {"eval_top5/accuracy": 0.99, "eval_accuracy": 0.5}
+    assert verdict_of(metrics, logits(np.zeros(40, int)), even)[0].status == "failed"
+
+
+def test_labels_of_minus_one_and_one():
+    labels = np.where(LABELS == 1, 1, -1)
+    verdict, _ = verdict_of({"eval_accuracy": 1.0}, labels * 2.0, labels)
+    assert verdict.status == "ok" and verdict.evidence["constant_accuracy"] == 23 / 40
+    assert verdict_of({"eval_accuracy": 23 / 40}, np.ones(40), labels)[0].status == "failed"
+
+
+def test_equal_values_tell_nothing():
+    assert verdict_of({"eval_mse": 0.0}, np.ones(40), np.ones(40), problem_type="regression")[0].status != "failed"
+
+
+def test_rare_labels_per_example_are_cleared_by_their_f1():
+    rng = np.random.default_rng(1)
+    labels = (rng.random((200, 10)) < 0.05).astype(int)
+    found = np.where(rng.random(labels.shape) < 0.1, 1 - labels, labels)  # more mistakes than there are positives
+    f1 = 2 * (labels * found).sum() / (labels.sum() + found.sum())
+    verdict, _ = verdict_of({"eval_f1": f1}, found * 2.0 - 1, labels.astype(float))
+    assert verdict.evidence["accuracy"] < verdict.evidence["constant_accuracy"] and verdict.status == "ok"
+    assert verdict_of({"eval_f1": 0.0}, labels * 0.0 - 1, labels.astype(float))[0].status == "failed"
+
+
+def test_many_classes_take_no_time():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 30_000, (4, 60))
+    predicted = np.where(rng.random(labels.shape) < 0.5, labels, 0)
+    accuracy = float((labels == predicted).mean())
+    metrics = {"eval_accuracy": accuracy, "eval_f1": 0.3}
+    started = time.monotonic()
+    verdict, constant = verdict_of(metrics, predicted, labels)
+    assert verdict.status == "ok" and constant["score"] < 0.05 and time.monotonic() - started < 10
