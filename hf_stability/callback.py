@@ -248,11 +248,12 @@ class StabilityCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, optimizer=None, train_dataloader=None, **kwargs):
         self.release()  # an earlier training's, where that was interrupted
         self._args, self._state, self._model, self._train_dataloader = args, state, model, train_dataloader
-        self._loop = training_loop(self)
-        self._on_alarm = self.on_alarm or getattr(args, "on_alarm", "warn")
-        self.verdict, self.constant, self.evaluation = None, None, self._logged_evaluation()
-        self.alarm, self.stopped, self.stopped_early = None, False, False
         self.guard = Guard()
+        self._loop = self.guard.run("reading the call stack", training_loop, self)
+        self._on_alarm = self.on_alarm or getattr(args, "on_alarm", "warn")
+        self.verdict, self.constant, self.recorder = None, None, None
+        self.evaluation = self.guard.run("reading the log", self._logged_evaluation, default=Evaluation())
+        self.alarm, self.stopped, self.stopped_early = None, False, False
         self._is_training = True
         if args.label_smoothing_factor and self._on_alarm != "none":
             logger.warning(
@@ -272,7 +273,6 @@ class StabilityCallback(TrainerCallback):
             return
         self._watch = self.guard.run("the early warning", Watch, self.recorder, self.guard)
         self.alarm = self._watch.alarm if self._watch is not None else None
-        self._label_counts = np.nansum(self.recorder.record.to_dict()["labels"], axis=0, dtype=float)
         self._sinks = self._make_sinks() if self._folder else []
         self._tell("open", self.recorder.record.columns)
 
@@ -345,7 +345,8 @@ class StabilityCallback(TrainerCallback):
         """
         if self._is_training:
             self._is_training = False
-            self._tell("close", abandoned)
+            for sink in self._sinks:  # also one that raised before
+                self.guard.run(f"closing {sink.name}", sink.close, abandoned)
             if self.recorder is not None:
                 self.recorder.stop()
         self._sinks, self._watch, self._model, self._train_dataloader, self._loop = [], None, None, None, None
@@ -375,6 +376,7 @@ class StabilityCallback(TrainerCallback):
             self.guard.run(f"the removal of an earlier {name}", (self._folder / name).unlink, True)
         given = self._model, self._args, self._state, optimizer, probes, path, self.guard, self._loop
         recorder = Recorder(*given, checks_loss=not self.adds_loss_terms)
+        self._label_counts = np.nansum(recorder.record.to_dict()["labels"], axis=0, dtype=float)
         recorder.on_rows = lambda rows: self.guard.run("the curves", self._send, rows) if self._sinks else None
         return recorder
 

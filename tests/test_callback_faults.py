@@ -43,8 +43,10 @@ PIECES = {
     "the curves": ("The curves", "hf_stability.callback.curves"),
     **{
         f"TensorBoard: {what}": ("TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.{what}")
-        for what in ("open", "numbers", "flush", "evaluation", "end", "close")
+        for what in ("open", "numbers", "flush", "evaluation", "end")
     },
+    "TensorBoard: close": ("Closing TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.close"),
+    "the call stack": ("Reading the call stack", "hf_stability.callback.training_loop"),
     **{
         f"the loggers: {what}": ("The other loggers' part", f"{DIAGNOSTICS}.loggers.Loggers.{what}")
         for what in ("numbers", "end")
@@ -107,9 +109,9 @@ def test_an_error_of_ours_costs_no_training(tmp_path, monkeypatch, caplog, stock
     if "file" in piece and "verdict" not in piece:  # the record itself is whole, in memory
         assert callback.record["step"].tolist() == list(range(1, 9))
     assert not any(module._forward_hooks for module in trainer.model.modules())
-    assert callback.verdict.status == ("unknown" if piece in ("the verdict", "the evaluation") else "failed"), (
-        callback.verdict
-    )
+    assert callback.verdict.status == (
+        "unknown" if piece in ("the verdict", "the evaluation", "the call stack") else "failed"
+    ), callback.verdict
 
 
 def test_without_an_error_everything_is_there(tmp_path, caplog, stock):

@@ -364,7 +364,7 @@ class Recorder:
         """At the end of training, whatever its end was: no hook on the model, nothing of its batches is kept."""
         self._hook.remove()
         for probe in self.probes:
-            probe.stop()
+            self.guard.run(f"the end of {part_of(probe)}", probe.stop)
         self.micro_batches.clear()
         self._rows, self._norms, self._row, self._step_is_open = [], None, None, False
         self._total, self.loss_check, self.loop, self.meter, self.model = None, None, None, None, None
