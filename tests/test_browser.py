@@ -122,7 +122,7 @@ def legend(browser, card) -> list[str]:
 def test_custom_scalars_have_all_layers_in_one_chart_and_one_for_each_diagnostic(browser, board, run):
     _, callback = run
     browser.get(f"{board}#custom_scalars")
-    titles = [title for charts in custom_layout(callback._record.columns).values() for title in charts]
+    titles = [title for charts in custom_layout(callback.recorder.record.columns).values() for title in charts]
     assert len(titles) == 16
     until(lambda: texts(browser, "figcaption") == titles)
     cards = dict(zip(titles, elements(browser, "tf-custom-scalar-multi-line-chart-card"), strict=True))
