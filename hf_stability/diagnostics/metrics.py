@@ -28,7 +28,6 @@ FAMILIES = {
 }
 FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names.split()}
 CLASSIFICATION = ("accuracy", "f1", "matthews")
-REGRESSION = ("correlation", "r2", "mse", "rmse", "mae")
 
 SMALLER_IS_BETTER = re.compile(
     r"(^|_)(loss|mse|rmse|nmse|mae|mape|smape|error|errors|err|eer|hter|perplexity|ppl|bpc|wer|cer|ter|nll|brier|ece|msle|rmsle|crps|distance)(_|$)"
@@ -92,7 +91,7 @@ def constant_score(
     if kind in ("matthews", "correlation", "r2"):
         return {"score": 0.0}
     values = np.asarray(labels, dtype=float)
-    if kind in ("mse", "rmse", "mae") and np.ptp(values) == 0:  # no answer is better than the constant's
+    if kind in ("mse", "rmse", "mae") and np.ptp(values) == 0:  # always answering that value is right everywhere
         return None
     if kind == "mse":
         return {"score": float(np.var(values)), "constant": float(values.mean())}
@@ -180,14 +179,7 @@ def run_f1(labels: np.ndarray, classes: np.ndarray, num_labels: int, average: in
     hits, support, predicted = (
         np.bincount(part, minlength=num_labels) for part in (labels[labels == classes], labels, classes)
     )
-    by_class = _ratio(2 * hits, support + predicted)
-    if average == "micro":
-        return float(hits.sum() / support.sum())
-    if average == "macro":
-        return float(by_class.sum() / ((support + predicted) > 0).sum())
-    if average == "weighted":
-        return float((by_class * support).sum() / support.sum())
-    return float(by_class[average])
+    return float(_averaged_f1(hits, support, predicted, average))
 
 
 def clearly_above_constant(
@@ -285,9 +277,13 @@ def f1(confusion: np.ndarray, average: int | str) -> np.ndarray:
         average: a class id for that class's F1; `macro` (classes that occur), `weighted`, `micro`.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return _averaged_f1(hits, confusion.sum(-1), confusion.sum(-2), average)
+
+
+def _averaged_f1(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray, average: int | str) -> np.ndarray:
+    """F1 from each class's right answers, labels and answers: `(..., K)` each -> `(...)`."""
     if average == "micro":
-        return accuracy(confusion)
-    support, predicted = confusion.sum(-1), confusion.sum(-2)
+        return _ratio(hits.sum(-1), support.sum(-1))
     by_class = _ratio(2 * hits, support + predicted)
     if average == "macro":
         return _ratio(by_class.sum(-1), ((support + predicted) > 0).sum(-1))
