@@ -18,7 +18,6 @@ from .diagnostics.calling_trainer import TrainingLoop, calling_evaluation, train
 from .diagnostics.dashboard import RISK, curves
 from .diagnostics.early_warning import Alarm, with_alarm
 from .diagnostics.evaluation import Evaluation, slim
-from .diagnostics.failures import NO_FINAL, Verdict, ended_early, pruned
 from .diagnostics.gradients import GradientMeter
 from .diagnostics.guard import Guard
 from .diagnostics.judging import RunFacts, headline, judge_run
@@ -32,6 +31,7 @@ from .diagnostics.tensorboard import TensorBoard
 from .diagnostics.watch import Watch
 from .errors import InputError
 from .utils.files import write_bytes, write_json
+from .verdicts.verdict import NO_FINAL, Verdict, ended_early, pruned
 
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.trainer_utils import IntervalStrategy
 
 from .callback import StabilityCallback, headline
-from .diagnostics.gradients import layers_of
 from .errors import InputError
 from .methods.adamw import AdamW, effective_step_factor, inner_optimizer
 from .methods.child_tuning import ChildTuning, child_masks, fisher_information
@@ -29,6 +28,7 @@ from .methods.r3f import r3f
 from .methods.r_drop import check_dropout, r_drop
 from .methods.reinit import reinit_layers
 from .training_args import check_methods
+from .utils.layers import layers_of
 
 
 logger = logging.getLogger(__name__)

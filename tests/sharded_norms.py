@@ -16,8 +16,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_stability import layer_grad_norms
-from hf_stability.diagnostics.gradients import GradientMeter, layers_of
+from hf_stability.diagnostics.gradients import GradientMeter
 from hf_stability.errors import InputError
+from hf_stability.utils.layers import layers_of
 from tests import toy
 from tests.test_everyones_trainer import TRAINERS, UNUSED, WithUnused, logged_losses, run, run_lm
 

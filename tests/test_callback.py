@@ -16,12 +16,12 @@ from transformers.integrations import MLflowCallback, TensorBoardCallback, Wandb
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, layer_grad_norms
 from hf_stability.diagnostics.dashboard import custom_layout
 from hf_stability.diagnostics.early_warning import check, find_alarm
-from hf_stability.diagnostics.failures import Verdict
 from hf_stability.diagnostics.judging import headline
 from hf_stability.diagnostics.loggers import is_logger
 from hf_stability.diagnostics.recorder import Recorder as StepRecorder
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
+from hf_stability.verdicts.verdict import Verdict
 from tests import toy
 from tests.events import Events, event_files
 

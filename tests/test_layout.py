@@ -14,16 +14,20 @@ ORDER = [
     "errors",
     "version",
     "utils",
-    "methods diagnostics tasks",
-    "recipe training_args",
+    "verdicts",
+    "methods",
+    "diagnostics",
+    "tasks",
+    "recipe",
+    "training_args",
     "callback",
     "trainer",
     "study",
     "analysis",
-    "diagnose rescue",
+    "diagnose",
     "cli",
 ]
-LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
+LEVEL = {room: level for level, room in enumerate(ORDER)}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -56,7 +60,7 @@ def test_importing_the_package_is_light():
     code = """
 import sys
 import hf_stability
-heavy = {"matplotlib", "ray", "sklearn", "tensorboard", "torch.utils.tensorboard", "hf_stability.study", "hf_stability.cli"}
+heavy = {"matplotlib", "ray", "sklearn", "tensorboard", "torch.utils.tensorboard", "hf_stability.study", "hf_stability.cli.commands"}
 print(sorted(heavy & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

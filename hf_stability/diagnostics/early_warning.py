@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .failures import Verdict, label_entropy
+from ..verdicts.verdict import Verdict, label_entropy
 
 
 ALARM_SCHEMA = "hf_stability.alarm/1"

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .failures import IGNORED_LABEL
+from ..verdicts.verdict import IGNORED_LABEL
 from .metrics import CLASSIFICATION, FAMILY_OF, REPORTED, family
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..verdicts.verdict import Verdict, best_constant_score, judge
 from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
-from .failures import Verdict, best_constant_score, judge
 from .metrics import (
     MOST_CLASSES,
     classification_scorer,

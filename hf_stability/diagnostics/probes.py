@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..utils.layers import base_model_of
 from .gradients import tensor_norms
 
 
@@ -519,13 +520,6 @@ def tanh_modules(model: nn.Module) -> list[nn.Module]:
     """
     heads = [module.dense for module in model.modules() if _is_tanh_head(module)]
     return heads or [m for name, m in model.named_modules() if isinstance(m, nn.Tanh) and "pooler" in name]
-
-
-def base_model_of(model: nn.Module) -> nn.Module:
-    """The encoder under a head: Hugging Face's `base_model`, through PEFT; the model itself where there is none."""
-    if hasattr(model, "get_base_model"):  # PEFT, whose own `base_model` is the adapter
-        model = model.get_base_model()
-    return getattr(model, "base_model", model)
 
 
 def _is_tanh_head(module: nn.Module) -> bool:

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..utils.layers import layers_of
 from .calling_trainer import TrainingLoop
-from .gradients import GradientMeter, layers_of
+from .gradients import GradientMeter
 from .guard import Guard
 from .outputs import combine_statistics, output_statistics
 from .own_loss import LossCheck

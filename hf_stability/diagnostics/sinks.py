@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..verdicts.verdict import Verdict
 from .early_warning import Alarm
-from .failures import Verdict
 
 
 class Sink:

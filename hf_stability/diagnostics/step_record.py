@@ -310,7 +310,7 @@ def _frame(file: Path):
 
 
 def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What [`judge`][hf_stability.diagnostics.failures.judge] takes of a record, by keyword; for a loop of one's own.
+    """What [`judge`][hf_stability.verdicts.verdict.judge] takes of a record, by keyword; for a loop of one's own.
 
     ```python
     verdict = judge(eval_labels=labels, eval_predictions=logits, **training_evidence(read_steps("out")))

@@ -23,7 +23,7 @@ def layer_rates(layers: Sequence[str], learning_rate: float, decay: float) -> di
     What is neither embeddings nor one of the encoder's layers (head, pooler, a final norm) has the full rate.
 
     Args:
-        layers: names from input to output, as [`layers_of`][hf_stability.diagnostics.gradients.layers_of] gives them. A
+        layers: names from input to output, as [`layers_of`][hf_stability.utils.layers.layers_of] gives them. A
             layer that a model uses many times over (ALBERT) is one layer, one power below the head.
         learning_rate: of the head.
         decay: in (0, 1]; Zhang et al.: .95. 1 is one rate for all.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .reinit import base_model
+from ..utils.layers import base_model
 
 
 FORMS = ("l2_sp", "decoupled")

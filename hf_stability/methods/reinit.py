@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from ..errors import InputError
+from ..utils.layers import base_model
 
 
 def reinit_layers(model: nn.Module, num_layers: int, generator: torch.Generator | None = None) -> list[str]:
@@ -65,14 +66,6 @@ def top_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
     for where, module in modules.items():
         _check(where, module)
     return modules
-
-
-def base_model(model: nn.Module) -> tuple[str, nn.Module]:
-    """What the names of the parameters of the encoder inside of a Hugging Face model begin with (`bert.`), and this encoder; of
-    a plain module, or a bare encoder, the empty text and itself."""
-    prefix = getattr(model, "base_model_prefix", "")
-    inner = getattr(model, prefix, None) if prefix else None
-    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
 
 
 def check_config(config: PretrainedConfig, num_layers: int) -> None:

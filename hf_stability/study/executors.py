@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from .plan import Job
+from .job import Job
 from .records import LOOK, RunRecord, read_run
 
 

@@ -26,11 +26,11 @@ from ..errors import InputError
 from ..methods.mixout import warn_of_dropout
 from ..methods.r_drop import check_dropout
 from ..methods.reinit import check_config, without_weights
-from ..recipe import Recipe, Resolved, resolve, resolve_model_config
+from ..recipe.load import Recipe, Resolved, resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, derived_batch_size
-from .plan import Job
+from .job import Job
 from .run import load_model, model_config
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..tasks.load import HALVES
-from .plan import run_name
+from .job import run_name
 
 
 RUN_SCHEMA = "hf_stability.run/3"

@@ -39,9 +39,9 @@ from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments
 from ..utils.files import write_bytes, write_json
 from ..version import __version__
-from .plan import Job
+from .job import Job
 from .records import LOOK, RunRecord, delete_checkpoints
-from .summary import markdown_table
+from .report.summary import markdown_table
 
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..recipe import Recipe, Stage, resolve_stage
+from ..recipe.load import Recipe, Stage, resolve_stage
 from ..tasks.load import TokenizedData
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
-from .plan import STAGE, Job, encoder_folder
+from .job import STAGE, Job, encoder_folder
 from .prepare import STUDY_DEFAULTS, check_settings, fingerprint_model, fingerprint_tokens, job_values, made_arguments
 from .run import model_config
 

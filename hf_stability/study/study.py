@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..tasks.load import is_saved
-from .early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .executors import Event, execute_in_process, execute_in_workers
-from .plan import Job, check_jobs, differences, encoder_folder, run_folder
+from .job import Job, check_jobs, differences, encoder_folder, run_folder
+from .policies.early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .records import LOOK, RunRecord, read_run
-from .summary import NOT_OK, summarize, to_markdown, write_summary
+from .report.summary import NOT_OK, summarize, to_markdown, write_summary
 
 
 TABLES = ("summary.md", "summary.csv", "summary.json")
@@ -40,7 +40,7 @@ def run_jobs(
     runs what is missing.
 
     Jobs with a `policy` are all trained until their look first; then the best of each recipe go on, and the others end with
-    the status `stopped early`: see [`early_stopping`][hf_stability.study.early_stopping].
+    the status `stopped early`: see [`early_stopping`][hf_stability.study.policies.early_stopping].
 
     With `workers`, a script of your own that calls this needs the usual `if __name__ == "__main__":` of multiprocessing.
 

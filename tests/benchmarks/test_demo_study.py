@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
-from hf_stability.recipe import load_recipe, resolve
+from hf_stability.recipe.load import load_recipe, resolve
 from hf_stability.tasks.demo.data import SPLIT_SIZES
 from hf_stability.tasks.presets import PRESETS
-from tests.study.test_figures import leave_run
+from tests.study.report.test_figures import leave_run
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "demo_study"))  # scripts that import one another

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks import interval_coverage as benchmark
 from benchmarks.interval_coverage import CHOSEN, PAIRED, RESTARTS
-from hf_stability.study import two_way
-from hf_stability.study.equal_compute import against_restarts, resample
-from hf_stability.study.restarts import expected_maximum, jackknife_standard_error
-from hf_stability.study.statistics import t_interval
+from hf_stability.study.report import two_way
+from hf_stability.study.report.equal_compute import against_restarts, resample
+from hf_stability.study.report.restarts import expected_maximum, jackknife_standard_error
+from hf_stability.study.report.statistics import t_interval
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hf_stability.diagnostics.dashboard import CHARTS, RISK, curves, custom_layout
-from hf_stability.diagnostics.gradients import layers_of
 from hf_stability.diagnostics.probes import PROBES, make_probes
+from hf_stability.utils.layers import layers_of
 from tests import toy
 
 

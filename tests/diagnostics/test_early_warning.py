@@ -17,8 +17,8 @@ from hf_stability.diagnostics.early_warning import (
     risk,
     with_alarm,
 )
-from hf_stability.diagnostics.failures import judge
 from hf_stability.errors import InputError
+from hf_stability.verdicts.verdict import judge
 
 
 LAYERS = ["embeddings", *(f"layer_{i:02d}" for i in range(4)), "pooler", "classifier"]

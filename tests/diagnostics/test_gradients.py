@@ -11,8 +11,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import DataLoader
 from transformers import AutoModel, T5Config, T5ForConditionalGeneration
 
-from hf_stability.diagnostics.gradients import GradientMeter, group_norms, layer_grad_norms, layers_of, tensor_norms
+from hf_stability.diagnostics.gradients import GradientMeter, group_norms, layer_grad_norms, tensor_norms
 from hf_stability.errors import InputError
+from hf_stability.utils.layers import layers_of
 from tests import toy
 
 

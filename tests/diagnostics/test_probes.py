@@ -11,7 +11,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_stability import AdamW
 from hf_stability.diagnostics import probes
-from hf_stability.diagnostics.gradients import layers_of
 from hf_stability.diagnostics.probes import (
     PROBES,
     OutputProbe,
@@ -30,6 +29,7 @@ from hf_stability.diagnostics.probes import (
 )
 from hf_stability.errors import InputError
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.utils.layers import layers_of
 from tests import toy
 
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hf_stability
-from hf_stability.diagnostics.failures import judge
 from hf_stability.diagnostics.step_record import (
     SCHEMA,
     StepRecord,
@@ -22,7 +21,8 @@ from hf_stability.diagnostics.step_record import (
     training_evidence,
 )
 from hf_stability.errors import InputError
-from hf_stability.study.plan import run_name
+from hf_stability.study.job import run_name
+from hf_stability.verdicts.verdict import judge
 
 
 COLUMNS = [

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from hf_stability.diagnostics.gradients import layers_of
 from hf_stability.errors import InputError
 from hf_stability.methods.layerwise_lr import groups_table, layer_rates, layerwise_lr_groups
+from hf_stability.utils.layers import layers_of
 from tests import toy
 
 

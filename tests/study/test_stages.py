@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from hf_stability import cli
+from hf_stability.cli import commands as cli
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
-from hf_stability.study.plan import Job, encoder_folder, run_folder
+from hf_stability.study.job import Job, encoder_folder, run_folder
 from hf_stability.study.records import read_run
 from hf_stability.study.run import make_trainer, run_job, training_arguments
 from hf_stability.study.study import StageFailed, run_jobs

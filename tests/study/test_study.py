@@ -15,7 +15,7 @@ from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
 from hf_stability.callback import StabilityCallback
-from hf_stability.cli import _end
+from hf_stability.cli.commands import _end
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError

@@ -1,0 +1,234 @@
+"""A run failed: which of four remedies holds? Each is an arm of an ordinary study, run over a few seeds.
+
+| arm | what it changes |
+| --- | --- |
+| `same` | nothing: how often do these settings fail? |
+| `third_of_rate` | a third of the learning rate, 10% of the update steps as warmup |
+| `2000_steps` | at least so many update steps (Mosbach et al., ICLR 2021, section 4.2 and 6) |
+| `reinit_top` | the pooler and the top quarter of the layers drawn anew (Zhang et al., ICLR 2021) |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..errors import InputError
+from ..methods.reinit import check_config
+from ..study.job import Job
+from ..study.records import RunRecord
+from ..study.report.statistics import wilson_interval
+
+
+SOURCE = "rescue"  # where an arm's values come from, in its table of settings
+WARMUP = 0.1  # share of the update steps
+ENDED = ("ok", "failed", "diverged")  # statuses of runs that were finished
+
+DEFAULTS: dict[str, Any] = {"recipe": ["transformers_default"], "seeds": ["3"]}
+"""The study's flags that have another default here: the Trainer untouched, three seeds."""
+
+
+def rescue_jobs(
+    planned: Sequence[Job], examples: int, config: Any, min_steps: int = 2000
+) -> tuple[list[Job], list[str]]:
+    """The jobs of all arms, from those planned for the failing settings; the latter become the arm `same`.
+
+    Args:
+        planned: the failing settings, a job for each seed, all of one recipe.
+        examples: of the training set.
+        config: the model's.
+        min_steps: update steps of the long arm.
+
+    Returns:
+        the jobs, arm by arm; a sentence for each arm that is left out.
+
+    Raises:
+        InputError: more than one recipe, `min_steps` below 1, a rate that is not above 0, or alarms that stop runs.
+    """
+    recipes = list(dict.fromkeys(job.recipe for job in planned))
+    if len(recipes) != 1:
+        raise InputError(f"--recipe {' '.join(recipes)}: rescue begins from one recipe, that of the run that failed")
+    if min_steps < 1:
+        raise InputError(f"--min_steps {min_steps}: give 1 or more")
+    args, processes = planned[0].args, planned[0].processes
+    if args.get("on_alarm") == "stop":
+        raise InputError(
+            "--on_alarm stop: a rescue must finish its few runs to count what failed; give --on_alarm warn"
+        )
+    steps = planned_steps(args, examples, processes)
+    rate = args.get("learning_rate", 5e-5)  # the Trainer's default
+    if not rate > 0:
+        raise InputError(f"--learning_rate {rate}: nothing is learned at this rate; give that of the run that failed")
+    arms: dict[str, dict[str, Any]] = {
+        "same": {},
+        "third_of_rate": {"learning_rate": rate / 3, "warmup_steps": _warmup(args, steps)},
+    }
+    left_out = []
+    if steps < min_steps:
+        # as it was given: a study's progress bar can compare steps with steps, and epochs with epochs
+        epochs = float(math.ceil(min_steps / steps_per_epoch(args, examples, processes)))
+        by_steps = args.get("max_steps", -1) > 0
+        arms[f"{min_steps}_steps"] = {"max_steps": min_steps} if by_steps else {"num_train_epochs": epochs}
+    else:
+        left_out.append(f"No arm of {min_steps} update steps: the run has {steps}.")
+    layers = max(1, (getattr(config, "num_hidden_layers", None) or 0) // 4)
+    reason = _cannot_reinit(config, layers)
+    if reason is None and args.get("reinit_layers", 0) < layers:
+        arms["reinit_top"] = {"reinit_layers": layers}
+    else:
+        left_out.append(f"No arm of re-initialised layers: {reason or 'the run has it already'}.")
+    return [_arm_job(job, name, values) for name, values in arms.items() for job in planned], left_out
+
+
+def steps_per_epoch(args: Mapping[str, Any], examples: int, processes: int = 1) -> int:
+    """Update steps of an epoch, as the Trainer counts them.
+
+    Args:
+        args: training arguments that are set; the rest have the Trainer's defaults.
+        examples: of the training set.
+        processes: that train a run together.
+    """
+    accumulation = args.get("gradient_accumulation_steps", 1)
+    total = args.get("total_train_batch_size")
+    batch = total // accumulation if total else args.get("per_device_train_batch_size", 8) * processes
+    batches = examples // batch if args.get("dataloader_drop_last") else math.ceil(examples / batch)
+    return max(1, math.ceil(batches / accumulation))
+
+
+def planned_steps(args: Mapping[str, Any], examples: int, processes: int = 1) -> int:
+    """Update steps of a run; arguments as in [`steps_per_epoch`]."""
+    if args.get("max_steps", -1) > 0:
+        return args["max_steps"]
+    return math.ceil(args.get("num_train_epochs", 3.0) * steps_per_epoch(args, examples, processes))
+
+
+def _warmup(args: Mapping[str, Any], steps: int) -> float:
+    """`warmup_steps` as it was given, a share or a count, where it is at least 10% of the update steps; else 10%."""
+    given = args.get("warmup_steps", 0) or 0
+    share = given if given < 1 else given / steps
+    return given if share > WARMUP else WARMUP  # a count stays one: the Trainer reads a share of 1.0 as one step
+
+
+def _cannot_reinit(config: Any, layers: int) -> str | None:
+    """Why this model's layers cannot be drawn anew; None where they can."""
+    try:
+        check_config(config, layers)
+    except InputError as error:
+        return str(error).partition(": ")[2].rstrip(".").split("; ")[0].split(". ")[0]
+    return None
+
+
+def _arm_job(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
+    sources = {**job.sources, **dict.fromkeys(values, SOURCE)}
+    return replace(job, recipe=arm, args={**job.args, **values}, sources=sources)
+
+
+def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
+    """The last paragraph: which arms held, how sure that is, and what to do next.
+
+    Args:
+        runs: of all arms, arm by arm; those that did not end (crashed, stopped) do not count.
+        left_out: sentences on arms that were not run.
+    """
+    arms: dict[str, list[bool]] = {}
+    for run in runs:
+        if run.status in ENDED:
+            arms.setdefault(run.recipe, []).append(run.status != "ok")
+    held = [name for name, failed in arms.items() if not any(failed)]
+    fell = [name for name, failed in arms.items() if any(failed)]
+    parts = []
+    if not arms:
+        return " ".join(["No run has ended: nothing can be said.", *left_out])
+    if held:
+        fewest = min(len(arms[name]) for name in held)  # a crash leaves an arm with fewer runs
+        parts.append(f"Held: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
+        parts.append(
+            f"0 of {fewest} is weak: the failed share may be up to "
+            f"{_share(wilson_interval(0, fewest)[1])} (95% interval)."
+        )
+    if fell:
+        parts.append(f"Failed: {', '.join(f'{name} ({sum(arms[name])} of {len(arms[name])})' for name in fell)}.")
+    parts += left_out
+    remedies = [name for name in held if name != "same"]
+    if "same" in held:
+        parts.append(
+            "The settings themselves did not fail again: your run may have been one in several, or its data or code "
+            "were other than these. Run more seeds of `same` before you change anything."
+        )
+    elif remedies:
+        best = max(remedies, key=lambda name: _mean_score(runs, name))
+        parts.append(
+            f"Next: of what held, {best} has the best mean score; run it with more seeds before you rely on it."
+        )
+    else:
+        parts.append(_nothing_held(runs, arms))
+    parts.append("The same command with --seeds 20 keeps these runs and adds the rest.")
+    return " ".join(parts)
+
+
+def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]]) -> str:
+    """What to do next where every arm has a failed run. A bug fails with every seed: one ok run speaks against it."""
+    if all(all(failed) for failed in arms.values()):
+        return (
+            "No run of any arm is ok: look for a bug before more recipes (hf-stability diagnose RUN --memorize), then "
+            "try --recipe mosbach2021 at a smaller --learning_rate."
+        )
+    best = min(arms, key=lambda name: (sum(arms[name]) / len(arms[name]), -_mean_score(runs, name)))
+    failed, total = sum(arms[best]), len(arms[best])
+    low, high = wilson_interval(failed, total)
+    return (
+        f"No arm held on every seed, but some runs are ok, which speaks for instability, not for a bug. {best} failed "
+        f"least: {failed} of {total}, a failed share of {_share(low)} to {_share(high)} (95% interval). Next: a smaller "
+        "--learning_rate, or --recipe mosbach2021; more seeds before you rely on a difference between arms."
+    )
+
+
+def _mean_score(runs: Sequence[RunRecord], arm: str) -> float:
+    scores = [run.last for run in runs if run.recipe == arm and run.last is not None]
+    return sum(scores) / len(scores) if scores else -math.inf
+
+
+def _share(value: Any) -> str:
+    return f"{float(value):.2f}".removeprefix("0")
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+DESCRIPTION = """A run failed: try four remedies over 3 seeds each, and see which holds. The failing settings are those of
+--recipe and of the flags, as for the study; the arms are: the same; a third of the rate with 10% warmup; at least 2000
+update steps; the pooler and the top quarter of the layers drawn anew (not for ALBERT, whose layers are shared)."""
+
+USAGE = (
+    "hf-stability rescue [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]\n"
+    "       [--recipe R] [--seeds N] [--min_steps N] [--output_dir D] [any argument of the Trainer]"
+)
+
+EXAMPLES = """
+examples:
+  # a script of your own, with the Trainer's defaults but for the rate
+  hf-stability rescue --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv \\
+      --learning_rate 5e-5
+
+  # a run of a study; what would be run, and where each value comes from
+  hf-stability rescue --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --dry_run
+
+It is a study like any other, in --output_dir (default: results/rescue_TASK): it can be interrupted, the same command
+goes on with what is missing, and more --seeds add to it. Three seeds find what fails most of the time, not what fails
+one time in ten: confirm what held with 20. docs/my_run_failed.md says what to do with the result.
+"""
+
+HELPS = {
+    "recipe": "One recipe by name, a .yaml file, or parts composed (a+b): the failed run's. Default: transformers_default, the Trainer untouched.",
+    "seeds": "A count (3: seeds 1 to 3), seeds (3 7 9), or ranges (1000-1019), for each arm. Default: 3.",
+}
+
+
+@dataclass
+class RescueArguments:
+    """The command's own flags."""
+
+    min_steps: int = field(
+        default=2000, metadata={"help": "Update steps of the long arm; left out where the run has more."}
+    )

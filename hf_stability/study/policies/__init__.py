@@ -1,0 +1,1 @@
+"""What a study does with seeds, other than to run them one after the other."""

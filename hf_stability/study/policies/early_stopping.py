@@ -1,0 +1,135 @@
+"""Restarts with early stopping of bad seeds, as a study runs them (Dodge et al. 2020, arXiv 2002.06305, section 5).
+
+Of each recipe t seeds are started with the whole schedule, and looked at after a fraction f of the update steps: an
+evaluation and a checkpoint. The p with the best score there, on the development set that counts, go on from their
+checkpoints; the others end as `stopped early`. What was not trained was saved: t f + p (1 - f) runs are paid for.
+
+Who goes on is worked out anew from the runs' `look.json` each time, so that a study can be interrupted at any point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...errors import InputError
+from ...utils.files import write_json
+from ..job import Job, run_folder
+from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
+from ..report.summary import decimal
+
+
+def check_policy(started: int | None, fraction: float | None, finished: int | None) -> None:
+    """Refuse a policy that is none.
+
+    Args:
+        started, fraction, finished: t, f, p: `--restarts`, `--look_at`, `--finish`.
+
+    Raises:
+        InputError: one is missing; t is below 2, p not from 1 to t - 1, f not in (0, 1).
+    """
+    flags = {"--restarts": started, "--look_at": fraction, "--finish": finished}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if missing:
+        given = next(flag for flag, value in flags.items() if value is not None)
+        raise InputError(f"{given} {flags[given]}: give {' and '.join(missing)} with it")
+    if started < 2:
+        raise InputError(f"--restarts {started}: give 2 or more seeds to start")
+    if not 0 < fraction < 1:
+        raise InputError(f"--look_at {fraction}: give a fraction of training, between 0 and 1")
+    if not 1 <= finished < started:
+        raise InputError(f"--finish {finished}: give 1 to {started - 1}, fewer than are started")
+
+
+def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[Job]:
+    """The planned jobs, each with the policy.
+
+    Args:
+        planned: a job for each recipe and seed.
+        fraction, finished: f and p.
+
+    Raises:
+        InputError: settings that end runs otherwise, or leave no checkpoint to go on from.
+    """
+    seeds: dict[str, list[int]] = {}
+    for job in planned:
+        seeds.setdefault(job.recipe, []).append(job.seed)
+        if job.args.get("on_alarm") == "stop":
+            raise InputError("--on_alarm stop: not with --restarts, which stops runs itself; give warn or none")
+        if job.args.get("save_only_model"):
+            raise InputError("--save_only_model: not with --restarts, whose runs go on from their checkpoints")
+        if job.args.get("save_strategy") == "best":
+            raise InputError("--save_strategy best: not with --restarts, which saves at the look; give another")
+        if job.processes > 1:
+            raise InputError("--restarts: not where several processes train a run together; start one process")
+    return [
+        replace(job, policy={"seeds": seeds[job.recipe], "look_at": fraction, "finish": finished}) for job in planned
+    ]
+
+
+def jobs_to_look_at(missing: Sequence[Job], folder: Path) -> list[Job]:
+    """Of the jobs that are not finished those that are still to be trained up to their look."""
+    return [
+        replace(job, until_look=True) for job in missing if job.policy is not None and _read_look(job, folder) is None
+    ]
+
+
+def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord, str]]:
+    """End those of the missing jobs that are not to go on; the rest of them are the chosen ones.
+
+    Nothing is chosen of a recipe whose seeds have not all been looked at (one crashed): all of them are `waiting`.
+
+    Returns:
+        their records, each with what is to be said of it.
+    """
+    ended = []
+    for job in missing:
+        if job.policy is None:
+            continue
+        looks = [_read_look(replace(job, seed=seed), folder) for seed in job.policy["seeds"]]
+        own = _read_look(job, folder)
+        if own is None:
+            continue  # it crashed
+        if None in looks:
+            sentence = "waits at its look for one that crashed: the same command goes on"
+            ended.append((replace(own, status="waiting", sentence=sentence), sentence))
+        elif job.seed not in chosen_seeds(looks, job.policy["finish"]):
+            place, own = run_folder(folder, job), replace(own, ended_at_look=True)
+            delete_checkpoints(place)
+            write_json(place / "run.json", own.to_dict())
+            ended.append((own, own.sentence))
+    return ended
+
+
+def chosen_seeds(looks: Sequence[RunRecord], finish: int) -> list[int]:
+    """The seeds that go on: those with the best scores at the look, of equals the smaller seeds.
+
+    Runs that have diverged come last, whatever class their predictions are; before them those whose score is no number.
+    """
+    ranked = sorted(looks, key=lambda run: (run.status == "diverged", -look_score(run), run.seed))
+    return [run.seed for run in ranked[:finish]]
+
+
+def look_score(run: RunRecord) -> float:
+    """The headline metric at the look, on the development set that counts; -inf where it is no number."""
+    score = run.metrics[counting_key(run.metrics, run.metric)]
+    return -math.inf if score is None else score
+
+
+def look_sentence(run: RunRecord) -> str:
+    """`accuracy .512 at step 25 of 100`."""
+    return f"{run.metric} {decimal(look_score(run))} at step {run.steps} of {run.planned_steps}"
+
+
+def policy_sentence(jobs: Sequence[Job]) -> str:
+    """A policy in words, of one recipe's jobs: `8 started, looked at after 25%, the best 3 finished`."""
+    policy: Mapping = jobs[0].policy
+    return f"{len(policy['seeds'])} started, looked at after {policy['look_at']:.0%}, the best {policy['finish']} finished"
+
+
+def _read_look(job: Job, folder: Path) -> RunRecord | None:
+    """The record at the look; None where there is none, or one of another job."""
+    run = read_run(run_folder(folder, job), LOOK)
+    return run if run is not None and run.id == job.id else None

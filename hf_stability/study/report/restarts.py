@@ -1,0 +1,370 @@
+"""Several runs of one recipe, the best of which is kept: what restarts are worth, and stopping bad seeds early.
+
+Restarts: fine-tune n times with other seeds, keep the run with the best development-set score (Devlin et al. 2019, BERT,
+section 4.1). Early stopping of bad seeds: start t runs, look at them after a fraction f of training, finish the best p
+(Dodge et al. 2020, arXiv 2002.06305). Both are computed from N runs that were all finished, as the mean over
+what could have been drawn of them.
+
+Three scores of a run: `looks`, in the middle of training, and `scores`, at its end, SELECT; `report` is the score at the
+end on examples that did not select. The best by a score was lucky with it too: `report` leaves that luck out.
+Without `report` the selecting scores are reported, and the result is too high as a score on new examples.
+
+All functions are exact and pure: no draws, no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import comb, floor
+
+import numpy as np
+
+from ...errors import InputError
+
+
+ROUNDING = 1e-9
+"""A budget that is missed by less than this, in runs, is met: `5 * .2 + 4 * .8` may be above 4.2."""
+
+
+# ---- restarts -------------------------------------------------------------------------------------------------------
+
+
+def expected_maximum(
+    scores: np.ndarray, n: np.ndarray | int, report: np.ndarray | None = None, *, replace: bool = False
+) -> np.ndarray:
+    """Expected report score of the best of n runs, drawn of N: the best by `scores`, valued by `report`.
+
+    With v_(1) <= ... <= v_(N) the sorted scores,
+
+        without replacement  E[max_n] = sum_i v_(i) [C(i, n) - C(i - 1, n)] / C(N, n)
+        with replacement     E[max_n] = sum_i v_(i) [(i / N)^n - ((i - 1) / N)^n]
+
+    The first is the mean over all subsets of n runs, a U-statistic: unbiased for the expected maximum of n new runs
+    (Tang et al. 2020, "Showing Your Work Doesn't Always Work", ACL, arXiv 2004.13705). The second is that of Dodge et
+    al. 2019 ("Show Your Work", EMNLP, arXiv 1909.03004): it draws a run more than once, and is too low on average, the
+    more the nearer n is to N; it varies less (Dodge et al. 2021, arXiv 2110.00613). For n = 1 both are the mean.
+
+    Where several of the drawn runs are best by `scores`, each is kept equally often: the mean of their report scores.
+
+    Args:
+        scores: (N,), finite, larger is better: what selects. A run that diverged has the score of its predictions, for
+            example of a constant class; to leave it out would flatter the recipe.
+        n: (...), whole numbers from 1 to N.
+        report: (N,), finite, in any unit; default: `scores`.
+        replace: draw with replacement. Default: without.
+
+    Returns:
+        (...), as n, in the unit of `report`.
+
+    Raises:
+        InputError: for scores that are not finite or not as many as reports, and for n outside 1 to N.
+    """
+    scores, report = _checked(scores, report)
+    n = np.asarray(n)
+    if not np.issubdtype(n.dtype, np.integer) or not ((n >= 1) & (n <= len(scores))).all():
+        raise InputError(f"n = {n.tolist()}: need whole numbers from 1 to {len(scores)}, the number of runs")
+    _, level, size = np.unique(scores, return_inverse=True, return_counts=True)
+    means = np.bincount(level, weights=report) / size
+    at_most = np.concatenate([[0], size.cumsum()])
+    return (np.diff(_probability_all_among(at_most, n, len(scores), replace)) * means).sum(-1)
+
+
+def _probability_all_among(count: np.ndarray, n: np.ndarray, runs: int, replace: bool) -> np.ndarray:
+    """Probability that n drawn runs are all among `count` of them: (..., counts) for n of shape (...)."""
+    if replace:
+        return (count / runs) ** n[..., None]
+    j = np.arange(n.max(initial=1))[:, None]
+    return np.cumprod((count - j).clip(0) / (runs - j), axis=0)[n - 1]  # C(count, n) / C(runs, n), as a product
+
+
+def chance_among(count: np.ndarray, budget: float, runs: int, *, replace: bool) -> np.ndarray:
+    """Probability that all of `budget` drawn runs are among `count` of `runs`; linear between whole budgets.
+
+    Args:
+        count: (...), from 0 to `runs`.
+        budget: at least 1; without replacement at most `runs`.
+        runs: N, at least 1.
+        replace: draw with replacement.
+
+    Returns:
+        (...), in [0, 1].
+    """
+    whole = floor(budget)
+    more = whole + 1 if replace else min(whole + 1, runs)
+    at_whole, at_more = _probability_all_among(np.asarray(count), np.array([whole, more]), runs, replace)
+    return at_whole + (budget - whole) * (at_more - at_whole)
+
+
+def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: np.ndarray | None = None) -> np.ndarray:
+    """Expected report score of plain restarts that cost `budget` runs; not a whole number, in general.
+
+    Linear between the whole numbers of runs, where it is [`expected_maximum`] without replacement: 3.4 is 4 runs with
+    probability .4 and 3 otherwise, which costs 3.4 on average.
+
+    Args:
+        scores: (N,), what selects; larger is better.
+        budget: (...), in runs, from 1 to N.
+        report: (N,), what is reported; default: `scores`.
+
+    Returns:
+        (...), as `budget`, in the unit of `report`.
+
+    Raises:
+        InputError: for a budget outside 1 to N, and as [`expected_maximum`].
+    """
+    scores, report = _checked(scores, report)
+    budget = np.asarray(budget, dtype=float)
+    runs = np.arange(1, len(scores) + 1)
+    if not ((budget >= 1 - ROUNDING) & (budget <= runs[-1] + ROUNDING)).all():
+        raise InputError(f"a budget of {budget.tolist()} runs: need 1 to {runs[-1]}, the number of runs")
+    return np.interp(budget, runs, expected_maximum(scores, runs, report))
+
+
+# ---- early stopping of bad seeds ------------------------------------------------------------------------------------
+
+
+def early_stopping_cost(started: int, fraction: float, finished: int) -> float:
+    """Cost in runs of starting t, looking after a fraction f and finishing p: `t f + p (1 - f)` (Dodge et al. 2020).
+
+    The evaluations are not counted.
+
+    Args:
+        started: t, at least p.
+        fraction: f, of the planned update steps, in (0, 1).
+        finished: p, at least 1.
+
+    Returns:
+        The budget spent, in runs, from 1 to t.
+
+    Raises:
+        InputError: for values outside these ranges.
+    """
+    if not 1 <= finished <= started:
+        raise InputError(f"{started} runs started, {finished} finished: need 1 <= finished <= started")
+    if not 0 < fraction < 1:
+        raise InputError(f"a look after a fraction {fraction} of training: need a number between 0 and 1")
+    return started * fraction + finished * (1 - fraction)
+
+
+def affordable(budget: float, fractions: Sequence[float], runs: int) -> list[tuple[int, float, int]]:
+    """All `(t, f, p)` that stop at least one run, cost at most `budget` and leave no run's start unspent.
+
+    For each f and p it is the largest t that the budget and the number of runs allow; a smaller one would spend less.
+
+    Args:
+        budget: in runs, at least 1.
+        fractions: f, each in (0, 1).
+        runs: N, the most that can be started.
+
+    Returns:
+        (t, f, p), by f in the order given, then by p; empty where the budget buys plain restarts only.
+    """
+    if not budget >= 1:
+        raise InputError(f"a budget of {budget} runs: need at least 1")
+    policies = []
+    for fraction in fractions:
+        for finished in range(1, floor(budget) + 1):
+            early_stopping_cost(finished, fraction, finished)  # for its check of the fraction
+            started = min(runs, floor((budget - finished * (1 - fraction)) / fraction + ROUNDING))
+            if started > finished:
+                policies.append((started, fraction, finished))
+    return policies
+
+
+def expected_early_stopping(
+    look: np.ndarray, scores: np.ndarray, started: int, finished: int, report: np.ndarray | None = None
+) -> float:
+    """Expected report score of starting t runs, finishing the best p at the look, and keeping the best at the end.
+
+    The mean over all C(N, t) subsets of the N runs, exact: of each the p best by `look` are finished, of these the best
+    by `scores` is kept, and its `report` counted. Runs that tie at the look are finished equally often, those that tie
+    at the end kept equally often. Finished p = t is plain restarts, `expected_maximum(scores, t, report)`.
+
+    Subsets are counted, not listed. Let a runs score above some level at the look, h at it, b below it. The level is the
+    last that is finished, and q of its runs are, in C(a, p - q) sum_{x >= q} C(h, x) C(b, t - (p - q) - x) subsets; what
+    is finished is then any p - q of the a runs and any q of the h. The best of these is counted in the same way.
+
+    Args:
+        look: (N,), finite, larger is better: scores at the look.
+        scores: (N,), finite, larger is better: scores at the end, of the same runs.
+        started: t, from 1 to N.
+        finished: p, from 1 to t.
+        report: (N,), finite; default: `scores`.
+
+    Returns:
+        In the unit of `report`.
+
+    Raises:
+        InputError: for scores that are not finite or not of the same runs, and for t and p outside their ranges.
+    """
+    look, _ = _checked(look, scores)
+    scores, report = _checked(scores, report)
+    runs = len(scores)
+    if not 1 <= finished <= started <= runs:
+        raise InputError(
+            f"{started} of {runs} runs started, {finished} finished: need 1 <= finished <= started <= {runs}"
+        )
+    subsets = comb(runs, started)
+    total = 0.0
+    for value in np.unique(look):
+        above, level = look > value, look == value
+        a, h = int(above.sum()), int(level.sum())
+        b = runs - a - h
+        for q in range(max(1, finished - a), min(finished, h) + 1):
+            k = finished - q
+            ways = sum(comb(h, x) * comb(b, started - k - x) for x in range(q, min(h, started - k) + 1))
+            if ways:
+                total += comb(a, k) * ways / subsets * _expected_best(scores, report, above, k, level, q)
+    return float(total)
+
+
+def _expected_best(
+    scores: np.ndarray, report: np.ndarray, first: np.ndarray, k: int, second: np.ndarray, q: int
+) -> float:
+    """Mean report score of the best by `scores` of any k runs of `first` and any q of `second` (masks, (N,))."""
+    levels, rank = np.unique(scores, return_inverse=True)
+    count = [np.bincount(rank[runs], minlength=len(levels)) for runs in (first, second)]
+    total_report = [np.bincount(rank[runs], weights=report[runs], minlength=len(levels)) for runs in (first, second)]
+    mean = [(sums / ties.clip(1)).tolist() for sums, ties in zip(total_report, count, strict=True)]
+    lower = [(ties.cumsum() - ties).tolist() for ties in count]
+    ties = [ties.tolist() for ties in count]
+    subsets = comb(sum(ties[0]), k) * comb(sum(ties[1]), q)
+    total = 0.0
+    for level in range(len(levels)):
+        for x in range(min(k, ties[0][level]) + 1):  # x and y runs tie for the best, of first and second
+            ways_first = comb(ties[0][level], x) * comb(lower[0][level], k - x)
+            for y in range(min(q, ties[1][level]) + 1) if ways_first else ():
+                ways = ways_first * comb(ties[1][level], y) * comb(lower[1][level], q - y)
+                if x + y:
+                    total += ways / subsets * (x * mean[0][level] + y * mean[1][level]) / (x + y)
+    return total
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A row of [`tabulate`]: start t runs, look at a fraction f of training, finish p.
+
+    Args:
+        started, fraction, finished: t, f, p.
+        budget: what it costs, `t f + p (1 - f)` runs.
+        score: expected report score of the run that is kept.
+        restarts: that of plain restarts at the same budget, see [`restarts_at_budget`].
+        gain: `score - restarts`.
+        gain_se: its jackknife standard error, see [`jackknife_standard_error`]; None where t = N, or not asked for.
+    """
+
+    started: int
+    fraction: float
+    finished: int
+    budget: float
+    score: float
+    restarts: float
+    gain: float
+    gain_se: float | None
+
+
+def tabulate(
+    budget: float,
+    fractions: Sequence[float],
+    looks: np.ndarray,
+    scores: np.ndarray,
+    report: np.ndarray | None = None,
+    *,
+    standard_errors: bool = True,
+) -> list[Policy]:
+    """Every early stopping that a budget allows, each against plain restarts at what it costs.
+
+    The row with the largest gain was chosen by its gain: as an estimate it is too high, and its standard error too
+    small. Choose it on some runs, value it on others.
+
+    Args:
+        budget: in runs, from 1 to N.
+        fractions: (F,), of the planned update steps, each in (0, 1).
+        looks: (N, F), finite, larger is better: scores of N finished runs at each fraction.
+        scores: (N,), at the end: what selects.
+        report: (N,), at the end, of examples that did not select; default: `scores`.
+        standard_errors: with `gain_se`, which costs N times the rest. Default: yes.
+
+    Returns:
+        A row for each of [`affordable`].
+
+    Raises:
+        InputError: as the functions that it calls; for looks that are not (N, F).
+    """
+    scores, report = _checked(scores, report)
+    looks = np.asarray(looks, dtype=float)
+    if looks.shape != (len(scores), len(fractions)):
+        raise InputError(f"looks of shape {looks.shape}: need {(len(scores), len(fractions))}, runs x fractions")
+    if budget > len(scores):
+        raise InputError(f"a budget of {budget} runs: need 1 to {len(scores)}, the number of runs")
+    rows = []
+    for started, fraction, finished in affordable(budget, fractions, len(scores)):
+        look = looks[:, list(fractions).index(fraction)]
+        cost = early_stopping_cost(started, fraction, finished)
+        score = expected_early_stopping(look, scores, started, finished, report)
+        restarts = float(restarts_at_budget(scores, cost, report))
+        error = None
+        if standard_errors and started < len(scores):
+            error = jackknife_standard_error(partial(_gain, started, finished, cost), look, scores, report)
+        rows.append(Policy(started, fraction, finished, cost, score, restarts, score - restarts, error))
+    return rows
+
+
+def _gain(started: int, finished: int, cost: float, look: np.ndarray, scores: np.ndarray, report: np.ndarray) -> float:
+    score = expected_early_stopping(look, scores, started, finished, report)
+    return score - float(restarts_at_budget(scores, cost, report))
+
+
+def jackknife_standard_error(statistic: Callable[..., float], *arrays: np.ndarray) -> float:
+    """Standard error of a statistic of N runs, from leaving out each run in turn.
+
+        sqrt((N - 1) / N * sum_i (T_(-i) - mean T_(-i))^2)
+
+    How much the statistic would vary over other N seeds, were the recipe run again: too large rather than too small on
+    average (Efron & Stein 1981, Ann. Statist. 9, p. 586), and rough where nearly all runs are drawn at once. Of the gain
+    of finishing 2 of 8, from 12 runs, it is a third to a half too large (root mean square; a test computes it).
+
+    Args:
+        statistic: of the arrays without one run.
+        arrays: each (N, ...), of the same N >= 2 runs.
+
+    Returns:
+        In the statistic's unit.
+    """
+    runs = len(arrays[0])
+    left_out = np.array([statistic(*(np.delete(array, i, axis=0) for array in arrays)) for i in range(runs)])
+    return float(np.sqrt((runs - 1) * left_out.var()))
+
+
+def to_markdown(policies: Sequence[Policy], metric: str = "score") -> str:
+    """The rows of [`tabulate`] as a Markdown table; `metric` is the report score's name."""
+    from .summary import markdown_table  # brings the Trainer with it, which the statistics do without
+
+    header = ["started", "looked at", "finished", "budget, runs", f"{metric}: early stopping"]
+    header += [f"{metric}: restarts at this budget", "gain (standard error)"]
+    rows = [
+        [
+            str(policy.started),
+            f"{policy.fraction:.0%}",
+            str(policy.finished),
+            f"{policy.budget:.2f}",
+            f"{policy.score:.3f}",
+            f"{policy.restarts:.3f}",
+            f"{round(policy.gain, 3) + 0.0:+.3f}" + ("" if policy.gain_se is None else f" ({policy.gain_se:.3f})"),
+        ]
+        for policy in policies
+    ]
+    return markdown_table(header, rows)
+
+
+def _checked(scores: np.ndarray, report: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both as (N,) floats; raises InputError where they are not of the same runs, or not finite."""
+    scores = np.asarray(scores, dtype=float)
+    report = scores if report is None else np.asarray(report, dtype=float)
+    if scores.ndim != 1 or not len(scores) or report.shape != scores.shape:
+        raise InputError(f"scores of shapes {scores.shape} and {report.shape}: need one of each kind for each run")
+    if not (np.isfinite(scores).all() and np.isfinite(report).all()):
+        raise InputError("scores that are not finite: give a run that diverged the score of its predictions")
+    return scores, report

@@ -1,0 +1,261 @@
+"""What restarts would have been worth in a finished study: `restarts.md` and a figure, from its runs' evaluations.
+
+The statistics are those of [`restarts`][hf_stability.study.report.restarts].
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...utils.files import write_text
+from . import restarts
+from .scores import RecipeScores, read_recipes, read_scores
+from .summary import markdown_table
+
+
+BUDGET = 10.0
+"""Default budget, in runs; less where a recipe has fewer."""
+
+MOST_LOOKS = 10
+"""Of more evaluations before the end so many are looked at, evenly spaced."""
+
+RULE_FRACTION = 0.25
+"""The figure's line of early stopping looks at the evaluation next to this share of training (Dodge et al. 2020, section
+5: 20 to 30%), and finishes half the budget."""
+
+
+@dataclass(frozen=True)
+class RecipeRestarts:
+    """What the best of n runs of a recipe scores; N runs are known.
+
+    Args:
+        scores: they come from these.
+        without, replaced: (N,), expected score of the best of n = 1 ... N runs, drawn without and with replacement.
+        budget: of `policies`, in runs.
+        policies: early stoppings at that budget, each against plain restarts.
+        rule_costs, rule_scores: (B,), in runs, and expected scores: early stopping by one rule at budgets of 2, 3 ... N.
+        rule: the rule, in words; empty where there is no evaluation to look at.
+    """
+
+    scores: RecipeScores
+    without: np.ndarray
+    replaced: np.ndarray
+    budget: float
+    policies: list[restarts.Policy]
+    rule_costs: np.ndarray
+    rule_scores: np.ndarray
+    rule: str
+
+
+def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts:
+    """Restarts and early stopping, from a recipe's finished runs.
+
+    Args:
+        scores: of N runs; where there is a `report` it is what is reported.
+        budget: in runs, from 1 to N. Default: 10, or N.
+
+    Raises:
+        InputError: for a budget outside 1 to N, and for runs of two-way seeds, which are no independent draws.
+    """
+    number = len(scores.runs)
+    if any(run.cell for run in scores.runs):
+        raise InputError(
+            f"{scores.recipe}: its runs are of two-way seeds, and share initialisations and data orders: restarts would draw "
+            "both anew. Give a study of plain seeds"
+        )
+    if budget is not None and not 1 <= budget <= number:
+        raise InputError(f"--budget {budget:g}: {scores.recipe} has {number} finished runs; give 1 to {number}")
+    budget = min(BUDGET, number) if budget is None else budget
+    n = np.arange(1, number + 1)
+    without, replaced = (
+        restarts.expected_maximum(scores.scores, n, scores.report, replace=replace) for replace in (False, True)
+    )
+    looks = len(scores.fractions)
+    chosen = np.linspace(0, looks - 1, min(looks, MOST_LOOKS)).round().astype(int)
+    fractions = [scores.fractions[k] for k in chosen]
+    policies = restarts.tabulate(budget, fractions, scores.looks[:, chosen], scores.scores, scores.report)
+    return RecipeRestarts(scores, without, replaced, budget, policies, *_by_rule(scores))
+
+
+def _by_rule(scores: RecipeScores) -> tuple[np.ndarray, np.ndarray, str]:
+    """Early stopping at each whole budget by a rule that was not chosen by its gain: costs, scores, words."""
+    costs, values = [], []
+    if not scores.fractions:
+        return np.array(costs), np.array(values), ""
+    k = int(np.argmin([abs(fraction - RULE_FRACTION) for fraction in scores.fractions]))
+    fraction, look = scores.fractions[k], scores.looks[:, k]
+    for budget in range(2, len(scores.runs) + 1):
+        for started, _, finished in restarts.affordable(budget, [fraction], len(scores.runs)):
+            if finished == budget // 2:
+                costs.append(restarts.early_stopping_cost(started, fraction, finished))
+                values.append(restarts.expected_early_stopping(look, scores.scores, started, finished, scores.report))
+    return np.array(costs), np.array(values), f"look at {fraction:.0%}, finish half the budget"
+
+
+def write_restarts(
+    folder: str | os.PathLike, recipes: Sequence[str] | None = None, budget: float | None = None
+) -> str:
+    """Write `restarts.md` and `figures/restarts.png`, `.svg` into a study's folder; the same bytes each time.
+
+    Args:
+        folder: the study's folder.
+        recipes: which, in this order. Default: all that there are.
+        budget: in runs, of the table of early stopping. Default: 10, or a recipe's number of runs where that is less.
+
+    Returns:
+        the text of `restarts.md`.
+
+    Raises:
+        InputError: no finished runs, runs that were stopped, or a budget that is more than there are runs. Nothing is
+            written then.
+    """
+    folder = Path(folder)
+    found = [analyse(read_scores(folder, runs), budget) for runs in read_recipes(folder, recipes).values()]
+    text = to_markdown(found)
+    draw(found, folder / "figures")
+    write_text(folder / "restarts.md", text)
+    return text
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(found: Sequence[RecipeRestarts]) -> str:
+    """The text of `restarts.md`: how to read it, then a section for each recipe."""
+    notes = [
+        "The best of n runs by the score at the end of training is kept. n runs are drawn of the N that were finished: "
+        "expected scores, exact. Without replacement is unbiased (Tang et al. 2020); with replacement (Dodge et al. 2019) a "
+        "run may be drawn twice: too low on average, the more the nearer n is to N. The last rows rest on few subsets, the "
+        "very last on one.",
+        "Early stopping (Dodge et al. 2020): start some runs, look at them after a part of training, finish the best. Budget: "
+        "runs' worth of update steps; evaluations are not counted. The gain is over plain restarts that cost the same; in "
+        "brackets its jackknife standard error, over other seeds, which is too large rather than too small. Where all N runs "
+        "are started there is none.",
+        "Read no gain off the best row: it was chosen by its own gain, which is too high for that, and its standard error too "
+        "small. Choose a row on some seeds, value it on others.",
+    ]
+    lines = ["# Restarts", "", *(f"- {note}" for note in notes)]
+    for part in found:
+        lines += ["", f"## {part.scores.recipe}", "", *_section(part)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(part: RecipeRestarts) -> list[str]:
+    scores = part.scores
+    facts = [_runs(scores), _split(scores)]
+    table = markdown_table(
+        ["n", f"{_metric(scores)}: without replacement", "with replacement"],
+        [
+            [str(n), f"{a:.3f}", f"{b:.3f}"]
+            for n, (a, b) in enumerate(zip(part.without, part.replaced, strict=True), 1)
+        ],
+    )
+    lines = [*(f"- {fact}" for fact in facts), "", "Expected maximum of n runs:", "", table, ""]
+    if part.policies:
+        lines += [
+            f"Early stopping at a budget of {part.budget:g} runs:",
+            "",
+            restarts.to_markdown(part.policies, _metric(scores)),
+            "",
+            f"The figure's line of early stopping: {part.rule}, at each whole budget.",
+        ]
+    elif scores.fractions:
+        lines += [
+            f"No early stopping: a budget of {part.budget:g} of {len(scores.runs)} runs buys none that stops one."
+        ]
+    else:
+        lines += [
+            "No early stopping: the runs were not evaluated before their end (--eval_strategy steps --eval_steps N)."
+        ]
+    return lines
+
+
+def _runs(scores: RecipeScores) -> str:
+    text = f"N = {len(scores.runs)} finished runs."
+    if scores.diverged:
+        text += (
+            f" {scores.diverged} of them diverged: they count with the score of their last predictions, as to leave them out "
+            "would flatter the recipe."
+        )
+    left = [
+        f"{number} {what}"
+        for number, what in ((scores.crashed, "crashed"), (scores.unfinished, "unfinished"))
+        if number
+    ]
+    return text + (f" Left out: {' and '.join(left)}." if left else "")
+
+
+def _split(scores: RecipeScores) -> str:
+    if scores.report is not None:
+        return "Selected on the first half of the development set, valued on the second."
+    return (
+        "Selected and valued on the same development set: too high as a score on new examples, the more so the more runs "
+        "the best is of. --validation_half both keeps a half for the value."
+    )
+
+
+def _metric(scores: RecipeScores) -> str:
+    return f"{scores.metric} on the second half" if scores.report is not None else scores.metric
+
+
+# ---- figure ---------------------------------------------------------------------------------------------------------
+
+
+def draw(found: Sequence[RecipeRestarts], folder: Path) -> list[Path]:
+    """`restarts.png` and `.svg`, a panel for each recipe, all on one scale of scores; the files."""
+    from ...diagnostics.plots import own_style
+    from .figures import empty_figure, write_figure
+    from .plots import plot_restarts
+
+    with own_style():
+        columns = min(len(found), 3)
+        rows = -(-len(found) // columns)
+        figure = empty_figure(max(6.5, 3.2 * columns), 0.9 + 3 * rows, found[0].scores.runs[0].task)
+        body = figure.subfigures()  # its legend stands below the figure's title
+        axes = list(body.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for ax in axes[len(found) :]:
+            ax.remove()
+        handles = {}
+        for ax, part in zip(axes, found, strict=False):
+            budgets = [policy.budget for policy in part.policies]
+            values = [policy.score for policy in part.policies]
+            rule = part.rule_costs, part.rule_scores
+            plot_restarts(
+                ax, part.without, part.replaced, budgets, values, *rule, _metric(part.scores), part.scores.recipe, True
+            )
+            handles |= {text: handle for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        body.legend(handles.values(), handles, loc="outside upper left", ncols=2, frameon=False, fontsize="small")
+        body.supxlabel("budget, runs", fontsize="medium")
+        name = _metric(found[0].scores).replace("_", " ")
+        body.supylabel(f"expected {name}\nof the best run", fontsize="medium")
+        folder.mkdir(exist_ok=True)
+        return write_figure(figure, folder, "restarts")
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+USAGE = "hf-stability restarts STUDY_FOLDER [--budget RUNS] [--recipe R ...]"
+
+DESCRIPTION = """What would restarts have been worth? From the finished runs of a study: the expected score of the best of n runs,
+and at an equal budget what it brings to start more runs, look at them early and finish only the best. Nothing is trained.
+Writes restarts.md and figures/restarts.png into the study's folder."""
+
+EXAMPLES = """
+examples:
+  # a study with a half of the development set that selects and one that reports, looked at every 10% of 468 update steps
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --seeds 25 --output_dir rte \\
+      --validation_half both --eval_strategy steps --eval_steps 47
+  hf-stability restarts rte --budget 10
+
+How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +.012 (.006)" says that 20 runs of which 13 are
+stopped after a fifth of training cost as much as 9.6 whole runs, and end .012 higher than the best of 9.6 whole ones.
+The row with the largest gain was chosen by that gain; on other seeds it will be smaller. Runs that crashed are left out
+and counted; diverged ones count; a recipe whose runs an alarm stopped is refused. To run such a policy on new seeds and
+save the compute: hf-stability --restarts T --look_at F --finish P (see hf-stability --help).
+"""

@@ -1,0 +1,150 @@
+"""Scores of a study's finished runs over update steps, read from their folders: what select, and what report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, nearest
+from ...tasks.load import HALVES
+from ..records import RunRecord, counting_key
+from ..study import read_runs
+
+
+@dataclass(frozen=True)
+class RecipeScores:
+    """Scores of N finished runs of a recipe, all of the headline metric; larger is better.
+
+    Args:
+        recipe, metric: names.
+        runs: (N,), by seed.
+        fractions: (F,), shares of the planned update steps, in (0, 1), increasing: the evaluations before the end.
+        looks: (N, F), scores at these, on the set that counts.
+        scores: (N,), at the end, on the set that counts.
+        report: (N,), at the end, on the half that selects nothing; None where the study has none.
+        diverged: how many of the runs diverged; see [`read_scores`] for their scores.
+        crashed, unfinished: runs that are in none of these: they raised, or were interrupted.
+    """
+
+    recipe: str
+    metric: str
+    runs: tuple[RunRecord, ...]
+    fractions: tuple[float, ...]
+    looks: np.ndarray
+    scores: np.ndarray
+    report: np.ndarray | None
+    diverged: int
+    crashed: int
+    unfinished: int
+
+
+def read_recipes(folder: Path, recipes: Sequence[str] | None = None) -> dict[str, list[RunRecord]]:
+    """The finished runs of a study by recipe, each by name.
+
+    Args:
+        folder: the study's folder.
+        recipes: those wanted, in this order. Default: all, sorted.
+
+    Raises:
+        InputError: no finished run, or none of a wanted recipe.
+    """
+    by_recipe: dict[str, list[RunRecord]] = {}
+    for run in read_runs(folder):
+        by_recipe.setdefault(run.recipe, []).append(run)
+    if not by_recipe:
+        raise InputError(f"{folder}: no finished run; give the folder of a study")
+    for recipe in recipes or ():
+        if recipe not in by_recipe:
+            hint = nearest(recipe, by_recipe)
+            raise InputError(
+                f"--recipe {recipe}: no finished run of it in {folder}{hint}; there is: {', '.join(by_recipe)}"
+            )
+    return {recipe: by_recipe[recipe] for recipe in recipes or by_recipe}
+
+
+def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
+    """The scores of a recipe's runs at every evaluation that all of them have.
+
+    A diverged run has the scores of its predictions, which are of one class once its weights are NaN; after a stop the
+    last ones, as they do not change any more; the best constant's where an evaluation gave no number. To leave it out
+    would flatter the recipe.
+
+    Args:
+        folder: the study's folder.
+        runs: of one recipe, at least one.
+
+    Raises:
+        InputError: a run was not trained to its end, though it had not diverged; it was never evaluated; or its
+            `metrics.json` cannot be read.
+    """
+    recipe = runs[0].recipe
+    stopped = Counter(run.status for run in runs if run.steps < run.planned_steps and run.status != "diverged")
+    for status, number in stopped.items():
+        how = "stopped by an alarm (--on_alarm stop)" if status == "stopped" else status
+        raise InputError(
+            f"{recipe}: {number} of {len(runs)} runs were {how}: nobody knows how they would have ended, and without them "
+            "the recipe would look better than it is. Give a study whose runs were all finished"
+        )
+    histories = [_history(folder, run) for run in runs]
+    planned = max(run.planned_steps for run in runs)
+    whole = [history for run, history in zip(runs, histories, strict=True) if run.steps >= run.planned_steps]
+    common = set.intersection(*map(set, whole or histories))
+    steps = sorted(step for step in common if step < planned)
+    selecting = np.array([[_at(history, step)[0] for step in (*steps, planned)] for history in histories])
+    report = [_at(history, planned)[1] for history in histories]
+    crashed, unfinished = _not_finished(folder / "runs" / recipe)
+    return RecipeScores(
+        recipe=recipe,
+        metric=runs[0].metric,
+        runs=tuple(runs),
+        fractions=tuple(step / planned for step in steps),
+        looks=selecting[:, :-1],
+        scores=selecting[:, -1],
+        report=None if None in report else np.array(report),
+        diverged=sum(run.status == "diverged" for run in runs),
+        crashed=crashed,
+        unfinished=unfinished,
+    )
+
+
+def _history(folder: Path, run: RunRecord) -> dict[int, tuple[float, float | None]]:
+    """Update step -> score that selects and, where there is one, score that reports."""
+    path = folder / "runs" / run.name / "metrics.json"
+    try:
+        evaluations = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        history = {entry["step"]: _scores_of(entry, run) for entry in evaluations}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error}); run it again") from None
+    if not history:
+        raise InputError(f"{run.name}: was never evaluated, so that it has no score")
+    return history
+
+
+def _scores_of(metrics: Mapping[str, Any], run: RunRecord) -> tuple[float, float | None]:
+    first = counting_key(metrics, run.metric)
+    second = f"eval_{HALVES[1]}_{run.metric}"
+    return _number(metrics[first], run), _number(metrics[second], run) if second in metrics else None
+
+
+def _number(score: float | None, run: RunRecord) -> float:
+    """The score; the best constant's where it was no number."""
+    score = run.baseline if score is None else score
+    return float("nan" if score is None else score)
+
+
+def _at(history: Mapping[int, tuple[float, float | None]], step: int) -> tuple[float, float | None]:
+    """At an update step, or at the last evaluation before it; at the first where there is none before."""
+    return history[max((known for known in history if known <= step), default=min(history))]
+
+
+def _not_finished(folder: Path) -> tuple[int, int]:
+    """Numbers of crashed and of unfinished runs below a recipe's folder."""
+    left = [path.parent for path in folder.glob("*/config.json") if not (path.parent / "run.json").is_file()]
+    crashed = sum((path / "error.txt").is_file() for path in left)
+    return crashed, len(left) - crashed

@@ -1,0 +1,213 @@
+"""The statistics of a study's tables: pure functions of scores and counts.
+
+A recipe's scores over seeds are `n` numbers, one a run; its runs are counted as failed or not. Tests are two-sided.
+scipy is imported where it is used: it takes most of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import InputError
+
+
+ROUNDING = 1e-12
+"""Scores that differ by less than this fraction of the largest are the same but for rounding."""
+
+
+def standard_deviation(scores: np.ndarray) -> np.ndarray:
+    """Standard deviation of a sample, `sqrt(sum_i (s_i - mean)^2 / (n - 1))` (ddof = 1).
+
+    Args:
+        scores: (..., n).
+
+    Returns:
+        (...), in the scores' unit; NaN for n < 2.
+    """
+    scores = np.asarray(scores, dtype=float)
+    if scores.shape[-1] < 2:
+        return np.full(scores.shape[:-1], np.nan)
+    return scores.std(-1, ddof=1)
+
+
+def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's score interval of a share, as `scipy.stats.binomtest(count, n).proportion_ci(method="wilson")`.
+
+    All shares p that the score test does not reject: `|count/n - p| <= z sqrt(p (1 - p) / n)`, hence
+
+        (count + z^2/2 -+ z sqrt(count (n - count) / n + z^2/4)) / (n + z^2)
+
+    with z the normal's quantile at (1 + confidence) / 2, 1.96 for 95%. Unlike `share -+ z SE` it stays in [0, 1] and
+    has a width where nothing, or everything, was counted: 0 of 20 gives 0 to .161 (Wilson 1927, JASA 22, p. 209).
+
+    Args:
+        count: (...), of n, for example failed runs; at least 0, at most n.
+        n: (...), at least 1.
+        confidence: in (0, 1).
+
+    Returns:
+        low (...) and high (...), in [0, 1], with `low <= count / n <= high`.
+    """
+    from scipy.special import ndtri
+
+    count, n = np.broadcast_arrays(np.asarray(count, dtype=float), np.asarray(n, dtype=float))
+    if not ((n >= 1) & (count >= 0) & (count <= n)).all():
+        raise InputError(f"a share of {count.tolist()} of {n.tolist()}: need 0 <= count <= n and n >= 1")
+    check_confidence(confidence)
+    z = ndtri((1 + confidence) / 2)
+    half = z * np.sqrt(count * (n - count) / n + z**2 / 4)
+    low, high = ((count + z**2 / 2 + sign * half) / (n + z**2) for sign in (-1, 1))
+    # at the ends the formula is 0 and 1 but for rounding
+    return np.where(count == 0, 0.0, low), np.where(count == n, 1.0, high)
+
+
+def t_interval(scores: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Student's t interval of a mean: `mean -+ t std / sqrt(n)`, t the quantile of n - 1 degrees of freedom.
+
+    For paired differences, give the differences, one for each seed (Student 1908, Biometrika 6, p. 1). Where few runs
+    fail, none of n may have failed: no interval made from the n scores alone can know of them.
+    `python benchmarks/interval_coverage.py` measures how often it holds the mean, next to bootstrap intervals.
+
+    Args:
+        scores: (..., n), finite, n >= 2.
+        confidence: in (0, 1).
+
+    Returns:
+        low (...) and high (...), in the scores' unit; NaN for n < 2. Scores that are all the same have no width.
+
+    Raises:
+        InputError: for scores that are not finite, and for a confidence outside (0, 1).
+    """
+    from scipy.special import stdtrit
+
+    scores = np.asarray(scores, dtype=float)
+    if not np.isfinite(scores).all():
+        raise InputError("scores that are not finite: give a run that diverged the score of its predictions")
+    check_confidence(confidence)
+    n = scores.shape[-1]
+    if n < 2:
+        return np.full(scores.shape[:-1], np.nan), np.full(scores.shape[:-1], np.nan)
+    half = stdtrit(n - 1, (1 + confidence) / 2) * standard_deviation(scores) / np.sqrt(n)
+    half = np.where(np.ptp(scores, -1) <= ROUNDING * np.abs(scores).max(-1), 0.0, half)
+    return scores.mean(-1) - half, scores.mean(-1) + half
+
+
+def expanded_ends(n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Levels of the expanded percentile bootstrap interval: `Phi(-+ sqrt(n / (n - 1)) t)`, t as in [`t_interval`].
+
+    Percentiles at (1 -+ confidence) / 2 are too near together for small n: the draws spread by std with n in place of
+    n - 1, and a normal quantile stands where Student's belongs. For a mean these levels mend both (Hesterberg 2015, The
+    American Statistician 69, p. 371).
+
+    Args:
+        n: number of runs, at least 2.
+        confidence: in (0, 1).
+
+    Returns:
+        low and high, in (0, 1), that add up to 1: 0.0159 and 0.9841 for n = 20 and a confidence of 0.95.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    check_confidence(confidence)
+    if n < 2:
+        raise InputError(f"an interval of {n} run: need at least 2")
+    low = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + confidence) / 2)))
+    return low, 1 - low
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises InputError for a confidence outside (0, 1)."""
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence}: need a number between 0 and 1, for example 0.95")
+
+
+def fisher_exact_p(count_a: int, n_a: int, count_b: int, n_b: int) -> float:
+    """Fisher's exact test: are two shares the same? `scipy.stats.fisher_exact`, two-sided.
+
+    Given that count_a + count_b are counted of all n_a + n_b, how many fall to A is hypergeometric; p is the
+    probability of all outcomes that are no more likely than the one seen (Fisher 1935).
+
+    Args:
+        count_a, n_a: A's count, for example of failed runs, and its number of runs, at least 1.
+        count_b, n_b: B's.
+
+    Returns:
+        p in (0, 1].
+    """
+    from scipy.stats import fisher_exact
+
+    for count, n in ((count_a, n_a), (count_b, n_b)):
+        if n < 1 or not 0 <= count <= n:
+            raise InputError(f"a share of {count} of {n}: need 0 <= count <= n and n >= 1")
+    return float(fisher_exact([[count_a, n_a - count_a], [count_b, n_b - count_b]])[1])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the given order (Holm 1979, Scandinavian Journal of Statistics 6, p. 65)."""
+    order = np.argsort(p_values)
+    adjusted = np.maximum.accumulate([(len(order) - rank) * p_values[i] for rank, i in enumerate(order)])
+    result = np.empty(len(order))
+    result[order] = np.minimum(adjusted, 1.0)
+    return result.tolist()
+
+
+@dataclass(frozen=True)
+class BrownForsythe:
+    """Result of [`brown_forsythe`].
+
+    Args:
+        f: the statistic, F(groups - 1, scores in all - groups) under the null hypothesis; None where it is undefined.
+        p: one minus the distribution function at `f`; None where it is undefined.
+        n: number of scores of each group.
+        distances: mean distance from the median of each group, the scores' unit: what the test compares. It may rank
+            two groups otherwise than their standard deviations do.
+        reason: why it is undefined; empty where it is not.
+    """
+
+    f: float | None
+    p: float | None
+    n: tuple[int, ...]
+    distances: tuple[float, ...]
+    reason: str = ""
+
+
+def brown_forsythe(*groups: Sequence[float] | np.ndarray) -> BrownForsythe:
+    """Brown-Forsythe test, that is Levene's about the median: do groups of scores spread equally?
+
+    The one-way analysis of variance of the distances from the group's median, `z_ij = |s_ij - median_i|`: with k
+    groups of n_i scores, N in all,
+
+        F = (N - k) / (k - 1) * sum_i n_i (mean z_i - mean z)^2 / sum_ij (z_ij - mean z_i)^2
+
+    `scipy.stats.levene(*groups, center="median")` (Brown & Forsythe 1974, JASA 69, p. 364). Where the distances do not
+    vary within any group the denominator is 0, and F is undefined: constant groups, and groups of two scores, which
+    are equally far from their median always.
+
+    Args:
+        groups: k >= 2 of them, each (n_i,), finite.
+
+    Returns:
+        F and p, or None for both and the reason: also for a group of fewer than 2 scores, which has no spread; there
+        are no `distances` then.
+    """
+    from scipy.stats import levene
+
+    arrays = [np.asarray(group, dtype=float) for group in groups]
+    if len(arrays) < 2 or any(array.ndim != 1 or not np.isfinite(array).all() for array in arrays):
+        raise InputError("the Brown-Forsythe test needs two groups or more, each a list of finite scores")
+    n = tuple(map(len, arrays))
+    if min(n) < 2:
+        return BrownForsythe(None, None, n, (), "a group has fewer than 2 scores")
+    z = [np.abs(array - np.median(array)) for array in arrays]
+    distances = tuple(float(group.mean()) for group in z)
+    same = ROUNDING * max(np.abs(array).max() for array in arrays)
+    if all(np.ptp(array) <= same for array in arrays):
+        return BrownForsythe(None, None, n, distances, "the scores of each group are all the same")
+    if all(np.ptp(group) <= same for group in z):
+        reason = "each score is as far from its group's median as the others, as two always are"
+        return BrownForsythe(None, None, n, distances, reason)
+    result = levene(*arrays, center="median")
+    return BrownForsythe(float(result.statistic), float(result.pvalue), n, distances)

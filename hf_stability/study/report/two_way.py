@@ -1,0 +1,403 @@
+"""How much of the scores' variance comes from the initialisation, and how much from the data order: two-way seeds.
+
+Every initialisation seed is run with every data-order seed, r times with other dropout (Dodge et al. 2020, arXiv
+2002.06305, for r = 1). The seeds of a study are a sample of all that could have been, so that their effects are random:
+run k of initialisation i = 1 .. I with data order j = 1 .. J scores
+
+    y_ijk = mu + a_i + b_j + (ab)_ij + e_ijk,    k = 1 .. r
+
+with uncorrelated effects of mean 0 and variances s_a, s_b, s_ab and s_e. The analysis of variance estimates them by the
+method of moments: mean squares are set equal to their expectations (Searle, Casella & McCulloch 1992, "Variance
+Components", chapter 4). That needs no normal distribution, which scores with failed runs among them do not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import InputError
+from .statistics import ROUNDING
+
+
+SOURCES = ("initialisation", "data order", "interaction", "dropout")
+COMBINED = "interaction + dropout"
+"""The last two where there is one run a cell: their sum is all that can be estimated."""
+
+COVERAGE_NOTE = (
+    "In simulations 95% intervals hold the true variance of a kind of seeds that contributes much in a share of 0.67 to 0.99 "
+    "with 5 seeds of that kind, and 0.86 to 0.98 with 10. Those of the other components are too long."
+)
+"""From `python benchmarks/interval_coverage.py others`: scores with normal effects, and with a fifth of the levels failed."""
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a crossed design, by cell.
+
+    Args:
+        init_seeds: (I,), sorted.
+        data_seeds: (J,), sorted.
+        scores: (I, J, r), the replicates of a cell in the order in which they were given.
+    """
+
+    init_seeds: tuple
+    data_seeds: tuple
+    scores: np.ndarray
+
+
+def crossed_grid(init_seeds: Sequence[Hashable], data_seeds: Sequence[Hashable], scores: Sequence[float]) -> Grid:
+    """The cells of a balanced crossed design, from a list of runs.
+
+    Args:
+        init_seeds: (n,), each run's initialisation seed.
+        data_seeds: (n,), its data-order seed.
+        scores: (n,), finite.
+
+    Returns:
+        The grid, with I * J * r = n.
+
+    Raises:
+        InputError: where a cell is missing or has more or fewer runs than others, naming it; where a score is not
+            finite; for fewer than two seeds of either kind.
+    """
+    if not len(init_seeds) == len(data_seeds) == len(scores):
+        raise InputError(
+            f"{len(init_seeds)} and {len(data_seeds)} seeds for {len(scores)} scores: need one of each a run"
+        )
+    cells: dict[tuple, list[float]] = {}
+    for init, order, score in zip(init_seeds, data_seeds, scores, strict=True):
+        cells.setdefault((init, order), []).append(score)
+    rows, columns = sorted(set(init_seeds)), sorted(set(data_seeds))
+    most = max(map(len, cells.values()), default=0)
+    for init in rows:
+        for order in columns:
+            number = len(cells.get((init, order), ()))
+            if number < most:
+                raise InputError(
+                    f"initialisation seed {init} with data-order seed {order}: {number} runs, others have {most}; each "
+                    "pair of seeds needs the same number: the command of the largest design runs what is missing"
+                )
+    array = np.array([[cells[init, order] for order in columns] for init in rows], dtype=float)
+    return Grid(tuple(rows), tuple(columns), _checked(array, rows, columns))
+
+
+def _checked(scores: np.ndarray, init_seeds: Sequence | None = None, data_seeds: Sequence | None = None) -> np.ndarray:
+    """(I, J, r) floats; raises InputError where they are not, or a cell has a score that is not finite."""
+    scores = np.asarray(scores, dtype=float)
+    if scores.ndim != 3 or min(scores.shape[:2]) < 2 or not scores.shape[2]:
+        raise InputError(
+            f"scores of shape {scores.shape}: need initialisation seeds x data-order seeds x replicates, at least two "
+            "seeds of each kind"
+        )
+    for i, j, _ in np.argwhere(~np.isfinite(scores))[:1]:
+        init, order = (seeds[k] if seeds else f"number {k}" for seeds, k in ((init_seeds, i), (data_seeds, j)))
+        raise InputError(
+            f"initialisation seed {init} with data-order seed {order}: a score is missing or not finite; give a run that "
+            "diverged the score of its predictions"
+        )
+    return scores
+
+
+# ---- variance components --------------------------------------------------------------------------------------------
+
+
+def mean_squares(scores: np.ndarray) -> np.ndarray:
+    """Mean squares of the two-way analysis of variance; a dot is a mean over that index.
+
+        source          mean square                                                         expectation
+        initialisation  MS_a  = J r sum_i (y_i.. - y_...)^2 / (I - 1)                       s_e + r s_ab + J r s_a
+        data order      MS_b  = I r sum_j (y_.j. - y_...)^2 / (J - 1)                       s_e + r s_ab + I r s_b
+        interaction     MS_ab = r sum_ij (y_ij. - y_i.. - y_.j. + y_...)^2 / (I - 1)(J - 1)  s_e + r s_ab
+        dropout         MS_e  = sum_ijk (y_ijk - y_ij.)^2 / IJ(r - 1)                       s_e
+
+    Args:
+        scores: (..., I, J, r), I and J at least 2.
+
+    Returns:
+        (..., 4), in this order, the scores' unit squared; for r = 1 (..., 3), there is no MS_e.
+    """
+    i, j, r = scores.shape[-3:]
+    cell = scores.mean(-1)
+    row, column = cell.mean(-1, keepdims=True), cell.mean(-2, keepdims=True)
+    grand = row.mean(-2, keepdims=True)
+    squares = [
+        j * r * ((row - grand) ** 2).sum((-2, -1)) / (i - 1),
+        i * r * ((column - grand) ** 2).sum((-2, -1)) / (j - 1),
+        r * ((cell - row - column + grand) ** 2).sum((-2, -1)) / ((i - 1) * (j - 1)),
+    ]
+    if r > 1:
+        squares.append(((scores - cell[..., None]) ** 2).sum((-3, -2, -1)) / (i * j * (r - 1)))
+    return np.stack(squares, -1)
+
+
+def variance_components(scores: np.ndarray) -> np.ndarray:
+    """Estimates of the variance components by the method of moments: unbiased, hence at times negative.
+
+        s_e = MS_e,  s_ab = (MS_ab - MS_e) / r,  s_a = (MS_a - MS_ab) / (J r),  s_b = (MS_b - MS_ab) / (I r)
+
+    With one run a cell MS_ab estimates s_ab + s_e: the two are not separable.
+
+    Args:
+        scores: (..., I, J, r), I and J at least 2.
+
+    Returns:
+        (..., 4): s_a, s_b, s_ab, s_e, the scores' unit squared; for r = 1 (..., 3): s_a, s_b, s_ab + s_e.
+    """
+    i, j, r = scores.shape[-3:]
+    ms_a, ms_b, ms_ab, *ms_e = np.moveaxis(mean_squares(scores), -1, 0)
+    s_a, s_b = (ms_a - ms_ab) / (j * r), (ms_b - ms_ab) / (i * r)
+    return np.stack([s_a, s_b, (ms_ab - ms_e[0]) / r, ms_e[0]] if r > 1 else [s_a, s_b, ms_ab], -1)
+
+
+def bootstrap_components(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
+    """Variance components of resampled designs: rows and columns independently, then replicates within the cells.
+
+    A draw takes I initialisation seeds and J data-order seeds, each with replacement, and r replicates with replacement
+    in every cell so made (McCullagh 2000, Bernoulli 6, p. 285; Owen 2007, "The pigeonhole bootstrap"). It assumes that
+    both kinds of seeds are independent draws, exchangeable among themselves, and replicates exchangeable within a cell;
+    no distribution.
+
+    Seeds that are drawn twice make the components of a draw biased, a known amount: over all draws, from estimates s_a,
+    s_b, s_ab and s_e, they are on average
+
+        s_a* = (1 - 1/I) (s_a + c / J)     s_b* = (1 - 1/J) (s_b + c / I)     with c = s_ab + s_e / r
+        s_ab* = (1 - 1/I) (1 - 1/J) c      s_e* = (1 - 1/r) s_e
+
+    (for two replicates the dropout's is halved). Each draw is put through the inverse of this, so that the mean over all
+    draws is the estimate (Brennan 2007, Educ. Psychol. Meas. 67, p. 784, for such designs in general).
+
+    Args:
+        scores: (I, J, r), I and J at least 2.
+        rng: draws the seeds.
+        draws: at least 1.
+
+    Returns:
+        (draws, 4), for r = 1 (draws, 3), as [`variance_components`].
+    """
+    i, j, r = scores.shape
+    rows = rng.integers(i, size=(draws, i, 1, 1))
+    columns = rng.integers(j, size=(draws, 1, j, 1))
+    replicates = rng.integers(r, size=(draws, i, j, r))
+    a, b, ab, *e = np.moveaxis(variance_components(scores[rows, columns, replicates]), -1, 0)
+    c = ab / ((1 - 1 / i) * (1 - 1 / j))
+    a, b = a / (1 - 1 / i) - c / j, b / (1 - 1 / j) - c / i
+    if r == 1:
+        return np.stack([a, b, c], -1)
+    s_e = e[0] / (1 - 1 / r)
+    return np.stack([a, b, c - s_e / r, s_e], -1)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One source of variance.
+
+    Args:
+        source: one of `SOURCES`, or `COMBINED`.
+        df: degrees of freedom of its mean square.
+        mean_square: see [`mean_squares`].
+        variance: the estimate as it is, negative at times: the scores' unit squared.
+        low, high: its bootstrap interval.
+        truncated: the estimate, 0 where it is negative; biased upwards.
+        share: of the sum of the truncated components; None where that is 0.
+        share_low, share_high: its bootstrap interval.
+    """
+
+    source: str
+    df: int
+    mean_square: float
+    variance: float
+    low: float
+    high: float
+    truncated: float
+    share: float | None
+    share_low: float | None
+    share_high: float | None
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """Result of [`analyse`].
+
+    Args:
+        shape: (I, J, r).
+        mean: of all scores.
+        components: one for each of `SOURCES`; without replicates initialisation, data order and `COMBINED`.
+        confidence: of the intervals.
+        draws: bootstrap draws.
+    """
+
+    shape: tuple[int, int, int]
+    mean: float
+    components: tuple[Component, ...]
+    confidence: float
+    draws: int
+
+    @property
+    def separable(self) -> bool:
+        """Whether interaction and dropout can be told apart: there are replicates."""
+        return self.shape[2] > 1
+
+
+def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, confidence: float = 0.95) -> TwoWay:
+    """Variance components of a crossed design, with bootstrap intervals.
+
+    Intervals are percentiles of [`bootstrap_components`], of the estimates as they are, and of the truncated shares.
+    `COVERAGE_NOTE` says how often 95% intervals hold the true variance: too seldom with 5 seeds, most of all where a
+    fifth of the levels fails, as 5 seeds may hold none that fails. Intervals of the interaction, the dropout and small
+    components hold it nearly always: they are two to three times too long, so that one that excludes 0 can be believed.
+
+    Args:
+        scores: (I, J, r): initialisation seeds x data-order seeds x dropout replicates, I and J at least 2, r at least 1.
+        rng: of the bootstrap.
+        draws: bootstrap draws, at least 1. Default: 2000.
+        confidence: of the intervals, in (0, 1). Default: .95.
+
+    Returns:
+        The components, in the scores' unit squared.
+
+    Raises:
+        InputError: for a missing score (NaN), naming the cell; for another shape; for a confidence outside (0, 1); for
+            no draws.
+    """
+    scores = _checked(scores)
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence}: need a number between 0 and 1, for example 0.95")
+    if draws < 1:
+        raise InputError(f"{draws} bootstrap draws: need at least 1, better 1000")
+    i, j, r = scores.shape
+    squares, variances = mean_squares(scores), variance_components(scores)
+    drawn = bootstrap_components(scores, rng, draws)
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(drawn, ends, axis=0)
+    nothing = (ROUNDING * np.abs(scores).max()) ** 2
+    shares, drawn_shares = _shares(variances, nothing), _shares(drawn, nothing)
+    drawn_shares = drawn_shares[~np.isnan(drawn_shares[:, 0])]  # seeds whose scores are all the same have no shares
+    known = not np.isnan(shares[0]) and len(drawn_shares)
+    share_low, share_high = np.quantile(drawn_shares, ends, axis=0) if known else (shares, shares)
+    sources = SOURCES if r > 1 else (*SOURCES[:2], COMBINED)
+    freedom = (i - 1, j - 1, (i - 1) * (j - 1), i * j * (r - 1))
+    components = tuple(
+        Component(
+            source,
+            freedom[k],
+            *map(float, (squares[k], variances[k], low[k], high[k], max(variances[k], 0.0))),
+            *(float(share[k]) if known else None for share in (shares, share_low, share_high)),
+        )
+        for k, source in enumerate(sources)
+    )
+    return TwoWay((i, j, r), float(scores.mean()), components, confidence, draws)
+
+
+def _shares(variances: np.ndarray, nothing: float) -> np.ndarray:
+    """Shares of the truncated components' sum, the last axis; NaN where the sum is no more than `nothing`."""
+    truncated = variances.clip(0)
+    total = truncated.sum(-1, keepdims=True)
+    return np.divide(truncated, total, out=np.full_like(truncated, np.nan), where=total > nothing)
+
+
+# ---- failures -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Result of [`analyse_failures`].
+
+    Args:
+        analysis: the components of the 0/1 response.
+        counts: (I, J), failed runs of each cell, of r.
+        by_initialisation: (I,), failed runs of each initialisation seed, of J r.
+        by_data_order: (J,), of each data-order seed, of I r.
+    """
+
+    analysis: TwoWay
+    counts: tuple[tuple[int, ...], ...]
+    by_initialisation: tuple[int, ...]
+    by_data_order: tuple[int, ...]
+
+
+def analyse_failures(
+    failed: np.ndarray, rng: np.random.Generator, draws: int = 2000, confidence: float = 0.95
+) -> Failures:
+    """The same analysis of failed runs: y is 1 for a failed run, 0 for another. Counts beside it.
+
+    What the components are: with p_ij the probability, over dropout, that initialisation i fails with data order j, the
+    first three are the variances of p_ij over initialisations, over data orders, and of what is left of it; the
+    dropout's is the mean of p_ij (1 - p_ij), the variance of a failure whose probability is known. Their sum estimates
+    p (1 - p), p the share that fails: where few runs fail, or nearly all, it is small whatever causes it, and shares
+    are comparable between recipes, components are not. This is the scale of probabilities, not of log odds. With few
+    failed runs the intervals say little (of none: nothing), and the counts are what there is to read.
+
+    Args:
+        failed: (I, J, r), of 0 and 1, or booleans.
+        rng, draws, confidence: as in [`analyse`].
+
+    Raises:
+        InputError: for other values than 0 and 1, and as [`analyse`].
+    """
+    failed = _checked(failed)
+    if not np.isin(failed, (0, 1)).all():
+        raise InputError("failed runs: need 1 for a run that failed and 0 for one that did not")
+    counts = failed.sum(-1).astype(int)
+    rows, columns = counts.sum(1).tolist(), counts.sum(0).tolist()
+    analysis = analyse(failed, rng, draws, confidence)
+    return Failures(analysis, tuple(map(tuple, counts.tolist())), tuple(rows), tuple(columns))
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(result: TwoWay) -> str:
+    """The components as a Markdown table, with what must be known to read it below."""
+    from .summary import markdown_table  # brings the Trainer with it, which the statistics do without
+
+    percent = f"{result.confidence:.0%} interval"
+    header = ["source", "df", "mean square", f"variance ({percent})", "variance, 0 if negative", "std"]
+    rows = [
+        [
+            part.source,
+            str(part.df),
+            f"{part.mean_square:.3g}",
+            f"{part.variance:.3g} ({part.low:.3g} to {part.high:.3g})",
+            f"{part.truncated:.3g}",
+            f"{part.truncated**0.5:.3g}",
+            "-" if part.share is None else f"{part.share:.2f} ({part.share_low:.2f} to {part.share_high:.2f})",
+        ]
+        for part in result.components
+    ]
+    i, j, r = result.shape
+    notes = [
+        f"{i} initialisation seeds x {j} data-order seeds x {r} with other dropout; mean {result.mean:.3f}. Variances by "
+        "the method of moments, in the score's unit squared; std is the root of the one that is not negative.",
+        f"Intervals: {result.draws} bootstrap draws of seeds of both kinds, and of replicates within the cells. {COVERAGE_NOTE}",
+    ]
+    if not result.separable:
+        rows.insert(2, ["interaction", *["not separable"] * 6])
+        notes.append("One run a cell: interaction and dropout are not separable, their sum is one component.")
+    return "\n".join([markdown_table([*header, f"share ({percent})"], rows), "", *(f"- {note}" for note in notes)])
+
+
+def counts_to_markdown(failures: Failures, init_seeds: Sequence, data_seeds: Sequence) -> str:
+    """Failed runs of each cell as a Markdown table, with the sums of both kinds of seeds; `2/3` is 2 failed of 3.
+
+    Args:
+        failures: of I x J cells.
+        init_seeds: (I,), the rows' names.
+        data_seeds: (J,), the columns' names.
+    """
+    from .summary import markdown_table
+
+    i, j, r = failures.analysis.shape
+    header = ["initialisation \\ data order", *map(str, data_seeds), "all"]
+    rows = [
+        [str(seed), *(f"{count}/{r}" for count in cells), f"{total}/{j * r}"]
+        for seed, cells, total in zip(init_seeds, failures.counts, failures.by_initialisation, strict=True)
+    ]
+    sums = [f"{total}/{i * r}" for total in failures.by_data_order]
+    rows.append(["all", *sums, f"{sum(failures.by_data_order)}/{i * j * r}"])
+    return markdown_table(header, rows)

@@ -1,0 +1,99 @@
+"""Which layer of a model a parameter is in, and the encoder under a model's head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+
+POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
+EMBEDDINGS = ("wte", "wpe", "shared")  # GPT-2's and T5's, whose names do not say "embed"
+
+
+def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The trainable parameters of a model by layer, from input to output, grouped from the module tree.
+
+    | name | what |
+    | --- | --- |
+    | `embeddings` | everything called embedding, ELECTRA's and ALBERT's projections of it included |
+    | `layer_00` ... | one for each element of the encoder's layer list; two digits, so that they sort |
+    | `shared_layer_00` ... | the same where one layer is used many times (ALBERT: one for each group) |
+    | `encoder_layer_00`, `decoder_layer_00` ... | where there are two stacks |
+    | `pooler` | the pooler; DistilBERT's `pre_classifier` |
+    | `classifier` | everything outside the base model |
+
+    In a plain `nn.Module`, without Hugging Face's `base_model_prefix`, what is none of these goes by the name of its
+    outermost submodule. Frozen parameters are left out. DistributedDataParallel, DataParallel and `torch.compile` around
+    a model change no name.
+    """
+    model = _unwrapped(model)
+    stacks = _layer_stacks(model)
+    prefix = getattr(model, "base_model_prefix", "")
+    if not (prefix and hasattr(model, prefix)):
+        prefix = None  # a plain module, or the base model itself
+    shared = hasattr(getattr(model, "config", None), "num_hidden_groups")  # ALBERT
+    layers: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            layers.setdefault(_layer_name(name, stacks, prefix, shared), []).append(parameter)
+    return layers
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that only put their own name before its parameters' names."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif "_orig_mod" in model._modules:  # torch.compile
+            model = model._orig_mod
+        else:
+            return model
+
+
+def _layer_stacks(model: nn.Module) -> list[str]:
+    """Names of the outermost module lists that hold a model's layers."""
+    stacks: dict[str, int] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(stack + ".") for stack in stacks)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            same_class = len({type(child) for child in module}) == 1
+            compound = all(next(child.children(), None) is not None for child in module)
+            if same_class and compound:
+                stacks[name] = sum(p.numel() for p in module.parameters())
+    largest = max(stacks.values(), default=0)
+    return [name for name, size in stacks.items() if 10 * size >= largest]  # a list of small heads is no encoder
+
+
+def _layer_name(parameter: str, stacks: Iterable[str], prefix: str | None, shared: bool) -> str:
+    stacks = list(stacks)
+    for stack in stacks:
+        if parameter.startswith(stack + "."):
+            number = int(parameter[len(stack) + 1 :].split(".")[0])
+            side = f"{stack.split('.')[-2]}_" if len(stacks) > 1 and "." in stack else ""
+            return f"{side}{'shared_' if shared else ''}layer_{number:02d}"
+    parts = parameter.split(".")[:-1] or [parameter]
+    if any("embed" in part.lower() or part in EMBEDDINGS for part in parts):
+        return "embeddings"
+    if any(part in POOLERS for part in parts):
+        return "pooler"
+    if prefix is None:
+        return parts[0]
+    if prefix not in parts:
+        return "classifier"
+    return (parts[parts.index(prefix) + 1 :] or [prefix])[0]
+
+
+def base_model(model: nn.Module) -> tuple[str, nn.Module]:
+    """What the names of the parameters of the encoder inside of a Hugging Face model begin with (`bert.`), and this encoder; of
+    a plain module, or a bare encoder, the empty text and itself."""
+    prefix = getattr(model, "base_model_prefix", "")
+    inner = getattr(model, prefix, None) if prefix else None
+    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
+
+
+def base_model_of(model: nn.Module) -> nn.Module:
+    """The encoder under a head: Hugging Face's `base_model`, through PEFT; the model itself where there is none."""
+    if hasattr(model, "get_base_model"):  # PEFT, whose own `base_model` is the adapter
+        model = model.get_base_model()
+    return getattr(model, "base_model", model)

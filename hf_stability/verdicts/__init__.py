@@ -1,0 +1,1 @@
+"""What a verdict rests on, and how it is put into words."""

@@ -1,0 +1,550 @@
+"""Each cause of a failed run: values that show it, values that do not, and too few to look."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from hf_stability.diagnose import causes
+from hf_stability.diagnose.causes import CHECKS, LIKELIHOODS, Finding, run_checks
+from hf_stability.errors import InputError
+from hf_stability.methods.adamw import effective_step_factor
+
+
+EVEN = np.tile([0, 1], 50)
+
+
+def labels(*counts):
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def schedule(peak=2e-5, total=468, warmup=47, bias_correction=True):
+    """The Trainer's linear schedule, and the rates at which corrected steps would be as large."""
+    steps = np.arange(1, total + 1)
+    rates = [peak * min((t - 1) / max(1, warmup), (total - t + 1) / max(1, total - warmup)) for t in steps]
+    corrected = rates if bias_correction else rates / effective_step_factor(steps)
+    return {
+        "rate_steps": steps,
+        "rates": np.array(rates),
+        "corrected_rates": corrected,
+        "bias_correction": bias_correction,
+    }
+
+
+class OwnBertTokenizer(transformers.BertTokenizer):
+    pass
+
+
+VANISHED = {"lasting": True, "layers": ["layer_00", "layer_01"], "first_step": 40, "healed_step": None}
+STUCK = {"optimisation": "stuck", "train_loss": 0.69, "constant_loss": 0.69}
+LEARNED = {"optimisation": "learned", "train_loss": 0.1, "constant_loss": 0.69}
+MEMORIZED = {"learned": True, "score": 1.0, "steps": 40, "rate": 5e-5, "examples": 32, "regression": False}
+NORMS = np.ones((50, 4))
+LAYERS = ["embeddings", "layer_00", "layer_01", "classifier"]
+ALARM = {"step": 30, "total_steps": 100, "risk": 0.9}
+
+ADAPTERS = {"trainable": {"layer_00": 1}, "frozen": {"layer_00": 9, "classifier": 1, "pooler": 1}, "adapters": "LORA"}
+
+# check, values, how likely, what the sentence says
+CASES = {
+    # labels
+    "in order": ("labels", {"train_labels": EVEN, "dev_labels": EVEN, "num_labels": 2}, "unlikely", "agree"),
+    "id too large": (
+        "labels",
+        {"train_labels": labels(5, 5, 3), "dev_labels": EVEN, "num_labels": 2},
+        "likely",
+        "3 of 13 train labels are not one of the model's 2 classes (ids 2)",
+    ),
+    "negative id": ("labels", {"dev_labels": np.array([-5, 0, 1])}, "likely", "1 of 3 dev labels are not a class id"),
+    "hidden labels": (
+        "labels",
+        {"train_labels": EVEN, "dev_labels": np.full(9, -1), "num_labels": 2},
+        "likely",
+        "all dev labels are -1: hidden",
+    ),
+    "ignored labels": ("labels", {"train_labels": np.full(9, -100)}, "likely", "all train labels are -100"),
+    "some ignored": ("labels", {"train_labels": np.array([0, 1, -100]), "num_labels": 2}, "unlikely", "agree"),
+    "one class": ("labels", {"train_labels": np.zeros(9, int)}, "likely", "all train labels are of one class"),
+    "class of dev alone": (
+        "labels",
+        {"train_labels": EVEN, "dev_labels": labels(3, 3, 4), "num_labels": 3},
+        "likely",
+        "dev has classes that train has not (ids 2)",
+    ),
+    "names in another order": (
+        "labels",
+        {"train_labels": EVEN, "train_names": ["no", "yes"], "dev_names": ["yes", "no"]},
+        "likely",
+        "train and dev give the classes in another order: no, yes against yes, no",
+    ),
+    "other names": (
+        "labels",
+        {"train_labels": EVEN, "train_names": ["no", "yes"], "dev_names": ["0", "1"]},
+        "likely",
+        "by other names",
+    ),
+    "a model of another task": (
+        "labels",
+        {"train_labels": EVEN, "num_labels": 2, "train_names": ("no", "yes"), "model_names": ["bad", "good"]},
+        "possible",
+        "id2label names other classes (a head of another task?): bad, good; the data's: no, yes",
+    ),
+    "a model of the same task": (
+        "labels",
+        {"train_labels": EVEN, "num_labels": 2, "train_names": ("no", "yes"), "model_names": ["Yes", "No"]},
+        "possible",
+        "id2label gives the classes in another order: Yes, No; the data's: no, yes",
+    ),
+    "another model's head of another size is new": (
+        "labels",
+        {"train_labels": EVEN, "num_labels": 2, "train_names": ("no", "yes"), "model_names": ["a", "b", "c"]},
+        "unlikely",
+        "agree",
+    ),
+    # class shares
+    "even": ("class shares", {"train_labels": EVEN, "dev_labels": EVEN}, "unlikely", "majority 50% of train, 50% of dev"),
+    "one class dominates": (
+        "class shares",
+        {"train_labels": labels(190, 10), "dev_labels": labels(95, 5), "train_names": ("rare", "odd")},
+        "possible",
+        "one class dominates (95% of train, 95% of dev): always 'rare' scores an accuracy of 0.950",
+    ),
+    "shares differ": (
+        "class shares",
+        {"train_labels": labels(400, 600), "dev_labels": labels(550, 450)},
+        "possible",
+        "differ by up to 15% between train and dev; always class 0 scores an accuracy of 0.550",
+    ),
+    "shares differ much": (
+        "class shares",
+        {"train_labels": labels(200, 800), "dev_labels": labels(600, 400)},
+        "likely",
+        "differ by up to 40%",
+    ),
+    "shares differ by chance": (
+        "class shares",
+        {"train_labels": labels(400, 600), "dev_labels": labels(11, 9)},  # 15 points, of 20 examples
+        "unlikely",
+        "majority 60% of train, 55% of dev",
+    ),
+    # truncation
+    "long texts": ("truncation", {"truncated_share": 0.2, "max_seq_length": 64}, "possible", "20% of the training"),
+    "very long texts": ("truncation", {"truncated_share": 0.7}, "likely", "70%"),
+    "short texts": ("truncation", {"truncated_share": 0.01, "max_seq_length": 64}, "unlikely", "1% of the training"),
+    # tokenizer
+    "fits": (
+        "tokenizer",
+        {"tokenizer_size": 30522, "embedding_rows": 30522, "unknown_share": 0.001, "largest_id": 29999},
+        "unlikely",
+        "fits the model: 30522 tokens",
+    ),
+    "matrix with padding": ("tokenizer", {"tokenizer_size": 30522, "embedding_rows": 30592}, "unlikely", "fits"),
+    "too many tokens": (
+        "tokenizer",
+        {"tokenizer_size": 50265, "embedding_rows": 30522},
+        "likely",
+        "the tokenizer has 50265 tokens, the model embeds 30522 only",
+    ),
+    "far fewer tokens": ("tokenizer", {"tokenizer_size": 28996, "embedding_rows": 30522}, "possible", "another's?"),
+    "id beyond the matrix": (
+        "tokenizer",
+        {"largest_id": 30522, "embedding_rows": 30522, "tokenizer_size": 40000},
+        "likely",
+        "token id 30522, the model knows 0 to 30521",
+    ),
+    "padding": (
+        "tokenizer",
+        {"tokenizer_size": 9, "tokenizer_ids": {"pad": 1, "cls": 0}, "config_ids": {"pad": 0, "cls": None}},
+        "likely",
+        "pad is token 1 to the tokenizer, 0 to the model",
+    ),
+    "class of the tokenizer": (
+        "tokenizer",
+        {
+            "tokenizer_size": 9,
+            "tokenizer_class": transformers.RobertaTokenizer,
+            "expected_class": transformers.BertTokenizer,
+        },
+        "possible",
+        "a RobertaTokenizer for a model that goes with a BertTokenizer",
+    ),
+    "a special case of the class": (
+        "tokenizer",
+        {"tokenizer_size": 9, "tokenizer_class": OwnBertTokenizer, "expected_class": transformers.BertTokenizer},
+        "unlikely",
+        "fits",
+    ),
+    "the class it is a special case of": (
+        "tokenizer",
+        {"tokenizer_size": 9, "tokenizer_class": transformers.BertTokenizer, "expected_class": OwnBertTokenizer},
+        "unlikely",
+        "fits",
+    ),
+    "unknown tokens": ("tokenizer", {"unknown_share": 0.1}, "possible", "10% of the data's tokens are unknown"),
+    "many unknown tokens": ("tokenizer", {"unknown_share": 0.5}, "likely", "50% of the data's tokens are unknown"),
+    # weights
+    "a new head": (
+        "new weights",
+        {"missing_weights": ["classifier.weight", "classifier.bias"], "base_prefix": "bert"},
+        "unlikely",
+        "only the head is new (classifier.bias, classifier.weight)",
+    ),
+    "a new pooler": (
+        "new weights",
+        {"missing_weights": ["bert.pooler.dense.weight", "classifier.weight"], "base_prefix": "bert"},
+        "unlikely",
+        "the pooler too",
+    ),
+    "a new encoder": (
+        "new weights",
+        {"missing_weights": ["bert.encoder.layer.0.x", "bert.pooler.y", "classifier.weight"], "base_prefix": "bert"},
+        "likely",
+        "1 weights of the encoder are not in the pretrained files and were drawn anew (bert.encoder.layer.0.x ...)",
+    ),
+    "all trained": (
+        "frozen weights",
+        {"trainable": {"layer_00": 9, "classifier": 1}, "frozen": {}},
+        "unlikely",
+        "every weight is trained",
+    ),
+    "all frozen": ("frozen weights", {"trainable": {}, "frozen": {"layer_00": 9}}, "likely", "every weight is frozen"),
+    "encoder frozen": (
+        "frozen weights",
+        {"trainable": {"classifier": 1}, "frozen": {"embeddings": 4, "layer_00": 5}},
+        "likely",
+        "90% of the weights are frozen (embeddings, layer_00)",
+    ),
+    "embeddings frozen": (
+        "frozen weights",
+        {"trainable": {"classifier": 1, "layer_00": 6}, "frozen": {"embeddings": 3}},
+        "possible",
+        "30% of the weights are frozen (embeddings)",
+    ),
+    "head frozen": (
+        "frozen weights",
+        {"trainable": {"layer_00": 9}, "frozen": {"classifier": 1}},
+        "likely",
+        "the head is frozen",
+    ),
+    "adapters": (
+        "frozen weights",
+        {"trainable": {"layer_00": 1}, "frozen": {"layer_00": 9}, "adapters": "LORA"},
+        "unlikely",
+        "adapters are trained",
+    ),
+    "adapters, and a new head that is frozen": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"classifier": "new", "bert.pooler.dense": "kept"}},
+        "likely",
+        "the head is frozen, and was drawn at random (classifier)",
+    ),
+    "adapters, and a new pooler that is frozen": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"bert.pooler.dense": "new"}},
+        "likely",
+        "the pooler is frozen, and was drawn at random (bert.pooler.dense)",
+    ),
+    "adapters, and a head of unknown values": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"score": "unknown"}},
+        "possible",
+        "the head is frozen (score); whether it was drawn at random is not known",
+    ),
+    "the same head, by the pretrained files": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"score": "unknown"}, "missing_weights": ["score.weight"]},
+        "likely",
+        "the head is frozen, and was drawn at random (score)",
+    ),
+    "adapters of a language model": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"lm_head": "loaded", "bert.pooler.dense": "kept"}},
+        "unlikely",
+        "adapters are trained",
+    ),
+    "adapters, by their files alone": ("frozen weights", {"adapters": "LORA", "frozen_parts": {}}, "unlikely", "adapters are"),
+    "half a head frozen": (
+        "frozen weights",
+        {"trainable": {"layer_00": 9, "classifier": 1}, "frozen": {"classifier": 8}, "frozen_parts": {"classifier.dense": "new"}},
+        "likely",
+        "the head is frozen, and was drawn at random (classifier.dense)",
+    ),
+    "a head as it was loaded": (
+        "frozen weights",
+        {"trainable": {"layer_00": 9}, "frozen": {"classifier": 1}, "frozen_parts": {"classifier": "loaded"}},
+        "possible",
+        "with the values that were loaded",
+    ),
+    "head and embeddings frozen": (
+        "frozen weights",
+        {"trainable": {"layer_00": 6}, "frozen": {"embeddings": 3, "classifier": 1}, "frozen_parts": {"classifier": "new"}},
+        "likely",
+        "drawn at random (classifier); 40% of the weights are frozen (embeddings)",
+    ),
+    "new tokens": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"bert.embeddings.word_embeddings": "new tokens"}},
+        "possible",
+        "tokens that were added to the tokenizer",
+    ),
+    "all layers": ("layers", {"layers": LAYERS, "layer_norms": NORMS}, "unlikely", "all 4 layers"),
+    "a layer that is not there": (
+        "layers",
+        {"layers": ["embeddings", "layer_02", "classifier"], "layer_norms": NORMS[:, :3]},
+        "likely",
+        "layer_00, layer_01 are not in the record of gradients",
+    ),
+    "no encoder": ("layers", {"layers": ["classifier"], "layer_norms": NORMS[:, :1]}, "likely", "the encoder is not in"),
+    "a layer cut off": (
+        "layers",
+        {"layers": LAYERS, "layer_norms": NORMS * [0, 1, 1, 1]},
+        "likely",
+        "embeddings had a gradient of exactly 0 at every step",
+    ),
+    "a layer at 0 for a time": (
+        "layers",
+        {"layers": LAYERS, "layer_norms": np.vstack([NORMS * [0, 1, 1, 1], NORMS])},
+        "unlikely",
+        "all 4 layers",
+    ),
+    "float16 weights": ("weights' precision", {"weights_dtype": "torch.float16"}, "likely", "themselves are float16"),
+    "float32 weights": ("weights' precision", {"weights_dtype": str(torch.float32)}, "unlikely", "are float32"),
+    # the training
+    "finite": ("NaN", {"losses": np.ones(9), "steps": np.arange(1, 10)}, "unlikely", "every training loss is finite"),
+    "a NaN": (
+        "NaN",
+        {"losses": np.array([0.7, np.nan, np.inf, 0.7]), "steps": np.array([1, 2, 3, 4])},
+        "likely",
+        "2 of 4 training losses are NaN or Inf, the first at step 2",
+    ),
+    "NaN from the first step, by the verdict": (
+        "NaN",
+        {"evidence": {"nonfinite": ["train loss", "eval outputs"], "first_nonfinite_step": 1}},
+        "likely",
+        "NaN or Inf in train loss, eval outputs, the first at step 1",
+    ),
+    "the verdict goes before the log": (
+        "NaN",
+        {"evidence": {"nonfinite": ["weights"], "first_nonfinite_step": None}, "logged_losses": [0.7]},
+        "likely",
+        "NaN or Inf in weights",
+    ),
+    "a NaN in the log": ("NaN", {"logged_losses": [0.7, float("nan")]}, "likely", "1 of 2 logged losses are NaN"),
+    "the log's filter": ("NaN", {"logged_losses": [0.7]}, "unlikely", "logging_nan_inf_filter, on by default, hides"),
+    "the log without the filter": ("NaN", {"logged_losses": [0.7], "nan_filter": False}, "unlikely", "no logged loss is"),
+    "no skipped step": ("skipped steps", {"grad_norms": np.ones(99)}, "unlikely", "none: 0 of 99"),
+    "scale found at the start": (
+        "skipped steps",
+        {"grad_norms": np.r_[np.inf, np.inf, np.ones(98)], "losses": np.ones(100), "precision": "fp16"},
+        "unlikely",
+        "2 of 100 update steps are NaN or Inf, all of them at the start",
+    ),
+    "a few skipped": (
+        "skipped steps",
+        {"grad_norms": np.r_[np.ones(98), np.inf, 1.0], "precision": "fp16"},
+        "possible",
+        "beyond the first ones",
+    ),
+    "many skipped": (
+        "skipped steps",
+        {"grad_norms": np.r_[np.full(20, np.nan), np.ones(80)], "precision": "fp16"},
+        "likely",
+        "20 of 100 update steps are NaN or Inf: with fp16 such steps are skipped",
+    ),
+    "no scaler": (
+        "skipped steps",
+        {"grad_norms": np.r_[np.ones(9), np.inf], "precision": "no"},
+        "likely",
+        "there is no loss scaler",
+    ),
+    "NaN loss is another matter": (
+        "skipped steps",
+        {"grad_norms": np.r_[1.0, np.nan], "losses": np.r_[1.0, np.nan], "precision": "no"},
+        "unlikely",
+        "none: 0 of 2",
+    ),
+    "skipped in the log": ("skipped steps", {"logged_norms": [1.0, float("inf")]}, "likely", "1 of 2 logged gradient"),
+    "whole": ("ended early", {"step": 100, "total_steps": 100}, "unlikely", "100 of 100"),
+    "half": ("ended early", {"step": 50, "total_steps": 100}, "possible", "50 of 100 update steps are there"),
+    "many steps": ("update steps", {"total_steps": 1000}, "unlikely", "1000 update steps"),
+    "few steps": ("update steps", {"total_steps": 999}, "possible", "999 update steps, fewer than 1000"),
+    "very few steps": ("update steps", {"total_steps": 60}, "likely", "60 update steps, fewer than 1000"),
+    "warmup": ("warmup", {"warmup_steps": 10, "total_steps": 100}, "unlikely", "10 of 100 update steps are warmup (10%)"),
+    "short warmup": ("warmup", {"warmup_steps": 2, "total_steps": 100}, "possible", "(2%)"),
+    "no warmup": ("warmup", {"warmup_steps": 0, "total_steps": 100}, "possible", "no warmup"),
+    "the paper's rate": ("learning rate", schedule(), "unlikely", "peak learning rate 2e-05: 1 times the paper's 2e-05"),
+    "the paper's rate without correction": (
+        "learning rate",
+        schedule(bias_correction=False),
+        "likely",
+        "without bias correction steps are as large as with it at up to 9.2e-05 (step 48): 4.6 times the paper's",
+    ),
+    "a base model's usual rate": (
+        "learning rate",
+        {**schedule(5e-5), "hidden_size": 768},
+        "possible",
+        "1.9 times the paper's 2e-05, scaled from 1024 to 768 units (2.7e-05)",
+    ),
+    "a large rate": ("learning rate", schedule(1e-3), "likely", "50 times"),
+    "a rate of LoRA": (
+        "learning rate",
+        {**schedule(1e-3), "hidden_size": 1024, "adapters": "LORA"},
+        "unlikely",
+        "of LORA adapters, which take higher rates than a whole model; the paper has no bound for them (LoRA's authors: 2e-04",
+    ),
+    "a large rate of LoRA": ("learning rate", {**schedule(6e-3), "adapters": "LORA"}, "possible", "peak learning rate 0.006"),
+    "a small rate of LoRA": ("learning rate", {**schedule(1e-5), "adapters": "LORA"}, "possible", "peak learning rate 1e-05"),
+    "a rate of prompts": ("learning rate", {**schedule(0.3), "adapters": "PROMPT_TUNING"}, "unlikely", "of PROMPT_TUNING"),
+    "a rate of one group": (
+        "learning rate",
+        {**schedule(), "rate_note": "this is the encoder's rate, the parameter groups have 2e-05 to 0.001"},
+        "unlikely",
+        "1 times the paper's 2e-05; this is the encoder's rate, the parameter groups have 2e-05 to 0.001",
+    ),
+    "a tiny rate": ("learning rate", schedule(1e-7), "likely", "0.005 times"),
+    "a small rate": ("learning rate", schedule(1e-6), "possible", "0.05 times"),
+    # verdict
+    "vanished": ("vanished gradients", {"evidence": {"gradients": VANISHED}}, "likely", "2 layers, layer_00 to layer_01,"),
+    "vanished for a time": (
+        "vanished gradients",
+        {"evidence": {"gradients": {**VANISHED, "lasting": False, "healed_step": 70}}},
+        "possible",
+        "and were back by step 70",
+    ),
+    "not vanished": ("vanished gradients", {"evidence": {"gradients": None}}, "unlikely", "no layer's gradient"),
+    "learned, and yet failed": (
+        "train and dev",
+        {"status": "failed", "evidence": LEARNED},
+        "likely",
+        "the training set was learned (training loss 0.1, the best constant's 0.69), the development set was not",
+    ),
+    "not learned": ("train and dev", {"status": "failed", "evidence": STUCK}, "unlikely", "itself was not learned"),
+    "learned": ("train and dev", {"status": "ok", "evidence": LEARNED}, "unlikely", "the run learned"),
+    "alarm": ("early warning", {"alarm": ALARM, "status": "failed"}, "likely", "step 30 of 100 (risk 0.90)"),
+    "false alarm": ("early warning", {"alarm": ALARM, "status": "ok"}, "possible", "step 30 of 100"),
+    "by heart": ("memorize", {"memorized": MEMORIZED}, "unlikely", "can memorise: 100% of 32 training examples right"),
+    "not by heart": (
+        "memorize",
+        {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}},
+        "likely",
+        "cannot memorise: 50% of 32 training examples right after 40 update steps at a constant 5e-05",
+    ),
+    "not by heart, with adapters": (
+        "memorize",
+        {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}, "adapters": "IA3"},
+        "possible",
+        "dropout off; IA3 adapters may be too few weights for it. A bug is likelier",
+    ),
+    "not by heart, from weights that failed": (
+        "memorize",
+        {"memorized": {**MEMORIZED, "learned": False, "trained_before": 188}},
+        "possible",
+        "it began with weights that had been trained for 188 steps",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_check_says_what_the_values_show(case):
+    name, values, likelihood, text = CASES[case]
+    finding = CHECKS[name][0](**values)
+    assert (finding.name, finding.likelihood) == (name, likelihood), finding
+    assert text in finding.sentence, finding.sentence
+    assert bool(finding.remedy) == (likelihood != "unlikely")  # who has nothing to mend gets no advice
+
+
+def test_every_check_is_tried_both_ways():
+    seen = {name: {case[2] == "unlikely" for case in CASES.values() if case[0] == name} for name in CHECKS}
+    seen["early warning"].add(True)  # raised or not, it is never a reason to be at ease
+    assert all(found == {True, False} for found in seen.values()), seen
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_that_knows_nothing_says_nothing(name):
+    assert CHECKS[name][0]() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("learning rate", {**schedule(), "optimizer": "adafactor"}),
+        ("learning rate", schedule(0.0)),
+        ("skipped steps", {"grad_norms": np.full(9, np.nan)}),  # they were never known
+        ("layers", {"layers": LAYERS, "layer_norms": NORMS * np.nan}),
+        ("vanished gradients", {"evidence": {}}),
+        ("class shares", {"train_labels": EVEN}),
+        ("class shares", {"train_labels": EVEN, "dev_labels": np.full(3, -1)}),
+    ],
+)
+def test_a_check_does_not_look_where_there_is_nothing_to_see(name, values):
+    assert CHECKS[name][0](**values) is None
+
+
+def test_the_remedy_for_a_rate_is_a_lower_one():
+    finding = CHECKS["learning rate"][0](**schedule(3e-4))
+    assert finding.recipe == "--recipe mosbach2021 --learning_rate 2e-05"
+    finding = CHECKS["learning rate"][0](**{**schedule(3e-4, bias_correction=False), "hidden_size": 64})
+    assert finding.recipe == "--recipe mosbach2021 --learning_rate 0.0001"  # a third, below the paper's scaled 3.2e-4
+    assert CHECKS["learning rate"][0](**schedule(1e-7)).recipe == "--learning_rate 2e-05"
+
+
+def test_the_remedy_for_a_frozen_head_is_to_train_it():
+    parts = {
+        "classifier.dense": "new",
+        "classifier.out_proj": "new",
+        "bert.pooler.dense": "new",
+        "x.embeddings": "kept",
+    }
+    remedy = CHECKS["frozen weights"][0](**ADAPTERS, frozen_parts=parts).remedy
+    assert "beside the adapters: modules_to_save=['classifier', 'pooler'] in PEFT's config" in remedy
+    remedy = CHECKS["frozen weights"][0](**ADAPTERS, frozen_parts={"no modules_to_save": "unknown"}).remedy
+    assert "beside the adapters: modules_to_save in PEFT's config" in remedy
+    without = {**ADAPTERS, "adapters": None}
+    assert "requires_grad" in CHECKS["frozen weights"][0](**without, frozen_parts=parts).remedy
+
+
+def test_no_recipe_is_for_the_rate_of_adapters():
+    finding = CHECKS["learning rate"][0](**schedule(6e-3), adapters="LORA")
+    assert finding.recipe == "" and finding.figures["reference"] == [2e-4, 5e-4] and "third" in finding.remedy
+    assert "Raise" in CHECKS["learning rate"][0](**schedule(1e-5), adapters="LORA").remedy
+
+
+def test_the_bounds_of_the_rate_are_where_the_demo_put_them():
+    """By the demo's grid (benchmarks/demo_study): 0 of 10 runs failed at 2e-4, 4 at 2.5e-4, 9 at 3e-4, none at 1e-4."""
+    ratios = {}
+    for rate in (1e-4, 2e-4, 2.5e-4, 3e-4):
+        found = CHECKS["learning rate"][0](**schedule(rate, 189, 19, bias_correction=False), hidden_size=64)
+        ratios[rate] = (round(found.figures["ratio"], 1), found.likelihood)
+    assert ratios == {1e-4: (2.0, "possible"), 2e-4: (3.9, "possible"), 2.5e-4: (4.9, "likely"), 3e-4: (5.9, "likely")}
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+
+def test_findings_come_in_order_of_likelihood_and_what_is_missing_is_said():
+    values = {
+        "total_steps": 500,
+        "warmup_steps": 50,
+        "train_labels": EVEN,
+        "dev_labels": labels(1, 1, 1),
+        "losses": None,
+    }
+    findings, missing = run_checks(values)
+    order = [LIKELIHOODS.index(finding.likelihood) for finding in findings]
+    assert order == sorted(order) and len(set(order)) > 1
+    assert findings[0].name == "labels" and "update steps" not in missing
+    assert "--model_name_or_path" in missing["new weights"] and "steps.rec" in missing["NaN"]
+    assert not {finding.name for finding in findings} & set(missing)
+
+
+def test_every_value_stands_in_the_table():
+    for check, _ in CHECKS.values():
+        for name in inspect.signature(check).parameters:
+            assert f"`{name}`" in causes.__doc__, name
+
+
+def test_a_likelihood_is_one_of_three():
+    with pytest.raises(InputError, match="'certain' is none of likely, possible, unlikely"):
+        Finding("labels", "certain", "x")

@@ -1,0 +1,206 @@
+"""`--two_way`: a real tiny study through the command, and the table that is made from its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from itertools import product
+
+import numpy as np
+import pytest
+
+from hf_stability.cli import commands as cli
+from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.errors import InputError
+from hf_stability.study.job import Job
+from hf_stability.study.report import two_way, two_way_report
+from hf_stability.study.report.two_way_report import cell_streams, check_sizes, two_way_jobs, write_two_way
+from hf_stability.study.run import make_trainer, quiet, training_arguments
+from hf_stability.study.study import read_runs
+from hf_stability.training_args import seed_streams
+from tests.study.report.test_scores import leave_run
+
+
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+STREAMS = ("init_seed", "data_seed", "dropout_seed")
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_study):
+    return [*tiny_study, *"--max_steps 3 --per_device_train_batch_size 16 --learning_rate 5e-3".split()]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments, tmp_path_factory):
+    """A study of 2 initialisations x 2 data orders x 2 replicates. Not to be changed."""
+    folder = tmp_path_factory.mktemp("two_way") / "study"
+    assert cli.main([*arguments, "--two_way", "2", "2", "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def config(folder, run):
+    return json.loads((folder / "runs" / run.name / "config.json").read_text())
+
+
+def test_every_cell_is_a_run_with_the_seeds_of_its_row_and_column(finished):
+    runs = read_runs(finished)
+    cells = list(product((1, 2), repeat=3))
+    assert [run.name for run in runs] == [f"devlin2019/init-0{i}_order-0{j}_dropout-{k}" for i, j, k in cells]
+    assert [tuple(run.cell.values()) for run in runs] == cells
+    assert [run.seed for run in runs] == [i * 10**6 + j * 1000 + k for i, j, k in cells]
+    assert len({run.id for run in runs}) == 8
+    for run in runs:
+        made = config(finished, run)
+        assert made["streams"] == cell_streams(*run.cell.values()) == {k: made["job"]["args"][k] for k in STREAMS}
+        assert made["job"]["sources"]["init_seed"] == "--two_way" and made["args"]["seed_streams"] is True
+
+
+def test_a_row_shares_its_initialisation_a_column_its_order_and_nothing_shares_dropout(finished, tmp_path):
+    steps = {
+        tuple(run.cell.values()): read_steps(finished / "runs" / run.name / "steps.rec") for run in read_runs(finished)
+    }
+    batches = {cell: record["labels"].tolist() for cell, record in steps.items()}
+    for (i, j, k), counts in batches.items():
+        assert counts == batches[3 - i, j, 3 - k]  # the order's batches, whatever the rest
+    assert batches[1, 1, 1] != batches[1, 2, 1]
+    assert len({record["loss"].tobytes() for record in steps.values()}) == 8
+    heads = {}
+    for run in read_runs(finished):
+        job = Job.from_dict(config(finished, run)["job"])
+        with quiet():
+            trainer = make_trainer(job, training_arguments(job, tmp_path))
+        heads[tuple(run.cell.values())] = trainer.model.classifier.weight.detach().numpy().tobytes()
+    assert len(set(heads.values())) == 2 and all(head == heads[cell[0], 1, 1] for cell, head in heads.items())
+
+
+def test_the_study_ends_with_the_table_and_it_is_made_again_from_the_folder(finished, tmp_path, capsys):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    text = (folder / "two_way.md").read_text()
+    scores = np.array([run.last for run in read_runs(folder)]).reshape(2, 2, 2)
+    assert two_way.to_markdown(two_way.analyse(scores, np.random.default_rng(0))) in text
+    assert (
+        "### accuracy" in text
+        and "### Failed runs" in text
+        and "share initialisations" in (folder / "summary.md").read_text()
+    )
+    (folder / "two_way.md").unlink()
+    assert cli.main(["two_way", str(folder), "--recipe", "devlin2019"]) == 0
+    assert (folder / "two_way.md").read_text() == text and text in capsys.readouterr().out
+
+
+def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished, tmp_path, capsys):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    before = {path: path.read_bytes() for path in folder.glob("runs/*/*/run.json")}
+    (folder / "runs/devlin2019/init-02_order-01_dropout-2/run.json").unlink()  # as after a kill
+    reason = two_way_report.conclusion(folder, ["devlin2019"])
+    assert reason.startswith("No two_way.md: ") and "others have 2; each pair of seeds needs the same number" in reason
+    assert not (folder / "two_way.md").exists()
+    assert cli.main([*arguments, "--two_way", "3", "2", "1", "--output_dir", str(folder)]) == 2
+    assert "needs the same number of runs; give --two_way 3 2 2, or another --output_dir" in capsys.readouterr().err
+    assert cli.main([*arguments, "--two_way", "3", "2", "2", "--output_dir", str(folder)]) == 0
+    assert "7 finished runs found, kept" in capsys.readouterr().out and (folder / "two_way.md").exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert cli.main([*arguments, "--seeds", "1", "--output_dir", str(folder)]) == 2
+    assert "cell: two-way seeds -> (not set)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--two_way", "5"], "--two_way 5: give the numbers of initialisations and of data orders"),
+        (["--two_way", "5", "1"], "--two_way 5 1: give 2 to 999 initialisations, 2 to 999 data orders"),
+        (["--two_way", "2", "2", "0"], "1 to 999 replicates"),
+        (["--two_way", "2", "2", "--seeds", "3"], "--two_way 2 2: makes its own seeds; leave --seeds out"),
+        (["--two_way", "2", "2", "--on_alarm", "stop"], "--on_alarm stop: not with --two_way"),
+    ],
+)
+def test_what_is_no_design_is_refused_before_anything_is_written(arguments, tmp_path, capsys, given, message):
+    assert cli.main([*arguments, *given, "--output_dir", str(tmp_path / "study")]) == 2
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_names_the_runs(arguments, tmp_path, capsys):
+    assert (
+        cli.main([*arguments, "--two_way", "2", "3", "1", "--dry_run", "--output_dir", str(tmp_path / "study")]) == 0
+    )
+    assert "devlin2019: 6 run(s), seeds init-01_order-01_dropout-1, init-01_order-02" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_do_not_depend_on_how_many_there_are_and_dropout_is_each_runs_own(tiny_jobs, tmp_path):
+    planned = tiny_jobs(tmp_path, seeds=(1,))
+    small, large = ({job.name: job.id for job in two_way_jobs(planned, *sizes)} for sizes in ((2, 2, 1), (3, 4, 2)))
+    assert small.items() < large.items() and len(set(large.values())) == 24
+    dropout = [cell_streams(*cell)["dropout_seed"] for cell in product(range(1, 11), repeat=3)]
+    assert len(set(dropout)) == 1000
+    plain = seed_streams(3)
+    assert (
+        cell_streams(3, 3, 1)["init_seed"] == plain["init_seed"]
+        and cell_streams(3, 3, 1)["data_seed"] == plain["data_seed"]
+    )
+    assert plain["dropout_seed"] not in dropout
+    assert check_sizes([5, 4]) == (5, 4, 2) and check_sizes([5, 4, 1]) == (5, 4, 1)
+
+
+# ---- the table, from hand-made runs ---------------------------------------------------------------------------------
+
+
+def leave_design(folder, failed, replicates=2, recipe="a", size=4):
+    """A design of `size` x `size` cells; runs whose number is in `failed` did."""
+    rng = np.random.default_rng(0)
+    for number, (i, j, k) in enumerate(product(range(1, size + 1), range(1, size + 1), range(1, replicates + 1))):
+        cell = {"init": i, "order": j, "dropout": k}
+        status, score = ("failed", 0.5) if number in failed else ("ok", 0.7 + 0.1 * rng.random())
+        leave_run(folder, i * 10**6 + j * 1000 + k, (0.5, score), status=status, recipe=recipe, cell=cell)
+
+
+def headings(text):
+    return [line for line in text.splitlines() if line.startswith("#")]
+
+
+def test_few_failures_come_first_as_counts(tmp_path):
+    leave_design(tmp_path, failed={0, 1, 2})
+    text = write_two_way(tmp_path)
+    assert headings(text) == ["# Two-way seeds", "## a", "### Failed runs", "### accuracy"]
+    assert "3 of 32 runs failed: these counts are what there is to read" in text
+    assert "| 1                           | 2/2 | 1/2 | 0/2 | 0/2 | 3/8  |" in text
+
+
+def test_of_many_failures_the_components_come_first(tmp_path):
+    leave_design(tmp_path, failed=set(range(0, 32, 2)))
+    text = write_two_way(tmp_path)
+    assert headings(text) == ["# Two-way seeds", "## a", "### accuracy", "### Failed runs"]
+    assert text.index("Components of the response") < text.index("Failed runs of each cell:")
+
+
+def test_no_failures_and_one_run_a_cell(tmp_path):
+    leave_design(tmp_path, failed=(), replicates=1)
+    text = write_two_way(tmp_path)
+    assert "No run of 16 failed: there is nothing to take apart." in text and "not separable" in text
+
+
+def test_a_recipe_that_is_not_whole_has_a_sentence_and_the_others_their_table(tmp_path):
+    leave_design(tmp_path, failed=(), size=2)
+    leave_design(tmp_path, failed=(), size=2, recipe="b")
+    shutil.rmtree(tmp_path / "runs/b/init-02_order-01_dropout-1")
+    leave_run(tmp_path, 1, recipe="plain")
+    text = write_two_way(tmp_path)
+    assert "Not analysed: initialisation seed 2 with data-order seed 1: 1 runs, others have 2" in text
+    assert "Not analysed: plain: 1 of 1 runs are of plain seeds" in text and text.count("### accuracy") == 1
+    (tmp_path / "two_way.md").unlink()
+    with pytest.raises(InputError, match="1 runs, others have 2.*; plain: 1 of 1 runs are of plain seeds"):
+        write_two_way(tmp_path, ["b", "plain"])
+    assert not (tmp_path / "two_way.md").exists()
+
+
+def test_a_diverged_run_counts_with_its_last_score(tmp_path):
+    leave_design(tmp_path, failed=(), size=2)
+    (run,) = (run for run in read_runs(tmp_path) if run.seed == 1001001)
+    path = tmp_path / "runs" / run.name / "run.json"
+    path.write_text(json.dumps(dataclasses.replace(run, status="diverged").to_dict()))
+    text = write_two_way(tmp_path)
+    assert "1 diverged: the score of their last predictions counts." in text and "1 of 8 runs failed" in text
