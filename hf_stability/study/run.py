@@ -30,7 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from ..callback import StabilityCallback
-from ..diagnostics.evaluation import named_output
+from ..diagnostics.named_output import named_output
 from ..diagnostics.step_record import LAST_PART, missing_steps
 from ..errors import InputError, nearest
 from ..tasks.load import TokenizedData
