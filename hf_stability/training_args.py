@@ -15,7 +15,8 @@ from .methods.child_tuning import FORMS as CHILD_FORMS
 from .methods.mixout import PLACES
 from .methods.prior_decay import FORMS as PRIOR_FORMS
 from .methods.r3f import NOISES
-from .recipe.load import load_recipe, resolve, resolve_model_config
+from .recipe import load_recipe
+from .recipe.resolve import resolve, resolve_model_config
 
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ from ..errors import InputError
 from ..methods.mixout import warn_of_dropout
 from ..methods.r_drop import check_dropout
 from ..methods.reinit import check_config, without_weights
-from ..recipe.load import Recipe, Resolved, resolve, resolve_model_config
+from ..recipe import Recipe, Resolved
+from ..recipe.resolve import resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, derived_batch_size

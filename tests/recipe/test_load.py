@@ -9,20 +9,10 @@ from hypothesis import strategies as st
 from transformers import SchedulerType
 
 from hf_stability.errors import InputError
-from hf_stability.recipe.load import (
-    Stage,
-    coerce,
-    compose,
-    expand,
-    load_recipe,
-    load_recipes,
-    parse_recipe,
-    recipe_dir,
-    recipe_names,
-    resolve,
-    resolve_model_config,
-    resolve_stage,
-)
+from hf_stability.recipe import Stage, load_recipe, load_recipes, recipe_dir, recipe_names
+from hf_stability.recipe.compose import compose, expand
+from hf_stability.recipe.resolve import resolve, resolve_model_config, resolve_stage
+from hf_stability.recipe.schema import coerce, parse_recipe
 from hf_stability.tasks.presets import PRESETS, task_preset
 from hf_stability.training_args import METHOD_ARGS, StableTrainingArguments
 from tests import toy
