@@ -4,9 +4,18 @@
 `resolve` says which values are in force and where each came from.
 """
 
-from .load import load_recipe, load_recipes, recipe_dir, recipe_names
+from .load import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
 from .resolve import Resolved
 from .schema import Recipe, Stage
 
 
-__all__ = ["Recipe", "Resolved", "Stage", "load_recipe", "load_recipes", "recipe_dir", "recipe_names"]
+__all__ = [
+    "Recipe",
+    "Resolved",
+    "Stage",
+    "describe_recipe",
+    "load_recipe",
+    "load_recipes",
+    "recipe_dir",
+    "recipe_names",
+]

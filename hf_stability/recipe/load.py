@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 
 import yaml
@@ -28,6 +30,23 @@ def recipe_dir() -> Path:
 def recipe_names() -> list[str]:
     """Names of the packaged recipes, sorted."""
     return sorted(path.stem for path in recipe_dir().glob("*.yaml"))
+
+
+def describe_recipe(name: str) -> str:
+    """What a recipe is, in one sentence: the first of the comment that its file opens with.
+
+    Args:
+        name: a packaged recipe's name, or the path of a `.yaml` file.
+
+    Returns:
+        The sentence, in one line; "" if the file opens with no comment.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    lines = _text_of(_path_of(name, name)).splitlines()
+    comment = " ".join(line.strip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=[.!?])\s", comment, maxsplit=1)[0].strip()
 
 
 def load_recipe(name: str) -> Recipe:
@@ -61,7 +80,7 @@ def load_recipes(name: str) -> list[Recipe]:
     """
     whole, chosen = (name, "") if _is_file(name) else name.partition(",")[::2]
     words = [whole] if _is_file(whole) else whole.split("+")
-    recipe = compose([_read(word, name) for word in words])
+    recipe = compose([_read(_path_of(word, name)) for word in words])
     recipes = expand(recipe, chosen.split(",") if chosen else [])
     too_long = max((r.name for r in recipes), key=_bytes)
     if _bytes(too_long) > MAX_NAME:
@@ -91,8 +110,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(word: str, name: str) -> Recipe:
-    """The recipe of one file, which is `name` or a part of it."""
+def _path_of(word: str, name: str) -> Path:
+    """The file of a recipe that is `name` or a part of it."""
     path = Path(word) if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
     if not path.is_file():
         known = recipe_names()
@@ -100,8 +119,20 @@ def _read(word: str, name: str) -> Recipe:
         raise InputError(
             f"--recipe {name}: no such recipe{which}{nearest(word, known)}. Known: {', '.join(known)}, or a .yaml file."
         )
+    return path
+
+
+def _text_of(path: Path) -> str:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+
+
+def _read(path: Path) -> Recipe:
+    """The recipe of one file."""
+    try:
+        content = yaml.load(_text_of(path), _UniqueKeys) or {}
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     return parse_recipe(content, path, is_packaged=path.resolve().parent == recipe_dir().resolve())
