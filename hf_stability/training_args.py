@@ -14,8 +14,9 @@ from transformers import TrainingArguments
 from .diagnostics.probes import make_probes
 from .errors import InputError
 from .methods import Method, argument_names, check_methods, methods_of
+from .recipe import load_recipe
 from .recipe.arguments import StabilityArguments
-from .recipe.load import load_recipe, resolve, resolve_model_config
+from .recipe.resolve import resolve, resolve_model_config
 
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,9 @@ from ..diagnostics.early_warning import find_alarm
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from ..methods.adamw import effective_step_factor, inner_optimizer
-from ..recipe.load import argument_types, coerce, load_recipe
+from ..recipe import load_recipe
+from ..recipe.arguments import argument_types
+from ..recipe.schema import coerce
 from ..study.job import ALARM_ARGS, Job
 from ..study.report.statistics import wilson_interval
 from ..study.run import finite, load_model, model_config, quiet

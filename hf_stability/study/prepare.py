@@ -24,7 +24,8 @@ from transformers.integrations import get_available_reporting_integrations
 from ..diagnostics.precision import WAY_OUT, half_precision_weights
 from ..errors import InputError
 from ..methods import METHODS
-from ..recipe.load import Recipe, Resolved, resolve, resolve_model_config
+from ..recipe import Recipe, Resolved
+from ..recipe.resolve import resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, derived_batch_size
