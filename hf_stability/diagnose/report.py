@@ -39,7 +39,8 @@ from ..study.job import ALARM_ARGS, Job
 from ..study.report.statistics import wilson_interval
 from ..study.run import finite, load_model, model_config, quiet
 from ..training_args import METHOD_ARGS, StableTrainingArguments
-from ..verdicts.verdict import IGNORED_LABEL, Verdict, at_or_below, judge
+from ..verdicts.constants import IGNORED_LABEL, at_or_below
+from ..verdicts.verdict import Verdict, judge
 from .causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
 from .memorize import memorize as memorize_examples
 from .memorize import own_random_state, pick_examples
