@@ -29,7 +29,8 @@ from .gradients import GradientMeter
 from .guard import Guard
 from .outputs import combine_statistics, output_statistics
 from .own_loss import LossCheck
-from .probes import Probe, is_clipped
+from .probes import Probe
+from .probes.clipping import is_clipped
 from .step_record import LAYER_PREFIX, StepRecord
 
 
