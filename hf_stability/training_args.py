@@ -21,7 +21,7 @@ from .recipe.resolve import resolve, resolve_model_config
 
 logger = logging.getLogger(__name__)
 
-METHOD_ARGS = tuple(name for name in argument_names() if "bias_correction" not in name)
+METHOD_ARGS = argument_names()
 
 
 @dataclass
