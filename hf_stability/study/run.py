@@ -38,10 +38,10 @@ from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments
 from ..utils.files import write_bytes, write_json
+from ..utils.text import markdown_table
 from ..version import __version__
 from .job import Job
 from .records import LOOK, RunRecord, delete_checkpoints
-from .report.summary import markdown_table
 
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from .executors import Event, execute_in_process, execute_in_workers
 from .job import Job, check_jobs, differences, encoder_folder, run_folder
 from .policies.early_stopping import end_the_others, jobs_to_look_at, look_sentence
 from .records import LOOK, RunRecord, read_run
-from .report.summary import NOT_OK, summarize, to_markdown, write_summary
+from .report.summary import NOT_OK, summarize
+from .report.summary_page import to_markdown, write_summary
 
 
 TABLES = ("summary.md", "summary.csv", "summary.json")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...utils.files import write_json
+from ...utils.text import decimal
 from ..job import Job, run_folder
 from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
-from ..report.summary import decimal
 from .policy import Policy
 
 
