@@ -32,7 +32,7 @@ from hf_stability.study.report.summary_page import RUN_COLUMNS, recipes_table, t
 from hf_stability.study.study import read_runs
 from hf_stability.utils.files import write_text
 from hf_stability.utils.text import markdown_table
-from hf_stability.verdicts.verdict import label_entropy
+from hf_stability.verdicts.constants import label_entropy
 
 
 RESULTS = Path(__file__).parent / "results"

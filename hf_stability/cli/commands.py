@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..recipe.load import Recipe, load_recipes, recipe_names
+from ..recipe import Recipe, load_recipes, recipe_names
 from ..training_args import METHOD_ARGS, StableTrainingArguments
 
 
