@@ -23,6 +23,7 @@ import run as study  # run.py beside this file; it also puts the clone on the pa
 from benchmarks.interval_coverage import PAIRED, coverage_text
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.figures import draw_figures
@@ -35,7 +36,6 @@ from hf_stability.study.report.summary import (
     summarize,
     to_markdown,
 )
-from hf_stability.study.study import read_runs
 from hf_stability.utils.files import write_text
 from hf_stability.verdicts.verdict import label_entropy
 

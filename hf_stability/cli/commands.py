@@ -376,7 +376,7 @@ def _rescue(argv: list[str]) -> int:
 
 def _restarts(argv: list[str]) -> int:
     """`hf-stability restarts`: see study/restarts_report.py."""
-    from ..study import restarts_report
+    from ..study.report import restarts_report
 
     known = _folder_parser("restarts", restarts_report)
     known.add_argument("--budget", type=float, help="Of the table of early stopping, in runs. Default: 10, or all.")
@@ -540,10 +540,10 @@ def plan_study(
         InputError: anything is wrong with any argument.
     """
     from ..study import prepare
+    from ..study.folder import check_folder, read_runs
     from ..study.job import check_jobs
     from ..study.report.two_way_report import check_growth
     from ..study.stages import plan_stages
-    from ..study.study import check_folder, read_runs
     from ..tasks.load import data_fingerprint, half_of_validation, is_glue, load_task_data, subsample, tokenize
     from ..tasks.overview import doubts
     from ..tasks.presets import task_preset

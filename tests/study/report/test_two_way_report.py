@@ -13,11 +13,11 @@ import pytest
 from hf_stability.cli import commands as cli
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
+from hf_stability.study.folder import read_runs
 from hf_stability.study.job import Job
 from hf_stability.study.report import two_way, two_way_report
 from hf_stability.study.report.two_way_report import cell_streams, check_sizes, two_way_jobs, write_two_way
 from hf_stability.study.run import make_trainer, quiet, training_arguments
-from hf_stability.study.study import read_runs
 from hf_stability.training_args import seed_streams
 from tests.study.report.test_scores import leave_run
 
