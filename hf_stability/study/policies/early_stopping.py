@@ -17,7 +17,8 @@ from pathlib import Path
 from ...errors import InputError
 from ...utils.files import write_json
 from ...utils.text import decimal
-from ..job import Job, run_folder
+from ..folder import run_folder
+from ..job import Job
 from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
 from .policy import Policy
 

@@ -11,12 +11,12 @@ import pytest
 
 from hf_stability.cli import commands as cli
 from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.study.folder import read_runs
 from hf_stability.study.job import Job
 from hf_stability.study.policies.two_way import cell_streams, check_sizes, conclusion, two_way_jobs
 from hf_stability.study.report.two_way_page import components_table
 from hf_stability.study.report.variance_components import analyse
 from hf_stability.study.run import make_trainer, quiet, training_arguments
-from hf_stability.study.study import read_runs
 from hf_stability.training_args import seed_streams
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hf_stability.errors import InputError
+from hf_stability.study.folder import read_runs
 from hf_stability.study.report.two_way_page import components_table, counts_table, write_two_way
 from hf_stability.study.report.variance_components import SOURCES, analyse, analyse_failures
-from hf_stability.study.study import read_runs
 from tests.study.report.test_scores import leave_run
 
 
