@@ -540,10 +540,10 @@ def plan_study(
         InputError: anything is wrong with any argument.
     """
     from ..study import prepare
+    from ..study.folder import check_folder, read_runs
     from ..study.job import check_jobs
     from ..study.policies.two_way import check_growth
     from ..study.stages import plan_stages
-    from ..study.study import check_folder, read_runs
     from ..tasks.load import data_fingerprint, half_of_validation, is_glue, load_task_data, subsample, tokenize
     from ..tasks.overview import doubts
     from ..tasks.presets import task_preset

@@ -36,9 +36,11 @@ from ..recipe import load_recipe
 from ..recipe.arguments import argument_types
 from ..recipe.schema import coerce
 from ..study.job import ALARM_ARGS, Job
+from ..study.model import load_model, model_config
 from ..study.report.statistics import wilson_interval
-from ..study.run import finite, load_model, model_config, quiet
+from ..study.run import quiet
 from ..training_args import METHOD_ARGS, StableTrainingArguments
+from ..utils.files import finite
 from ..verdicts.constants import IGNORED_LABEL, at_or_below
 from ..verdicts.verdict import Verdict, judge
 from .causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
@@ -222,7 +224,7 @@ def _refuse_crash(path: Path, folder: Path) -> None:
 
 def _nothing_there(path: Path, folder: Path) -> None:
     if (folder / "runs").is_dir():
-        from ..study.study import read_runs
+        from ..study.folder import read_runs
 
         runs = sorted(read_runs(folder), key=lambda run: run.status == "ok")
         some = ", ".join(f"{folder / 'runs' / run.name} ({run.status})" for run in runs[:3])

@@ -30,7 +30,7 @@ from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, derived_batch_size
 from .job import Job
-from .run import load_model, model_config
+from .model import load_model, model_config
 
 
 logger = logging.getLogger(__name__)

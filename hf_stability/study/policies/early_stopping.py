@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...utils.files import write_json
-from ..job import Job, run_folder
+from ...utils.text import decimal
+from ..folder import run_folder
+from ..job import Job
 from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
-from ..report.summary import decimal
 from .policy import Policy
 
 

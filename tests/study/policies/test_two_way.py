@@ -11,11 +11,12 @@ import pytest
 
 from hf_stability.cli import commands as cli
 from hf_stability.diagnostics.step_record import read_steps
+from hf_stability.study.folder import read_runs
 from hf_stability.study.job import Job
 from hf_stability.study.policies.two_way import cell_streams, check_sizes, conclusion, two_way_jobs
-from hf_stability.study.report import variance_components
+from hf_stability.study.report.two_way_page import components_table
+from hf_stability.study.report.variance_components import analyse
 from hf_stability.study.run import make_trainer, quiet, training_arguments
-from hf_stability.study.study import read_runs
 from hf_stability.training_args import seed_streams
 
 
@@ -77,7 +78,7 @@ def test_the_study_ends_with_the_table_and_it_is_made_again_from_the_folder(fini
     shutil.copytree(finished, folder)
     text = (folder / "two_way.md").read_text()
     scores = np.array([run.last for run in read_runs(folder)]).reshape(2, 2, 2)
-    assert variance_components.to_markdown(variance_components.analyse(scores, np.random.default_rng(0))) in text
+    assert components_table(analyse(scores, np.random.default_rng(0))) in text
     assert (
         "### accuracy" in text
         and "### Failed runs" in text
