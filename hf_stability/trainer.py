@@ -16,7 +16,8 @@ from transformers import Trainer, TrainerCallback, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.trainer_utils import IntervalStrategy
 
-from .callback import StabilityCallback, headline
+from .callback import StabilityCallback
+from .diagnostics.judging import headline
 from .errors import InputError
 from .methods.adamw import AdamW, effective_step_factor, inner_optimizer
 from .methods.child_tuning import ChildTuning, child_masks, fisher_information
