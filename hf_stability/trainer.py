@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from .callback import StabilityCallback, headline
 from .errors import InputError
-from .methods.adamw import AdamW, effective_step_factor, inner_optimizer
+from .methods.adamw import AdamW, effective_step_factor
 from .methods.child_tuning import ChildTuning, child_masks, fisher_information
 from .methods.component_clip import clip_components
 from .methods.layerwise_lr import groups_table, layerwise_lr_groups
@@ -29,6 +29,7 @@ from .methods.r_drop import check_dropout, r_drop
 from .methods.reinit import reinit_layers
 from .training_args import check_methods
 from .utils.layers import layers_of
+from .utils.optimizers import inner_optimizer
 
 
 logger = logging.getLogger(__name__)

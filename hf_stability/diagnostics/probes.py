@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
-from ..utils.layers import base_model_of
+from ..utils.layers import base_model
+from ..utils.optimizers import inner_optimizer
 from .gradients import tensor_norms
 
 
@@ -293,9 +294,7 @@ class StepFactor(Probe):
     name = "step_factor"
 
     def before_step(self, optimizer, total_norm, before_clipping, step):
-        while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):  # accelerate's wrapper
-            optimizer = optimizer.optimizer
-        self._optimizer = optimizer
+        self._optimizer = inner_optimizer(optimizer)
 
     def after_step(self):
         found = _adam_group(self._optimizer)
@@ -471,7 +470,7 @@ class ClsVariance(OutputProbe):
     name = "cls_variance"
 
     def modules(self, model):
-        return [base_model_of(model)]
+        return [base_model(model)[1]]
 
     def read(self, module, output):
         states = _named_or_first(output, "last_hidden_state")

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..utils.layers import layers_of
+from ..utils.layers import layers_of, without_adapters
+from ..utils.optimizers import encoder_group, peak_rate
 from .calling_trainer import TrainingLoop
 from .gradients import GradientMeter
 from .guard import Guard
@@ -140,7 +141,7 @@ class Recorder:
             values = {"max_grad_norm": limit, "resumed": resumed}
             guard.run(part_of(probe), lambda p=probe, v=values: p.start(model, layers_of(model), **v))
         groups = getattr(optimizer, "param_groups", [])
-        self.encoders_group = encoders_group(groups, model)
+        self.encoders_group = encoder_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
         try:
@@ -406,7 +407,7 @@ def divides_by_num_items(model: nn.Module) -> bool:
     classifier) do not hand it on to `self.loss_function`. Read off the source; where there is none (a class made in a
     notebook or by `exec`) the answer is no.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    model = without_adapters(model)
     if not isinstance(model, PreTrainedModel):
         return False
     try:
@@ -427,13 +428,4 @@ def is_sharded(args: Any) -> bool:
 
 def rates_differ(groups: Sequence[Mapping[str, Any]]) -> bool:
     """Whether an optimizer's groups have different peak rates."""
-    return len({float(group.get("initial_lr", group["lr"])) for group in groups}) > 1
-
-
-def encoders_group(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> int:
-    """Index of the parameter group that has most of the encoder's layers' parameters; of equals the highest rate's."""
-    layers = layers_of(model)
-    encoder = {id(p) for name, group in layers.items() if "layer_" in name for p in group}
-    sizes = [sum(p.numel() for p in group["params"] if id(p) in encoder) for group in groups]
-    keys = [(size, float(group.get("initial_lr", group["lr"]))) for size, group in zip(sizes, groups, strict=True)]
-    return max(range(len(keys)), key=lambda i: (*keys[i], -i), default=0)
+    return len({peak_rate(group) for group in groups}) > 1

@@ -19,11 +19,6 @@ from ..errors import InputError
 UNCORRECTED_START = 10_000_000
 
 
-def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper; one without a wrapper, or None, as it is."""
-    return getattr(optimizer, "optimizer", optimizer)
-
-
 def effective_step_factor(
     step: ArrayLike, beta1: float = 0.9, beta2: float = 0.999, bias_correction: bool = True
 ) -> float | NDArray[np.float64]:
