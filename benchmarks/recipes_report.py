@@ -30,8 +30,8 @@ from benchmarks.interval_coverage import PAIRED, RESTARTS, coverage_text
 from hf_stability.diagnostics.plots import own_style
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.equal_compute import AgainstRestarts
-from hf_stability.study.report.equal_compute import against_restarts as compare
+from hf_stability.study.report.against_restarts import AgainstRestarts
+from hf_stability.study.report.against_restarts import against_restarts as compare
 from hf_stability.study.report.figures import scores_figure
 from hf_stability.study.report.restarts import restarts_at_budget
 from hf_stability.study.report.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, t_interval

@@ -160,7 +160,7 @@ def tiny_sentence(rng: random.Random, positive: int) -> str:
 def tiny_jobs(tiny_model, tiny_csv):
     """A function of a study's folder, recipes and seeds, and more training arguments: the jobs of a study on the tiny
     task, of 4 update steps in 2 epochs unless told otherwise, its tokenised data in the folder."""
-    from hf_stability.recipe.load import load_recipe
+    from hf_stability.recipe import load_recipe
     from hf_stability.study import prepare
     from hf_stability.tasks.load import load_task_data, tokenize
 

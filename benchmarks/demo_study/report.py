@@ -37,7 +37,7 @@ from hf_stability.study.report.summary import (
 )
 from hf_stability.study.study import read_runs
 from hf_stability.utils.files import write_text
-from hf_stability.verdicts.verdict import label_entropy
+from hf_stability.verdicts.constants import label_entropy
 
 
 RESULTS = Path(__file__).parent / "results"

@@ -32,12 +32,15 @@ from ..diagnostics.early_warning import find_alarm
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from ..methods.adamw import effective_step_factor, inner_optimizer
-from ..recipe.load import argument_types, coerce, load_recipe
+from ..recipe import load_recipe
+from ..recipe.arguments import argument_types
+from ..recipe.schema import coerce
 from ..study.job import ALARM_ARGS, Job
 from ..study.report.statistics import wilson_interval
 from ..study.run import finite, load_model, model_config, quiet
 from ..training_args import METHOD_ARGS, StableTrainingArguments
-from ..verdicts.verdict import IGNORED_LABEL, Verdict, at_or_below, judge
+from ..verdicts.constants import IGNORED_LABEL, at_or_below
+from ..verdicts.verdict import Verdict, judge
 from .causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
 from .memorize import memorize as memorize_examples
 from .memorize import own_random_state, pick_examples

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 
 POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
@@ -97,3 +99,9 @@ def base_model_of(model: nn.Module) -> nn.Module:
     if hasattr(model, "get_base_model"):  # PEFT, whose own `base_model` is the adapter
         model = model.get_base_model()
     return getattr(model, "base_model", model)
+
+
+def without_weights(config) -> nn.Module:
+    """A sequence classifier of this config that has its modules and shapes only, at no cost."""
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)

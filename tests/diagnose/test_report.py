@@ -45,7 +45,7 @@ from hf_stability.diagnose.report import (
     training_values,
 )
 from hf_stability.errors import InputError
-from hf_stability.recipe.load import argument_types
+from hf_stability.recipe.arguments import argument_types
 from hf_stability.study.job import ALARM_ARGS, IGNORED_ARGS, Job
 from hf_stability.study.prepare import OWN_ARGS
 from hf_stability.study.run import quiet

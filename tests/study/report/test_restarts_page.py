@@ -13,7 +13,7 @@ import pytest
 from hf_stability.cli import commands as cli
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.restarts_report import analyse, write_restarts
+from hf_stability.study.report.restarts_page import analyse, write_restarts
 from hf_stability.study.report.scores import read_recipes, read_scores
 from hf_stability.utils.files import write_json
 from tests.study.report.test_scores import leave_run

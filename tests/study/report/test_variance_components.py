@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hf_stability.errors import InputError
-from hf_stability.study.report.two_way import (
+from hf_stability.study.report.variance_components import (
     COMBINED,
     SOURCES,
     analyse,
