@@ -39,7 +39,7 @@ from hf_stability.recipe import recipe_dir
 from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.tasks.demo import grammar
 from hf_stability.tasks.demo.data import demo_model_path, demo_splits
-from hf_stability.verdicts.verdict import label_entropy
+from hf_stability.verdicts.constants import label_entropy
 
 
 RESULTS = Path(__file__).resolve().parent / "early_warning"

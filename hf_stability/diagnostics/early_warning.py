@@ -44,7 +44,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..verdicts.verdict import Verdict, label_entropy
+from ..verdicts.constants import label_entropy
+from ..verdicts.verdict import Verdict
 
 
 ALARM_SCHEMA = "hf_stability.alarm/1"

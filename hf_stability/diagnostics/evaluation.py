@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..verdicts.verdict import IGNORED_LABEL
+from ..verdicts.constants import IGNORED_LABEL
 from .metrics import CLASSIFICATION, FAMILY_OF, REPORTED, family
 
 

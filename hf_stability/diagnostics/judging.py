@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..verdicts.verdict import Verdict, best_constant_score, judge
+from ..verdicts.constants import best_constant_score
+from ..verdicts.verdict import Verdict, judge
 from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
 from .metrics import (
     MOST_CLASSES,

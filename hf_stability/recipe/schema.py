@@ -25,11 +25,11 @@ import typing
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
+from .arguments import argument_types
 
 
 SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages")
@@ -282,15 +282,6 @@ def _data_problem(stage: Mapping) -> str | None:
     if len(files) == 1:
         return f"{files[0]} goes with {'validation_file' if files == ['train_file'] else 'train_file'}; give both"
     return "data_dir goes with a GLUE task_name, not with train_file" if "data_dir" in stage else None
-
-
-@lru_cache(maxsize=1)
-def argument_types() -> dict[str, Any]:
-    """Every field of [`StableTrainingArguments`] that can be set, with its type."""
-    from ..training_args import StableTrainingArguments
-
-    hints = typing.get_type_hints(StableTrainingArguments)
-    return {f.name: hints[f.name] for f in dataclasses.fields(StableTrainingArguments) if f.init}
 
 
 def coerce(value: Any, annotation: Any) -> Any:

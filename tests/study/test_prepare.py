@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from hf_stability.errors import InputError
 from hf_stability.recipe import load_recipe
+from hf_stability.recipe.arguments import argument_types
 from hf_stability.recipe.resolve import resolve_model_config
-from hf_stability.recipe.schema import argument_types
 from hf_stability.study import prepare
 from hf_stability.study.run import make_trainer, training_arguments
 from hf_stability.tasks.load import TokenizedData
