@@ -29,12 +29,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def plain(value: Any) -> Any:
-    """Numpy to plain Python, keys to text; NaN and Inf, which JSON lacks, to None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def plain(content: Any) -> Any:
+    """Numpy to plain Python, keys to text."""
+    if isinstance(content, Mapping):
+        return {str(key): plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [plain(value) for value in content]
+    return content.tolist() if isinstance(content, (np.ndarray, np.generic)) else content
+
+
+def finite(content: Any) -> Any:
+    """JSON has no NaN and no Inf: they become null."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..utils.files import plain
+from ..utils.files import finite, plain
 from .constants import first_output
 from .evidence import (
     accuracy_evidence,
@@ -258,7 +258,7 @@ def judge(
         evidence["failure"] = "failed generalisation"
 
     sentence = verdict_sentence(status, basis, evidence, label_names, total_steps, regression)
-    return Verdict(status, sentence, plain(evidence), basis)
+    return Verdict(status, sentence, finite(plain(evidence)), basis)
 
 
 def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:

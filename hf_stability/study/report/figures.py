@@ -19,8 +19,8 @@ from ...errors import InputError
 from ...utils.files import write_bytes
 from ...verdicts.constants import label_entropy
 from ...verdicts.verdict import CENSORED
+from ..folder import read_runs
 from ..records import RunRecord
-from ..study import read_runs
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
 from .summary import NOT_OK
 
