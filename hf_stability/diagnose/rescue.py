@@ -20,6 +20,7 @@ from ..methods.reinit import check_config
 from ..study.job import Job
 from ..study.records import RunRecord
 from ..study.report.statistics import wilson_interval
+from ..utils.batches import planned_steps, steps_per_epoch
 
 
 SOURCE = "rescue"  # where an arm's values come from, in its table of settings
@@ -80,28 +81,6 @@ def rescue_jobs(
     else:
         left_out.append(f"No arm of re-initialised layers: {reason or 'the run has it already'}.")
     return [_arm_job(job, name, values) for name, values in arms.items() for job in planned], left_out
-
-
-def steps_per_epoch(args: Mapping[str, Any], examples: int, processes: int = 1) -> int:
-    """Update steps of an epoch, as the Trainer counts them.
-
-    Args:
-        args: training arguments that are set; the rest have the Trainer's defaults.
-        examples: of the training set.
-        processes: that train a run together.
-    """
-    accumulation = args.get("gradient_accumulation_steps", 1)
-    total = args.get("total_train_batch_size")
-    batch = total // accumulation if total else args.get("per_device_train_batch_size", 8) * processes
-    batches = examples // batch if args.get("dataloader_drop_last") else math.ceil(examples / batch)
-    return max(1, math.ceil(batches / accumulation))
-
-
-def planned_steps(args: Mapping[str, Any], examples: int, processes: int = 1) -> int:
-    """Update steps of a run; arguments as in [`steps_per_epoch`]."""
-    if args.get("max_steps", -1) > 0:
-        return args["max_steps"]
-    return math.ceil(args.get("num_train_epochs", 3.0) * steps_per_epoch(args, examples, processes))
 
 
 def _warmup(args: Mapping[str, Any], steps: int) -> float:

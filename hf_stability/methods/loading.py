@@ -31,8 +31,8 @@ def load_method(name: str, folder: Path | None = None) -> type[Method]:
         module = _load_module(module_name, [*([folder] if folder else []), Path.cwd()])
     except ModuleNotFoundError as error:
         raise InputError(f"--method {name}: {error}; it is looked for in {Path.cwd()}, too") from None
-    except InputError:
-        raise
+    except FileNotFoundError as error:
+        raise InputError(f"--method {name}: {error}") from None
     except Exception as error:  # the user's module
         raise InputError(f"--method {name}: importing it raised {type(error).__name__}: {error}") from error
     found = getattr(module, class_name, None)
@@ -51,7 +51,7 @@ def _load_module(name: str, folders: list[Path]):
     if name.endswith(".py"):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
-            raise InputError(f"--method {name}: no such file in {' or '.join(map(str, folders))}")
+            raise FileNotFoundError(f"no such file in {' or '.join(map(str, folders))}")
         path = path.resolve()
         known = next((m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(path)), None)
         if known is not None:

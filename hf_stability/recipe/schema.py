@@ -2,6 +2,7 @@
 
 | key | what |
 | --- | --- |
+| `extends` | another recipe, a packaged name or a `.yaml` file: this file starts from its content (see [`extend`]) |
 | `args` | fields of [`StableTrainingArguments`], Hugging Face's and ours |
 | `model_config` | fields of the model's config: dropout ... |
 | `model_types` | by `config.model_type` (`bert`, `roberta`, `albert` ...): `args` and `model_config` that replace the above |
@@ -31,7 +32,7 @@ from ..errors import InputError, nearest
 from .arguments import argument_types
 
 
-SECTIONS = ("args", "model_config", "model_types", "grid", "replaces", "stages")
+SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
 CONFIG = "model_config."  # what a field of the model's config begins with where arguments stand too
 
@@ -71,13 +72,14 @@ class Recipe:
         name: the file's stem, `mosbach2021`; of a composed recipe `a+b`; in a grid followed by its place in it,
             `mosbach2021_grid,learning_rate=2e-05,bias_correction=false`.
         path: the file; None for a composed recipe.
-        args: values of training arguments, with their types put right (`2e-5`, which YAML reads as text, is a float).
+        args: values of training arguments, inherited ones too, with their types put right (`2e-5`, which YAML reads as text, is a float).
         model_config: values for the model's config.
         model_types: the parts by model type, each with `args` and `model_config`.
         grid: the values of what is varied, by argument or `model_config.FIELD`.
         replaces: what this recipe's values replace when it is composed with others, named as in `grid`.
         point: of `grid`, this recipe's values; they go over the others.
-        parts: of a composed recipe, and of one of a grid, the files it is made of, without what another one replaces.
+        parts: of a recipe made of several files (`a+b`, `extends`), and of one of a grid: these files. Each has its own
+            values, without those that another one replaces; a later file's values win.
         stages: what is trained on before the target task, in this order.
         is_packaged: whether it came with the library, with all its parts, and not from a user's own file.
     """
@@ -100,13 +102,17 @@ class Recipe:
         return self.parts or (self,)
 
 
-def parse_recipe(content: Any, path: Path, is_packaged: bool = False) -> Recipe:
+def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Recipe | None = None) -> Recipe:
     """Check the content of a recipe file and put its values' types right.
 
     Args:
         content: what the YAML file holds.
         path: the file; its stem is the recipe's name.
         is_packaged: whether the file came with the library.
+        base: the recipe that the file extends.
+
+    Returns:
+        What the file itself sets, without what it inherits (see [`extend`]).
 
     Raises:
         InputError: all that is wrong in the file, each with its key and the nearest valid name.
@@ -114,7 +120,7 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False) -> Recipe:
     errors: list[str] = []
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(SECTIONS)}")
-    sections = {key: content.get(key) or {} for key in SECTIONS if key not in ("replaces", "stages")}
+    sections = {key: content.get(key) or {} for key in ("args", "model_config", "model_types", "grid")}
     _check_names(content, SECTIONS, "", errors)
     for key, section in sections.items():
         if not isinstance(section, Mapping):
@@ -136,13 +142,25 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False) -> Recipe:
         model_types[str(model_type)] = {"args": args_part, "model_config": dict(config)}
     recipe = Recipe(path.stem, path, args, dict(sections["model_config"]), model_types, is_packaged=is_packaged)
     recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, errors))
-    recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, errors))
+    recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, base, errors))
     recipe = replace(recipe, stages=_checked_stages(content.get("stages"), errors))
+    if base is not None and base.stages and content.get("stages") == []:
+        errors.append(f"stages: an empty list does not end those of {base.name}; extend a recipe without stages")
+    refuse(path, errors)
+    return recipe
+
+
+def refuse(path: Path | None, errors: list[str]) -> None:
+    """Raise InputError with all errors of a file, if there are any; a single one is a single line."""
     if len(errors) == 1:
         raise InputError(f"{path}: {errors[0]}")
     if errors:
         raise InputError(f"{path} has {len(errors)} errors:\n" + "\n".join(f"  {error}" for error in errors))
-    return recipe
+
+
+def set_keys(recipe: Recipe) -> list[str]:
+    """What a recipe sets whatever the model type, named as in `grid`."""
+    return [*recipe.args, *(CONFIG + name for name in recipe.model_config), *recipe.grid]
 
 
 def _check_names(content: Mapping, known: typing.Iterable[str], where: str, errors: list[str]) -> None:
@@ -208,13 +226,13 @@ def _not_for_a_grid(key: str, values: Any, recipe: Recipe) -> str | None:
     return f"it is in {also[0]}, too; leave it out of one of them" if also else None
 
 
-def _checked_replaces(names: Any, recipe: Recipe, errors: list[str]) -> tuple[str, ...]:
-    """What a recipe replaces must be what it sets whatever the model type: otherwise nothing would be in its place."""
+def _checked_replaces(names: Any, recipe: Recipe, base: Recipe | None, errors: list[str]) -> tuple[str, ...]:
+    """What a recipe replaces, which it must set, or inherit, whatever the model type: else nothing takes its place."""
     names = [] if names is None else names
     if not isinstance(names, list):
         errors.append(f"replaces: expected a list of arguments, found {names!r}")
         return ()
-    own = [*recipe.args, *(CONFIG + name for name in recipe.model_config), *recipe.grid]
+    own = [*set_keys(recipe), *(() if base is None else set_keys(base))]
     for name in names:
         if name not in own:
             errors.append(

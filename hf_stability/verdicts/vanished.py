@@ -157,6 +157,11 @@ def _last_long_span(
 
 
 def check_norms(steps: np.ndarray, layer_norms: np.ndarray, layers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps `(T,)` and gradient norms `(T, L)` as arrays.
+
+    Raises:
+        InputError: their shapes do not fit each other and the L names, or the steps do not ascend.
+    """
     steps, norms = np.asarray(steps), np.asarray(layer_norms, dtype=float)
     if steps.ndim != 1 or norms.shape != (len(steps), len(layers)):
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...utils.layers import base_model_of
+from ...utils.layers import base_model
 from .outputs import OutputProbe, named_or_first
 
 
@@ -33,7 +33,7 @@ class ClsVariance(OutputProbe):
     name = "cls_variance"
 
     def modules(self, model):
-        return [base_model_of(model)]
+        return [base_model(model)[1]]
 
     def read(self, module, output):
         states = named_or_first(output, "last_hidden_state")
