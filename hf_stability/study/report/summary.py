@@ -74,7 +74,7 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     | `audited`, `audited_failed` | runs that were finished although an alarm was to stop them; how many of them failed |
     | `failed_share_if_all_heal`, `_low`, `_high` | bound: no stopped run would have failed |
     | `failed_share_if_all_fail`, `_low`, `_high` | bound: all stopped runs would have failed |
-    | `failed_share_audited`, `_low`, `_high` | the estimate of [`audited_failed_share`] |
+    | `failed_share_audited`, `_low`, `_high` | estimate from the audited runs, see `statistics.audited_failed_share` |
     | `saved_steps`, `saved_share` | update steps that stopped runs did not make, and their share of those planned for all `runs` |
 
     `comparisons` has an entry for each pair of up to 3 recipes; with more recipes, for each with the first. The values of a
