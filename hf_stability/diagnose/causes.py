@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..verdicts.verdict import IGNORED_LABEL
+from ..verdicts.constants import IGNORED_LABEL
 
 
 LIKELIHOODS = ("likely", "possible", "unlikely")

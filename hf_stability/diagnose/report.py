@@ -31,13 +31,21 @@ from ..callback import StabilityCallback
 from ..diagnostics.early_warning import find_alarm
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
-from ..methods.adamw import effective_step_factor, inner_optimizer
-from ..recipe.load import argument_types, coerce, load_recipe
+from ..methods.adamw import effective_step_factor
+from ..recipe import load_recipe
+from ..recipe.arguments import argument_types
+from ..recipe.schema import coerce
 from ..study.job import ALARM_ARGS, Job
+from ..study.model import load_model, model_config
 from ..study.report.statistics import wilson_interval
-from ..study.run import finite, load_model, model_config, quiet
+from ..study.run import quiet
 from ..training_args import METHOD_ARGS, StableTrainingArguments
-from ..verdicts.verdict import IGNORED_LABEL, Verdict, at_or_below, judge
+from ..utils.batches import total_batch_size
+from ..utils.files import finite
+from ..utils.layers import base_model, parameters_with_layers
+from ..utils.optimizers import encoder_group, inner_optimizer
+from ..verdicts.constants import IGNORED_LABEL, at_or_below
+from ..verdicts.verdict import Verdict, judge
 from .causes import BUGS, DATA, LIKELIHOODS, Finding, run_checks
 from .memorize import memorize as memorize_examples
 from .memorize import own_random_state, pick_examples
@@ -219,7 +227,7 @@ def _refuse_crash(path: Path, folder: Path) -> None:
 
 def _nothing_there(path: Path, folder: Path) -> None:
     if (folder / "runs").is_dir():
-        from ..study.study import read_runs
+        from ..study.folder import read_runs
 
         runs = sorted(read_runs(folder), key=lambda run: run.status == "ok")
         some = ", ".join(f"{folder / 'runs' / run.name} ({run.status})" for run in runs[:3])
@@ -316,20 +324,8 @@ def _read_rates(run: Run, optimizer: torch.optim.Optimizer, model: torch.nn.Modu
     if not all(isinstance(rate, (int, float)) for rate in rates) or not any(rates):
         return
     run.group_rates = [float(rate) for rate in rates]
-    run.args["learning_rate"] = run.group_rates[encoder_group(optimizer, model)]
+    run.args["learning_rate"] = run.group_rates[encoder_group(optimizer.param_groups, model)]
     run.certain.add("learning_rate")
-
-
-def encoder_group(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
-    """Index of the parameter group that holds most of the encoder's trained parameters; 0 where none holds any."""
-    base = _base_path(model)
-    encoder = {
-        id(parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (not base or _plain_name(name, model).startswith(f"{base}."))
-    }
-    sizes = [sum(p.numel() for p in group["params"] if id(p) in encoder) for group in optimizer.param_groups]
-    return sizes.index(max(sizes))
 
 
 # ---- from a run to the checks' values -------------------------------------------------------------------------------
@@ -534,10 +530,10 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
     """The values that a model gives: its config's, its precision, and which of its layers are trained."""
     trainable: dict[str, int] = {}
     frozen: dict[str, int] = {}
-    base, config = _base_path(model), getattr(model, "config", None)
-    for name, parameter in model.named_parameters():
-        counts, layer = trainable if parameter.requires_grad else frozen, _layer(_plain_name(name, model), base)
+    config = getattr(model, "config", None)
+    for layer, name, parameter in parameters_with_layers(model):
         if not _is_replaced(name):
+            counts = trainable if parameter.requires_grad else frozen
             counts[layer] = counts.get(layer, 0) + parameter.numel()
     dtypes = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.is_floating_point()}
     half = sorted(dtypes & {"torch.float16", "torch.bfloat16"})
@@ -564,7 +560,7 @@ def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
 
     Looked at are the head's modules, the pooler and the embeddings of tokens; modules with trained adapters are not frozen.
     """
-    base, found = _base_path(model), {}
+    (prefix, _), found = base_model(model), {}
     modules = dict(model.named_modules(remove_duplicate=False))
     some_loaded = any(map(_was_loaded, model.parameters()))
     get_embeddings = getattr(model, "get_input_embeddings", None)
@@ -582,7 +578,7 @@ def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
         never_trained = bias is not None and bias.numel() > 0 and not bias.is_meta and not bool(bias.any())
         if embedding_weight is not None and weight is embedding_weight:
             found[name] = "kept"
-        elif base and not f"{name}.".startswith(f"{base}."):
+        elif prefix and not f"{path}.".startswith(prefix):
             lacked = some_loaded and not _was_loaded(weight) and (bias is None or bias.requires_grad)
             if never_trained or lacked:
                 found[name] = "new"
@@ -647,39 +643,12 @@ def adapter_values(config: Mapping[str, Any], missing_weights: list[str] | None,
     return values
 
 
-def _base_path(model: torch.nn.Module) -> str:
-    """Where the pretrained encoder is inside a model: `bert`, `model.bert` ...; empty where everything is it."""
-    path: list[str] = []
-    while True:
-        prefix = getattr(model, "base_model_prefix", "")
-        if prefix and isinstance(getattr(model, prefix, None), torch.nn.Module):
-            return ".".join([*path, prefix])
-        inside = ((name, child) for name, child in model.named_children() if isinstance(child, PreTrainedModel))
-        name, model = next(inside, ("", None))
-        if model is None:
-            return ".".join(path)
-        path.append(name)
-
-
 def _plain_name(name: str, model: torch.nn.Module) -> str:
     """A parameter's or module's name as it is without torch.compile's and PEFT's wrappers."""
     name = re.sub(r"^(_orig_mod\.)+", "", name)
     if hasattr(model, "get_base_model"):  # a PeftModel
         name = re.sub(r"^base_model\.(model\.)?", "", name)
     return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)", "", name)
-
-
-def _layer(name: str, base: str) -> str:
-    """The layer that a parameter belongs to, frozen ones too: `embeddings`, `layer_03`, `pooler`, `classifier`."""
-    if name.startswith("prompt_encoder."):
-        return "adapters"
-    if base and not name.startswith(f"{base}."):
-        return "classifier"
-    number = re.search(r"\.(\d+)\.", name)
-    if number:
-        return f"layer_{int(number[1]):02d}"
-    part = name.removeprefix(f"{base}.").split(".")[0]
-    return "embeddings" if "embed" in part else part
 
 
 def tokenizer_values(tokenizer) -> dict[str, Any]:
@@ -1257,15 +1226,10 @@ def _arguments_of_job(job: Job) -> dict[str, Any]:
             flags[name] = value
     if job.processes > 1 and not job.args.get("total_train_batch_size"):  # a rescue may have another number of them
         flags.pop("per_device_train_batch_size", None)
-        flags["total_train_batch_size"] = _total_batch(job.args, job.processes)
+        flags["total_train_batch_size"] = total_batch_size(job.args, job.processes)
     if job.mixed_precision in ("bf16", "fp16") and not job.args.get(job.mixed_precision):
         flags[job.mixed_precision] = True  # set by `accelerate launch`
     return flags
-
-
-def _total_batch(args: Mapping[str, Any], devices: int) -> int:
-    """Examples an update step."""
-    return args.get("per_device_train_batch_size", 8) * devices * (args.get("gradient_accumulation_steps") or 1)
 
 
 def _arguments_of_run(run: Run) -> dict[str, Any]:
@@ -1273,7 +1237,7 @@ def _arguments_of_run(run: Run) -> dict[str, Any]:
     args = dict(run.args)
     args["warmup_steps"] = args.get("warmup_steps") or args.get("warmup_ratio")  # the latter: of an older Trainer
     if (args.get("devices") or 1) > 1 and not args.get("total_train_batch_size"):
-        args["total_train_batch_size"] = _total_batch(args, args["devices"])
+        args["total_train_batch_size"] = total_batch_size(args, args["devices"])
     if args.get("total_train_batch_size"):
         args.pop("per_device_train_batch_size", None)  # it is derived
     if (args.get("max_steps") or -1) > 0:

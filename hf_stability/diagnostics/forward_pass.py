@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..utils.layers import without_adapters
+
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -76,7 +78,7 @@ def divides_by_num_items(model: nn.Module) -> bool:
     classifier) do not hand it on to `self.loss_function`. Read off the source; where there is none (a class made in a
     notebook or by `exec`) the answer is no.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    model = without_adapters(model)
     if not isinstance(model, PreTrainedModel):
         return False
     try:

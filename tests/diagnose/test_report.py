@@ -35,20 +35,23 @@ from hf_stability.diagnose.report import (
     as_logged,
     config_values,
     diagnose,
-    encoder_group,
     frozen_parts,
     judge_run,
+    model_values,
     read_run_files,
     read_training_args,
     rescue_command,
     share_sentence,
     training_values,
 )
+from hf_stability.diagnostics.gradients import GradientMeter
 from hf_stability.errors import InputError
-from hf_stability.recipe.load import argument_types
+from hf_stability.recipe.arguments import argument_types
 from hf_stability.study.job import ALARM_ARGS, IGNORED_ARGS, Job
 from hf_stability.study.prepare import OWN_ARGS
 from hf_stability.study.run import quiet
+from hf_stability.utils.layers import layers_of
+from hf_stability.utils.optimizers import encoder_group
 from tests import toy
 
 
@@ -592,6 +595,51 @@ def test_frozen_weights_of_a_live_trainer(tmp_path):
     }  # fmt: skip
 
 
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "wrap"),
+    [*((architecture, lambda model: model) for architecture in toy.CONFIGS), ("bert", compiled)],
+)
+def test_layers_have_the_names_that_the_record_has(architecture, wrap):
+    model = wrap(toy.model(architecture))
+    names = GradientMeter(model).names
+    assert list(model_values(model)["trainable"]) == names and model_values(model)["frozen"] == {}
+    sizes = model_values(model)["trainable"]
+    for name, group in layers_of(model).items():  # each alone, and it is the only one that the record then lacks
+        for parameter in group:
+            parameter.requires_grad_(False)
+        values = model_values(model)
+        assert values["frozen"] == {name: sizes[name]} and list(values["trainable"]) == [n for n in names if n != name]
+        for parameter in group:
+            parameter.requires_grad_(True)
+    assert list(model_values(model.requires_grad_(False))["frozen"]) == names
+
+
+@pytest.mark.parametrize("architecture", ["bert", "albert"])
+def test_frozen_layers_are_those_that_the_record_lacks(tmp_path, architecture):
+    names = list(layers_of(toy.model(architecture)))
+    model = toy.model(architecture)
+    encoder = getattr(model, architecture).encoder
+    encoder.requires_grad_(False)
+    trainer = trainer_of(tmp_path, model)
+    trainer.train()
+    report = diagnose(trainer)
+    lacking = [name for name in names if name not in trainer.stability.record["layers"]]
+    assert of(report, "frozen weights").figures["frozen_layers"] == lacking
+    expected = ["shared_layer_00"] if architecture == "albert" else ["layer_00", "layer_01", "layer_02"]
+    assert lacking == expected and ", ".join(lacking) in of(report, "frozen weights").sentence
+
+
+def test_layers_with_adapters_have_the_names_that_the_record_has():
+    model = lora(toy.model(), task_type="SEQ_CLS")
+    values = model_values(model)
+    assert list(values["trainable"]) == GradientMeter(model).names
+    assert list(values["frozen"]) == ["embeddings", "layer_00", "layer_01", "layer_02", "pooler"]
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """A function of a class that loads it from an encoder's files, which have no head and, unless wanted, no pooler."""
@@ -767,7 +815,7 @@ def test_the_rate_that_is_looked_at_is_the_encoders(tmp_path):
     model = toy.model()
     trainer = trainer_of(tmp_path, model, trainer_class=Trainer)
     trainer.optimizer = two_groups(model)
-    assert encoder_group(trainer.optimizer, model) == 1
+    assert encoder_group(trainer.optimizer.param_groups, model) == 1
     trainer.train()
     assert max(entry.get("learning_rate", 0) for entry in trainer.state.log_history) > 5e-4  # the log's is the head's
     report = diagnose(trainer)
@@ -780,25 +828,6 @@ def test_the_rate_that_is_looked_at_is_the_encoders(tmp_path):
     assert rate.figures["peak"] > 5e-4 and rate.sentence.endswith("which shows the first parameter group's rate only")
     rate = of(diagnose(tmp_path / "live", training={"learning_rate": 2e-5}), "learning rate")
     assert rate.figures["peak"] == pytest.approx(2e-5) and "first parameter group" not in rate.sentence
-
-
-def test_the_group_of_the_encoder():
-    model = toy.model()
-    names = dict(model.named_parameters())
-    decay = [p for name, p in names.items() if not name.endswith("bias")]
-    plain = [p for name, p in names.items() if name.endswith("bias")]
-    assert encoder_group(torch.optim.SGD([{"params": plain}, {"params": decay}], lr=1.0), model) == 1
-    adapters = lora(toy.model(), task_type="SEQ_CLS", r=1)
-    parts = [
-        [p for name, p in adapters.named_parameters() if p.requires_grad and ("lora" in name) is x]
-        for x in (False, True)
-    ]
-    assert len(parts[0]) == 2
-    assert encoder_group(torch.optim.SGD([{"params": part} for part in parts], lr=1.0), adapters) == 1
-    model.bert.requires_grad_(False)
-    assert encoder_group(torch.optim.SGD(model.classifier.parameters(), lr=1.0), model) == 0
-    line = torch.nn.Linear(2, 2)
-    assert encoder_group(torch.optim.SGD([{"params": [line.bias]}, {"params": [line.weight]}], lr=1.0), line) == 1
 
 
 def test_a_record_with_the_rates_of_groups():
