@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..recipe.load import Recipe, load_recipes, recipe_names
+from ..recipe import Recipe, load_recipes, recipe_names
 from ..training_args import METHOD_ARGS, StableTrainingArguments
 
 
@@ -272,7 +272,7 @@ def _study(argv: list[str]) -> int:
         return run_study(*own, given, lambda jobs, data: policy_jobs(jobs, policy.look_at, policy.finish))
     if policy.two_way is None:
         return run_study(*own, given)
-    from ..study.report import two_way_report
+    from ..study.policies import two_way as two_way_report
 
     sizes = two_way_report.check_sizes(policy.two_way)
     own[2].seeds = ["1"]
@@ -376,7 +376,7 @@ def _rescue(argv: list[str]) -> int:
 
 def _restarts(argv: list[str]) -> int:
     """`hf-stability restarts`: see study/restarts_report.py."""
-    from ..study import restarts_report
+    from ..study.report import restarts_page as restarts_report
 
     known = _folder_parser("restarts", restarts_report)
     known.add_argument("--budget", type=float, help="Of the table of early stopping, in runs. Default: 10, or all.")
@@ -389,7 +389,7 @@ def _restarts(argv: list[str]) -> int:
 
 def _two_way(argv: list[str]) -> int:
     """`hf-stability two_way`: see study/two_way_report.py."""
-    from ..study.report import two_way_report
+    from ..study.report import two_way_page as two_way_report
 
     given = parse(_folder_parser("two_way", two_way_report), argv)
     folder = _study_folder("two_way", given)
@@ -540,10 +540,10 @@ def plan_study(
         InputError: anything is wrong with any argument.
     """
     from ..study import prepare
+    from ..study.folder import check_folder, read_runs
     from ..study.job import check_jobs
-    from ..study.report.two_way_report import check_growth
+    from ..study.policies.two_way import check_growth
     from ..study.stages import plan_stages
-    from ..study.study import check_folder, read_runs
     from ..tasks.load import data_fingerprint, half_of_validation, is_glue, load_task_data, subsample, tokenize
     from ..tasks.overview import doubts
     from ..tasks.presets import task_preset

@@ -177,7 +177,7 @@ def _refuse_crash(path: Path, folder: Path) -> None:
 
 def _nothing_there(path: Path, folder: Path) -> None:
     if (folder / "runs").is_dir():
-        from ..study.study import read_runs
+        from ..study.folder import read_runs
 
         runs = sorted(read_runs(folder), key=lambda run: run.status == "ok")
         some = ", ".join(f"{folder / 'runs' / run.name} ({run.status})" for run in runs[:3])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..verdicts.verdict import IGNORED_LABEL
+from ..verdicts.constants import IGNORED_LABEL
 from .finding import Checked, Fault
 
 

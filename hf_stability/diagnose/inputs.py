@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import InputError
-from ..study.run import load_model, model_config
-from ..verdicts.verdict import IGNORED_LABEL
+from ..study.model import load_model, model_config
+from ..verdicts.constants import IGNORED_LABEL
 from .files import Run
 from .finding import Checked, Fault, Finding
 from .model_values import LOOK_AT, class_names, config_values, model_values, token_values, tokenizer_values

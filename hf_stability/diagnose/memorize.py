@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..verdicts.verdict import IGNORED_LABEL
+from ..verdicts.constants import IGNORED_LABEL
 from .inputs import Inputs
 
 

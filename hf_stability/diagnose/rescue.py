@@ -21,6 +21,7 @@ from ..study.job import Job
 from ..study.records import RunRecord
 from ..study.report.statistics import wilson_interval
 from ..utils.batches import planned_steps, steps_per_epoch
+from ..utils.text import decimal
 
 
 SOURCE = "rescue"  # where an arm's values come from, in its table of settings
@@ -125,7 +126,7 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
         parts.append(f"Held: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
         parts.append(
             f"0 of {fewest} is weak: the failed share may be up to "
-            f"{_share(wilson_interval(0, fewest)[1])} (95% interval)."
+            f"{decimal(wilson_interval(0, fewest)[1], 2)} (95% interval)."
         )
     if fell:
         parts.append(f"Failed: {', '.join(f'{name} ({sum(arms[name])} of {len(arms[name])})' for name in fell)}.")
@@ -159,7 +160,7 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
     low, high = wilson_interval(failed, total)
     return (
         f"No arm held on every seed, but some runs are ok, which speaks for instability, not for a bug. {best} failed "
-        f"least: {failed} of {total}, a failed share of {_share(low)} to {_share(high)} (95% interval). Next: a smaller "
+        f"least: {failed} of {total}, a failed share of {decimal(low, 2)} to {decimal(high, 2)} (95% interval). Next: a smaller "
         "--learning_rate, or --recipe mosbach2021; more seeds before you rely on a difference between arms."
     )
 
@@ -167,10 +168,6 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
 def _mean_score(runs: Sequence[RunRecord], arm: str) -> float:
     scores = [run.last for run in runs if run.recipe == arm and run.last is not None]
     return sum(scores) / len(scores) if scores else -math.inf
-
-
-def _share(value: Any) -> str:
-    return f"{float(value):.2f}".removeprefix("0")
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ import shlex
 from typing import Any
 
 from ..errors import InputError
-from ..recipe.load import argument_types, coerce, load_recipe
+from ..recipe import load_recipe
+from ..recipe.arguments import argument_types
+from ..recipe.schema import coerce
 from ..study.job import ALARM_ARGS, Job
 from ..training_args import METHOD_ARGS, StableTrainingArguments
 from ..utils.batches import total_batch_size

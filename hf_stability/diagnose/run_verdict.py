@@ -9,7 +9,8 @@ import numpy as np
 
 from ..diagnostics.early_warning import find_alarm
 from ..errors import InputError
-from ..verdicts.verdict import Verdict, at_or_below, judge
+from ..verdicts.constants import at_or_below
+from ..verdicts.verdict import Verdict, judge
 from .files import Run
 from .words import DATA
 

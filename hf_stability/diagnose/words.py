@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..verdicts.verdict import IGNORED_LABEL
+from ..verdicts.constants import IGNORED_LABEL
 from .finding import LIKELIHOODS, Checked, Finding
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..verdicts.verdict import IGNORED_LABEL
+from ..verdicts.constants import IGNORED_LABEL
 
 
 MIN_TOLERANCE = 1e-3

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -157,13 +156,3 @@ def check_jobs(jobs: Iterable[Job]) -> None:
         if job.name in seen:
             raise InputError(f"{job.name} is planned twice: give each recipe and each seed once")
         seen.add(job.name)
-
-
-def run_folder(study_folder: Path, job: Job) -> Path:
-    """Where a job's run is kept."""
-    return study_folder / ("stages" if job.is_stage else "runs") / job.name
-
-
-def encoder_folder(study_folder: Path, stage: Job) -> Path:
-    """Where a stage's encoder and tokenizer are kept, for what starts from it."""
-    return run_folder(study_folder, stage) / "encoder"

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..recipe.load import Recipe, Stage, resolve_stage
+from ..recipe import Recipe, Stage
+from ..recipe.resolve import resolve_stage
 from ..tasks.load import TokenizedData
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
-from .job import STAGE, Job, encoder_folder
+from .folder import encoder_folder
+from .job import STAGE, Job
+from .model import model_config
 from .prepare import STUDY_DEFAULTS, check_settings, fingerprint_model, fingerprint_tokens, job_values, made_arguments
-from .run import model_config
 
 
 MAX_LABEL = 80  # characters of a file's name that a stage is called after

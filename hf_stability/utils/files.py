@@ -1,8 +1,9 @@
-"""Files that are there whole, or not at all."""
+"""Files that are there whole, or not at all; and numbers that JSON has."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -23,3 +24,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def finite(content: Any) -> Any:
+    """JSON has no NaN and no Inf: they become null."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 
 POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
@@ -143,3 +144,9 @@ def _pretrained_child(model: nn.Module) -> tuple[str, nn.Module | None]:
         if len(children) != 1 or all(id(parameter) in held for parameter in model.parameters()):
             return "", None
     return next(iter(children), ("", None))
+
+
+def without_weights(config) -> nn.Module:
+    """A sequence classifier of this config that has its modules and shapes only, at no cost."""
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)

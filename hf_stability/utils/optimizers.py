@@ -23,6 +23,11 @@ def peak_rate(group: Mapping[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
+def rates_differ(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether parameter groups have different peak rates."""
+    return len({peak_rate(group) for group in groups}) > 1
+
+
 def encoder_group(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> int:
     """Index of the parameter group that has most of the parameters of the encoder's layers.
 

@@ -17,7 +17,7 @@ from hf_stability.cli import commands as cli
 from hf_stability.diagnose import diagnose, rescue
 from hf_stability.diagnose.files import Run, read_run_files
 from hf_stability.diagnose.rescue_command import NOT_A_RESCUES, TRAINING_ARGS, rescue_command
-from hf_stability.recipe.load import argument_types
+from hf_stability.recipe.arguments import argument_types
 from hf_stability.study.job import ALARM_ARGS, IGNORED_ARGS, Job
 from hf_stability.study.prepare import OWN_ARGS
 from hf_stability.study.run import quiet

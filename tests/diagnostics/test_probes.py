@@ -10,23 +10,15 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_stability import AdamW
-from hf_stability.diagnostics import probes
-from hf_stability.diagnostics.probes import (
-    PROBES,
-    OutputProbe,
-    Probe,
-    clip_factor,
-    cls_variance,
-    distance,
-    is_clipped,
-    make_probes,
-    one_class_share,
-    prediction_entropy,
-    saturated_share,
-    step_factor,
-    tanh_modules,
-    update_ratio,
-)
+from hf_stability.diagnostics.probes import PROBES, Clipping, Distance, Probe, make_probes
+from hf_stability.diagnostics.probes.clipping import clip_factor, is_clipped
+from hf_stability.diagnostics.probes.cls_variance import cls_variance
+from hf_stability.diagnostics.probes.distance import distance
+from hf_stability.diagnostics.probes.outputs import OutputProbe
+from hf_stability.diagnostics.probes.pooler_saturation import saturated_share, tanh_modules
+from hf_stability.diagnostics.probes.prediction_entropy import one_class_share, prediction_entropy
+from hf_stability.diagnostics.probes.step_factor import step_factor
+from hf_stability.diagnostics.probes.update_ratio import update_ratio
 from hf_stability.errors import InputError
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.utils.layers import layers_of
@@ -614,8 +606,8 @@ def test_probes_by_name():
     assert [probe.name for probe in make_probes("all")] == list(PROBES)
     assert [probe.name for probe in make_probes(["all", "distance"])] == list(PROBES)
     assert [type(probe) for probe in make_probes(["distance", "clipping", "distance"])] == [
-        probes.Distance,
-        probes.Clipping,
+        Distance,
+        Clipping,
     ]
     assert [probe.name for probe in make_probes("distance")] == ["distance"]
     assert make_probes([]) == []

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import InputError
 from ...utils.files import write_json
-from ..job import Job, run_folder
+from ...utils.text import decimal
+from ..folder import run_folder
+from ..job import Job
 from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
-from ..report.summary import decimal
+from .policy import Policy
 
 
 def check_policy(started: int | None, fraction: float | None, finished: int | None) -> None:
@@ -133,3 +135,30 @@ def _read_look(job: Job, folder: Path) -> RunRecord | None:
     """The record at the look; None where there is none, or one of another job."""
     run = read_run(run_folder(folder, job), LOOK)
     return run if run is not None and run.id == job.id else None
+
+
+@dataclass(frozen=True)
+class EarlyStopping(Policy):
+    """Restarts with early stopping of bad seeds, of each recipe.
+
+    Args:
+        started: t, seeds that are started, at least 2.
+        fraction: f, share of the update steps before the look, in (0, 1).
+        finished: p, seeds that are finished, from 1 to t - 1.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    started: int
+    fraction: float
+    finished: int
+
+    def __post_init__(self):
+        check_policy(self.started, self.fraction, self.finished)
+
+    def planned_seeds(self) -> list[int]:
+        return list(range(1, self.started + 1))
+
+    def jobs(self, planned: Sequence[Job]) -> list[Job]:
+        return policy_jobs(planned, self.fraction, self.finished)
