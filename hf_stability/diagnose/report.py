@@ -14,6 +14,7 @@ from transformers import Trainer
 from ..study.report.statistics import wilson_interval
 from ..study.run import quiet
 from ..utils.files import finite
+from ..utils.text import share_text
 from .causes import run_checks
 from .files import read_run_files
 from .finding import BUGS, LIKELIHOODS, Finding
@@ -104,8 +105,8 @@ def _plain(value: Any) -> Any:
 def share_sentence(share: tuple[float, float, float]) -> str:
     """What one run tells about the settings' failed share."""
     failed, low, high = share
-    low, high = (f"{value:.2f}".removeprefix("0") if value % 1 else f"{value:.0f}" for value in (low, high))
-    text = f"{failed:.0f} of 1 run failed: the failed share of these settings is {low}-{high} (95% interval)."
+    interval = f"{share_text(low)}-{share_text(high)} (95% interval)"
+    text = f"{failed:.0f} of 1 run failed: the failed share of these settings is {interval}."
     if not failed:
         return f"{text} One run cannot say that they are stable."
     return f"{text} One run cannot tell settings that always fail from those that fail one time in five."
