@@ -51,7 +51,7 @@ def study(tmp_path, tiny_model, tiny_csv):
 def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
     """Also after a stage."""
     staged = ["--recipe", str(tmp_path / "mine.yaml"), f"{tmp_path / 'mine.yaml'}+{tmp_path / 'stage.yaml'}"]
-    two = launch(TWO_PROCESSES, *study, *staged, "--output_dir", str(tmp_path / "two"))
+    two = run_script(SCRIPT, ["--use_cpu", *study, *staged, "--output_dir", tmp_path / "two"], processes=2)
     one = run_script(SCRIPT, ["--use_cpu", *study, *staged, "--workers", "0", "--output_dir", tmp_path / "one"])
     assert (one.returncode, two.returncode) == (0, 0), two.stderr[-2000:]
     for out in (one.stdout, two.stdout):
