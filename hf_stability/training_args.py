@@ -17,6 +17,7 @@ from .methods import Method, argument_names, check_methods, methods_of
 from .recipe import load_recipe
 from .recipe.arguments import StabilityArguments
 from .recipe.resolve import resolve, resolve_model_config
+from .utils.batches import derived_batch_size
 
 
 logger = logging.getLogger(__name__)
@@ -141,35 +142,6 @@ def _arguments_class(methods: tuple[type[Method], ...]) -> type[StableTrainingAr
 
 def _unpickled(methods: Sequence[type[Method]]) -> StableTrainingArguments:
     return object.__new__(arguments_class(methods))
-
-
-def derived_batch_size(total: int, devices: int, accumulation: int, per_device: int | None = None) -> int:
-    """Examples a device and micro-batch, so that an update step sees `total` examples.
-
-    Args:
-        total: examples an update step.
-        devices: processes, times the GPUs of each.
-        accumulation: accumulation steps.
-        per_device: what the user gave, None for nothing.
-
-    Raises:
-        InputError: it cannot be divided, or `per_device` is another number.
-    """
-    if accumulation < 1:
-        raise InputError(f"--gradient_accumulation_steps {accumulation}: give 1 or more")
-    parts = devices * accumulation
-    if total < 1 or total % parts:
-        raise InputError(
-            f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x {accumulation} accumulation "
-            f"step(s): give a multiple of {parts}, or another --gradient_accumulation_steps or number of processes."
-        )
-    if per_device not in (None, total // parts):
-        raise InputError(
-            f"--per_device_train_batch_size {per_device} contradicts --total_train_batch_size {total}, from which it is "
-            f"derived ({total // parts}): to save memory give --gradient_accumulation_steps, for another batch give "
-            "--total_train_batch_size."
-        )
-    return total // parts
 
 
 def seed_streams(seed: int) -> dict[str, int]:

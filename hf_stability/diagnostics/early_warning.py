@@ -46,6 +46,7 @@ import numpy as np
 from ..errors import InputError
 from ..verdicts.constants import label_entropy
 from ..verdicts.verdict import Verdict
+from .alarm_sentence import alarm_sentence, diverged_sentence, stopped_by_alarm, verdict_after_alarm
 
 
 ALARM_SCHEMA = "hf_stability.alarm/1"
@@ -70,10 +71,6 @@ WEIGHTS = {"bias": -5.29, "level": -0.58, "trend": -0.16, "spread": -0.03, "loss
 """Of the risk's logit."""
 THRESHOLD = 0.823
 """Risk from which on the alarm is raised."""
-
-REMEDY = (
-    "a third of the learning rate, bias correction on, 10% warmup, more epochs (recipe mosbach2021); or another seed"
-)
 
 
 def evidence(
@@ -228,7 +225,11 @@ def check(
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
-    sentence = _diverged_sentence(step, total_steps) if diverged else _sentence(step, total_steps, value, layer, found)
+    if diverged:
+        sentence = diverged_sentence(step, total_steps)
+    else:
+        ratios = (math.exp(found[name]) for name in ("level", "trend", "spread"))
+        sentence = alarm_sentence(step, total_steps, value, layer, *ratios, found["loss"])
     known = {name: number if math.isfinite(number) else None for name, number in found.items()}  # JSON has no NaN
     return value, Alarm(step, total_steps, value, layer, known, sentence)
 
@@ -270,12 +271,11 @@ def find_alarm(
 def with_alarm(verdict: Verdict, alarm: Alarm, stopped: bool) -> Verdict:
     """The verdict of a run that raised an alarm: it says so, and is `stopped` (censored) where the alarm ended the run."""
     found = {**verdict.evidence, "alarm": alarm.to_dict()}
-    where = f"step {alarm.step} of {alarm.total_steps} (risk {alarm.risk:.2f})"
+    where = alarm.step, alarm.total_steps, alarm.risk
     if not stopped or verdict.status == "diverged":
         what = "a false alarm" if verdict.status == "ok" else "an alarm"
-        return replace(verdict, sentence=f"{verdict.sentence[:-1]}; {what} at {where}.", evidence=found)
-    sentence = f"stopped by the alarm at {where}: censored, not failed; until then {verdict.sentence}"
-    return replace(verdict, status="stopped", sentence=sentence, evidence=found)
+        return replace(verdict, sentence=verdict_after_alarm(verdict.sentence, what, *where), evidence=found)
+    return replace(verdict, status="stopped", sentence=stopped_by_alarm(verdict.sentence, *where), evidence=found)
 
 
 def lower_half(layers: Sequence[str]) -> list[int]:
@@ -316,20 +316,6 @@ def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps
     fall = levels[-1] - np.fmax.reduce(levels, axis=0)
     body = [i for i, name in enumerate(layers) if name not in ("pooler", "classifier")] or [0]
     return str(layers[min(body, key=lambda i: fall[i] if np.isfinite(fall[i]) else math.inf)])
-
-
-def _diverged_sentence(step: int, total_steps: int) -> str:
-    return f"step {step} of {total_steps}: the training loss is not finite. What to change: {REMEDY}."
-
-
-def _sentence(step: int, total_steps: int, value: float, layer: str, found: Mapping[str, float]) -> str:
-    level, trend, spread = (math.exp(found[name]) for name in ("level", "trend", "spread"))
-    return (
-        f"step {step} of {total_steps}: this run looks like one that fails (risk {value:.2f}). The lower layers' gradients "
-        f"are {level:.2g} of the classifier's and {trend:.2g} of their own highest level ({layer} fell furthest), the "
-        f"logits differ by {spread:.2g} nats between examples, the train loss is {found['loss']:.2f} of the label entropy. "
-        f"What to change: {REMEDY}."
-    )
 
 
 def _starts(steps: int, width: int) -> list[int]:

@@ -25,9 +25,7 @@ import numpy as np
 
 from ..verdicts.constants import IGNORED_LABEL
 from .metrics import CLASSIFICATION, FAMILY_OF, REPORTED, family
-
-
-LOGITS = "logits"
+from .named_output import named_output
 
 
 @dataclass
@@ -145,7 +143,7 @@ def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -
 
     Args:
         predictions: as the Trainer has them; batches that were not joined stay apart.
-        names: as in [`named_output`].
+        names: as in [`named_output`][hf_stability.diagnostics.named_output.named_output].
         generates: as in [`answers_of`]; logits of tokens stay then.
     """
     if isinstance(predictions, list):
@@ -186,30 +184,6 @@ def _batches(evaluation: Evaluation, causal: bool) -> list[tuple[np.ndarray, np.
             outputs, truth = outputs[:, :-1], truth[:, 1:]
         found.append((outputs, truth))
     return found
-
-
-def named_output(outputs: Any, names: Sequence[str] = ()) -> Any:
-    """The output called logits, in tuples and dicts of any depth; where none is called so, the first array.
-
-    Args:
-        outputs: an array, or tuples and dicts of arrays.
-        names: what the elements of an outermost tuple are called, where it is known.
-    """
-    if isinstance(outputs, Mapping):
-        found = _search(outputs)
-        return found if found is not None else next((named_output(v) for v in outputs.values() if v is not None), None)
-    if isinstance(outputs, (tuple, list)):
-        if len(names) == len(outputs) and LOGITS in names:
-            return named_output(outputs[list(names).index(LOGITS)])
-        return named_output(outputs[0]) if len(outputs) else None
-    return outputs
-
-
-def _search(outputs: Mapping) -> Any:
-    if outputs.get(LOGITS) is not None:
-        return named_output(outputs[LOGITS])
-    inner = (_search(value) for value in outputs.values() if isinstance(value, Mapping))
-    return next((found for found in inner if found is not None), None)
 
 
 def _numbers(value: Any) -> np.ndarray | None:

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..errors import InputError
 from ..verdicts.constants import best_constant_score
+from ..verdicts.sentence import NOTHING_RECORDED
 from ..verdicts.verdict import Verdict, judge
 from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
 from .metrics import (
     MOST_CLASSES,
-    classification_scorer,
-    clearly_above_constant,
     constant_score,
     family,
+    lead_over_constant,
     several_lead,
     smaller_is_better,
 )
@@ -96,9 +96,7 @@ def judge_run(
         evidence |= {"metric": metric, "score": score, "smaller_is_better": smaller}
         evidence["baseline"] = None if constant is None else constant["score"]
     if record is None and all(evidence.get(key) is None for key in ("eval_labels", "baseline")):
-        return Verdict(
-            "unknown", "unknown: there is neither an evaluation to judge by nor a record of training."
-        ), constant
+        return Verdict("unknown", NOTHING_RECORDED), constant
     try:
         verdict = judge(**evidence, half_precision=facts.half_precision)
     except InputError as error:  # outputs or labels of a form that nobody foresaw
@@ -230,12 +228,8 @@ def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str
     right, counts = int((answers.classes == answers.labels).sum()), np.bincount(answers.labels)
     if right > counts.max() or answers.num_labels > MOST_CLASSES:  # it needs no clearing; or would take long
         return None
-    scorer = classification_scorer(metric, answers.labels, answers.classes, answers.num_labels, score)
-    if scorer is None:
-        return None
-    low, high = clearly_above_constant(scorer, answers.labels, answers.classes, answers.num_labels)
-    constant = constant_score(metric, answers.labels, answers.classes, answers.num_labels, score)
-    return {"metric": metric, "score": score, "baseline": constant["score"], "low": low, "high": high}
+    lead = lead_over_constant(metric, answers.labels, answers.classes, answers.num_labels, score)
+    return None if lead is None else {"metric": metric, **lead}
 
 
 def _several_lead(evaluation: Evaluation, answers: Answers) -> dict[str, Any] | None:

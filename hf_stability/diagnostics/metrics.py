@@ -182,33 +182,53 @@ def run_f1(labels: np.ndarray, classes: np.ndarray, num_labels: int, average: in
     return float(_averaged_f1(hits, support, predicted, average))
 
 
-def clearly_above_constant(
+def lead_over_constant(
+    metric: str, labels: np.ndarray, classes: np.ndarray, num_labels: int, score: float
+) -> dict[str, float] | None:
+    """Lead of an F1 or a Matthews correlation over that of its best constant prediction.
+
+    Args:
+        metric, labels, classes, num_labels, score: as in [`constant_score`].
+
+    Returns:
+        `score`, `baseline`, `low`, `high` (see [`lead_interval`]); None where it is not known which metric it is.
+    """
+    scorer = classification_scorer(metric, labels, classes, num_labels, score)
+    constant = constant_score(metric, labels, classes, num_labels, score)
+    if scorer is None or constant is None:
+        return None
+    best = int(constant.get("constant", 0))  # a Matthews correlation is 0 for any constant
+    low, high = lead_interval(scorer, labels, classes, num_labels, best)
+    return {"score": score, "baseline": constant["score"], "low": low, "high": high}
+
+
+def lead_interval(
     scorer: Callable[[np.ndarray], np.ndarray],
     labels: np.ndarray,
     classes: np.ndarray,
     num_labels: int,
+    constant: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of a metric's lead over its best constant prediction: paired bootstrap over examples, percentile.
 
-    Every draw of `n` examples is scored for the run and for the best constant (chosen on all examples), and the
-    difference is taken. The draws are those of a multinomial over the cells of the confusion matrix, which is the same.
+    Every draw of `n` examples is scored for the run and for the constant (chosen on all examples), and the difference is
+    taken. The draws are those of a multinomial over the cells of the confusion matrix, which is the same.
 
     Args:
         scorer: of [`classification_scorer`].
         labels, classes: `(n,)`.
         num_labels: K.
+        constant: class id of the best constant prediction, as [`constant_score`] gives it.
         level: of the interval.
 
     Returns:
         lower and upper limit; the run is clearly above its baseline where the lower one is above 0.
     """
     matrix = confusion(labels, classes, num_labels)
-    constants = [float(scorer(constant_confusion(matrix.sum(1), k))) for k in range(num_labels)]
-    best = int(np.argmax(constants))
     draws = np.random.default_rng(SEED).multinomial(len(labels), matrix.ravel() / len(labels), size=N_BOOT)
     draws = draws.reshape(N_BOOT, num_labels, num_labels)
-    lead = scorer(draws) - scorer(constant_confusion(draws.sum(-1), best))
+    lead = scorer(draws) - scorer(constant_confusion(draws.sum(-1), constant))
     low, high = np.quantile(lead, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -28,7 +28,8 @@ from ..recipe import Recipe, Resolved
 from ..recipe.resolve import resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
-from ..training_args import StableTrainingArguments, derived_batch_size
+from ..training_args import StableTrainingArguments
+from ..utils.batches import derived_batch_size
 from .job import Job
 from .model import load_model, model_config
 
