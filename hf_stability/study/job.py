@@ -16,6 +16,9 @@ JOB_SCHEMA = "hf_stability.job/1"
 STAGE = "encoder"
 """`keep_model` of a job that is a stage: an intermediate training, of which the encoder is kept (see stages.py)."""
 
+KEEP_MODEL = ("none", "last", "failed_and_best")
+"""`keep_model` of a run."""
+
 # What does not change a result, and so is no part of a job's id. Everything else is: the cadence of evaluation (the
 # evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
 # Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be

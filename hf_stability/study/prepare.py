@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +229,35 @@ def fingerprint_tokens(data: TokenizedData) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class RecipeSettings:
+    """A recipe's settings in a study, resolved once, and what they come to on this machine.
+
+    Args:
+        recipe: the recipe.
+        args: the training arguments that are set anywhere, with where each came from.
+        processes, device, mixed_precision: see [`Job`]; `accelerate launch` can set the last one too.
+    """
+
+    recipe: Recipe
+    args: dict[str, Resolved]
+    processes: int
+    device: str
+    mixed_precision: str
+
+
 def resolved_settings(
     recipe: Recipe, model_type: str, preset: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[dict[str, Resolved], dict[str, Resolved]]:
-    """Training arguments and model config values of a recipe on a study, with where each came from.
+) -> RecipeSettings:
+    """A recipe's training arguments in a study. They are built once, so that what they refuse is said now.
+
+    Args:
+        recipe, model_type: the recipe, and the model's `config.model_type`.
+        preset, given: the task's and the user's training arguments.
 
     Raises:
-        InputError: see [`check_settings`]; or a grid varies the epochs, and `max_steps` makes them all the same.
+        InputError: see [`check_settings`] and [`made_arguments`]; or a grid varies the epochs, and `max_steps` makes them
+            all the same.
     """
     args = resolve(recipe, model_type, preset, "task preset", given, base=STUDY_DEFAULTS)
     check_settings(args)
@@ -243,58 +266,51 @@ def resolved_settings(
             f"--max_steps {args['max_steps'].value}: the {args['num_train_epochs'].source} varies num_train_epochs, which "
             "then counts for nothing; leave one of them out"
         )
-    return args, resolve_model_config(recipe, model_type)
+    made = made_arguments(args, f"--recipe {recipe.name}: ")
+    return RecipeSettings(recipe, args, made.world_size, made.device.type, made.mixed_precision)
 
 
 def make_jobs(
-    recipes: Sequence[Recipe],
+    settings: Sequence[RecipeSettings],
     seeds: Sequence[int],
     model: str,
     config,
     data: TokenizedData,
     data_folder: str | os.PathLike,
-    preset: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
     tokenizer: str = "",
     keep_model: str = "none",
     threads: int = 1,
-    processes: int = 1,
-    device: str = "cpu",
-    precision: Mapping[str, str] | None = None,
     dtype: str = "float32",
 ) -> list[Job]:
     """The jobs of a study, recipe by recipe.
 
     Args:
-        recipes, seeds: what is crossed.
+        settings, seeds: what is crossed: each recipe's settings, from [`resolved_settings`].
         model, config: as given, and as loaded by [`load_config`].
         data, data_folder: the tokenised data, and where the jobs will find them.
-        preset, given: the task's and the command line's training arguments.
-        tokenizer, keep_model, threads, processes, device: see [`Job`].
-        precision: by recipe, the `mixed_precision` of [`Job`]; default: "no".
+        tokenizer, keep_model, threads: see [`Job`].
         dtype: see [`Job`] and [`weights_dtype`].
 
     Raises:
-        InputError: a setting that no run could start with.
+        InputError: the model cannot have a recipe's values.
     """
     weights = fingerprint_model(model, model_config(model, data.task, {}))
     tokens = fingerprint_tokens(data)
     jobs = []
-    for recipe in recipes:
-        settings, _ = resolved_settings(recipe, config.model_type, preset or {}, given or {})
-        values = job_values(recipe, model, config, data.task, settings)
+    for own in settings:
+        values = job_values(own.recipe, model, config, data.task, own.args)
         jobs += [
             Job(
-                recipe=recipe.name,
+                recipe=own.recipe.name,
                 seed=seed,
                 task=data.task.name,
                 **values,
                 model_fingerprint=weights,
                 data_fingerprint=tokens,
                 threads=threads,
-                processes=processes,
-                device=device,
-                mixed_precision=(precision or {}).get(recipe.name, "no"),
+                processes=own.processes,
+                device=own.device,
+                mixed_precision=own.mixed_precision,
                 dtype=dtype,
                 model=model,
                 tokenizer=tokenizer,

@@ -18,8 +18,8 @@ from ...diagnostics.step_record import read_steps
 from ...errors import InputError
 from ...utils.files import write_bytes
 from ...verdicts.verdict import CENSORED, label_entropy
+from ..folder import read_runs
 from ..records import RunRecord
-from ..study import read_runs
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
 from .summary import NOT_OK
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from ...errors import InputError, nearest
 from ...tasks.load import HALVES
+from ..folder import read_runs
 from ..records import RunRecord, counting_key
-from ..study import read_runs
 
 
 @dataclass(frozen=True)

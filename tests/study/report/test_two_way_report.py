@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from hf_stability.study.folder import read_runs

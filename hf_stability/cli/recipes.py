@@ -1,0 +1,60 @@
+"""`hf-stability recipes`: the packaged recipes, a line each."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+
+from ..errors import InputError
+from ..recipe.load import recipe_dir, recipe_names
+from .command import PROG
+
+
+WIDTH = 160
+"""Columns of a line, where the terminal does not say how many it has."""
+
+EXAMPLES = """
+examples:
+  hf-stability recipes
+  # all of a recipe's values, and where each comes from
+  hf-stability --task_name demo_pair --recipe mosbach2021 --dry_run
+  # a recipe with another on top of it
+  hf-stability --task_name demo_pair --recipe devlin2019+mixout --dry_run
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print each recipe's name and what it is."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise InputError(message)
+
+    Parser(
+        prog=f"{PROG} recipes",
+        description="The packaged recipes, a line each. Their files say the rest: paper, values, sources.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
+    names = recipe_names()
+    width = max(map(len, names)) + 2
+    room = shutil.get_terminal_size((WIDTH, 0)).columns - width
+    for name in names:
+        text = (recipe_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+        print(name.ljust(width) + textwrap.shorten(summary(text), room, placeholder=" ..."))
+    return 0
+
+
+def summary(text: str) -> str:
+    """The first sentence of the comment that a recipe file begins with, without the paper's title and what is in brackets;
+    empty where it begins with none."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#") or not line.strip("# "):
+            break
+        lines.append(line.lstrip("# "))
+    comment = re.sub(r',? "[^"]*"| \([^)]*\)', "", " ".join(lines))
+    return re.split(r"(?<!\bal\.)(?<=\.)\s+(?=[A-Z])", comment)[0]
