@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from hf_stability import cli
 from hf_stability.diagnostics import early_warning
 from hf_stability.diagnostics.step_record import read_steps
-from hf_stability.recipe.load import recipe_dir
+from hf_stability.recipe import recipe_dir
 from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.tasks.demo import grammar
 from hf_stability.tasks.demo.data import demo_model_path, demo_splits
-from hf_stability.verdicts.verdict import label_entropy
+from hf_stability.verdicts.constants import label_entropy
 
 
 RESULTS = Path(__file__).resolve().parent / "early_warning"

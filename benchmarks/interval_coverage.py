@@ -40,12 +40,12 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks.early_detection import bootstrap
 from benchmarks.timing import ratio_interval
-from hf_stability.study.report.equal_compute import resample
+from hf_stability.study.report.against_restarts import resample
 from hf_stability.study.report.restarts import chance_among
 from hf_stability.study.report.statistics import expanded_ends, wilson_interval
-from hf_stability.study.report.summary import markdown_table
-from hf_stability.study.report.two_way import bootstrap_components
+from hf_stability.study.report.variance_components import bootstrap_components
 from hf_stability.utils.files import write_text
+from hf_stability.utils.text import markdown_table
 
 
 HERE = Path(__file__).parent / "intervals"
@@ -247,7 +247,7 @@ def _resamples(n: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
 def restarts_drawn(
     other: np.ndarray, select: np.ndarray, report: np.ndarray, budget: float, own: np.ndarray, others: np.ndarray
 ) -> Drawn:
-    """As hf_stability.study.report.equal_compute has it, for D rows of n runs; ties by `select` must have the same report."""
+    """As hf_stability.study.report.against_restarts has it, for D rows of n runs; ties by `select` must have the same report."""
     n = report.shape[1]
     ordered = np.take_along_axis(report, np.argsort(select, axis=1, kind="stable"), 1)
     level = ordered.mean(1)

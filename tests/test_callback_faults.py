@@ -1,10 +1,5 @@
 """An error in any piece of the callback: one warning with the piece's name, and the training is the stock Trainer's."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_stability import StabilityCallback, StableTrainer
 from hf_stability.diagnostics.probes import PROBES
 from tests import toy
+from tests.processes import run_script
 
 
 VALUES = {**toy.QUIET, "num_train_epochs": 1, "eval_strategy": "epoch", "learning_rate": 1e-3, "logging_steps": 3}
@@ -28,25 +24,25 @@ PIECES = {
     "the record's file: its making": ("The file of the step record", f"{DIAGNOSTICS}.recorder.StepRecord._write"),
     "the meter": ("The step record", f"{DIAGNOSTICS}.gradients.GradientMeter.layer_norms"),
     "the check of the loss": ("The check of the loss", f"{DIAGNOSTICS}.own_loss.differs"),
-    "the check of the precision": ("The check of the precision", "hf_stability.callback.half_precision_weights"),
+    "the check of the precision": ("The check of the precision", f"{DIAGNOSTICS}.monitor.half_precision_weights"),
     "the early warning: a look": ("The early warning", f"{DIAGNOSTICS}.watch.check"),
     "the early warning: earlier steps": ("The early warning", f"{DIAGNOSTICS}.watch.find_alarm"),
-    "the evaluation": ("Reading the evaluation", "hf_stability.callback.calling_evaluation"),
+    "the evaluation": ("Reading the evaluation", f"{DIAGNOSTICS}.trainers_evaluation.calling_evaluation"),
     "the clean-up": (
         "The clean-up after an interrupt",
         f"{DIAGNOSTICS}.calling_trainer.TrainingLoop.call_when_abandoned",
     ),
-    "the verdict": ("The verdict", "hf_stability.callback.judge_run"),
-    "the verdict's file": ("The file of the verdict", "hf_stability.callback.write_json"),
-    "the heat map": ("The heat map", "hf_stability.callback.draw_heat_map"),
-    "the final scores": ("The final scores", "hf_stability.callback.headline"),
-    "the curves": ("The curves", "hf_stability.callback.curves"),
+    "the verdict": ("The verdict", f"{DIAGNOSTICS}.monitor.judge_run"),
+    "the verdict's file": ("The file of the verdict", f"{DIAGNOSTICS}.verdict_file.write_json"),
+    "the heat map": ("The heat map", f"{DIAGNOSTICS}.heat_map.draw_heat_map"),
+    "the final scores": ("The final scores", f"{DIAGNOSTICS}.outcome.headline"),
+    "the curves": ("The curves", f"{DIAGNOSTICS}.sinks.curves"),
     **{
         f"TensorBoard: {what}": ("TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.{what}")
         for what in ("open", "numbers", "flush", "evaluation", "end")
     },
     "TensorBoard: close": ("Closing TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.close"),
-    "the call stack": ("Reading the call stack", "hf_stability.callback.training_loop"),
+    "the call stack": ("Reading the call stack", f"{DIAGNOSTICS}.monitor.training_loop"),
     **{
         f"the loggers: {what}": ("The other loggers' part", f"{DIAGNOSTICS}.loggers.Loggers.{what}")
         for what in ("numbers", "end")
@@ -97,7 +93,7 @@ def test_an_error_of_ours_costs_no_training(tmp_path, monkeypatch, caplog, stock
         raise ZeroDivisionError(f"in {piece}")
 
     monkeypatch.setattr(where, fail, raising=False)  # `open` is no name of the module's own
-    callback = StabilityCallback(diagnostics="all")
+    callback = StabilityCallback(diagnostics="all", heat_map=piece == "the heat map")
     trainer = train(tmp_path, trainer_class, callback)
     assert torch.equal(toy.weights(trainer), stock[0]) and scores(trainer) == stock[1]
     said = [record.message for record in caplog.records if f"in {piece}" in record.message]
@@ -161,9 +157,7 @@ def test_an_error_in_one_of_two_processes_keeps_none_waiting(tmp_path, rank, whe
     (tmp_path / "train.py").write_text(SCRIPT)
     if where == "folder":
         (tmp_path / "out" / "stability" / "verdict.json").mkdir(parents=True)
-    command = [sys.executable, *toy.TWO_PROCESSES, str(tmp_path / "train.py"), str(tmp_path / "out"), str(rank), where]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = run_script(tmp_path / "train.py", [tmp_path / "out", rank, where], processes=2, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     for process in (0, 1):
         rows = 0 if process == rank and where == "row" else 8

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, installed or not
 from hf_stability import cli
 from hf_stability.methods.adamw import effective_step_factor
-from hf_stability.recipe.load import recipe_dir
+from hf_stability.recipe import recipe_dir
 
 
 TASK = "demo_pair"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from ..recipe.load import recipe_names
+from ..recipe import recipe_names
 from ..study.job import KEEP_MODEL
 from ..study.prepare import DTYPES
 from ..training_args import METHOD_ARGS, StableTrainingArguments

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..errors import InputError, nearest
-from ..recipe.load import recipe_names
+from ..recipe import recipe_names
 from ..training_args import StableTrainingArguments
 from .command import PROG
 from .flags import DIAGNOSTICS, DataArguments, ModelArguments, method_flags, names_of

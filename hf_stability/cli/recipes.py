@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import textwrap
 from collections.abc import Sequence
 
 from ..errors import InputError
-from ..recipe.load import recipe_dir, recipe_names
+from ..recipe import describe_recipe, recipe_names
 from .command import PROG
 
 
@@ -43,18 +42,5 @@ def main(argv: Sequence[str]) -> int:
     width = max(map(len, names)) + 2
     room = shutil.get_terminal_size((WIDTH, 0)).columns - width
     for name in names:
-        text = (recipe_dir() / f"{name}.yaml").read_text(encoding="utf-8")
-        print(name.ljust(width) + textwrap.shorten(summary(text), room, placeholder=" ..."))
+        print(name.ljust(width) + textwrap.shorten(describe_recipe(name), room, placeholder=" ..."))
     return 0
-
-
-def summary(text: str) -> str:
-    """The first sentence of the comment that a recipe file begins with, without the paper's title and what is in brackets;
-    empty where it begins with none."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#") or not line.strip("# "):
-            break
-        lines.append(line.lstrip("# "))
-    comment = re.sub(r',? "[^"]*"| \([^)]*\)', "", " ".join(lines))
-    return re.split(r"(?<!\bal\.)(?<=\.)\s+(?=[A-Z])", comment)[0]

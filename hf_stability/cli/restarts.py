@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..study.report import restarts_report
+from ..study.report import restarts_page
 from .parser import Texts, folder_parser, parse, study_folder
 
 
@@ -35,6 +35,6 @@ def main(argv: Sequence[str]) -> int:
     known.add_argument("--budget", type=float, help="Of the table of early stopping, in runs. Default: 10, or all.")
     given = parse(known, argv)
     folder = study_folder("restarts", given)
-    print(restarts_report.write_restarts(folder, given.get("recipe"), given.get("budget")))
+    print(restarts_page.write_restarts(folder, given.get("recipe"), given.get("budget")))
     print(f"{folder}: restarts.md; restarts.png in figures/, and as .svg")
     return 0

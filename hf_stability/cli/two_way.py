@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..study.report import two_way_report
+from ..study.report import two_way_page
 from .parser import Texts, folder_parser, parse, study_folder
 
 
@@ -35,6 +35,6 @@ def main(argv: Sequence[str]) -> int:
     """Write `two_way.md`, and print it."""
     given = parse(folder_parser("two_way", TEXTS), argv)
     folder = study_folder("two_way", given)
-    print(two_way_report.write_two_way(folder, given.get("recipe")))
+    print(two_way_page.write_two_way(folder, given.get("recipe")))
     print(f"{folder}: two_way.md")
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..verdicts.verdict import label_entropy
+from ..verdicts.constants import label_entropy
 from .plots import FLOOR
 
 

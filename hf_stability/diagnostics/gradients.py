@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +140,12 @@ def hidden_gradients(model: nn.Module) -> str | None:
             "torch.distributed.fsdp.fully_shard (FSDP version 2 of accelerate), whose gradients can be read"
         )
     return None
+
+
+def is_sharded(args: Any) -> bool:
+    """Whether a process sees a part of the gradients only."""
+    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
 
 
 def tensor_norms(tensors: Sequence[Tensor], seed_axis: bool = False) -> Tensor:

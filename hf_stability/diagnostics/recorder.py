@@ -6,13 +6,9 @@ while what all processes do together goes on, so that none waits for another.
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
 import logging
 import math
-import os
-import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,15 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..utils.layers import layers_of
+from ..utils.optimizers import encoder_group, rates_differ
 from .calling_trainer import TrainingLoop
-from .gradients import GradientMeter
+from .forward_pass import ForwardHook, divides_by_num_items, loss_logits_labels, remove_hooks
+from .gradients import GradientMeter, is_sharded
 from .guard import Guard
 from .outputs import combine_statistics, output_statistics
 from .own_loss import LossCheck
-from .probes import Probe, is_clipped
+from .probes import Probe
+from .probes.clipping import is_clipped
 from .step_record import LAYER_PREFIX, StepRecord
 
 
@@ -40,41 +38,6 @@ MAX_WIDTH = 128  # more outputs than this get no logit_std
 
 RECORD, FILE = "the step record", "the file of the step record"
 """The parts' names in warnings. Without its file the record is in memory only."""
-
-
-class ForwardHook:
-    """A model's forward hook that a copy of the model does not take along: copied or pickled, it does nothing.
-
-    Args:
-        recorder: what it tells of each forward pass.
-    """
-
-    def __init__(self, recorder: Recorder | None = None):
-        self.recorder = recorder
-
-    @torch.compiler.disable  # else it is compiled again for each number of micro-batches
-    def __call__(self, module, args, kwargs, output) -> None:
-        if self.recorder is not None:
-            self.recorder.observe_forward(module, kwargs, output)
-
-    def is_live(self) -> bool:
-        """Whether its training is going on: another callback's, on the same model."""
-        loop = self.recorder.loop if self.recorder is not None else None
-        return loop is not None and loop.is_running()
-
-    def __reduce__(self):
-        return ForwardHook, ()
-
-    def __deepcopy__(self, memo):
-        return ForwardHook()
-
-
-def remove_hooks(model: nn.Module) -> None:
-    """Take the hooks of earlier trainings off a model."""
-    for key, hook in list(model._forward_hooks.items()):
-        if isinstance(hook, ForwardHook) and not hook.is_live():
-            model._forward_hooks.pop(key)
-            getattr(model, "_forward_hooks_with_kwargs", {}).pop(key, None)
 
 
 class Recorder:
@@ -140,7 +103,7 @@ class Recorder:
             values = {"max_grad_norm": limit, "resumed": resumed}
             guard.run(part_of(probe), lambda p=probe, v=values: p.start(model, layers_of(model), **v))
         groups = getattr(optimizer, "param_groups", [])
-        self.encoders_group = encoders_group(groups, model)
+        self.encoder_group = encoder_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
         try:
@@ -243,7 +206,7 @@ class Recorder:
         clipped = is_clipped(total, self.args.max_grad_norm or 0.0, self.before_clipping)
         norms = torch.cat([torch.stack([total.float(), clipped.float()]), layer_norms.float().to(total.device)])
         rates = [float(group["lr"]) for group in optimizer.param_groups]
-        rates = [rates[self.encoders_group], *(rates if self._group_columns else [])]
+        rates = [rates[self.encoder_group], *(rates if self._group_columns else [])]
         return step, rates, self._seen_here(total), norms
 
     def _unknown_row(self, step: int) -> tuple[int, Sequence[float], Tensor, Tensor]:
@@ -376,64 +339,7 @@ def part_of(probe: Probe) -> str:
     return f"diagnostic {probe.name!r}"
 
 
-def loss_logits_labels(kwargs: Mapping, output: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The visible part of a forward pass: loss (0-d), logits `(examples, outputs)`, labels `(examples,)`, or None for each."""
-    labels = kwargs.get("labels")
-    if isinstance(output, Mapping):
-        loss, logits = output.get("loss"), output.get("logits")
-    else:
-        outputs = output if isinstance(output, tuple) else (output,)
-        loss, logits = (
-            (outputs[0], outputs[1] if len(outputs) > 1 else None) if labels is not None else (None, outputs[0])
-        )
-    # A copy: with several processes the Trainer multiplies the loss in place by their number.
-    loss = loss.detach().clone() if isinstance(loss, Tensor) and loss.ndim == 0 else None
-    logits = logits if isinstance(logits, Tensor) and logits.ndim == 2 else None
-    labels = labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
-    return loss, logits, labels
-
-
 def weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples where these are known."""
     sizes = np.where(np.isfinite(sizes), sizes, 1.0)
     return (values.astype(np.float64) * sizes).sum(0) / sizes.sum(0)
-
-
-def divides_by_num_items(model: nn.Module) -> bool:
-    """Whether a model's loss is a sum over tokens / `num_items_in_batch`, so that a step's micro-batches add up.
-
-    Many take the argument, and leave it: T5 and BERT's classifiers have a cross entropy of their own, others (Qwen2's
-    classifier) do not hand it on to `self.loss_function`. Read off the source; where there is none (a class made in a
-    notebook or by `exec`) the answer is no.
-    """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-    if not isinstance(model, PreTrainedModel):
-        return False
-    try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(model).forward)))
-        tree = ast.parse(source)
-    except (OSError, TypeError, SyntaxError, ValueError):  # no source, or one whose docstring begins at the margin
-        return False
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    losses = [call for call in calls if getattr(call.func, "attr", None) == "loss_function"]
-    return any(keyword.arg in (None, "num_items_in_batch") for call in losses for keyword in call.keywords)
-
-
-def is_sharded(args: Any) -> bool:
-    """Whether a process sees a part of the gradients only."""
-    flags = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return bool(args.fsdp or args.deepspeed) or any(os.environ.get(flag, "").lower() == "true" for flag in flags)
-
-
-def rates_differ(groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether an optimizer's groups have different peak rates."""
-    return len({float(group.get("initial_lr", group["lr"])) for group in groups}) > 1
-
-
-def encoders_group(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> int:
-    """Index of the parameter group that has most of the encoder's layers' parameters; of equals the highest rate's."""
-    layers = layers_of(model)
-    encoder = {id(p) for name, group in layers.items() if "layer_" in name for p in group}
-    sizes = [sum(p.numel() for p in group["params"] if id(p) in encoder) for group in groups]
-    keys = [(size, float(group.get("initial_lr", group["lr"]))) for size, group in zip(sizes, groups, strict=True)]
-    return max(range(len(keys)), key=lambda i: (*keys[i], -i), default=0)

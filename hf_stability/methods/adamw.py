@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
+from .base import Method
 
 
 # Where the step counter starts without bias correction. Both factors, 1 - beta1^t and 1 - beta2^t, are then exactly 1
@@ -18,10 +21,8 @@ from ..errors import InputError
 # million updates, after which the counter stands still and the factors still are 1.
 UNCORRECTED_START = 10_000_000
 
-
-def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper; one without a wrapper, or None, as it is."""
-    return getattr(optimizer, "optimizer", optimizer)
+# The optimizers that run torch's AdamW kernels, the ones that have a bias correction to leave out.
+TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
 def effective_step_factor(
@@ -178,3 +179,77 @@ def _check_group(group: dict[str, Any]) -> None:
                 f"beta{i}={beta!r} is too close to 1 for bias_correction=False: the correction would still be felt "
                 f"at step {UNCORRECTED_START}, where the counter starts. Use a beta{i} of at most 0.999996"
             )
+
+
+@dataclass
+class BiasCorrectionArguments:
+    """The arguments of [`BiasCorrection`]."""
+
+    bias_correction: bool = field(
+        default=True,
+        metadata={
+            "help": "Adam's bias correction. BERT's original optimizer leaves it out, which makes early steps larger "
+            "by up to 6.5 times and runs fail (Mosbach et al. 2021)."
+        },
+    )
+    lr_bias_correction: bool = field(
+        default=False,
+        metadata={
+            "help": "Put what bias correction does to the step into the learning rate: at update t it is multiplied by "
+            "sqrt(1 - beta2^t) / (1 - beta1^t). Goes with --bias_correction false, and equals true up to eps and weight decay."
+        },
+    )
+
+
+class BiasCorrection(Method):
+    """AdamW without bias correction, and the same correction as a factor of the learning rate. With correction: torch's own."""
+
+    Arguments = BiasCorrectionArguments
+
+    def check_values(self) -> None:
+        super().check_values()
+        if self.settings.lr_bias_correction and self.settings.bias_correction:
+            raise InputError(
+                "--lr_bias_correction true: the optimizer corrects already, and the step would be corrected twice; "
+                "give --bias_correction false, too"
+            )
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        optim = args.get("optim", TORCH_ADAMW[0])
+        if optim not in TORCH_ADAMW:
+            raise InputError(
+                f"--optim {getattr(optim, 'value', optim)}: bias correction can be left out of torch's AdamW only. "
+                f"Give --optim {' or '.join(TORCH_ADAMW)}, or --bias_correction true."
+            )
+
+    def change_optimizer(self, optimizer_cls, kwargs, args):
+        if optimizer_cls is not torch.optim.AdamW:
+            raise InputError(f"--bias_correction false: --optim {args.optim} is not torch's AdamW")
+        return AdamW, {**kwargs, "bias_correction": False}
+
+    def check_optimizer(self, optimizer):
+        # An optimizer that was passed in goes past change_optimizer: the argument must not be lost on it.
+        if any(group.get("bias_correction", True) for group in optimizer.param_groups):
+            raise InputError(
+                "--bias_correction false, but the optimizer passed to the Trainer has it on: "
+                "pass hf_stability.AdamW(..., bias_correction=False)"
+            )
+
+    def change_scheduler(self, scheduler, trainer, passed_in):
+        if not self.settings.lr_bias_correction:
+            return scheduler
+        if passed_in:
+            raise InputError(
+                "--lr_bias_correction true, but a scheduler was passed to the Trainer: pass the optimizer alone"
+            )
+        if not isinstance(scheduler, LambdaLR):
+            kind = getattr(trainer.args.lr_scheduler_type, "value", trainer.args.lr_scheduler_type)
+            raise InputError(
+                f"--lr_bias_correction true: --lr_scheduler_type {kind} is no function of the step; give another"
+            )
+        betas = trainer.args.adam_beta1, trainer.args.adam_beta2
+
+        def corrected(shape: Callable[[int], float]) -> Callable[[int], float]:
+            return lambda done: shape(done) * effective_step_factor(done + 1, *betas)  # update t follows t - 1 done
+
+        return LambdaLR(scheduler.optimizer, [corrected(shape) for shape in scheduler.lr_lambdas])

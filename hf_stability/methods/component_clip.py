@@ -9,11 +9,13 @@ matrix, a bias or a LayerNorm weight is scaled by what it needs itself. The comp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .base import Method, Range
 
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s
@@ -47,3 +49,27 @@ def clip_components(gradients: Sequence[Tensor], max_norm: float, norms: Tensor 
     factors = torch.clamp(max_norm / (norms + CLIP_EPS), max=1.0)
     torch._foreach_mul_(gradients, list(factors.unbind()))
     return norms * factors
+
+
+@dataclass
+class ComponentClipArguments:
+    """The argument of [`ComponentClip`]."""
+
+    component_clip: float = field(
+        default=0.0,
+        metadata={
+            "help": "Clip the gradient of each parameter tensor to this norm (Yang & Ma 2022), before --max_grad_norm clips "
+            "all of them together. 0: no."
+        },
+    )
+
+
+class ComponentClip(Method):
+    """[`clip_components`] at every update step."""
+
+    Arguments = ComponentClipArguments
+    ranges = {"component_clip": Range()}
+    needs_whole_gradients = True
+
+    def clip(self, gradients, norms):
+        return clip_components(gradients, self.settings.component_clip, norms)

@@ -6,13 +6,20 @@ here is that of Zhang et al. (ICLR 2021, arXiv 2006.05987, github.com/asappresea
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from ..errors import InputError
+from ..utils.layers import layers_of, without_weights
+from .base import Method, Range
+
+
+logger = logging.getLogger(__name__)
 
 
 def layer_rates(layers: Sequence[str], learning_rate: float, decay: float) -> dict[str, float]:
@@ -87,3 +94,37 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> str:
         count = sum(parameter.numel() for parameter in group["params"])
         rows.append(f"| {group['name']} | {group['lr']:.3g} | {group['weight_decay']:g} | {count:,} |")
     return "\n".join(rows)
+
+
+@dataclass
+class LayerwiseLRArguments:
+    """The argument of [`LayerwiseLR`]."""
+
+    layerwise_lr_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Rate of each layer as a share of the one above; head and pooler have the full rate (Zhang et al. 2021: "
+            ".95). 1: one rate for all."
+        },
+    )
+
+
+class LayerwiseLR(Method):
+    """[`layerwise_lr_groups`] as the optimizer's parameter groups."""
+
+    Arguments = LayerwiseLRArguments
+    ranges = {"layerwise_lr_decay": Range(0, 1, takes_high=True)}
+
+    def describe(self, config, args):
+        """`learning rates: classifier 2e-05, pooler 2e-05, layer_11 1.9e-05, ..., embeddings 1.08e-05`."""
+        layers = list(layers_of(without_weights(config)))
+        rates = layer_rates(layers, args["learning_rate"], self.settings.layerwise_lr_decay)
+        return ["learning rates: " + ", ".join(f"{name} {rates[name]:.3g}" for name in reversed(rates))]
+
+    def parameter_groups(self, trainer, learning_rate):
+        model, decay = trainer.model, self.settings.layerwise_lr_decay
+        decayed = set(trainer.get_decay_parameter_names(model))
+        undecayed = [p for name, p in model.named_parameters() if name not in decayed]
+        groups = layerwise_lr_groups(layers_of(model), learning_rate, decay, trainer.args.weight_decay, undecayed)
+        logger.info(f"--layerwise_lr_decay {decay}:\n{groups_table(groups)}")
+        return groups

@@ -8,12 +8,14 @@ neuron off, mixout gives it back the weights that it had before fine-tuning.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .base import Method, Range
 
 
 logger = logging.getLogger(__name__)
@@ -164,3 +166,43 @@ def _linears(model: nn.Module, where: str):
             intermediate = isinstance(child, nn.Linear) and child.out_features == width
             if isinstance(child, nn.Linear) and not (where == "dropout" and intermediate):
                 yield f"{prefix}.{name}" if prefix else name, child
+
+
+@dataclass
+class MixoutArguments:
+    """The arguments of [`Mixout`]."""
+
+    mixout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Mixout's probability (Lee et al. 2020: .7 to .9): so many input neurons of a layer have their pretrained "
+            "weights at each forward pass. It takes dropout's place: set the model's hidden_dropout_prob to 0."
+        },
+    )
+    mixout_where: str = field(
+        default="dropout",
+        metadata={
+            "help": "Which linear layers: those with a dropout beside them, or all.",
+            "choices": list(PLACES),
+        },
+    )
+    mixout_rescale_grad: bool = field(
+        default=False,
+        metadata={"help": "Mixout with its exact gradient; the authors' code leaves out its factor 1 / (1 - p)."},
+    )
+
+
+class Mixout(Method):
+    """[`apply_mixout`] on a model before its training."""
+
+    Arguments = MixoutArguments
+    ranges = {"mixout": Range(0, 1)}
+
+    def check_model(self, config, task):
+        warn_of_dropout(config, self.settings.mixout)
+
+    def prepare_model(self, model, trainer, generator=None):
+        own = self.settings
+        names = apply_mixout(model, own.mixout, own.mixout_where, own.mixout_rescale_grad)
+        logger.info(f"--mixout {own.mixout}: {', '.join(names)}")
+        warn_of_dropout(model.config, own.mixout)

@@ -7,13 +7,16 @@ code: fairseq, examples/rxf.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ..errors import InputError
-from .r_drop import symmetric_kl, twice
+from .base import Method, Range
+from .r_drop import check_classifier, refuse_label_smoothing, refuse_regression, symmetric_kl, twice
 
 
 NOISES = ("normal", "uniform")
@@ -66,3 +69,44 @@ def r3f(
     if logits.ndim != 2 or logits.shape[-1] < 2:
         raise InputError("--r3f: the model gives no distribution over classes (a regression?); give 0")
     return loss + strength * symmetric_kl(*logits.chunk(2)), outputs
+
+
+@dataclass
+class R3FArguments:
+    """The arguments of [`R3F`]."""
+
+    r3f: float = field(
+        default=0.0,
+        metadata={
+            "help": "R3F's lambda (Aghajanyan et al. 2021): predictions must not move under noise on the embeddings. Twice "
+            "the time. 0: no."
+        },
+    )
+    r3f_eps: float = field(default=1e-5, metadata={"help": "R3F's noise: its standard deviation, or half its range."})
+    r3f_noise: str = field(
+        default="uniform", metadata={"help": "The distribution of R3F's noise.", "choices": list(NOISES)}
+    )
+
+
+class R3F(Method):
+    """[`r3f`] as the loss of every batch of training."""
+
+    Arguments = R3FArguments
+    ranges = {"r3f": Range(), "r3f_eps": Range()}
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        refuse_label_smoothing("r3f", args)
+
+    def check_model(self, config, task):
+        refuse_regression("r3f", self.settings.r3f, task)
+
+    def loss(self, compute_loss, inputs, trainer):
+        check_classifier("r3f", trainer, inputs)
+        # A decoder's classifier finds an example's last token by its padding tokens. Encoders are those with a masked LM.
+        config = trainer.model.config
+        if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder:
+            raise InputError(
+                f"--r3f: a {config.model_type} looks for padding in the tokens, which noise takes away; give 0"
+            )
+        embedding, own = trainer.model.get_input_embeddings(), self.settings
+        return r3f(compute_loss, inputs, embedding, own.r3f, own.r3f_eps, own.r3f_noise)

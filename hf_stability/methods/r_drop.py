@@ -7,6 +7,7 @@ github.com/dropreg/R-Drop).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..utils.layers import without_weights
+from .base import Method, Range
 
 
 def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
@@ -74,3 +77,64 @@ def r_drop(compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[s
     if logits.ndim != 2 or logits.shape[-1] < 2:
         raise InputError("--r_drop: the model gives no distribution over classes (a regression?); give 0")
     return loss + alpha / 2 * symmetric_kl(*logits.chunk(2)), outputs
+
+
+@dataclass
+class RDropArguments:
+    """The argument of [`RDrop`]."""
+
+    r_drop: float = field(
+        default=0.0,
+        metadata={
+            "help": "R-Drop's alpha, half of that in Liang et al. (2021), whose loss is the sum over both passes and not the mean: "
+            "two dropout passes must agree. Twice the time. 0: no."
+        },
+    )
+
+
+class RDrop(Method):
+    """[`r_drop`] as the loss of every batch of training."""
+
+    Arguments = RDropArguments
+    ranges = {"r_drop": Range()}
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        if args.get("r3f"):
+            raise InputError("--r_drop and --r3f: both add a second pass over the batch; give one of them")
+        refuse_label_smoothing("r_drop", args)
+
+    def check_model(self, config, task):
+        refuse_regression("r_drop", self.settings.r_drop, task)
+        check_dropout(without_weights(config), self.settings.r_drop)
+
+    def prepare_model(self, model, trainer, generator=None):
+        check_dropout(model, self.settings.r_drop)
+
+    def loss(self, compute_loss, inputs, trainer):
+        check_classifier("r_drop", trainer, inputs)
+        return r_drop(compute_loss, inputs, self.settings.r_drop)
+
+
+def refuse_label_smoothing(name: str, args: Mapping[str, Any]) -> None:
+    """Refuse `--label_smoothing_factor`, with which such a loss is not known."""
+    if args.get("label_smoothing_factor"):
+        raise InputError(f"--{name} with --label_smoothing_factor: not known together; give one of them")
+
+
+def refuse_regression(name: str, value: float, task: Any) -> None:
+    """Refuse a task without classes."""
+    if task.is_regression:
+        raise InputError(f"--{name} {value}: {task.name} is a regression, without classes to compare; give 0")
+
+
+def check_classifier(name: str, trainer: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse all but a `...ForSequenceClassification` with its own loss and one label per example, in one device per process."""
+    config, labels = trainer.model.config, inputs.get("labels")
+    single = getattr(config, "problem_type", None) in (None, "single_label_classification") and config.num_labels > 1
+    whole = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
+    if not (trainer.has_classifier_loss() and single and whole):
+        raise InputError(
+            f"--{name}: needs a ...ForSequenceClassification with one label an example, and its own loss; give 0"
+        )
+    if trainer.args.n_gpu > 1:
+        raise InputError(f"--{name}: not with DataParallel ({trainer.args.n_gpu} GPUs in one process); use torchrun")

@@ -7,12 +7,21 @@ top layers are a poor start for another task, and drawing them anew makes few-sa
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig
+from transformers import PretrainedConfig
 
 from ..errors import InputError
-from ..utils.layers import base_model
+from ..utils.layers import base_model, without_weights
+from .base import Method, Range
+
+
+logger = logging.getLogger(__name__)
 
 
 def reinit_layers(model: nn.Module, num_layers: int, generator: torch.Generator | None = None) -> list[str]:
@@ -73,12 +82,6 @@ def check_config(config: PretrainedConfig, num_layers: int) -> None:
     top_modules(without_weights(config), num_layers)
 
 
-def without_weights(config: PretrainedConfig) -> nn.Module:
-    """A sequence classifier of this config that has its modules and shapes only, at no cost."""
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config)
-
-
 def _encoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     config = getattr(model, "config", None)
     kind = getattr(config, "model_type", type(model).__name__)
@@ -121,3 +124,38 @@ def _check(where: str, module: nn.Module) -> None:
 def _is_layer_norm(module: nn.Module) -> bool:
     """torch's, or a model's own of this name, with a weight and a bias."""
     return type(module).__name__.endswith("LayerNorm") and getattr(module, "bias", None) is not None
+
+
+@dataclass
+class ReinitArguments:
+    """The argument of [`Reinit`]."""
+
+    reinit_layers: int = field(
+        default=0,
+        metadata={
+            "help": "Draw the pooler and this many top encoder layers anew before training (Zhang et al. 2021: 5 of 24). "
+            "0: none. Not for ALBERT, whose layers are shared."
+        },
+    )
+
+
+class Reinit(Method):
+    """[`reinit_layers`] on a model before its training."""
+
+    Arguments = ReinitArguments
+    ranges = {"reinit_layers": Range()}
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        for name in ("mixout", "prior_decay"):
+            if args.get(name):
+                raise InputError(
+                    f"--reinit_layers {self.settings.reinit_layers} with --{name} {args[name]}: layers that are drawn anew have no "
+                    "pretrained weights to go back to; give one of them"
+                )
+
+    def check_model(self, config, task):
+        check_config(config, self.settings.reinit_layers)
+
+    def prepare_model(self, model, trainer, generator=None):
+        names = reinit_layers(model, self.settings.reinit_layers, generator)
+        logger.info(f"--reinit_layers {self.settings.reinit_layers}: drawn anew: {', '.join(names)}")

@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
-from ..recipe.load import Stage, argument_types, coerce, load_recipes
+from ..recipe import Stage, load_recipes
+from ..recipe.arguments import argument_types
+from ..recipe.schema import coerce
 from ..tasks.demo.data import demo_model_path
 from ..tasks.load import (
     TokenizedData,
@@ -44,9 +46,10 @@ from . import prepare
 from .describe import describe_study
 from .folder import check_folder, read_runs
 from .job import KEEP_MODEL, Job, check_jobs
-from .policies.early_stopping import check_policy, policy_jobs
+from .policies.early_stopping import EarlyStopping, check_policy
+from .policies.policy import Policy
+from .policies.two_way import TwoWay, check_sizes
 from .records import RunRecord
-from .report import two_way_report
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
 from .study import is_main_process, run_jobs
@@ -95,6 +98,7 @@ class StudyPlan:
         jobs: the runs, recipe by recipe, one or more.
         data, tokens: what is trained on, as text and as tokens.
         stages: the intermediate trainings that recipes with `stages` start from.
+        policy: what the study does with seeds: two-way seeds, restarts with early stopping, or each one to its end.
         workers: runs at a time, each in a process of its own; 0: in this process.
         doubts: what looks wrong with the data, a sentence each.
     """
@@ -104,6 +108,7 @@ class StudyPlan:
     data: TaskData
     tokens: TokenizedData
     stages: StagePlan
+    policy: Policy = field(default_factory=Policy)
     workers: int = 0
     doubts: list[str] = field(default_factory=list)
 
@@ -135,9 +140,7 @@ class StudyPlan:
         pictures, problem, conclusion = [], "", ""
         if main:
             pictures, problem = draw_study(self.folder)
-            if self.jobs[0].cell is not None:
-                recipes = list(dict.fromkeys(run.recipe for run in runs))
-                conclusion = two_way_report.conclusion(self.folder, recipes)
+            conclusion = self.policy.conclusion(self.folder, list(dict.fromkeys(run.recipe for run in runs)))
         if distributed:
             from accelerate import PartialState
 
@@ -157,7 +160,7 @@ class StudyResult:
         summary: `summary.json` as a dict; of all runs in the folder.
         pictures: the PNG files that were drawn.
         picture_error: why there are none, in a line.
-        conclusion: with `two_way`, the text of `two_way.md`.
+        conclusion: the policy's last words: with `two_way` the text of `two_way.md`. Empty for a plain study.
     """
 
     folder: Path
@@ -241,7 +244,10 @@ def plan_study(
         InputError: anything is wrong with any of these. The message names the command's flag, the value and the way out.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes start after it was used
-    seeds, policy = _seeds_and_policy(seeds, two_way, restarts, look_at, finish)
+    if two_way is not None and seeds is not None:
+        raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
+    policy = _policy(two_way, restarts, look_at, finish)
+    seeds = _seeds(seeds, policy)
     training = _checked_training(training)
     prepare.check_given(training)
     names = [recipes] if isinstance(recipes, (str, os.PathLike)) else recipes
@@ -294,18 +300,17 @@ def plan_study(
     stages = plan_stages(loaded, model, config, load_stage, folder, training, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
     jobs = prepare.make_jobs(settings, seeds, model, config, tokens, data_folder, keep_model=keep_model, **shared)
-    jobs = policy(stages.attach(jobs))
+    jobs = policy.jobs(stages.attach(jobs))
     if arms is not None:
         jobs = arms(jobs, data, config)
     if not jobs:
         raise InputError("no run is planned: give one recipe and one seed or more")
     check_jobs(jobs)
     check_folder(jobs, folder, stages.jobs)
-    if jobs[0].cell is not None:
-        two_way_report.check_growth(jobs, read_runs(folder))
+    policy.check_runs(jobs, read_runs(folder))
     if workers is None or jobs[0].processes > 1:
         workers = _default_workers(jobs[0])
-    return StudyPlan(folder, jobs, data, tokens, stages, workers, said)
+    return StudyPlan(folder, jobs, data, tokens, stages, policy, workers, said)
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:
@@ -330,33 +335,32 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
 # ---- what is given --------------------------------------------------------------------------------------------------
 
 
-def _seeds_and_policy(
-    seeds: int | str | Sequence[int | str] | None,
-    two_way: Sequence[int] | None,
-    restarts: int | None,
-    look_at: float | None,
-    finish: int | None,
-) -> tuple[list[int], Callable[[list[Job]], list[Job]]]:
-    """The seeds, and what a study does with their jobs, other than to run a recipe's one after the other."""
-    early_stopping = any(value is not None for value in (restarts, look_at, finish))
-    if two_way is not None:
-        if seeds is not None:
-            raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
-        if early_stopping:
-            check_policy(restarts, look_at, finish)
-            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
-        sizes = two_way_report.check_sizes(two_way)
-        return [1], lambda jobs: two_way_report.two_way_jobs(jobs, *sizes)
-    if early_stopping:
+def _policy(two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None) -> Policy:
+    """What the study does with seeds; the plain [`Policy`] runs each recipe's one after the other."""
+    if any(value is not None for value in (restarts, look_at, finish)):
         check_policy(restarts, look_at, finish)
-        words = _seed_words(restarts if seeds is None else seeds)
-        found = prepare.parse_seeds(words)
-        if len(found) != restarts:
-            raise InputError(
-                f"--restarts {restarts}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
-            )
-        return found, lambda jobs: policy_jobs(jobs, look_at, finish)
-    return prepare.parse_seeds(_seed_words(SEEDS if seeds is None else seeds)), lambda jobs: jobs
+        if two_way is not None:
+            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
+        return EarlyStopping(restarts, look_at, finish)
+    return Policy() if two_way is None else TwoWay(*check_sizes(two_way))
+
+
+def _seeds(seeds: int | str | Sequence[int | str] | None, policy: Policy) -> list[int]:
+    """The seeds to plan.
+
+    Raises:
+        InputError: seeds that are none, or another number than are restarted.
+    """
+    own = policy.planned_seeds()
+    if seeds is None:
+        return prepare.parse_seeds([str(SEEDS)]) if own is None else own
+    words = _seed_words(seeds)
+    found = prepare.parse_seeds(words)
+    if own is not None and len(found) != len(own):
+        raise InputError(
+            f"--restarts {len(own)}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
+        )
+    return found
 
 
 def _seed_words(seeds: int | str | Sequence[int | str]) -> list[str]:

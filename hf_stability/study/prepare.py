@@ -24,13 +24,13 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ..diagnostics.precision import WAY_OUT, half_precision_weights
 from ..errors import InputError
-from ..methods.mixout import warn_of_dropout
-from ..methods.r_drop import check_dropout
-from ..methods.reinit import check_config, without_weights
-from ..recipe.load import Recipe, Resolved, resolve, resolve_model_config
+from ..methods import METHODS
+from ..recipe import Recipe, Resolved
+from ..recipe.resolve import resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
-from ..training_args import StableTrainingArguments, derived_batch_size
+from ..training_args import StableTrainingArguments
+from ..utils.batches import derived_batch_size
 from .job import Job
 from .model import load_model, model_config
 
@@ -345,14 +345,10 @@ def job_values(recipe: Recipe, model: str, config, task: Task, settings: Mapping
 
 def _check_methods_on(config, task: Task, args: Mapping[str, Any]) -> None:
     """Say now what a method would say, or refuse, in every run, once it has its model and data."""
-    warn_of_dropout(config, args.get("mixout") or 0.0)
-    for name in ("r_drop", "r3f"):
-        if args.get(name) and task.is_regression:
-            raise InputError(f"--{name} {args[name]}: {task.name} is a regression, without classes to compare; give 0")
-    if args.get("reinit_layers"):
-        check_config(config, args["reinit_layers"])
-    if args.get("r_drop"):
-        check_dropout(without_weights(config), args["r_drop"])
+    for method in METHODS:
+        made = method.from_arguments(args)
+        if made.is_on:
+            made.check_model(config, task)
 
 
 def made_arguments(settings: Mapping[str, Resolved], where: str = "") -> StableTrainingArguments:

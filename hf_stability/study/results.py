@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..callback import StabilityCallback
-from ..diagnostics.evaluation import named_output
+from ..diagnostics.named_output import named_output
 from ..diagnostics.step_record import LAST_PART
 from ..trainer import StableTrainer
 from ..utils.files import finite, write_json

@@ -23,12 +23,12 @@ from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments
+from ..utils.text import markdown_table
 from .checkpoints import prepare_folder
 from .job import Job
 from .look import LookCallback
 from .model import load_model, model_config, save_encoder
 from .records import RunRecord
-from .report.summary import markdown_table
 from .results import write_results
 
 

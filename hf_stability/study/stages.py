@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..recipe.load import Recipe, Stage, resolve_stage
+from ..recipe import Recipe, Stage
+from ..recipe.resolve import resolve_stage
 from ..tasks.load import TokenizedData
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData

@@ -13,7 +13,8 @@ from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at
 from .progress import Progress
 from .records import RunRecord, read_run
-from .report.summary import summarize, to_markdown, write_summary
+from .report.summary import summarize
+from .report.summary_page import to_markdown, write_summary
 
 
 def run_jobs(

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
-from hf_stability.recipe.load import load_recipe, resolve
+from hf_stability.recipe import load_recipe
+from hf_stability.recipe.resolve import resolve
 from hf_stability.tasks.demo.data import SPLIT_SIZES
 from hf_stability.tasks.presets import PRESETS
 from tests.study.report.test_figures import leave_run

@@ -19,7 +19,7 @@ from benchmarks.recipes_report import (
     says_nothing_of_stability,
     task_tables,
 )
-from hf_stability.recipe.load import load_recipes
+from hf_stability.recipe import load_recipes
 from hf_stability.study.records import RunRecord
 
 

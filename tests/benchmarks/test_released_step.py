@@ -22,7 +22,7 @@ from benchmarks.released_step import (
     total_decay,
 )
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
-from hf_stability.recipe.load import recipe_dir
+from hf_stability.recipe import recipe_dir
 from hf_stability.study.records import RunRecord
 from tests import toy
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from hf_stability import cli
-from hf_stability.recipe.load import recipe_names
+from hf_stability.recipe import recipe_names
 from hf_stability.study.describe import layerwise_rates
 from hf_stability.tasks.demo.data import demo_model_path
 from hf_stability.tasks.glue import GLUE_TASKS

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_stability import StabilityCallback, StableTrainer
 from hf_stability.diagnostics.calling_trainer import calling_evaluation, training_loop
-from hf_stability.diagnostics.recorder import ForwardHook
+from hf_stability.diagnostics.forward_pass import ForwardHook
 from tests import toy
 
 

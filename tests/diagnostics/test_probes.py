@@ -10,23 +10,15 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_stability import AdamW
-from hf_stability.diagnostics import probes
-from hf_stability.diagnostics.probes import (
-    PROBES,
-    OutputProbe,
-    Probe,
-    clip_factor,
-    cls_variance,
-    distance,
-    is_clipped,
-    make_probes,
-    one_class_share,
-    prediction_entropy,
-    saturated_share,
-    step_factor,
-    tanh_modules,
-    update_ratio,
-)
+from hf_stability.diagnostics.probes import PROBES, Clipping, Distance, Probe, make_probes
+from hf_stability.diagnostics.probes.clipping import clip_factor, is_clipped
+from hf_stability.diagnostics.probes.cls_variance import cls_variance
+from hf_stability.diagnostics.probes.distance import distance
+from hf_stability.diagnostics.probes.outputs import OutputProbe
+from hf_stability.diagnostics.probes.pooler_saturation import saturated_share, tanh_modules
+from hf_stability.diagnostics.probes.prediction_entropy import one_class_share, prediction_entropy
+from hf_stability.diagnostics.probes.step_factor import step_factor
+from hf_stability.diagnostics.probes.update_ratio import update_ratio
 from hf_stability.errors import InputError
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.utils.layers import layers_of
@@ -438,6 +430,25 @@ def test_a_step_that_is_skipped_does_not_count():
     assert found == pytest.approx(slow, rel=1e-5, nan_ok=True)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.98), (0.0, 0.9999)])
+def test_on_the_host_it_is_the_methods_own_number(betas):
+    model = make_model()
+    optimizer = AdamW(model.parameters(), lr=1e-3, betas=betas)
+    rows = run(model, "step_factor", steps=4, sizes=(2,), optimizer=optimizer)
+    own = [torch.tensor(effective_step_factor(t, *betas), dtype=torch.float32).item() for t in range(1, 5)]
+    assert [row["step_factor"] for row in rows] == own
+
+
+def test_a_counter_at_zero_has_no_factor():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    optimizer.state[weight] = {"step": torch.tensor(0.0)}  # a fused kernel under fp16 scaling takes a step back
+    probe = PROBES["step_factor"]()
+    probe.start(make_model(), {})
+    probe.before_step(optimizer, torch.tensor(1.0), True, 1)
+    assert probe.after_step().isnan().all()
+
+
 def test_the_papers_factors():
     steps = torch.tensor([1.0, 10.0, 100.0, 156.0, 468.0, 1000.0])
     paper = [0.3162, 0.1532, 0.3086, 0.3801, 0.6115, 0.7952]
@@ -614,8 +625,8 @@ def test_probes_by_name():
     assert [probe.name for probe in make_probes("all")] == list(PROBES)
     assert [probe.name for probe in make_probes(["all", "distance"])] == list(PROBES)
     assert [type(probe) for probe in make_probes(["distance", "clipping", "distance"])] == [
-        probes.Distance,
-        probes.Clipping,
+        Distance,
+        Clipping,
     ]
     assert [probe.name for probe in make_probes("distance")] == ["distance"]
     assert make_probes([]) == []

@@ -1,6 +1,5 @@
 """Every situation, with StabilityCallback on the stock Trainer and with StableTrainer, next to the stock Trainer alone."""
 
-import gc
 from functools import cache
 
 import pytest
@@ -22,15 +21,6 @@ def cases():
                     yield pytest.param(
                         situation, run == "learns", kind, id=f"{situation.name}-{run}-{kind}", marks=marks
                     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_heap():
-    """Each training collects garbage: without the modules among it, in a tenth of the time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_stability.errors import InputError
-from hf_stability.recipe.load import argument_types, load_recipe, resolve_model_config
+from hf_stability.recipe import load_recipe
+from hf_stability.recipe.arguments import argument_types
+from hf_stability.recipe.resolve import resolve_model_config
 from hf_stability.study import prepare
 from hf_stability.study.run import make_trainer, training_arguments
 from hf_stability.tasks.load import TokenizedData

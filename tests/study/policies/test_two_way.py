@@ -1,8 +1,7 @@
-"""`--two_way`: a real tiny study through the command, and the table that is made from its folder."""
+"""`--two_way`: a real tiny study through the command, its jobs, and what it ends with."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from itertools import product
@@ -11,15 +10,14 @@ import numpy as np
 import pytest
 
 from hf_stability import cli
-from hf_stability.diagnostics.step_record import read_steps
-from hf_stability.errors import InputError
+from hf_stability.diagnostics.step_record import read_steps, steps_frame
 from hf_stability.study.folder import read_runs
 from hf_stability.study.job import Job
-from hf_stability.study.report import two_way, two_way_report
-from hf_stability.study.report.two_way_report import cell_streams, check_sizes, two_way_jobs, write_two_way
+from hf_stability.study.policies.two_way import cell_streams, check_sizes, conclusion, two_way_jobs
+from hf_stability.study.report.two_way_page import components_table
+from hf_stability.study.report.variance_components import analyse
 from hf_stability.study.run import make_trainer, quiet, training_arguments
 from hf_stability.training_args import seed_streams
-from tests.study.report.test_scores import leave_run
 
 
 pytestmark = pytest.mark.usefixtures("no_heat_maps")
@@ -75,12 +73,26 @@ def test_a_row_shares_its_initialisation_a_column_its_order_and_nothing_shares_d
     assert len(set(heads.values())) == 2 and all(head == heads[cell[0], 1, 1] for cell, head in heads.items())
 
 
+def test_its_records_are_one_frame_that_tells_the_cells_apart(finished):
+    frame = steps_frame(finished)
+    assert frame.index.names == ["recipe", "init", "order", "dropout", "step"]
+    cells = list(product((1, 2), repeat=3))
+    assert frame.index.tolist() == [("devlin2019", *cell, step) for cell in cells for step in (1, 2, 3)]
+    for run in read_runs(finished):
+        record = read_steps(finished / "runs" / run.name / "steps.rec")
+        own = frame.loc[("devlin2019", *run.cell.values())]
+        np.testing.assert_array_equal(own["loss"], record["loss"])
+        assert frame.attrs[run.name]["max_steps"] == 3
+    batches = frame.groupby(["order", "step"])[["labels/0", "labels/1"]].nunique()
+    assert (batches == 1).all(axis=None)  # of each order's batch, whatever the initialisation and the dropout
+
+
 def test_the_study_ends_with_the_table_and_it_is_made_again_from_the_folder(finished, tmp_path, capsys):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder)
     text = (folder / "two_way.md").read_text()
     scores = np.array([run.last for run in read_runs(folder)]).reshape(2, 2, 2)
-    assert two_way.to_markdown(two_way.analyse(scores, np.random.default_rng(0))) in text
+    assert components_table(analyse(scores, np.random.default_rng(0))) in text
     assert (
         "### accuracy" in text
         and "### Failed runs" in text
@@ -96,7 +108,7 @@ def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished,
     shutil.copytree(finished, folder)
     before = {path: path.read_bytes() for path in folder.glob("runs/*/*/run.json")}
     (folder / "runs/devlin2019/init-02_order-01_dropout-2/run.json").unlink()  # as after a kill
-    reason = two_way_report.conclusion(folder, ["devlin2019"])
+    reason = conclusion(folder, ["devlin2019"])
     assert reason.startswith("No two_way.md: ") and "others have 2; each pair of seeds needs the same number" in reason
     assert not (folder / "two_way.md").exists()
     assert cli.main([*arguments, "--two_way", "3", "2", "1", "--output_dir", str(folder)]) == 2
@@ -144,63 +156,3 @@ def test_seeds_do_not_depend_on_how_many_there_are_and_dropout_is_each_runs_own(
     )
     assert plain["dropout_seed"] not in dropout
     assert check_sizes([5, 4]) == (5, 4, 2) and check_sizes([5, 4, 1]) == (5, 4, 1)
-
-
-# ---- the table, from hand-made runs ---------------------------------------------------------------------------------
-
-
-def leave_design(folder, failed, replicates=2, recipe="a", size=4):
-    """A design of `size` x `size` cells; runs whose number is in `failed` did."""
-    rng = np.random.default_rng(0)
-    for number, (i, j, k) in enumerate(product(range(1, size + 1), range(1, size + 1), range(1, replicates + 1))):
-        cell = {"init": i, "order": j, "dropout": k}
-        status, score = ("failed", 0.5) if number in failed else ("ok", 0.7 + 0.1 * rng.random())
-        leave_run(folder, i * 10**6 + j * 1000 + k, (0.5, score), status=status, recipe=recipe, cell=cell)
-
-
-def headings(text):
-    return [line for line in text.splitlines() if line.startswith("#")]
-
-
-def test_few_failures_come_first_as_counts(tmp_path):
-    leave_design(tmp_path, failed={0, 1, 2})
-    text = write_two_way(tmp_path)
-    assert headings(text) == ["# Two-way seeds", "## a", "### Failed runs", "### accuracy"]
-    assert "3 of 32 runs failed: these counts are what there is to read" in text
-    assert "| 1                           | 2/2 | 1/2 | 0/2 | 0/2 | 3/8  |" in text
-
-
-def test_of_many_failures_the_components_come_first(tmp_path):
-    leave_design(tmp_path, failed=set(range(0, 32, 2)))
-    text = write_two_way(tmp_path)
-    assert headings(text) == ["# Two-way seeds", "## a", "### accuracy", "### Failed runs"]
-    assert text.index("Components of the response") < text.index("Failed runs of each cell:")
-
-
-def test_no_failures_and_one_run_a_cell(tmp_path):
-    leave_design(tmp_path, failed=(), replicates=1)
-    text = write_two_way(tmp_path)
-    assert "No run of 16 failed: there is nothing to take apart." in text and "not separable" in text
-
-
-def test_a_recipe_that_is_not_whole_has_a_sentence_and_the_others_their_table(tmp_path):
-    leave_design(tmp_path, failed=(), size=2)
-    leave_design(tmp_path, failed=(), size=2, recipe="b")
-    shutil.rmtree(tmp_path / "runs/b/init-02_order-01_dropout-1")
-    leave_run(tmp_path, 1, recipe="plain")
-    text = write_two_way(tmp_path)
-    assert "Not analysed: initialisation seed 2 with data-order seed 1: 1 runs, others have 2" in text
-    assert "Not analysed: plain: 1 of 1 runs are of plain seeds" in text and text.count("### accuracy") == 1
-    (tmp_path / "two_way.md").unlink()
-    with pytest.raises(InputError, match="1 runs, others have 2.*; plain: 1 of 1 runs are of plain seeds"):
-        write_two_way(tmp_path, ["b", "plain"])
-    assert not (tmp_path / "two_way.md").exists()
-
-
-def test_a_diverged_run_counts_with_its_last_score(tmp_path):
-    leave_design(tmp_path, failed=(), size=2)
-    (run,) = (run for run in read_runs(tmp_path) if run.seed == 1001001)
-    path = tmp_path / "runs" / run.name / "run.json"
-    path.write_text(json.dumps(dataclasses.replace(run, status="diverged").to_dict()))
-    text = write_two_way(tmp_path)
-    assert "1 diverged: the score of their last predictions counts." in text and "1 of 8 runs failed" in text

@@ -1,0 +1,60 @@
+"""Probes: more numbers for each update step. One diagnostic per file: the number as a function, then its class.
+
+| name | columns | what |
+| --- | --- | --- |
+| `clipping` | `clip_factor` | what clipping multiplies the gradient by |
+| `update_ratio` | `update_ratio/<layer>` | size of the step over the size of the weights |
+| `step_factor` | `step_factor` | what bias correction multiplies Adam's step by |
+| `pooler_saturation` | `pooler_saturation` | share of the pooler's tanh outputs beyond .99 |
+| `prediction_entropy` | `prediction_entropy`, `one_class_share` | how sure, and how one-sided, the predictions are |
+| `distance` | `distance/<layer>` | how far the weights are from where training began |
+| `cls_variance` | `cls_variance` | how far the [CLS] states of different inputs differ |
+
+NaN stands where a number does not exist or is not known. The functions take an optional leading axis `...` of seeds.
+To add a diagnostic: a file, a line in `PROBES`, a test.
+
+Norms before and after clipping, saturation and entropy are logged by the code of Mosbach et al. (ICLR 2021):
+github.com/uds-lsv/bert-stable-fine-tuning, examples/bert_stable_fine_tuning, run_finetuning.py and utils.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...errors import InputError, nearest
+from .base import Probe
+from .clipping import Clipping
+from .cls_variance import ClsVariance
+from .distance import Distance
+from .pooler_saturation import PoolerSaturation
+from .prediction_entropy import PredictionEntropy
+from .step_factor import StepFactor
+from .update_ratio import UpdateRatio
+
+
+PROBES: dict[str, type[Probe]] = {
+    probe.name: probe
+    for probe in (
+        Clipping,
+        UpdateRatio,
+        StepFactor,
+        PoolerSaturation,
+        PredictionEntropy,
+        Distance,
+        ClsVariance,
+    )
+}
+
+
+def make_probes(names: str | Iterable[str]) -> list[Probe]:
+    """A probe for each name, in that order, each once; `"all"` for all of them.
+
+    Raises:
+        InputError: there is no diagnostic of that name.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    known = ["all", *PROBES]
+    unknown = [f"{name!r}{nearest(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise InputError(f"diagnostics: there is no {', no '.join(unknown)}; there are {', '.join(known)}")
+    return [PROBES[name]() for name in (PROBES if "all" in names else dict.fromkeys(names))]

@@ -1,0 +1,72 @@
+"""The diagnostic `clipping`: what clipping multiplies the gradient by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...methods.component_clip import CLIP_EPS
+from .base import Probe
+
+
+def is_clipped(total: Tensor, max_grad_norm: float, before_clipping: bool = True) -> Tensor:
+    """Whether a step was clipped: `(...)`, bool; arguments as in [`clip_factor`].
+
+    After clipping the norm of such a step stands at the limit, up to rounding in its precision and the 1e-6 in torch's
+    formula.
+    """
+    if not max_grad_norm:
+        return torch.zeros_like(total, dtype=torch.bool)
+    if before_clipping:
+        return total > max_grad_norm
+    rounding = max(1e-4, 2 * torch.finfo(total.dtype).eps)
+    return total >= max_grad_norm**2 / (max_grad_norm + CLIP_EPS) * (1 - rounding)
+
+
+def clip_factor(total: Tensor, max_grad_norm: float, before_clipping: bool = True) -> Tensor:
+    """What clipping multiplies the gradient by: `min(1, max_grad_norm / (total + 1e-6))`, as torch's own.
+
+    Args:
+        total: `(...)` total gradient norms.
+        max_grad_norm: the limit; 0 for no clipping.
+        before_clipping: whether `total` was taken before clipping. After it, the factor of a clipped step, whose norm
+            stands at the limit, is lost.
+
+    Returns:
+        `(...)` in [0, 1]; 1 where nothing is clipped, NaN where it is lost or `total` is NaN.
+    """
+    if not max_grad_norm:
+        return torch.ones_like(total, dtype=torch.float32)
+    if before_clipping:
+        return torch.clamp(max_grad_norm / (total.float() + CLIP_EPS), max=1.0)
+    lost = is_clipped(total, max_grad_norm, before_clipping) | total.isnan()
+    return torch.where(lost, torch.nan, 1.0)
+
+
+class Clipping(Probe):
+    """`clip_factor`: what clipping multiplies the gradient by; see [`clip_factor`].
+
+        c = min(1, max_grad_norm / (||g|| + 1e-6))        1 with max_grad_norm 0
+
+    Norms after clipping, of each layer too, are those before it times c. Where only norms after clipping are seen (a
+    callback on a stock Trainer), c is NaN at a step that was clipped, else 1.
+
+    Source: Pascanu, Mikolov & Bengio (ICML 2013, arXiv 1211.5063), algorithm 1; the 1e-6 is torch's.
+    Cost: none to speak of; no memory, no pass over the parameters.
+    """
+
+    name = "clipping"
+
+    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+        super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
+        self.columns = ["clip_factor"]
+        self._max_grad_norm = max_grad_norm
+
+    def before_step(self, optimizer, total_norm, before_clipping, step):
+        self._factor = clip_factor(total_norm.detach(), self._max_grad_norm, before_clipping)
+
+    def after_step(self):
+        return self._factor.to(self._device)[None]
+
+    def stop(self):
+        self._factor = None

@@ -1,0 +1,57 @@
+"""The diagnostic `prediction_entropy`: how sure, and how one-sided, the predictions are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..named_output import named_output
+from .outputs import OutputProbe
+
+
+def prediction_entropy(logits: Tensor) -> Tensor:
+    """Mean over examples of the entropy of `softmax(logits)`: `(..., examples, classes)` -> `(...)`.
+
+    In nats: `-sum_k p_k log p_k`, between 0 (sure of every example) and `log(classes)`.
+    """
+    return torch.special.entr(logits.softmax(-1)).sum(-1).mean(-1)
+
+
+def one_class_share(logits: Tensor) -> Tensor:
+    """Share of the most predicted class: `(..., examples, classes)` -> `(...)`, between 1 / classes and 1."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return (logits.argmax(-1, keepdim=True) == classes).float().mean(-2).amax(-1)
+
+
+class PredictionEntropy(OutputProbe):
+    """`prediction_entropy`, `one_class_share`: how sure, and how one-sided, the predictions on the step's examples are.
+
+        mean of -sum_k p_k log p_k, p = softmax(logits), in nats        see [`prediction_entropy`]
+        largest share of the examples predicted as one class            see [`one_class_share`]
+
+    A run that has collapsed predicts one class, with the entropy of the labels. NaN for anything but classification
+    with one label an example. Over several processes the share is the mean of theirs, which is the run's where they
+    predict the same class most, and above it elsewhere.
+
+    Source: `softmax_entropy` in the code of Mosbach et al.
+    Cost: memory for examples x classes numbers until the step; no pass over the parameters.
+    """
+
+    name = "prediction_entropy"
+
+    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+        super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
+        self.columns = ["prediction_entropy", "one_class_share"]
+
+    def modules(self, model):
+        return [model]
+
+    def read(self, module, output):
+        problem = getattr(getattr(module, "config", None), "problem_type", None)  # the first batch's labels may set it
+        if problem not in (None, "single_label_classification"):
+            return None
+        logits = named_output(output, or_first=False)
+        return logits if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[-1] > 1 else None
+
+    def numbers(self, seen):
+        return torch.stack([prediction_entropy(seen), one_class_share(seen)])

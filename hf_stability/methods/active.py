@@ -1,0 +1,142 @@
+"""The methods of one trainer: which are on, and their hooks, called where the trainer comes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..utils.optimizers import inner_optimizer
+from .base import Method
+
+
+class ActiveMethods:
+    """Methods that a trainer uses on one model.
+
+    Args:
+        trainer: the trainer.
+        methods: those of its arguments, then those that were passed to it.
+        passed: how many of them were passed.
+
+    Attributes:
+        on: those that change anything, in their order.
+        begun: whether they know that training begins.
+    """
+
+    def __init__(self, trainer: Any, methods: Sequence[Method], passed: int = 0):
+        for method in methods[len(methods) - passed :]:
+            method.check_values()  # those of the arguments were checked with these
+        self.trainer = trainer
+        self.passed = [method for method in methods[len(methods) - passed :] if method.is_on]
+        self.on = [method for method in methods if method.is_on]
+        self.begun = False
+        self._step_hooks: list[Any] = []
+        self._own_optimizer: torch.optim.Optimizer | None = None
+
+    def having(self, hook: str) -> list[Method]:
+        """The active methods that define a hook."""
+        return [method for method in self.on if method.defines(hook)]
+
+    def prepare_model(self, model: nn.Module, seed: int | None) -> None:
+        """Change a model that has its pretrained weights; what is drawn comes from the seed, or torch's global stream."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        for method in self.having("prepare_model"):
+            method.prepare_model(model, self.trainer, generator)
+
+    def begin_training(self, model: nn.Module) -> None:
+        """Once per model."""
+        for method in self.having("begin_training") if not self.begun else ():
+            method.begin_training(model, self.trainer)
+        self.begun = True
+
+    # ---- optimizer and schedule ------------------------------------------------------------------------------------------
+
+    def make_optimizer(self) -> None:
+        """Give the trainer an optimizer with a method's parameter groups, or of a passed method's class, where one wants that."""
+        trainer, grouping = self.trainer, self.having("parameter_groups")
+        changing = [method for method in self.passed if method.defines("change_optimizer")]
+        if not grouping and not changing:
+            return
+        if trainer.optimizer is not None:
+            if inner_optimizer(trainer.optimizer) is self._own_optimizer:
+                return  # a second training
+            flag = (grouping or changing)[0].flag()
+            raise InputError(f"{flag}: an optimizer was passed to the Trainer, which has its rates already")
+        cls, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
+            trainer.args, trainer.model
+        )
+        for method in changing:
+            cls, kwargs = method.change_optimizer(cls, kwargs, trainer.args)
+        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or "params" in kwargs:
+            flag = (grouping or changing)[0].flag()
+            raise InputError(f"{flag}: --optim {trainer.args.optim} makes parameter groups of its own")
+        groups = None
+        for method in grouping:
+            groups = method.parameter_groups(trainer, kwargs.get("lr", trainer.args.learning_rate))
+        trainer.optimizer = self._own_optimizer = cls(groups or self._usual_groups(), **kwargs)
+
+    def _usual_groups(self) -> list[dict[str, Any]]:
+        """The Trainer's: parameters with weight decay, then those without."""
+        trainer = self.trainer
+        decayed = set(trainer.get_decay_parameter_names(trainer.model))
+        named = [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
+        return [
+            {"params": [p for name, p in named if name in decayed], "weight_decay": trainer.args.weight_decay},
+            {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+        ]
+
+    def attach_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make `before_step` part of its steps, and have it looked at."""
+        for handle in self._step_hooks:  # of an earlier training with this optimizer
+            handle.remove()
+        steps_done = partial(_global_step, self.trainer)
+        self._step_hooks = [method.attach(optimizer, steps_done) for method in self.having("before_step")]
+        for method in self.having("check_optimizer"):
+            method.check_optimizer(optimizer)
+
+    def change_scheduler(self, scheduler: Any, passed_in: bool) -> Any:
+        """The schedule as the methods want it."""
+        for method in self.having("change_scheduler"):
+            scheduler = method.change_scheduler(scheduler, self.trainer, passed_in)
+        return scheduler
+
+    # ---- each batch, each update step --------------------------------------------------------------------------------------
+
+    @property
+    def change_loss(self) -> bool:
+        """Whether any of them has a loss."""
+        return bool(self.having("loss"))
+
+    def loss(self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any]) -> tuple:
+        """The loss with their terms, the first method's innermost; see [`Method.loss`]."""
+        for method in self.having("loss"):
+            compute_loss = partial(method.loss, compute_loss, trainer=self.trainer)
+        return compute_loss(inputs)
+
+    def add_gradients(self) -> None:
+        """See [`Method.add_gradients`]."""
+        for method in self.having("add_gradients"):
+            method.add_gradients()
+
+    def clip(self, gradients: Callable[[], Sequence[Tensor]], norms: Tensor, total: Tensor) -> Tensor:
+        """See [`Method.clip`]; the total norm afterwards."""
+        for method in self.having("clip"):
+            norms = method.clip(gradients(), norms)
+            total = torch.linalg.vector_norm(norms)
+        return total
+
+    def refuse_parts_of_gradients(self) -> None:
+        """Where gradients are sharded, hidden, or of several kinds, some methods would change nothing, or a part only."""
+        used = [method for method in self.on if method.needs_whole_gradients]
+        if used:
+            raise InputError(
+                f"{used[0].flag()}: needs whole gradients of one kind in each process, not DeepSpeed, FSDP or mixed devices"
+            )
+
+
+def _global_step(trainer: Any) -> int:
+    return trainer.state.global_step

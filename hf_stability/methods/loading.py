@@ -1,0 +1,72 @@
+"""A user's own method: found by its name, known by its source."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+
+from ..errors import InputError, nearest
+from .base import Method
+
+
+def load_method(name: str, folder: Path | None = None) -> type[Method]:
+    """The class of a method that is not ours.
+
+    Args:
+        name: `my_module:Mine`, a module that can be imported from the working folder (or `folder`) or is installed; or
+            `path/to/file.py:Mine`.
+        folder: where a recipe file lies that names it; relative names are looked for there first.
+
+    Raises:
+        InputError: no such module or class, an error in it, or no subclass of [`Method`].
+    """
+    module_name, colon, class_name = name.rpartition(":")
+    if not (colon and module_name and class_name):
+        raise InputError(f"--method {name}: give MODULE:CLASS (my_module:Mine), or FILE.py:CLASS")
+    try:
+        module = _load_module(module_name, [*([folder] if folder else []), Path.cwd()])
+    except ModuleNotFoundError as error:
+        raise InputError(f"--method {name}: {error}; it is looked for in {Path.cwd()}, too") from None
+    except FileNotFoundError as error:
+        raise InputError(f"--method {name}: {error}") from None
+    except Exception as error:  # the user's module
+        raise InputError(f"--method {name}: importing it raised {type(error).__name__}: {error}") from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        classes = [
+            k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Method) and v is not Method
+        ]
+        there = f"; it has {', '.join(classes)}" if classes else "; it has no method"
+        raise InputError(f"--method {name}: no {class_name} in this module{nearest(class_name, classes)}{there}")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(f"--method {name}: {class_name} is no subclass of hf_stability.methods.Method")
+    return found
+
+
+def _load_module(name: str, folders: list[Path]):
+    if name.endswith(".py"):
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"no such file in {' or '.join(map(str, folders))}")
+        path = path.resolve()
+        known = next((m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(path)), None)
+        if known is not None:
+            return known
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # what is pickled finds it
+        spec.loader.exec_module(module)
+        return module
+    for folder in folders:
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    return importlib.import_module(name)
+
+
+def source_hash(method: type[Method]) -> str:
+    """SHA-256 over the file that a method's class is in, hexadecimal: runs of another source are other runs."""
+    return hashlib.sha256(Path(inspect.getfile(method)).read_bytes()).hexdigest()

@@ -1,0 +1,166 @@
+"""Two-way seeds: every initialisation seed with every data-order seed, some replicates with other dropout in each cell.
+
+Plain seeds change initialisation, data order and dropout together; here each has a seed of its own (Dodge et al. 2020, arXiv
+2002.06305). The study ends with `two_way.md`, see [`two_way_page`][hf_stability.study.report.two_way_page].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...training_args import seed_streams
+from ..job import Job
+from ..records import RunRecord
+from ..report.scores import read_recipes
+from ..report.two_way_page import write_two_way
+from .policy import Policy
+
+
+DROPOUT_STREAM = 101
+"""Spawn key of the replicates' dropout seeds, apart from the other streams of a seed."""
+
+DEFAULT_REPLICATES = 2
+
+MOST = 999
+"""Most seeds of a kind: a run's number has three digits for each."""
+
+
+def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
+    """`I J [R]` of `--two_way`, with the default number of replicates.
+
+    Raises:
+        InputError: other than two or three numbers, fewer than two of a kind of seeds, or more than 999.
+    """
+    words = " ".join(map(str, sizes))
+    if len(sizes) not in (2, 3):
+        raise InputError(
+            f"--two_way {words}: give the numbers of initialisations and of data orders, and perhaps of replicates: 5 5 2"
+        )
+    inits, orders, replicates = (*sizes, DEFAULT_REPLICATES)[:3]
+    if not (2 <= inits <= MOST and 2 <= orders <= MOST and 1 <= replicates <= MOST):
+        raise InputError(
+            f"--two_way {words}: give 2 to {MOST} initialisations, 2 to {MOST} data orders and 1 to {MOST} replicates"
+        )
+    return inits, orders, replicates
+
+
+def cell_streams(init: int, order: int, dropout: int) -> dict[str, int]:
+    """The three seeds of a run: initialisation `init` with data order `order`, replicate `dropout`.
+
+    The first two are streams of the plain seeds `init` and `order`, see [`seed_streams`]. Dropout has its own seed in each
+    run. None of them depends on the size of the design, so that it can grow.
+
+    Args:
+        init, order, dropout: numbers from 1 on.
+
+    Returns:
+        `{"init_seed": ..., "data_seed": ..., "dropout_seed": ...}`
+    """
+    stream = np.random.SeedSequence((init, order, dropout), spawn_key=(DROPOUT_STREAM,))
+    return {
+        "init_seed": seed_streams(init)["init_seed"],
+        "data_seed": seed_streams(order)["data_seed"],
+        "dropout_seed": int(stream.generate_state(1)[0]),
+    }
+
+
+def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: int) -> list[Job]:
+    """The jobs of two-way seeds, `inits * orders * replicates` for each of those planned.
+
+    A job's seed is its cell's three numbers in one, 2001003 for initialisation 2, data order 1, replicate 3.
+
+    Args:
+        planned: one job for each recipe.
+        inits, orders, replicates: see [`check_sizes`].
+
+    Raises:
+        InputError: an alarm is to stop runs, which would then have no score.
+    """
+    jobs = []
+    for job in planned:
+        if job.args.get("on_alarm") == "stop":
+            raise InputError("--on_alarm stop: not with --two_way, which needs every run's score; give warn or none")
+        for cell in np.ndindex(inits, orders, replicates):
+            init, order, dropout = (int(k) + 1 for k in cell)
+            values = {"seed_streams": True, **cell_streams(init, order, dropout)}
+            jobs.append(
+                replace(
+                    job,
+                    seed=(init * 1000 + order) * 1000 + dropout,
+                    args={**job.args, **values},
+                    sources={**job.sources, **dict.fromkeys(values, "--two_way")},
+                    cell={"init": init, "order": order, "dropout": dropout},
+                )
+            )
+    return jobs
+
+
+def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
+    """Refuse jobs that make no whole design together with the runs in the study's folder.
+
+    Args:
+        jobs: of [`two_way_jobs`].
+        runs: all in the folder, with plain seeds and of other recipes too.
+
+    Raises:
+        InputError: pairs of seeds would differ in their number of runs. The message names sizes that work.
+    """
+    for recipe in dict.fromkeys(job.recipe for job in jobs):
+        own = [*(job for job in jobs if job.recipe == recipe), *(run for run in runs if run.recipe == recipe)]
+        cells = {tuple(one.cell[kind] for kind in ("init", "order", "dropout")) for one in own if one.cell is not None}
+        sizes = [max(numbers) for numbers in zip(*cells, strict=True)]  # each design has all from 1 on
+        if len(cells) != np.prod(sizes):
+            raise InputError(
+                f"--two_way: {recipe} has runs of a design that is larger in another way, and each pair of seeds needs the same "
+                f"number of runs; give --two_way {' '.join(map(str, sizes))}, or another --output_dir"
+            )
+
+
+def conclusion(folder: Path, recipes: Sequence[str]) -> str:
+    """What a study with `--two_way` prints at its end: the text of `two_way.md`, or why there is none.
+
+    `two_way.md` has all recipes of the folder, these first. Where no design is whole an older one is deleted.
+    """
+    try:
+        others = [name for name in read_recipes(folder) if name not in recipes]
+        return f"{write_two_way(folder, [*recipes, *others])}\n{folder}: two_way.md"
+    except InputError as error:
+        (folder / "two_way.md").unlink(missing_ok=True)
+        return f"No two_way.md: {error}"
+
+
+@dataclass(frozen=True)
+class TwoWay(Policy):
+    """Two-way seeds of each recipe.
+
+    Args:
+        inits, orders: numbers of initialisation seeds and of data-order seeds, from 2 to 999.
+        replicates: runs of each pair, from 1 to 999. Default: 2.
+
+    Raises:
+        InputError: a number outside its range.
+    """
+
+    inits: int
+    orders: int
+    replicates: int = DEFAULT_REPLICATES
+
+    def __post_init__(self):
+        check_sizes((self.inits, self.orders, self.replicates))
+
+    def planned_seeds(self) -> list[int]:
+        return [1]  # the cells have their own
+
+    def jobs(self, planned: Sequence[Job]) -> list[Job]:
+        return two_way_jobs(planned, self.inits, self.orders, self.replicates)
+
+    def check_runs(self, jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
+        check_growth(jobs, runs)
+
+    def conclusion(self, folder: Path, recipes: Sequence[str]) -> str:
+        return conclusion(folder, recipes)

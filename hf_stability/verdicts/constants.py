@@ -1,0 +1,210 @@
+"""Constant predictors, which never look at their input: the majority-class baseline that a run has to beat.
+
+Shapes: `n` examples, `K` classes; `...` are leading axes, for example seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+
+IGNORED_LABEL = -100
+"""Label of examples that do not count, as in torch's cross entropy."""
+
+MOST_CONSTANTS = 100
+"""With more classes, only those among the labels are tried as constants."""
+
+SAME_SCORE = 1e-6
+"""Two scores with a smaller relative difference are the same: one may have been computed in float32."""
+
+
+def at_or_below(score: float, baseline: float, examples: int | None = None, smaller_is_better: bool = False) -> bool:
+    """Whether a score is no better than its baseline; scores of different precision are not told apart.
+
+    Args:
+        score, baseline: the same metric's.
+        examples: n, where both are shares of n examples; they are then compared as whole numbers of examples.
+        smaller_is_better: as for an error; then a score is no better if it is at or above the baseline.
+    """
+    if examples and math.isfinite(score):
+        score, baseline = round(score * examples), round(baseline * examples)
+    elif math.isclose(score, baseline, rel_tol=SAME_SCORE, abs_tol=1e-9):
+        return True
+    return score >= baseline if smaller_is_better else score <= baseline
+
+
+def label_entropy(counts: np.ndarray) -> np.ndarray:
+    """Entropy of a label distribution: the cross-entropy loss of the best predictor that ignores its input.
+
+    `H = -sum_k p_k ln p_k` with `p = counts / sum(counts)`, in nats; two even classes: ln 2 = .693.
+
+    Args:
+        counts: (..., K), how many examples each class has, at least one in all.
+
+    Returns:
+        (...), each in [0, ln K].
+    """
+    counts = np.asarray(counts, dtype=float)
+    total = counts.sum(-1, keepdims=True)
+    if (counts < 0).any() or not (total > 0).all():
+        raise InputError(f"label counts {counts.tolist()}: need counts of at least 0, with one example or more in all")
+    p = counts / total
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return np.maximum(-(p * logs).sum(-1), 0.0)
+
+
+def constant_accuracy(labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Accuracy of each constant predictor: the share of each class among the labels.
+
+    Args:
+        labels: (..., n), ints in 0..K-1; `IGNORED_LABEL` does not count.
+        num_labels: K.
+
+    Returns:
+        (..., K), in [0, 1].
+    """
+    counts = class_counts(int_labels(labels, num_labels), num_labels)
+    return counts / counts.sum(-1, keepdims=True)
+
+
+def majority_accuracy(labels: np.ndarray) -> np.ndarray:
+    """Accuracy of the best constant predictor on `labels` (..., n): the share of the most frequent class, (...)."""
+    labels = int_labels(labels)
+    return constant_accuracy(labels, int(labels.max()) + 1).max(-1)
+
+
+def r_squared(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Explained share of the labels' variance about their mean: `1 - SSE / SST`.
+
+    Args:
+        predictions: (..., n).
+        labels: (..., n).
+
+    Returns:
+        (...), at most 1; 0 for always answering the mean of the labels, less for any other constant. Also 0 if the labels
+        are all the same: no prediction is better than their mean.
+    """
+    predictions, labels = np.asarray(predictions, dtype=float), np.asarray(labels, dtype=float)
+    if predictions.shape != labels.shape or labels.shape[-1:] in ((), (0,)):
+        raise InputError(f"predictions {predictions.shape} and labels {labels.shape}: need the same shape, n >= 1")
+    residual = ((labels - predictions) ** 2).sum(-1)
+    total = ((labels - labels.mean(-1, keepdims=True)) ** 2).sum(-1)
+    return 1 - np.divide(residual, total, out=np.ones_like(total), where=total > 0)
+
+
+def best_constant_score(
+    compute_metrics: Callable[[Any], dict],
+    predictions: Any,
+    labels: np.ndarray,
+    num_labels: int,
+    metric: str,
+    regression: bool = False,
+) -> dict[str, float | int]:
+    """The best score over all constant predictions on the eval labels, through the user's own `compute_metrics`.
+
+    `compute_metrics` is called once per constant (the caller keeps the result), with predictions shaped like the run's
+    own: float logits (n, ..., K) become one-hot logits of the same shape and dtype; ints become the class id, in the
+    same shape; regression values become the mean label. In a tuple the first element is replaced and the others are
+    passed on. A NaN score (the correlation of a constant is undefined) counts as 0.
+
+    Args:
+        compute_metrics: takes a `transformers.EvalPrediction`, returns a dict of scores. Its exceptions pass through.
+        predictions: what the run handed to `compute_metrics`.
+        labels: what it handed over as `label_ids`.
+        num_labels: K. Above 100 only the classes that occur among the labels are tried.
+        metric: key of the score, with or without `eval_`; greater is better.
+        regression: whether predictions are values instead of classes.
+
+    Returns:
+        `{"score": float, "constant": class id or mean label}`; the lowest class id if several are equally good.
+
+    Raises:
+        InputError: `metric` is not among the scores, or the predictions are of no known shape.
+    """
+    from transformers import EvalPrediction
+
+    outputs = first_output(predictions)
+    best: dict[str, float | int] = {}
+    for constant in _constants(labels, num_labels, regression):
+        fake = _constant_outputs(outputs, constant, num_labels, regression)
+        if isinstance(predictions, tuple):
+            fake = (fake, *predictions[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # metrics rightly warn about constant predictions; here they are meant
+            scores = compute_metrics(EvalPrediction(predictions=fake, label_ids=labels))
+        score = defined(_pick_metric(scores, metric))
+        if not best or score > best["score"]:
+            best = {"score": score, "constant": constant}
+    return best
+
+
+def _constants(labels: np.ndarray, num_labels: int, regression: bool) -> list[float] | list[int]:
+    if regression:
+        return [float(np.mean(np.asarray(labels, dtype=float)))]
+    if num_labels > MOST_CONSTANTS:
+        present = np.unique(int_labels(labels, num_labels))
+        return present[present != IGNORED_LABEL].tolist()
+    return list(range(num_labels))
+
+
+def _constant_outputs(outputs: np.ndarray, constant: float | int, num_labels: int, regression: bool) -> np.ndarray:
+    if regression or np.issubdtype(outputs.dtype, np.integer):
+        return np.full_like(outputs, constant)
+    if outputs.ndim < 2 or outputs.shape[-1] != num_labels:
+        raise InputError(
+            f"predictions of shape {outputs.shape} and type {outputs.dtype} are neither logits (n, {num_labels}) nor "
+            "class ids (n,) of an integer type; for values of a regression say regression=True"
+        )
+    fake = np.zeros_like(outputs)
+    fake[..., constant] = 1
+    return fake
+
+
+def _pick_metric(scores: dict, metric: str) -> float:
+    bare = metric.removeprefix("eval_")
+    for key in (metric, bare, f"eval_{bare}"):
+        if key in scores:
+            return float(scores[key])
+    raise InputError(f"metric {metric!r} is not among what compute_metrics returned: {', '.join(map(str, scores))}")
+
+
+def defined(score: float) -> float:
+    """The correlation of a constant is NaN in some libraries and 0 in others: count NaN as 0."""
+    return 0.0 if math.isnan(score) else float(score)
+
+
+def first_output(predictions: Any) -> np.ndarray:
+    """The logits: of a tuple (hidden states may follow) the first."""
+    return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
+
+
+def int_labels(labels: np.ndarray, num_labels: int | None = None) -> np.ndarray:
+    """`labels` as ints, checked: whole numbers in 0..K-1 or `IGNORED_LABEL`, and some that count in every row."""
+    given = np.asarray(labels)
+    if given.ndim < 1 or given.shape[-1] == 0:
+        raise InputError(f"labels of shape {given.shape}: need at least one example")
+    ints = given.astype(np.int64)
+    counted = ints != IGNORED_LABEL
+    if (ints != given).any():
+        raise InputError("class labels must be whole numbers; for values of a regression say regression=True")
+    if not counted.any(-1).all():
+        raise InputError(f"all labels are {IGNORED_LABEL}: nothing to compare with")
+    wrong = ints[counted & ((ints < 0) | (ints >= (math.inf if num_labels is None else num_labels)))]
+    if wrong.size:
+        top = "K-1" if num_labels is None else num_labels - 1
+        raise InputError(f"label {wrong[0]} is none of the classes 0..{top} (hidden test labels are often -1)")
+    return ints
+
+
+def class_counts(labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """How many labels each class has: (..., n) ints to (..., K) counts; `IGNORED_LABEL` does not count."""
+    flat = labels.reshape(-1, labels.shape[-1])
+    counts = [np.bincount(row[(row >= 0) & (row < num_labels)], minlength=num_labels) for row in flat]
+    return np.stack(counts).reshape(*labels.shape[:-1], num_labels)

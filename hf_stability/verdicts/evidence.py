@@ -1,0 +1,344 @@
+"""The evidence of a verdict: from losses, gradient norms, predictions and labels to a dict of numbers.
+
+Each function gives its part of the dict; [`judge`][hf_stability.verdicts.verdict.judge] lists the keys.
+
+Shapes: `n` eval examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .constants import (
+    IGNORED_LABEL,
+    at_or_below,
+    class_counts,
+    constant_accuracy,
+    defined,
+    first_output,
+    int_labels,
+    label_entropy,
+    r_squared,
+)
+
+
+# ---- predictions ----------------------------------------------------------------------------------------------------
+
+
+def predicted_classes(predictions: Any) -> np.ndarray:
+    """Class ids from a run's outputs: float logits (..., K) to (...) by argmax; ints stay; of a tuple the first."""
+    outputs = first_output(predictions)
+    if np.issubdtype(outputs.dtype, np.integer):
+        return outputs
+    if outputs.ndim < 2 or outputs.shape[-1] < 2:
+        raise InputError(
+            f"predictions of shape {outputs.shape} and type {outputs.dtype} hold one float per example: "
+            "say regression=True, or give class ids of an integer type"
+        )
+    return outputs.argmax(-1)
+
+
+def one_class_share(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often the most frequent class is predicted, and which it is (of equal ones the lowest).
+
+    Args:
+        classes: (..., n), predicted class ids.
+
+    Returns:
+        share (...) in (0, 1], 1 for a run that predicts one class only; class id (...).
+    """
+    classes = int_labels(classes)
+    counts = class_counts(classes, int(classes.max()) + 1)
+    return counts.max(-1) / classes.shape[-1], counts.argmax(-1)
+
+
+def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> np.ndarray:
+    """Exact McNemar test: are two predictors equally often right, given that they answer the same examples?
+
+    Only the examples on which they differ count: b where A alone is right, c where B alone is. Under the null
+    hypothesis b ~ Binomial(b + c, 1/2), hence `p = min(1, 2 P(X <= min(b, c)))`, as `scipy.stats.binomtest` has it.
+
+    Args:
+        correct_a, correct_b: (..., n), bool, for the same examples in the same order.
+
+    Returns:
+        two-sided p (...); 1 where they never differ.
+    """
+    from scipy.stats import binom
+
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if a.shape != b.shape:
+        raise InputError(f"McNemar's test needs the same examples twice, not shapes {a.shape} and {b.shape}")
+    only_a, only_b = (a & ~b).sum(-1), (b & ~a).sum(-1)
+    return np.minimum(1.0, 2 * binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
+
+
+def finite_outputs(outputs: np.ndarray) -> bool:
+    """No NaN, no +Inf, and -Inf only where the example has a finite output too: a masked class."""
+    if np.isfinite(outputs).all():
+        return True
+    masked = np.isneginf(outputs)
+    finite = np.isfinite(outputs) | masked
+    return bool(finite.all() and outputs.ndim > 1 and np.isfinite(outputs).any(-1).all())
+
+
+# ---- parts of the evidence ------------------------------------------------------------------------------------------
+
+
+def check_steps(
+    steps: np.ndarray | None, losses: np.ndarray | None, layer_norms: np.ndarray | None
+) -> np.ndarray | None:
+    """The update steps of the records, `(T,)`, from 1 where none are given; None without records.
+
+    Raises:
+        InputError: losses, gradient norms and steps differ in length.
+    """
+    lengths = {len(x) for x in (losses, layer_norms) if x is not None}
+    if not lengths:
+        return None
+    steps = np.arange(1, max(lengths) + 1) if steps is None else np.asarray(steps)
+    if lengths != {len(steps)}:
+        raise InputError(
+            f"{len(steps)} steps, but losses or gradient norms for {sorted(lengths)}: need one each per step"
+        )
+    return steps
+
+
+def nonfinite_evidence(
+    steps: np.ndarray | None,
+    losses: np.ndarray | None,
+    norms: np.ndarray | None,
+    weights_finite: bool | None,
+    outputs_finite: bool | None,
+) -> dict[str, Any]:
+    """What held NaN or Inf; `nonfinite` only for a run that diverged, see [`judge`][hf_stability.verdicts.verdict.judge].
+
+    Args:
+        steps: (T,), update steps.
+        losses: (T,); None for none.
+        norms: (T, L); None for none.
+        weights_finite: at the end of training; None where unknown.
+        outputs_finite: of the last evaluation, see [`finite_outputs`]; None where there was none.
+    """
+    evidence: dict[str, Any] = {}
+    what: list[str] = []
+    first: list[int] = []
+    if losses is not None and not np.isfinite(losses).all():
+        bad = ~np.isfinite(losses)
+        evidence["nonfinite_losses"] = int(bad.sum())
+        if norms is not None:  # beside finite gradients it is a batch without labels, or a loss that was not shown
+            bad &= _bad_norms(norms)[0]
+        if bad.any():
+            what.append("train loss")
+            first.append(int(steps[bad.argmax()]))
+    if norms is not None:
+        cleared = (losses is None or np.isfinite(losses[-1])) and (weights_finite is True or outputs_finite is True)
+        cleared = cleared and weights_finite is not False and outputs_finite is not False
+        bad, tail = _bad_norms(norms)
+        if tail > 1 or (tail == 1 and not cleared):
+            what.append("gradient norms")
+            first.append(int(steps[len(steps) - tail]))
+        elif bad.any():
+            evidence["overflowed_norms"] = int(bad.sum())
+    if outputs_finite is False:
+        what.append("eval outputs")
+    if weights_finite is False:
+        what.append("weights")
+    if what:
+        evidence |= {"nonfinite": what, "first_nonfinite_step": min(first, default=None)}
+    return evidence
+
+
+def _bad_norms(norms: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which rows of (T, L) hold NaN or Inf, and how many such rows are at the end.
+
+    Before its first finite norm and after its last one a layer is frozen: NaN there does not count, unless no layer of the
+    row has a finite norm.
+    """
+    finite = np.isfinite(norms)
+    live = finite.any(0)
+    finite = finite[:, live] if live.any() else finite
+    trained = np.logical_or.accumulate(finite) & np.logical_or.accumulate(finite[::-1])[::-1]
+    bad = (~finite & (trained | ~finite.any(1, keepdims=True))).any(1)
+    return bad, int(np.logical_and.accumulate(bad[::-1]).sum())
+
+
+def accuracy_evidence(
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    num_labels: int | None,
+    constant: np.ndarray | None,
+    alpha: float,
+    one_class_at: float,
+) -> dict[str, Any]:
+    """The accuracy beside the best constant's, and how much one class is predicted.
+
+    Args:
+        outputs: (n, K) logits or (n,) class ids.
+        labels: (n,) class ids; `IGNORED_LABEL` does not count.
+        num_labels: K; None for what the highest class seen gives.
+        constant: (n,), the best constant predictor's answers where they are not one class; None where they are.
+        alpha: level of McNemar's test.
+        one_class_at: share of one class from which on a run predicts one class.
+    """
+    classes, labels = predicted_classes(outputs), np.asarray(labels)
+    if classes.shape != labels.shape:
+        raise InputError(f"eval predictions {outputs.shape} do not fit eval labels {labels.shape}")
+    if num_labels is None:
+        num_labels = int(max(labels.max(), classes.max())) + 1
+    labels = int_labels(labels.reshape(-1), num_labels)
+    counted = labels != IGNORED_LABEL
+    classes, labels = classes.reshape(-1)[counted], labels[counted]
+
+    correct = classes == labels
+    share, predicted = one_class_share(classes)
+    accuracy = correct.sum() / len(labels)
+    if constant is not None:
+        right = np.asarray(constant).reshape(-1)[counted] == labels
+        p = float(mcnemar_exact(correct, right))
+        return {
+            "examples": len(labels),
+            "accuracy": accuracy,
+            "constant_accuracy": right.sum() / len(labels),
+            "mcnemar_p": p,
+            "within_noise": p >= alpha,
+            "one_class": bool((classes == np.asarray(constant).reshape(-1)[counted]).all()),
+            "several_labels": True,
+        }
+    constants = constant_accuracy(labels, num_labels)
+    best = np.flatnonzero(constants == constants.max())
+    p = max(float(mcnemar_exact(correct, labels == k)) for k in best)
+    return {
+        "examples": len(labels),
+        "accuracy": accuracy,
+        "constant_accuracy": constants.max(),
+        # of equally good constants name the one that the run itself predicts most
+        "constant_class": predicted if predicted in best else best[0],
+        "mcnemar_p": p,
+        "within_noise": p >= alpha,
+        "predicted_class": predicted,
+        "predicted_share": share,
+        "one_class": share >= one_class_at,
+    }
+
+
+def regression_evidence(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """R2, and whether one value is predicted: a spread below 1% of the labels'. Both `(n,)`; outputs may be `(n, 1)`."""
+    values, labels = outputs.reshape(-1).astype(float), np.asarray(labels, dtype=float).reshape(-1)
+    if not np.isfinite(labels).all():
+        raise InputError("eval labels hold NaN or Inf")
+    if values.shape != labels.shape:
+        raise InputError(f"eval predictions {outputs.shape} do not fit {len(labels)} eval labels: need one value each")
+    with np.errstate(over="ignore"):  # values so wild that their squares overflow: R2 is -inf
+        one_value = values.std() < 0.01 * labels.std()
+        return {"examples": len(labels), "r2": r_squared(values, labels), "one_value": one_value}
+
+
+def headline_evidence(
+    score: float | None, baseline: float | None, metric: str | None, smaller: bool, examples: int | None
+) -> dict[str, Any]:
+    """The headline metric's name, score and baseline, as far as they are known; NaN counts as 0.
+
+    Args:
+        score, baseline, metric: the last value, the best constant's, the name.
+        smaller: whether a smaller score is a better one.
+        examples: n, where score and baseline are shares of n examples.
+    """
+    evidence: dict[str, Any] = {} if metric is None else {"metric": metric.removeprefix("eval_")}
+    if smaller:
+        evidence["smaller_is_better"] = True
+    if examples is not None:
+        evidence["examples"] = examples
+    values = (("score", score), ("baseline", baseline))
+    return evidence | {name: defined(value) for name, value in values if value is not None}
+
+
+def loss_evidence(
+    losses: np.ndarray | None,
+    label_counts: np.ndarray | None,
+    constant_loss: float | None,
+    stuck_at: float,
+    learned_at: float,
+    fitted_at: float,
+) -> dict[str, Any]:
+    """The train loss at the end, the mean over the last 10% of the recorded steps, and its level beside the best constant's.
+
+    Args:
+        losses: (T,), NaN for a step without labels; None for none.
+        label_counts: (K,), classes of the train labels; their entropy is the best constant's loss.
+        constant_loss: the best constant's loss, where it is not this entropy.
+        stuck_at, learned_at, fitted_at: fractions of it; see [`judge`][hf_stability.verdicts.verdict.judge].
+    """
+    if losses is None:
+        return {}
+    last = losses[-math.ceil(0.1 * len(losses)) :]
+    last = last[~np.isnan(last)]  # steps without labels
+    if not len(last):
+        return {}
+    evidence: dict[str, Any] = {"train_loss": float(last.mean())}
+    if constant_loss is None and label_counts is not None:
+        constant_loss = float(label_entropy(label_counts))
+    if not constant_loss:  # unknown, or a single class: nothing to hold the loss against
+        return evidence
+    share = evidence["train_loss"] / constant_loss
+    levels = (("fitted", fitted_at), ("learned", learned_at), ("between", stuck_at))
+    optimisation = next((name for name, bound in levels if share < bound), "stuck")
+    return evidence | {"constant_loss": constant_loss, "optimisation": optimisation}
+
+
+def train_class_evidence(
+    predicted_counts: np.ndarray | None, label_counts: np.ndarray | None, one_class_at: float
+) -> dict[str, Any]:
+    """The class that is predicted most in the last part of training, and whether it is the only one.
+
+    Args:
+        predicted_counts: (K,), predictions of each class; None or all 0 where they are not known.
+        label_counts: (K,), classes of the train labels.
+        one_class_at: share of one class from which on a run predicts one class; a higher share of labels raises it.
+    """
+    predicted = np.zeros(0) if predicted_counts is None else np.asarray(predicted_counts, dtype=float)
+    if not predicted.sum() > 0:  # nothing counted, or NaN: not known
+        return {}
+    share = predicted.max() / predicted.sum()
+    if label_counts is not None:  # where nearly all labels are of one class, so are good predictions
+        one_class_at = max(one_class_at, np.max(label_counts) / np.sum(label_counts))
+    return {
+        "train_predicted_class": predicted.argmax(),
+        "train_predicted_share": share,
+        "train_one_class": share >= one_class_at,
+    }
+
+
+# ---- what the evidence says -----------------------------------------------------------------------------------------
+
+
+def labels_of_one_class(evidence: dict[str, Any]) -> bool:
+    """Whether all evaluation labels are of one class, so that accuracy tells nothing."""
+    return evidence.get("constant_accuracy") == 1
+
+
+def explains_variance(evidence: dict[str, Any]) -> bool:
+    """Whether R2 is above 0, up to the rounding of the mean."""
+    return bool(evidence["r2"] > 1e-9)
+
+
+def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
+    """The headline score beside its baseline: `better`, `same` or `worse`.
+
+    Counted in whole examples where the verdict rests on a reported accuracy; see
+    [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
+    """
+    score, baseline, smaller = evidence["score"], evidence["baseline"], evidence.get("smaller_is_better", False)
+    examples = evidence.get("examples") if basis == "baseline" else None
+    if not at_or_below(score, baseline, examples, smaller):
+        return "better"
+    return "same" if at_or_below(score, baseline, examples, not smaller) else "worse"
+
+
+def loss_above_constant(evidence: dict[str, Any]) -> bool:
+    """Whether the train loss ended clearly above the best constant's: by more than a tenth."""
+    return bool(evidence["train_loss"] > 1.1 * evidence["constant_loss"])

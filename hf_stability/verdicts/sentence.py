@@ -1,0 +1,221 @@
+"""A verdict in words: the sentence and its clauses, from status, basis and evidence.
+
+No figure is computed here. What the numbers say (`headline_relation`, ...) is asked of evidence.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..utils.text import apart, decimal, joined, loss_text, p_text
+from .evidence import explains_variance, headline_relation, labels_of_one_class, loss_above_constant
+
+
+NOTHING_RECORDED = "unknown: there is neither an evaluation to judge by nor a record of training."
+TWO_DECIMALS_FROM = 0.1  # of p
+
+
+def verdict_sentence(
+    status: str,
+    basis: str,
+    evidence: dict[str, Any],
+    label_names: Sequence[str] | None = None,
+    total_steps: int | None = None,
+    regression: bool = False,
+) -> str:
+    """Status and evidence in one sentence.
+
+    Args:
+        status, basis, evidence: of a [`Verdict`][hf_stability.verdicts.verdict.Verdict].
+        label_names: K names; default: `class 0` ...
+        total_steps: update steps of the whole training.
+        regression: whether labels are values.
+    """
+    head = status
+    if status == "ok" and evidence.get("within_noise") and "paper_rule" not in evidence:
+        head = "ok, but within sampling noise of the constant"
+    clauses = [
+        evidence.get("half_precision", "").rstrip("."),
+        _training_only_clause(status, basis, evidence),
+        _nonfinite_clause(evidence, total_steps),
+        _accuracy_clause(status, evidence, label_names),
+        _lead_clause(evidence),
+        _r2_clause(evidence),
+        _headline_clause(status, basis, evidence),
+        _one_class_clause(status, evidence, label_names),
+        _loss_clause(status, evidence, regression),
+        _gradient_clause(evidence),
+        _basis_clause(basis, evidence),
+    ]
+    return f"{head}: {'; '.join(clause for clause in clauses if clause)}."
+
+
+def ended_early_sentence(until_then: str, step: int, total_steps: int) -> str:
+    """For a run that a policy ended, because others looked better; `until_then` is the sentence of its verdict so far."""
+    return f"stopped early at step {step} of {total_steps}: censored, not failed; until then {until_then}"
+
+
+def pruned_sentence(until_then: str, step: int, total_steps: int) -> str:
+    """For a trial that a hyperparameter search ended; `until_then` is the sentence of its verdict so far."""
+    return (
+        f"stopped: pruned by the search at step {step} of {total_steps}: censored, not failed; until then {until_then}"
+    )
+
+
+# ---- clauses, in the order of the sentence; empty where there is nothing to say ---------------------------------------
+
+
+def _nonfinite_clause(evidence: dict, total_steps: int | None) -> str:
+    if "nonfinite" not in evidence:
+        return ""
+    text = f"NaN or Inf in {joined(evidence['nonfinite'])}"
+    if evidence["first_nonfinite_step"] is not None:
+        text += f", first at step {evidence['first_nonfinite_step']} of {total_steps}"
+    if "nonfinite_losses" in evidence:
+        text += " (the Trainer's logging_nan_inf_filter hides it from the log)"
+    return text
+
+
+def _accuracy_clause(status: str, evidence: dict, names: Sequence[str] | None) -> str:
+    if "accuracy" not in evidence:
+        return ""
+    if labels_of_one_class(evidence):
+        return f"all {evidence['examples']} evaluation labels are of one class, so that accuracy tells nothing"
+    accuracy, constant = _apart(evidence["accuracy"], evidence["constant_accuracy"])
+    unit = "labels (several per example)" if "several_labels" in evidence else "examples"
+    text = f"accuracy {accuracy} on {evidence['examples']} {unit}"
+    p = p_text(evidence["mcnemar_p"], TWO_DECIMALS_FROM)
+    if evidence["accuracy"] > evidence["constant_accuracy"]:
+        if status == "ok" and evidence["within_noise"]:
+            return f"{text} against {constant} (exact McNemar {p})"
+        return f"{text}, above the constant's {constant} ({p})"
+    several = "several_labels" in evidence
+    always = "each label's majority" if several else f"always {_label(evidence['constant_class'], names)}"
+    if evidence["accuracy"] == evidence["constant_accuracy"]:
+        return f"{text} is the constant's ({constant}, {always})"
+    test = "" if evidence["one_class"] else f"; exact McNemar {p}"
+    return f"{text} is below the constant's ({constant}, {always}{test})"
+
+
+def _lead_clause(evidence: dict) -> str:
+    if "paper_rule" not in evidence:
+        return ""
+    lead = evidence["headline_lead"]
+    score, baseline = _apart(lead["score"], lead["baseline"])
+    return (
+        f"but {lead['metric']} {score} is clearly above the best constant's {baseline} (95% interval of the difference "
+        f"{lead['low']:.3f} to {lead['high']:.3f}), as can be with rare classes"
+    )
+
+
+def _r2_clause(evidence: dict) -> str:
+    if "r2" not in evidence:
+        return ""
+    text = f"R2 {_score(evidence['r2'])} on {evidence['examples']} examples"
+    text += (
+        ", better than always answering the mean" if explains_variance(evidence) else ", no better than the mean label"
+    )
+    return text + ("; predicts one value" if evidence["one_value"] else "")
+
+
+def _headline_clause(status: str, basis: str, evidence: dict) -> str:
+    name = evidence.get("metric", "score")
+    told = basis == "eval_accuracy" and name == "accuracy"
+    if "score" not in evidence or told or evidence.get("headline_lead", {}).get("metric") == name:
+        return ""
+    if "baseline" not in evidence:
+        return f"{name} {_score(evidence['score'])}"
+    relation = headline_relation(basis, evidence)
+    score, baseline = _apart(evidence["baseline" if relation == "same" else "score"], evidence["baseline"])
+    better, worse = ("below", "above") if evidence.get("smaller_is_better") else ("above", "below")
+    if relation == "better":
+        return f"{name} {score}, {better} the best constant's {baseline}"
+    text = f"{name} {score} {'is' if relation == 'same' else f'is {worse}'} the best constant's {baseline}"
+    return text + (", which by itself is no failure" if status == "ok" else "")
+
+
+def _one_class_clause(status: str, evidence: dict, names: Sequence[str] | None) -> str:
+    if status not in ("failed", "unknown") or "several_labels" in evidence or labels_of_one_class(evidence):
+        return ""
+    kind, where = ("", "") if "one_class" in evidence else ("train_", " in training")
+    if not evidence.get(f"{kind}one_class"):
+        return ""
+    share = evidence[f"{kind}predicted_share"]
+    almost = "" if share == 1 else f" {100 * share:.1f}% of the time"
+    return f"predicts one class{where}{almost} ({_label(evidence[f'{kind}predicted_class'], names)})"
+
+
+def _loss_clause(status: str, evidence: dict, regression: bool) -> str:
+    if "optimisation" not in evidence or status == "ok":
+        return ""
+    loss, constant = loss_text(evidence["train_loss"]), loss_text(evidence["constant_loss"])
+    reference = "the best constant's" if regression else "the label entropy"
+    relation = {"stuck": "stayed at", "between": "is little below"}.get(evidence["optimisation"], "is clearly below")
+    if loss_above_constant(evidence):
+        relation = "is above"
+    kind = f": {evidence['failure']}" if "failure" in evidence else ""
+    return f"train loss {loss} {relation} {reference} ({constant}){kind}"
+
+
+def _gradient_clause(evidence: dict) -> str:
+    gradients = evidence.get("gradients")
+    if not gradients:
+        return ""
+    first, last = gradients["first_step"], gradients["last_step"]
+    since = f"step {first}" if first == last else f"steps {first} to {last}"
+    what = f"gradients of {layers_in_words(gradients['layers'])}"
+    if gradients["lasting"]:
+        return f"{what} vanished from {since} on"
+    return f"{what} had vanished from {since} on and were back by step {gradients['healed_step']}"
+
+
+def _training_only_clause(status: str, basis: str, evidence: dict) -> str:
+    if basis != "training_only" or status == "diverged":
+        return ""
+    text = "there was no evaluation with predictions, and no metric with a known baseline"
+    if evidence.get("optimisation") == "stuck" or evidence.get("train_one_class"):
+        return text + "; training looks like that of a failed run"
+    return text
+
+
+def _basis_clause(basis: str, evidence: dict) -> str:
+    if basis != "baseline":
+        return ""
+    if "examples" in evidence:
+        return "this rests on the reported accuracy, in counts of examples"
+    return "there were no eval predictions to take the accuracy of"
+
+
+# ---- words for a class, layers, scores ------------------------------------------------------------------------------
+
+
+def _label(label: int, names: Sequence[str] | None) -> str:
+    return f"class {label}" if names is None or label >= len(names) else f"'{names[label]}'"
+
+
+def layers_in_words(layers: Sequence[str]) -> str:
+    """`embeddings, layer_00, layer_01, layer_02, pooler` -> `embeddings, layers 00-02 and pooler`."""
+    runs: list[tuple[str, list[str]]] = []  # ("layer", ["00", "01", "02"]), ("pooler", [])
+    for name in layers:
+        match = re.fullmatch(r"(\w*layer)_(\d+)", name)
+        if not match:
+            runs.append((name, []))
+        elif runs and runs[-1][0] == match[1] and int(runs[-1][1][-1]) + 1 == int(match[2]):
+            runs[-1][1].append(match[2])
+        else:
+            runs.append((match[1], [match[2]]))
+    words = []
+    for kind, numbers in runs:
+        kind = kind.replace("_layer", " layer") if numbers else kind
+        words.append(f"{kind}s {numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else " ".join([kind, *numbers]))
+    return joined(words)
+
+
+def _score(score: float) -> str:
+    return decimal(score, minus_zero=True)
+
+
+def _apart(score: float, baseline: float) -> list[str]:
+    return apart(score, baseline, minus_zero=True)
