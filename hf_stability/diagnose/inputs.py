@@ -78,7 +78,7 @@ def load_inputs(
     Raises:
         InputError: a named one cannot be loaded.
     """
-    from ..study.prepare import load_config, load_tokenizer
+    from ..study.pretrained import load_config, load_tokenizer
     from ..tasks.load import subsample, tokenize
 
     inputs, job = Inputs(), run.job
