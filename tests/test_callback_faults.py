@@ -1,10 +1,5 @@
 """An error in any piece of the callback: one warning with the piece's name, and the training is the stock Trainer's."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_stability import StabilityCallback, StableTrainer
 from hf_stability.diagnostics.probes import PROBES
 from tests import toy
+from tests.processes import run_script
 
 
 VALUES = {**toy.QUIET, "num_train_epochs": 1, "eval_strategy": "epoch", "learning_rate": 1e-3, "logging_steps": 3}
@@ -97,7 +93,7 @@ def test_an_error_of_ours_costs_no_training(tmp_path, monkeypatch, caplog, stock
         raise ZeroDivisionError(f"in {piece}")
 
     monkeypatch.setattr(where, fail, raising=False)  # `open` is no name of the module's own
-    callback = StabilityCallback(diagnostics="all")
+    callback = StabilityCallback(diagnostics="all", heat_map=piece == "the heat map")
     trainer = train(tmp_path, trainer_class, callback)
     assert torch.equal(toy.weights(trainer), stock[0]) and scores(trainer) == stock[1]
     said = [record.message for record in caplog.records if f"in {piece}" in record.message]
@@ -161,9 +157,7 @@ def test_an_error_in_one_of_two_processes_keeps_none_waiting(tmp_path, rank, whe
     (tmp_path / "train.py").write_text(SCRIPT)
     if where == "folder":
         (tmp_path / "out" / "stability" / "verdict.json").mkdir(parents=True)
-    command = [sys.executable, *toy.TWO_PROCESSES, str(tmp_path / "train.py"), str(tmp_path / "out"), str(rank), where]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = run_script(tmp_path / "train.py", [tmp_path / "out", rank, where], processes=2, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     for process in (0, 1):
         rows = 0 if process == rank and where == "row" else 8

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hf_stability.diagnostics.step_record import read_steps
+from tests.processes import run_script
 from tests.toy import TWO_PROCESSES
 
 
@@ -50,8 +51,8 @@ def study(tmp_path, tiny_model, tiny_csv):
 def test_two_processes_make_one_study_and_equal_one_process(tmp_path, study):
     """Also after a stage."""
     staged = ["--recipe", str(tmp_path / "mine.yaml"), f"{tmp_path / 'mine.yaml'}+{tmp_path / 'stage.yaml'}"]
-    two = launch(TWO_PROCESSES, *study, *staged, "--output_dir", str(tmp_path / "two"))
-    one = launch([], *study, *staged, "--output_dir", str(tmp_path / "one"))
+    two = run_script(SCRIPT, ["--use_cpu", *study, *staged, "--output_dir", tmp_path / "two"], processes=2)
+    one = run_script(SCRIPT, ["--use_cpu", *study, *staged, "--workers", "0", "--output_dir", tmp_path / "one"])
     assert (one.returncode, two.returncode) == (0, 0), two.stderr[-2000:]
     for out in (one.stdout, two.stdout):
         assert out.count("mine/seed-001: ") == out.count("mine/seed-002: ") == 1
@@ -81,7 +82,8 @@ def test_two_processes_stop_together_where_a_stage_failed(tmp_path, study):
 
 
 def test_two_processes_say_a_wrong_argument_once(tmp_path, study):
-    done = launch(TWO_PROCESSES, *study, "--learning_rat", "1", "--output_dir", str(tmp_path / "study"))
+    command = ["--use_cpu", *study, "--learning_rat", "1", "--output_dir", tmp_path / "study"]
+    done = run_script(SCRIPT, command, processes=2)
     assert (
         done.stderr.count("hf-stability: error: --learning_rat: no such argument (did you mean --learning_rate?)") == 1
     )

@@ -8,10 +8,7 @@ its marks), and fp16 on a GPU. Nearly each of them on a StableTrainer and on a s
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +33,7 @@ from transformers import (
 from hf_stability import StabilityCallback, StabilityMixin
 from hf_stability.diagnostics.step_record import read_steps
 from tests import toy
+from tests.processes import run_script
 
 
 TRAINERS = ("stable", "stock")
@@ -149,7 +147,7 @@ def run(
             key: values.pop(key) for key in list(values) if key in ("train_dataset", "eval_dataset", "compute_metrics")
         },
     }
-    callback = StabilityCallback(compute_metrics=given["compute_metrics"])
+    callback = StabilityCallback(compute_metrics=given["compute_metrics"], tensorboard=False, heat_map=False)
     args = args_class(str(folder), **{**FAST, **values})
     trainer = trainer_class(model or no_dropout(), args, callbacks=[callback, *more], **given)
     trainer.remove_callback(transformers.PrinterCallback)
@@ -467,10 +465,7 @@ def test_a_resume_in_mid_epoch(tmp_path, kind):
 def two_processes(tmp_path_factory):
     """What tests/sharded_norms.py saw in either process, and the folder of its runs."""
     folder = tmp_path_factory.mktemp("two")
-    root = Path(__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *toy.TWO_PROCESSES, str(root / "tests" / "sharded_norms.py"), str(folder)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = run_script(Path(__file__).parent / "sharded_norms.py", [folder], processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)], folder
 

@@ -1,34 +1,29 @@
 """The examples as a user runs them: processes of their own, offline."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hf_stability import read_steps, steps_frame
-from tests.toy import TWO_PROCESSES
+from tests.processes import run_script
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(script, folder, *arguments, launcher=()):
-    command = [sys.executable, *launcher, str(EXAMPLES / f"{script}.py"), "--output_dir", str(folder), *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
+def run(script, folder, *arguments, processes=1):
+    done = run_script(EXAMPLES / f"{script}.py", ["--output_dir", folder, *arguments], processes, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 @pytest.mark.parametrize(
-    ("script", "launcher"),
-    [("plain_loop", []), ("accelerate_loop", []), ("accelerate_loop", TWO_PROCESSES), ("trainer", [])],
+    ("script", "processes"),
+    [("plain_loop", 1), ("accelerate_loop", 1), ("accelerate_loop", 2), ("trainer", 1)],
 )
-def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script, launcher):
-    out = run(script, tmp_path, launcher=launcher)
+def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script, processes):
+    out = run(script, tmp_path, processes=processes)
     assert out.splitlines()[-1].startswith("ok: accuracy ")
     assert out.count("accuracy ") == 1 and "ALARM" not in out  # of two processes one speaks
     record, frame = read_steps(tmp_path), steps_frame(tmp_path)
@@ -43,11 +38,11 @@ def test_an_example_records_every_step_and_ends_with_a_verdict(tmp_path, script,
 
 
 @pytest.mark.parametrize(
-    ("script", "launcher"),
-    [("plain_loop", []), pytest.param("accelerate_loop", TWO_PROCESSES, marks=pytest.mark.slow)],
+    ("script", "processes"),
+    [("plain_loop", 1), pytest.param("accelerate_loop", 2, marks=pytest.mark.slow)],
 )
-def test_a_run_that_fails_raises_the_alarm_before_its_verdict(tmp_path, script, launcher):
-    out = run(script, tmp_path, "--learning_rate", "1", launcher=launcher)
+def test_a_run_that_fails_raises_the_alarm_before_its_verdict(tmp_path, script, processes):
+    out = run(script, tmp_path, "--learning_rate", "1", processes=processes)
     alarm, verdict = out.splitlines()
     assert alarm.startswith("ALARM step ") and "looks like one that fails" in alarm
     assert verdict.startswith("failed: accuracy ") and "vanished" in verdict

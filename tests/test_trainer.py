@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass
 
@@ -20,7 +18,10 @@ from hf_stability import AdamW, StabilityCallback, StabilityMixin, StableTrainer
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from tests import toy
+from tests.processes import run_script
 
+
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
 
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "num_train_epochs": 2}
 
@@ -482,13 +483,8 @@ def test_two_processes_equal_one(tmp_path):
         assert trainer.is_world_process_zero() == (trainer.stability.verdict is not None)
         """)
     )
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    runs = [[sys.executable], [*torchrun, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]]
-    for i, launcher in enumerate(runs):
-        done = subprocess.run(
-            [*launcher, str(script), str(tmp_path / str(i))], env=env, capture_output=True, text=True
-        )
+    for i in range(2):
+        done = run_script(script, [tmp_path / str(i)], processes=i + 1)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (read_steps(tmp_path / str(i) / "stability" / "steps.rec") for i in range(2))
     for column in ("loss", "grad_norm", "layer_norms", "logit_std", "labels", "predicted"):

@@ -6,7 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,14 @@ from transformers import PreTrainedModel
 from ..utils.layers import without_adapters
 
 
-if TYPE_CHECKING:
-    from .recorder import Recorder
-
-
 class ForwardHook:
     """A model's forward hook that a copy of the model does not take along: copied or pickled, it does nothing.
 
     Args:
-        recorder: what it tells of each forward pass.
+        recorder: the [`Recorder`][hf_stability.diagnostics.recorder.Recorder] that it tells of each forward pass; None: nobody.
     """
 
-    def __init__(self, recorder: Recorder | None = None):
+    def __init__(self, recorder: Any = None):
         self.recorder = recorder
 
     @torch.compiler.disable  # else it is compiled again for each number of micro-batches

@@ -54,13 +54,14 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
 def extend(base: Recipe, own: Recipe) -> Recipe:
     """The recipe of a file that extends another: it starts from the other's content, and its own values win.
 
-    Everything in a file is inherited: `args`, `model_config`, `model_types`, `grid`, `replaces` and `stages`. In detail:
+    Everything in a file is inherited: `args`, `model_config`, `model_types`, `grid`, `replaces`, `stages` and `methods`. In
+    detail:
 
     - A value in `args`, `model_config` or `grid` takes the place of the inherited one in any of these, and of those under
       `model_types`: it is in force for every model type.
     - A value under `model_types` takes the place of the inherited ones for that model type.
     - `num_train_epochs` and `max_steps` both set the length of training: either takes the place of both.
-    - `stages` take the place of all inherited stages. `replaces` are added to the inherited ones.
+    - `stages` take the place of all inherited stages. `replaces` and `methods` are added to the inherited ones.
 
     Not inherited: the name, and the place beside a task's preset. An inherited value of a packaged recipe is under the
     preset, a value in a user's own file over it, as in `a+b`.
@@ -139,6 +140,7 @@ def _made_of(name: str, path: Path | None, files: tuple[Recipe, ...]) -> Recipe:
         _union(part.grid for part in files),
         parts=files,
         stages=next((part.stages for part in files if part.stages), ()),
+        methods=tuple(dict.fromkeys(method for part in files for method in part.methods)),
         is_packaged=all(part.is_packaged for part in files),
     )
 

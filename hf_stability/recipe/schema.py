@@ -9,6 +9,7 @@
 | `grid` | lists of values, by argument or `model_config.FIELD`: a recipe for each combination (see [`expand`]) |
 | `replaces` | arguments set here; the other parts of `a+b` lose their values for them (see [`compose`]) |
 | `stages` | a list of intermediate trainings before the target task (see [`Stage`]) |
+| `methods` | a list of your own methods, `my_module:Mine` or `file.py:Mine`: the file can then set their arguments |
 
 Every key is optional.
 """
@@ -20,19 +21,20 @@ import enum
 import json
 import math
 import re
-import types
 import typing
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from ..errors import InputError, nearest
+from ..methods import load_method
 from .arguments import argument_types
 
 
-SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages")
+SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages", "methods")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
 CONFIG = "model_config."  # what a field of the model's config begins with where arguments stand too
 
@@ -81,6 +83,8 @@ class Recipe:
         parts: of a recipe made of several files (`a+b`, `extends`), and of one of a grid: these files. Each has its own
             values, without those that another one replaces; a later file's values win.
         stages: what is trained on before the target task, in this order.
+        methods: the user's own methods, as [`load_method`][hf_stability.methods.load_method] takes them. A file beside the
+            recipe file has its whole path: `/home/me/my_module.py:Mine`.
         is_packaged: whether it came with the library, with all its parts, and not from a user's own file.
     """
 
@@ -94,6 +98,7 @@ class Recipe:
     point: dict[str, Any] = field(default_factory=dict)
     parts: tuple[Recipe, ...] = ()
     stages: tuple[Stage, ...] = ()
+    methods: tuple[str, ...] = ()
     is_packaged: bool = False
 
     @property
@@ -104,6 +109,8 @@ class Recipe:
 
 def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Recipe | None = None) -> Recipe:
     """Check the content of a recipe file and put its values' types right.
+
+    The file's `methods` are imported, so that their arguments are known.
 
     Args:
         content: what the YAML file holds.
@@ -120,13 +127,17 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Reci
     errors: list[str] = []
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(SECTIONS)}")
+    methods = _checked_methods(content.get("methods"), path, errors)
+    refuse(path, errors)  # without its methods, the file's other keys cannot be checked
+    own_methods = dict.fromkeys((*(() if base is None else base.methods), *methods))
+    types = argument_types(tuple(load_method(text) for text in own_methods))
     sections = {key: content.get(key) or {} for key in ("args", "model_config", "model_types", "grid")}
     _check_names(content, SECTIONS, "", errors)
     for key, section in sections.items():
         if not isinstance(section, Mapping):
             errors.append(f"{key}: expected a mapping, found {section!r}")
             sections[key] = {}
-    args = _checked_args(sections["args"], "args", errors)
+    args = _checked_args(sections["args"], "args", types, errors)
     model_types = {}
     for model_type, part in sections["model_types"].items():
         part, where = part or {}, f"model_types.{model_type}"
@@ -138,12 +149,20 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Reci
         if not isinstance(config, Mapping):
             errors.append(f"{where}.model_config: expected a mapping, found {config!r}")
             config = {}
-        args_part = _checked_args(part.get("args") or {}, f"{where}.args", errors)
+        args_part = _checked_args(part.get("args") or {}, f"{where}.args", types, errors)
         model_types[str(model_type)] = {"args": args_part, "model_config": dict(config)}
-    recipe = Recipe(path.stem, path, args, dict(sections["model_config"]), model_types, is_packaged=is_packaged)
-    recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, errors))
+    recipe = Recipe(
+        path.stem,
+        path,
+        args,
+        dict(sections["model_config"]),
+        model_types,
+        methods=methods,
+        is_packaged=is_packaged,
+    )
+    recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, types, errors))
     recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, base, errors))
-    recipe = replace(recipe, stages=_checked_stages(content.get("stages"), errors))
+    recipe = replace(recipe, stages=_checked_stages(content.get("stages"), types, errors))
     if base is not None and base.stages and content.get("stages") == []:
         errors.append(f"stages: an empty list does not end those of {base.name}; extend a recipe without stages")
     refuse(path, errors)
@@ -170,37 +189,58 @@ def _check_names(content: Mapping, known: typing.Iterable[str], where: str, erro
             errors.append(f"{where + '.' if where else ''}{key}: no such key{nearest(key, known)}")
 
 
-def _checked_args(section: Any, where: str, errors: list[str]) -> dict[str, Any]:
+def _checked_methods(content: Any, path: Path, errors: list[str]) -> tuple[str, ...]:
+    """A file's own methods, each imported once to see that it is there."""
+    if not isinstance(content, (list, type(None))):
+        errors.append(f"methods: expected a list of MODULE:CLASS or FILE.py:CLASS, found {content!r}")
+        return ()
+    methods = []
+    for text in content or []:
+        if not isinstance(text, str):
+            errors.append(f"methods: expected MODULE:CLASS or FILE.py:CLASS, found {text!r}")
+            continue
+        module, _, name = text.rpartition(":")
+        file = path.parent / (module if module.endswith(".py") else f"{module}.py")
+        methods.append(f"{file.resolve()}:{name}" if file.is_file() else text)
+        try:
+            load_method(methods[-1], path.parent)
+        except InputError as error:
+            errors.append(f"methods: {str(error).removeprefix('--method ')}")
+    return tuple(dict.fromkeys(methods))
+
+
+def _checked_args(section: Any, where: str, types: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         errors.append(f"{where}: expected a mapping, found {section!r}")
         return {}
-    fields = argument_types()
-    _check_names(section, fields, where, errors)
+    _check_names(section, types, where, errors)
     values = {}
     for key, value in section.items():
         if key in NOT_A_RECIPES:
             errors.append(f"{where}.{key}: a recipe cannot set this; give it on the command line")
-        elif key in fields:
+        elif key in types:
             try:
-                values[key] = coerce(value, fields[key])
+                values[key] = coerce(value, types[key])
             except (TypeError, ValueError) as error:
                 errors.append(f"{where}.{key}: {error}")
     return values
 
 
-def _checked_grid(section: Mapping, recipe: Recipe, errors: list[str]) -> dict[str, list[Any]]:
+def _checked_grid(
+    section: Mapping, recipe: Recipe, types: Mapping[str, Any], errors: list[str]
+) -> dict[str, list[Any]]:
     """The lists of a grid, their values' types put right."""
     grid = {}
     for key, values in section.items():
         key, where = str(key), f"grid.{key}"
-        problem = _not_for_a_grid(key, values, recipe)
+        problem = _not_for_a_grid(key, values, recipe, types)
         if problem:
             errors.append(f"{where}: {problem}")
             continue
         grid[key] = []
         for value in values:
             try:
-                grid[key].append(value if key.startswith(CONFIG) else coerce(value, argument_types()[key]))
+                grid[key].append(value if key.startswith(CONFIG) else coerce(value, types[key]))
             except (TypeError, ValueError) as error:
                 errors.append(f"{where}: {error}")
         twice = [label for label, count in Counter(map(value_label, grid[key])).items() if count > 1]
@@ -208,13 +248,14 @@ def _checked_grid(section: Mapping, recipe: Recipe, errors: list[str]) -> dict[s
     return grid
 
 
-def _not_for_a_grid(key: str, values: Any, recipe: Recipe) -> str | None:
+def _not_for_a_grid(key: str, values: Any, recipe: Recipe, types: Mapping[str, Any]) -> str | None:
+    """Why this argument, with these values, cannot be varied."""
     if key in ONE_A_STUDY:
         return "all runs of a study are of one model and data; run a study for each, with an --output_dir of its own"
     if key in NOT_A_RECIPES:
         return "a recipe cannot set this; give it on the command line"
-    if not key.startswith(CONFIG) and key not in argument_types():
-        return f"no such key{nearest(key, argument_types())}; a field of the model's config is {CONFIG}FIELD"
+    if not key.startswith(CONFIG) and key not in types:
+        return f"no such key{nearest(key, types)}; a field of the model's config is {CONFIG}FIELD"
     if not isinstance(values, list):
         return f"expected a list of values, found {values!r}"
     if not values:
@@ -242,7 +283,7 @@ def _checked_replaces(names: Any, recipe: Recipe, base: Recipe | None, errors: l
     return tuple(map(str, names))
 
 
-def _checked_stages(content: Any, errors: list[str]) -> tuple[Stage, ...]:
+def _checked_stages(content: Any, types: Mapping[str, Any], errors: list[str]) -> tuple[Stage, ...]:
     """The stages of a recipe, all that is wrong with any of them told; the first is `stages.1`."""
     if not isinstance(content, (list, type(None))):
         errors.append(f"stages: expected a list of stages, found {content!r}")
@@ -267,7 +308,7 @@ def _checked_stages(content: Any, errors: list[str]) -> tuple[Stage, ...]:
         problem = _data_problem(values)
         if problem:
             errors.append(f"{where}: {problem}")
-        args = _checked_args({} if values.get("args") is None else values["args"], f"{where}.args", errors)
+        args = _checked_args({} if values.get("args") is None else values["args"], f"{where}.args", types, errors)
         stages.append(Stage(**{name: values[name] for name in own if name in values}, args=args))
     return tuple(stages)
 
@@ -314,7 +355,7 @@ _NO = object()
 
 
 def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_origin(annotation) in (typing.Union, UnionType)
 
 
 def _convert(value: Any, option: Any) -> Any:

@@ -1,8 +1,6 @@
 """What every method must do, one test for all of them."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from hf_stability.errors import InputError
 from hf_stability.methods import METHODS as CLASSES
 from hf_stability.methods.mixout import MixLinear
 from tests import toy
+from tests.processes import run_script
 
 
 # Values that change the training, and values that must not.
@@ -195,10 +194,7 @@ def test_two_methods_at_once(tmp_path, plain):
 
 def test_two_processes_have_the_same_weights(tmp_path, monkeypatch):
     """Under DistributedDataParallel, each method; without dropout those of one process, too. See the end of this file."""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, *toy.TWO_PROCESSES, __file__, str(tmp_path)]
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = run_script(__file__, [tmp_path], processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert set(first) == {*METHODS, "none"}
@@ -260,7 +256,6 @@ def test_what_others_made_is_not_silently_left_alone(tmp_path):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     found = {}
     for name, values in {**{name: values for name, (values, _) in METHODS.items()}, "none": {}}.items():
         trainer = train(Path(sys.argv[1]) / name, ddp_find_unused_parameters=False, **values)

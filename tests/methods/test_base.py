@@ -172,6 +172,23 @@ def test_arguments_can_be_copied_and_pickled(tmp_path):
             assert type(copied) is type(args) and copied.to_dict() == args.to_dict()
 
 
+def test_a_recipe_file_brings_its_methods_with_it(tmp_path, monkeypatch):
+    examples = Path(__file__).parents[2] / "examples"
+    args = StableTrainingArguments.from_recipe(
+        f"devlin2019+{examples / 'own_method.yaml'}", "bert", output_dir=str(tmp_path), max_steps=2
+    )
+    assert args.noisy_tune == 0.15 and not args.bias_correction
+    assert [method.__name__ for method in args.own_methods] == ["NoisyTune"]
+    values = {"output_dir": str(tmp_path), **toy.QUIET, "max_steps": 1, "total_train_batch_size": 8}
+    with_noise = StableTrainingArguments.from_recipe(str(examples / "own_method.yaml"), **values)
+    first, second = (
+        toy.weights(StableTrainer(toy.model(), args, train_dataset=toy.data(16)))
+        for args in (with_noise, StableTrainingArguments(**values))
+    )
+    change = (first - second).abs()
+    assert 0 < change.max() and (change > 0).float().mean() > 0.9  # every weight but the head's and constant ones
+
+
 def test_a_name_that_is_taken_is_refused():
     @dataclass
     class Arguments:

@@ -41,6 +41,23 @@ def test_every_recipe_says_in_one_line_what_it_is(name):
     assert "et al" not in sentence and "arXiv" not in sentence  # the paper comes after it
 
 
+def test_the_recipe_files_that_the_page_shows_are_recipes(tmp_path, monkeypatch):
+    blocks = re.findall(r"```yaml\n(.*?)```", (recipe_dir() / "README.md").read_text(), re.S)
+    (tmp_path / "my_methods.py").write_text(
+        "from dataclasses import make_dataclass\nfrom hf_stability.methods import Method\n"
+        "class Noise(Method):\n    Arguments = make_dataclass('Arguments', [('noise', float, 0.0)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks) >= 5
+    for block in blocks:
+        name, command = re.match(r"# (\S+\.yaml): --recipe (.*)", block).groups()
+        (tmp_path / name).write_text(block)
+        assert all(load_recipes(asked) for asked in command.split())
+    assert {"roberta": 0, None: 0} == {
+        kind: resolve(load_recipe("mine.yaml"), kind)["weight_decay"].value for kind in ("roberta", None)
+    }
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_every_recipe_sets_fields_that_the_models_configs_have(name):
     recipe = load_recipe(name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...utils.layers import base_model
-from .outputs import OutputProbe, named_or_first
+from ..named_output import named_output
+from .outputs import OutputProbe
 
 
 def cls_variance(states: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ class ClsVariance(OutputProbe):
         return [base_model(model)[1]]
 
     def read(self, module, output):
-        states = named_or_first(output, "last_hidden_state")
-        return states[:, 0] if states is not None and states.ndim == 3 else None
+        states = named_output(output, key="last_hidden_state", or_first=False)
+        return states[:, 0] if isinstance(states, Tensor) and states.ndim == 3 else None
 
     def numbers(self, seen):
         return cls_variance(seen)[None]

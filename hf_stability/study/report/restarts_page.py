@@ -1,4 +1,4 @@
-"""What restarts would have been worth in a finished study: `restarts.md` and a figure, from its runs' evaluations.
+"""`restarts.md` and its figure: what restarts would have been worth in a finished study.
 
 The statistics are those of [`restarts`][hf_stability.study.report.restarts].
 """
@@ -60,7 +60,7 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
     """Restarts and early stopping, from a recipe's finished runs.
 
     Args:
-        scores: of N runs; where there is a `report` it is what is reported.
+        scores: of N runs; the `report` is valued, where there is one.
         budget: in runs, from 1 to N. Default: 10, or N.
 
     Raises:
@@ -180,7 +180,7 @@ def _section(part: RecipeRestarts) -> list[str]:
 
 
 def policies_table(policies: Sequence[restarts.PolicyWorth], metric: str = "score") -> str:
-    """The rows of [`tabulate`][hf_stability.study.report.restarts.tabulate] as a Markdown table; `metric` is the report score's name."""
+    """A Markdown table of [`tabulate`][hf_stability.study.report.restarts.tabulate]'s rows; `metric` names the report score."""
     header = ["started", "looked at", "finished", "budget, runs", f"{metric}: early stopping"]
     header += [f"{metric}: restarts at this budget", "gain (standard error)"]
     rows = [

@@ -49,34 +49,42 @@ ALL_PAIRS_UP_TO = 3
 
 
 def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Figures of each recipe, in the order in which recipes come first in `runs`, and comparisons of pairs.
+    """The figures of each recipe, in the order in which recipes come first in `runs`, and comparisons of pairs.
 
-    Scores are the headline metric at the END of training; `best_mean` is over each run's best evaluation, comparable
-    only between equal numbers of `evaluations`. Failed and diverged runs are counted as `failed`; `failed_share_low`
-    and `failed_share_high` are the 95% Wilson interval. Crashed runs have no score and are counted apart, in no share. Waiting
-    ones are among the `runs` of the result only.
+    A score is a run's headline metric at the END of training. With `--validation_half both` it is that of the first half.
+    What cannot be computed is None.
 
-    `std` (ddof = 1) is over all runs that have a score, and so are `mean`, `median` and `max`; `std_ok` is over the ok
-    runs alone: it is conditional on success. What cannot be computed is None. With `--validation_half both` all of these
-    are of the first half; `report_mean` is the mean on the second, of the same runs as `mean`.
+    | figure of a recipe | what |
+    | --- | --- |
+    | `runs` | runs that count: all but crashed, waiting and unknown ones, which are in no figure |
+    | `crashed`, `unknown` | how many; `unknown` only where there are any |
+    | `failed` | failed and diverged runs; a run that had diverged when it was ended is one of them |
+    | `failed_share`, `_low`, `_high` | their share, and its 95% Wilson interval; None where runs were stopped |
+    | `std`, `mean`, `median`, `max` | of all scores, `std` with ddof = 1; where runs were stopped there is only `max` |
+    | `std_ok` | standard deviation of the ok runs alone: conditional on success |
+    | `scores` | number of scores; stopped runs have none |
+    | `best_mean` | mean of each run's best evaluation, comparable only between equal numbers of `evaluations` |
+    | `report_mean` | mean on the second half, of the same runs as `mean` |
+    | `evaluations` | the numbers of evaluations of finished runs |
+    | `stopped` | runs that their alarm stopped |
+    | `stopped_early` | runs that a policy ended at their look, diverged ones too |
+    | `budget` | cost of all `runs`, in runs: the sum of their shares of the planned update steps |
+    | `best_run` | seed, score and report score of the best finished run, where runs were stopped early |
+    | `alarmed` | runs that raised an alarm, whatever came of it |
+    | `audited`, `audited_failed` | runs that were finished although an alarm was to stop them; how many of them failed |
+    | `failed_share_if_all_heal`, `_low`, `_high` | bound: no stopped run would have failed |
+    | `failed_share_if_all_fail`, `_low`, `_high` | bound: all stopped runs would have failed |
+    | `failed_share_audited`, `_low`, `_high` | estimate from the audited runs, see `statistics.audited_failed_share` |
+    | `saved_steps`, `saved_share` | update steps that stopped runs did not make, and their share of those planned for all `runs` |
 
-    Runs with the verdict `unknown` are in no figure; `unknown` counts them, where there are any.
+    `comparisons` has an entry for each pair of up to 3 recipes; with more recipes, for each with the first. The values of a
+    pair are in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.report.statistics.brown_forsythe].
 
-    Stopped runs are among the `runs`, and have no score. A recipe with `stopped` runs has a `max` only, and instead of
-    `failed_share` the bounds `failed_share_if_all_heal` and `failed_share_if_all_fail`, each with its 95% Wilson
-    interval; without stopped runs these are the failed share. `alarmed` runs raised an alarm, whatever came of it;
-    `audited` ones were to be stopped by it, were finished anyway, and `audited_failed` of them failed:
-    `failed_share_audited` is what [`audited_failed_share`] makes of them. `saved_steps` are the update steps that stopped
-    runs did not make, `saved_share` their share of the steps planned for all `runs`. A run that had diverged when its
-    alarm ended it counts as failed, and not as stopped; it has no score either.
+    Args:
+        runs: of one task and metric, in the order of the tables.
 
-    Runs that a policy ended at their look are counted as `stopped_early`, apart from the `stopped` ones, and are in the
-    bounds as these are; but those among them that had diverged are known to have `failed`, and are counted there too. A
-    recipe with such runs has `best_run` (seed, score, and report score, where there is one) of its finished runs; `budget`
-    is what all `runs` cost, in runs: the sum of their shares of the planned update steps.
-
-    `comparisons` has an entry for each pair of up to 3 recipes; of more, for each with the first. The values of a pair
-    stand in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.report.statistics.brown_forsythe].
+    Returns:
+        the content of `summary.json`; `runs` has every run, waiting ones too.
     """
     names = list(dict.fromkeys(run.recipe for run in runs))
     by_recipe = {name: [run for run in runs if run.recipe == name] for name in names}
@@ -138,7 +146,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
 
 
 def _best_run(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
-    """The run with the best score at its end, of equals that of the smallest seed."""
+    """The run with the best score at its end; ties go to the smallest seed."""
     scored = [run for run in runs if run.last is not None]
     if not scored:
         return None

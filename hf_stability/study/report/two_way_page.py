@@ -38,7 +38,7 @@ def write_two_way(folder: str | os.PathLike, recipes: Sequence[str] | None = Non
     """Write `two_way.md` into the folder of a study with `--two_way`; the same bytes each time.
 
     Scores are those of the tables, the headline metric at the end of training; diverged runs as in
-    [`read_scores`][hf_stability.study.report.scores.read_scores]. A recipe whose design is not whole has a sentence instead.
+    [`read_scores`][hf_stability.study.report.scores.read_scores]. A recipe without a whole design gets a sentence instead.
 
     Args:
         folder: the study's folder.

@@ -242,9 +242,9 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
     """Variance components of a crossed design, with bootstrap intervals.
 
     Intervals are percentiles of [`bootstrap_components`], of the estimates as they are, and of the truncated shares.
-    `two_way_page.COVERAGE_NOTE` says how often 95% intervals hold the true variance: too seldom with 5 seeds, most of all where a
-    fifth of the levels fails, as 5 seeds may hold none that fails. Intervals of the interaction, the dropout and small
-    components hold it nearly always: they are two to three times too long, so that one that excludes 0 can be believed.
+    `two_way_page.COVERAGE_NOTE` says how often 95% intervals hold the true variance. With 5 seeds it is too seldom, above all
+    where a fifth of the levels fails: 5 seeds may include none that fails. Intervals of the interaction, the dropout and
+    small components hold it nearly always: they are two to three times too long, so that one that excludes 0 can be believed.
 
     Args:
         scores: (I, J, r): initialisation seeds x data-order seeds x dropout replicates, I and J at least 2, r at least 1.
