@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -230,58 +230,3 @@ def _next_steps(
     if adapters:
         steps.append("The rescue trains the whole model, without adapters; their learning rate is left out.")
     return steps
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-DESCRIPTION = """Look at ONE run that failed: every known cause, in order of likelihood, with its remedy and the flags to
-use. Nothing is written but --json's file, and nothing is trained without --memorize. docs/my_run_failed.md explains
-each line."""
-
-USAGE = """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--memorize] [--json FILE] [any argument of the Trainer]"""
-
-EXAMPLES = """
-PATH is one of
-  a trainer_state.json, or a checkpoint or output folder of any Trainer; a steps.rec of StabilityCallback;
-  a run's folder in a study, results/rte/runs/devlin2019/seed-003, which says its model and data itself.
-What lies beside it is read too. More flags let it look at more; training flags say what the files do not.
-
-examples:
-  hf-stability diagnose output/checkpoint-500
-  hf-stability diagnose output --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv
-  hf-stability diagnose results/rte/runs/devlin2019/seed-003 --memorize
-
-From Python, with a live Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
-Then: hf-stability rescue --help
-"""
-
-
-TRAINING_FLAGS = (
-    "learning_rate", "warmup_steps", "bias_correction", "lr_bias_correction", "optim", "bf16", "fp16", "use_cpu",
-)  # fmt: skip
-"""The training arguments that are looked at, of those that --help shows."""
-
-NOT_TAKEN = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
-"""The study's data flags that are refused here: the whole sets are looked at."""
-
-
-@dataclass
-class DiagnoseArguments:
-    """The command's own flags."""
-
-    memorize: bool = field(
-        default=False,
-        metadata={
-            "help": "Train the model on 32 of the examples, up to 300 update steps: one that cannot learn them by heart "
-            "has a bug (labels, tokenizer, frozen weights); one that can may be unstable."
-        },
-    )
-    memorize_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Learning rate of it. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
-            "adapters 10 times that."
-        },
-    )
-    json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})
