@@ -165,21 +165,31 @@ def study_parser(
     return built
 
 
-def folder_parser(command: str, texts: Texts) -> argparse.ArgumentParser:
+class PlainParser(argparse.ArgumentParser):
+    """A parser of a command that takes no model: it raises InputError, too.
+
+    Args:
+        command: the subcommand.
+        texts: of `--help`.
+    """
+
+    def __init__(self, command: str, texts: Texts):
+        super().__init__(
+            prog=f"{PROG} {command}",
+            usage=texts.usage,
+            description=texts.description,
+            epilog=texts.examples,
+            formatter_class=Help,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        raise InputError(message)
+
+
+def folder_parser(command: str, texts: Texts) -> PlainParser:
     """The parser of a command that reads a study's folder."""
-
-    class FolderParser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(message)
-
-    built = FolderParser(
-        prog=f"{PROG} {command}",
-        usage=texts.usage,
-        description=texts.description,
-        epilog=texts.examples,
-        formatter_class=Help,
-        allow_abbrev=False,
-    )
+    built = PlainParser(command, texts)
     built.add_argument("study_folder", nargs="?", help="The study's folder, its --output_dir.")
     built.add_argument("--recipe", nargs="+", help="Only these, in this order. Default: all of the study.")
     return built
