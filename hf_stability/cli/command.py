@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -10,9 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ..errors import InputError, nearest
+from .program import PROG, is_first_process
 
-
-PROG = "hf-stability"
 
 COMMANDS = {
     "run": "fine-tune over many seeds, with one recipe or more; flags alone, without a command, mean this",
@@ -50,11 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
-
-
-def is_first_process() -> bool:
-    """Whether this process prints; before a study is planned nobody knows yet if several processes belong together."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _interrupt(signum, frame):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from ..methods import argument_names
 from ..recipe import recipe_names
 from ..study.job import KEEP_MODEL
 from ..study.prepare import DTYPES
-from ..training_args import METHOD_ARGS, StableTrainingArguments
+from ..training_args import StableTrainingArguments
 
 
 DIAGNOSTICS = ("on_alarm", "audit_alarms", "diagnostics")
@@ -91,6 +92,13 @@ class StudyArguments:
             "(a,learning_rate=2e-05)."
         },
     )
+    method: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Methods of your own, for all recipes: MODULE:CLASS or FILE.py:CLASS. Their arguments become flags; see "
+            "examples/own_method.py."
+        },
+    )
     seeds: list[str] | None = field(
         default=None,
         metadata={
@@ -161,11 +169,6 @@ def names_of(*classes: type) -> list[str]:
     return [f.name for cls in classes for f in fields(cls)]
 
 
-def method_flags(training: type = StableTrainingArguments) -> list[str]:
-    """The training arguments of the methods; those of a class of more arguments too.
-
-    Args:
-        training: `StableTrainingArguments`, or a dataclass that inherits it and has a user's own methods' arguments.
-    """
-    known = StableTrainingArguments.__dataclass_fields__
-    return [*METHOD_ARGS, *(f.name for f in fields(training) if f.init and f.name not in known)]
+def method_flags(training: type[StableTrainingArguments] = StableTrainingArguments) -> list[str]:
+    """The training arguments of the methods: ours, and the user's own (see [`arguments_class`])."""
+    return [*argument_names(), *argument_names(training.own_methods)]

@@ -13,10 +13,11 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..errors import InputError, nearest
-from ..recipe import recipe_names
-from ..training_args import StableTrainingArguments
-from .command import PROG
+from ..methods import load_method
+from ..recipe import load_recipes, recipe_names
+from ..training_args import StableTrainingArguments, arguments_class
 from .flags import DIAGNOSTICS, DataArguments, ModelArguments, method_flags, names_of
+from .program import PROG
 
 
 WIDTH = 119
@@ -141,7 +142,6 @@ def study_parser(
     texts: Texts,
     shown: Sequence[str],
     helps: Mapping[str, str] | None = None,
-    training: type[StableTrainingArguments] = StableTrainingArguments,
 ) -> Parser:
     """The parser of a command that takes a model, data and training arguments.
 
@@ -150,8 +150,11 @@ def study_parser(
         own: the command's own dataclasses, by the title of their group.
         texts, shown: see [`Parser`].
         helps: help by flag, instead of the dataclasses'.
-        training: the dataclass of the training arguments; with a user's own methods one that inherits ours.
+
+    Raises:
+        InputError: a method or a recipe file that is named cannot be read.
     """
+    training = _training_class(argv)
     named = {title: names_of(*classes) for title, classes in own.items()}
     groups = {"model": names_of(ModelArguments), "data": names_of(DataArguments), **named, "training": ()}
     if "study" in named:
@@ -163,6 +166,17 @@ def study_parser(
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)
     return built
+
+
+def _training_class(argv: Sequence[str]) -> type[StableTrainingArguments]:
+    """The training arguments, with those of the user's own methods that the command or its recipe files name."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--method", nargs="*", default=[])
+    first.add_argument("--recipe", nargs="*", default=[])
+    named, _ = first.parse_known_args(argv)
+    files = [recipe for name in named.recipe if ".y" in name for recipe in load_recipes(name)]
+    names = dict.fromkeys([*named.method, *(name for recipe in files for name in recipe.methods)])
+    return arguments_class([load_method(name) for name in names])
 
 
 class PlainParser(argparse.ArgumentParser):

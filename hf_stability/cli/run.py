@@ -9,9 +9,9 @@ from typing import Any
 from ..study.api import Arms, StudyResult, plan_study
 from ..study.study import StageFailed, is_main_process
 from ..tasks.overview import columns_and_classes
-from .command import PROG, is_first_process
 from .flags import PolicyArguments, StudyArguments, names_of
 from .parser import Texts, parse, study_parser
+from .program import PROG, is_first_process
 
 
 USAGE = f"""{PROG} [run] [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
@@ -156,7 +156,7 @@ def run_given(
 
 def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
     """Flags as the keywords of [`plan_study`]."""
-    return {{"recipe": "recipes"}.get(name, name): value for name, value in given.items()}
+    return {{"recipe": "recipes", "method": "methods"}.get(name, name): value for name, value in given.items()}
 
 
 def tell(result: StudyResult) -> int:

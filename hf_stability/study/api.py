@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
+from ..methods import Method, load_method, method_name
 from ..recipe import Stage, load_recipes
 from ..recipe.arguments import argument_types
 from ..recipe.schema import coerce
@@ -211,6 +212,7 @@ def plan_study(
     dtype: str = "float32",
     keep_model: str = "none",
     output_dir: str | os.PathLike | None = None,
+    methods: str | type[Method] | Sequence[str | type[Method]] = (),
     arms: Arms | None = None,
     **training: Any,
 ) -> StudyPlan:
@@ -237,6 +239,8 @@ def plan_study(
         dtype: what weights are loaded and trained in: `"float32"`, `"bfloat16"`, `"float16"`, `"auto"` (as saved).
         keep_model: which models to keep in the runs' folders: `"none"`, `"last"`, `"failed_and_best"`.
         output_dir: the study's folder. Default: `results/TASK`.
+        methods: your own methods, for all recipes: classes, or names (`"my_module:Mine"`, `"file.py:Mine"`). Their arguments are
+            training arguments like ours. A recipe file can name methods of its own, too.
         arms: makes the jobs to run of those planned (see [`Arms`]); `hf-stability rescue` is such a function.
         training: training arguments, Hugging Face's and ours; they go over the recipe's.
 
@@ -248,10 +252,12 @@ def plan_study(
         raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
     policy = _policy(two_way, restarts, look_at, finish)
     seeds = _seeds(seeds, policy)
-    training = _checked_training(training)
-    prepare.check_given(training)
     names = [recipes] if isinstance(recipes, (str, os.PathLike)) else recipes
     loaded = [recipe for name in names for recipe in load_recipes(os.fspath(name))]
+    methods = [method_name(method) for method in ([methods] if isinstance(methods, (str, type)) else methods)]
+    own_methods = {name: load_method(name) for name in [*methods, *(name for r in loaded for name in r.methods)]}
+    training = _checked_training(training, tuple(dict.fromkeys(own_methods.values())))
+    prepare.check_given(training)
     if threads_per_run < 1:
         raise InputError(f"--threads_per_run {threads_per_run}: give 1 or more")
     if workers is not None:
@@ -274,7 +280,7 @@ def plan_study(
             "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
         )
     config = prepare.load_config(model)
-    settings = [prepare.resolved_settings(recipe, config.model_type, preset, training) for recipe in loaded]
+    settings = [prepare.resolved_settings(recipe, config.model_type, preset, training, methods) for recipe in loaded]
     dtype = prepare.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
     tokenizer_name = _path(tokenizer_name) or model
     tokenizer = prepare.load_tokenizer(tokenizer_name)
@@ -297,7 +303,7 @@ def plan_study(
 
     tokens = tokens_of(data)
     shared = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
-    stages = plan_stages(loaded, model, config, load_stage, folder, training, **shared)
+    stages = plan_stages(loaded, model, config, load_stage, folder, training, methods, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
     jobs = prepare.make_jobs(settings, seeds, model, config, tokens, data_folder, keep_model=keep_model, **shared)
     jobs = policy.jobs(stages.attach(jobs))
@@ -373,10 +379,10 @@ def _seed_words(seeds: int | str | Sequence[int | str]) -> list[str]:
     return [f"{seeds[0]}-{seeds[0]}"] if one else [str(seed) for seed in seeds]
 
 
-def _checked_training(training: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_training(training: Mapping[str, Any], methods: tuple[type[Method], ...]) -> dict[str, Any]:
     """The training arguments with their types put right, as in a recipe. Raises InputError for unknown names and for values
     of another type."""
-    types = argument_types()
+    types = argument_types(methods)
     values = {}
     for name, value in training.items():
         if name not in types:

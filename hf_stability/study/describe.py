@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
-import torch
-from transformers import AutoModelForSequenceClassification
-
-from ..methods.layerwise_lr import layer_rates
+from ..methods import METHODS, load_method
 from ..tasks.overview import columns_and_classes
 from ..tasks.task import TaskData
 from ..training_args import StableTrainingArguments
-from ..utils.layers import layers_of
 from .job import Job
 from .policies.early_stopping import policy_sentence
 from .prepare import load_config
@@ -35,7 +32,7 @@ def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> st
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
     for stage in stages.jobs:
-        lines += ["", describe_stage(stage, stages), settings_table(stage), *layerwise_rates(stage, stages.model)]
+        lines += ["", describe_stage(stage, stages), settings_table(stage), *describe_methods(stage, stages.model)]
     names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
     for recipe in recipes:
         runs = [job for job in jobs if job.recipe == recipe]
@@ -45,20 +42,16 @@ def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> st
             lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
         lines += [policy_sentence(runs)] if runs[0].policy else []
         lines += [settings_table(runs[0])]
-        lines += layerwise_rates(runs[0], stages.model)
+        lines += describe_methods(runs[0], stages.model)
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
     return "\n".join(lines)
 
 
-def layerwise_rates(job: Job, model: str) -> list[str]:
-    """`learning rates: classifier 2e-05, pooler 2e-05, layer_11 1.9e-05, ..., embeddings 1.08e-05`, of a pretrained model:
-    a line, or none where there is one rate for all."""
-    args = StableTrainingArguments
-    decay, rate = (job.args.get(name, getattr(args, name)) for name in ("layerwise_lr_decay", "learning_rate"))
-    if decay == 1:
-        return []
-    with torch.device("meta"):
-        built = AutoModelForSequenceClassification.from_config(load_config(model))
-    rates = layer_rates(list(layers_of(built)), rate, decay)
-    return ["learning rates: " + ", ".join(f"{name} {rates[name]:.3g}" for name in reversed(rates))]
+def describe_methods(job: Job, model: str) -> list[str]:
+    """What follows from the settings of the methods that are on, for a pretrained model: a line or more from each that has
+    something to say."""
+    defaults = {f.name: f.default for f in fields(StableTrainingArguments)}
+    args, methods = {**defaults, **job.args}, [*METHODS, *map(load_method, job.methods)]
+    made = [method.from_arguments(args) for method in methods]
+    return [line for method in made if method.is_on for line in method.describe(load_config(model), args)]

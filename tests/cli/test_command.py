@@ -12,8 +12,9 @@ from hf_stability.cli.command import COMMANDS
 from hf_stability.cli.flags import PolicyArguments, StudyArguments
 from hf_stability.cli.parser import Texts, parse, study_parser
 from hf_stability.errors import InputError
+from hf_stability.methods import argument_names
 from hf_stability.recipe.arguments import argument_types
-from hf_stability.training_args import METHOD_ARGS, StableTrainingArguments
+from hf_stability.training_args import StableTrainingArguments
 
 
 GROUPS = ("model", "data", "study", "training", "methods", "diagnostics")
@@ -47,7 +48,7 @@ def test_the_bare_help_lists_the_commands_and_its_own_flags_in_groups(capsys):
     for name, what in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(what)}$", text, re.M), name
     assert [line[:-1] for line in text.splitlines() if line[:-1] in GROUPS] == list(GROUPS)
-    assert all(f"--{name}" in text for name in METHOD_ARGS)
+    assert all(f"--{name}" in text for name in argument_names())
     assert set(flags_of(text)) - {"--help_all"} == set(flags_of(help_of(capsys, "run", "--help"))) - {"--help_all"}
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_stability import cli
 from hf_stability.recipe import recipe_names
-from hf_stability.study.describe import layerwise_rates
+from hf_stability.study.describe import describe_methods
 from hf_stability.tasks.demo.data import demo_model_path
 from hf_stability.tasks.glue import GLUE_TASKS
 from tests.events import Events
@@ -712,9 +712,9 @@ def test_mrpcs_headline_is_f1_and_not_a_metric_whose_name_ends_alike(run, tiny_m
 
 
 def test_a_dry_run_has_the_rates_of_all_layers_where_they_differ():
-    job = SimpleNamespace(args={"layerwise_lr_decay": 0.5, "learning_rate": 8e-5})
-    (line,) = layerwise_rates(job, str(demo_model_path()))
+    job = SimpleNamespace(args={"layerwise_lr_decay": 0.5, "learning_rate": 8e-5}, methods=())
+    (line,) = describe_methods(job, str(demo_model_path()))
     words = line.split(", ")
     assert words[:3] == ["learning rates: classifier 8e-05", "pooler 8e-05", "layer_11 4e-05"]
     assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: .5^13
-    assert layerwise_rates(SimpleNamespace(args={}), "") == []
+    assert describe_methods(SimpleNamespace(args={}, methods=()), "") == []
