@@ -13,7 +13,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..errors import InputError, nearest
-from ..methods import load_method
+from ..methods import argument_names, load_method
 from ..recipe import load_recipes, recipe_names
 from ..training_args import StableTrainingArguments, arguments_class
 from .flags import DIAGNOSTICS, DataArguments, ModelArguments, method_flags, names_of
@@ -76,7 +76,7 @@ class Parser(HfArgumentParser):
         classes: dataclasses.
         texts: of `--help`.
         groups: flags by the group's title, without dashes; a flag of no group is shown under `training`.
-        shown: the flags that `--help` shows; of the group `methods` it names all.
+        shown: the flags that `--help` shows; the others of the group `methods` it only names.
         all_help: show every flag, and the whole of its help.
     """
 
@@ -132,8 +132,9 @@ class Parser(HfArgumentParser):
 
 def _paragraph(actions: Sequence[argparse.Action]) -> str:
     """Flags by name only."""
-    names = ", ".join(action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS)
-    return textwrap.fill(f"{names}: off by default; --help_all explains them", WIDTH - 4) if names else ""
+    flags = [action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS]
+    names = ", ".join(flag for flag in flags if not flag.startswith("--no_"))
+    return textwrap.fill(f"{names} (--help_all explains them)", WIDTH - 4)
 
 
 def study_parser(
@@ -160,6 +161,7 @@ def study_parser(
     if "study" in named:
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
+    shown = (*shown, *argument_names(training.own_methods))
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
     built = Parser(classes, texts, groups, shown, "--help_all" in argv)
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -14,7 +13,6 @@ from hf_stability.cli.parser import Texts, parse, study_parser
 from hf_stability.errors import InputError
 from hf_stability.methods import argument_names
 from hf_stability.recipe.arguments import argument_types
-from hf_stability.training_args import StableTrainingArguments
 
 
 GROUPS = ("model", "data", "study", "training", "methods", "diagnostics")
@@ -102,17 +100,30 @@ def test_a_typo_is_one_line_with_the_nearest_name(capsys, argv, message):
     assert message in err
 
 
-@dataclass
-class WithMine(StableTrainingArguments):
-    """The arguments of a user's own method too."""
+MINE = """
+from dataclasses import dataclass, field
 
+from hf_stability.methods import Method
+
+
+@dataclass
+class Arguments:
     mine: float = field(default=0.0, metadata={"help": "How much of it. 0: none."})
 
 
-def test_a_parser_takes_a_users_own_arguments(capsys):
+class Mine(Method):
+    Arguments = Arguments
+"""
+
+
+def test_a_users_own_method_brings_its_flags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_method_of_mine.py").write_text(MINE)
     own = {"study": (StudyArguments, PolicyArguments)}
-    known = study_parser([], own, Texts("u", "d", "e"), ("mine",), training=WithMine)
-    assert parse(known, ["--mine", "0.5", "--learning_rate", "1e-3"]) == {"mine": 0.5, "learning_rate": 1e-3}
+    argv = ["--method", "a_method_of_mine.py:Mine", "--mine", "0.5", "--learning_rate", "1e-3"]
+    known = study_parser(argv, own, Texts("u", "d", "e"), ())
+    given = {"method": ["a_method_of_mine.py:Mine"], "mine": 0.5, "learning_rate": 1e-3}
+    assert parse(known, argv) == given
     methods = known.format_help().partition("\nmethods:\n")[2].partition("\n\ndiagnostics:")[0]
     assert "--mine X" in methods and "How much of it." in methods and "0: none" not in methods
     with pytest.raises(InputError, match="--min: no such argument .did you mean --mine"):
