@@ -76,7 +76,7 @@ class Parser(HfArgumentParser):
         classes: dataclasses.
         texts: of `--help`.
         groups: flags by the group's title, without dashes; a flag of no group is shown under `training`.
-        shown: the flags that `--help` shows; of the group `methods` it names all.
+        shown: the flags that `--help` shows; the others of the group `methods` it only names.
         all_help: show every flag, and the whole of its help.
     """
 
@@ -134,7 +134,7 @@ def _paragraph(actions: Sequence[argparse.Action]) -> str:
     """Flags by name only."""
     flags = [action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS]
     names = ", ".join(flag for flag in flags if not flag.startswith("--no_"))
-    return textwrap.fill(f"{names}: off by default; --help_all explains them", WIDTH - 4) if names else ""
+    return textwrap.fill(f"{names} (--help_all explains them)", WIDTH - 4)
 
 
 def study_parser(
@@ -161,6 +161,7 @@ def study_parser(
     if "study" in named:
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
+    shown = (*shown, *argument_names(training.own_methods))
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
     common = [argument_names([method])[0] for method in METHODS if method.is_common]
     built = Parser(classes, texts, groups, (*shown, *common), "--help_all" in argv)
