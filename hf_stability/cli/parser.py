@@ -13,7 +13,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..errors import InputError, nearest
-from ..methods import argument_names, load_method
+from ..methods import METHODS, argument_names, load_method
 from ..recipe import load_recipes, recipe_names
 from ..training_args import StableTrainingArguments, arguments_class
 from .flags import DIAGNOSTICS, DataArguments, ModelArguments, method_flags, names_of
@@ -59,6 +59,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
             return super()._format_action_invocation(action)
         values = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
         return action.option_strings[0] + values
+
+    def add_lines(self, text: str) -> None:
+        """Text right above the next lines, without the empty line of `add_text`."""
+        self._add_item(lambda: textwrap.indent(text, " " * self._current_indent) + "\n", [])
 
 
 class FirstHelp(Help):
@@ -120,7 +124,7 @@ class Parser(HfArgumentParser):
             shown = [action for action in own if self.all_help or self._is_shown(action)]
             formatter.start_section(title)
             if title == "methods" and not self.all_help:
-                formatter.add_text(_paragraph([action for action in own if action not in shown]))
+                formatter.add_lines(_names([action for action in own if action not in shown]))
             formatter.add_arguments(shown)
             formatter.end_section()
         formatter.add_text(self.epilog)
@@ -130,8 +134,8 @@ class Parser(HfArgumentParser):
         return action.dest in self.shown and not action.option_strings[0].startswith("--no_")
 
 
-def _paragraph(actions: Sequence[argparse.Action]) -> str:
-    """Flags by name only."""
+def _names(actions: Sequence[argparse.Action]) -> str:
+    """Flags by name only, without switches' `--no_` twins."""
     flags = [action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS]
     names = ", ".join(flag for flag in flags if not flag.startswith("--no_"))
     return textwrap.fill(f"{names} (--help_all explains them)", WIDTH - 4)
@@ -149,7 +153,7 @@ def study_parser(
     Args:
         argv: what was given; `--help_all` among it shows everything.
         own: the command's own dataclasses, by the title of their group.
-        texts, shown: see [`Parser`].
+        texts, shown: see [`Parser`]; the arguments of common methods are shown too.
         helps: help by flag, instead of the dataclasses'.
 
     Raises:
@@ -161,9 +165,9 @@ def study_parser(
     if "study" in named:
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
-    shown = (*shown, *argument_names(training.own_methods))
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
-    built = Parser(classes, texts, groups, shown, "--help_all" in argv)
+    methods = [*(method for method in METHODS if method.is_common), *training.own_methods]
+    built = Parser(classes, texts, groups, (*shown, *argument_names(methods)), "--help_all" in argv)
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)

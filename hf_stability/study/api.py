@@ -43,7 +43,7 @@ from ..tasks.load import (
 from ..tasks.overview import doubts
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
-from . import prepare
+from . import prepare, pretrained
 from .describe import describe_study
 from .folder import check_folder, read_runs
 from .job import KEEP_MODEL, Job, check_jobs
@@ -255,14 +255,14 @@ def plan_study(
     names = [recipes] if isinstance(recipes, (str, os.PathLike)) else recipes
     loaded = [recipe for name in names for recipe in load_recipes(os.fspath(name))]
     methods = [method_name(method) for method in ([methods] if isinstance(methods, (str, type)) else methods)]
-    own_methods = {name: load_method(name) for name in [*methods, *(name for r in loaded for name in r.methods)]}
-    training = _checked_training(training, tuple(dict.fromkeys(own_methods.values())))
+    named = dict.fromkeys([*methods, *(name for recipe in loaded for name in recipe.methods)])
+    training = _checked_training(training, tuple(map(load_method, named)))
     prepare.check_given(training)
     if threads_per_run < 1:
         raise InputError(f"--threads_per_run {threads_per_run}: give 1 or more")
     if workers is not None:
         _checked_workers(workers)
-    _check_choice("dtype", dtype, (*prepare.DTYPES, "auto"))
+    _check_choice("dtype", dtype, (*pretrained.DTYPES, "auto"))
     _check_choice("keep_model", keep_model, KEEP_MODEL)
     data_dir, train_file, validation_file = map(_path, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
@@ -279,11 +279,11 @@ def plan_study(
         raise InputError(
             "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
         )
-    config = prepare.load_config(model)
+    config = pretrained.load_config(model)
     settings = [prepare.resolved_settings(recipe, config.model_type, preset, training, methods) for recipe in loaded]
-    dtype = prepare.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
+    dtype = pretrained.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
     tokenizer_name = _path(tokenizer_name) or model
-    tokenizer = prepare.load_tokenizer(tokenizer_name)
+    tokenizer = pretrained.load_tokenizer(tokenizer_name)
 
     def tokens_of(texts: TaskData, whose: str = "") -> TokenizedData:
         tokens = tokenize(texts, tokenizer, max_seq_length, pad_to_max_length)
