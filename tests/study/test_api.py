@@ -225,7 +225,8 @@ def test_every_flag_is_a_keyword_with_the_same_default():
     }
     own = (ModelArguments, DataArguments, StudyArguments, PolicyArguments)
     flags = {name: getattr(cls(), name) for cls in own for name in names_of(cls) if name != "dry_run"}
-    (flags["recipes"],), flags["methods"] = flags.pop("recipe"), flags.pop("method") or ()
+    (flags["recipes"],) = flags.pop("recipe")
+    flags["methods"] = tuple(flags.pop("method") or ())
     assert flags == keywords
 
 
