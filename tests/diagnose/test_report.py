@@ -52,6 +52,9 @@ from hf_stability.study.run import quiet
 from tests import toy
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "max_steps": 8, "logging_steps": 2, "eval_strategy": "epoch"}
 
 
