@@ -43,9 +43,9 @@ from benchmarks.timing import ratio_interval
 from hf_stability.study.report.against_restarts import resample
 from hf_stability.study.report.restarts import chance_among
 from hf_stability.study.report.statistics import expanded_ends, wilson_interval
-from hf_stability.study.report.summary import markdown_table
 from hf_stability.study.report.variance_components import bootstrap_components
 from hf_stability.utils.files import write_text
+from hf_stability.utils.text import markdown_table
 
 
 HERE = Path(__file__).parent / "intervals"

@@ -25,11 +25,12 @@ import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
-from hf_stability.cli import commands as cli
+from hf_stability import cli
+from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.summary import NOT_OK, decimal, markdown_table
-from hf_stability.study.study import read_runs
+from hf_stability.study.report.summary import NOT_OK
+from hf_stability.utils.text import decimal, markdown_table
 
 
 HERE = Path(__file__).parent / "recipes_study"

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from benchmarks import recipes as study
 from benchmarks.interval_coverage import PAIRED, RESTARTS, coverage_text
 from hf_stability.diagnostics.plots import own_style
+from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.against_restarts import AgainstRestarts
@@ -35,10 +36,11 @@ from hf_stability.study.report.against_restarts import against_restarts as compa
 from hf_stability.study.report.figures import scores_figure
 from hf_stability.study.report.restarts import restarts_at_budget
 from hf_stability.study.report.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, t_interval
-from hf_stability.study.report.summary import SCORE_COLUMNS, decimal, failed_text, markdown_table, summarize
-from hf_stability.study.study import read_runs
+from hf_stability.study.report.summary import summarize
+from hf_stability.study.report.summary_page import SCORE_COLUMNS, failed_text
 from hf_stability.tasks.load import HALVES, TokenizedData
 from hf_stability.utils.files import write_text
+from hf_stability.utils.text import decimal, markdown_table
 
 
 BASE = "devlin2019"

@@ -33,15 +33,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback
 
-from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
-from hf_stability.cli import commands as cli
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.study.folder import read_runs
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.statistics import wilson_interval
-from hf_stability.study.report.summary import NOT_OK, markdown_table
-from hf_stability.study.study import read_runs
+from hf_stability.study.report.summary import NOT_OK
 from hf_stability.tasks.load import load_task_data, tokenize
 from hf_stability.utils.files import write_text
+from hf_stability.utils.text import markdown_table
 
 
 HERE = Path(__file__).parent / "released_step"

@@ -16,8 +16,8 @@ from .callback import StabilityCallback
 from .diagnostics.history import best_evaluation, evaluations_of
 from .methods import Method, check_methods, make_methods, methods_of
 from .methods.active import ActiveMethods
-from .methods.adamw import inner_optimizer
 from .training_args import warn_of_another_config
+from .utils.optimizers import inner_optimizer
 
 
 logger = logging.getLogger(__name__)

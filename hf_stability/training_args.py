@@ -13,15 +13,14 @@ from transformers import TrainingArguments
 
 from .diagnostics.probes import make_probes
 from .errors import InputError
-from .methods import Method, argument_names, check_methods, methods_of
+from .methods import Method, argument_names, check_methods, load_method, methods_of
 from .recipe import load_recipe
 from .recipe.arguments import StabilityArguments
 from .recipe.resolve import resolve, resolve_model_config
+from .utils.batches import derived_batch_size
 
 
 logger = logging.getLogger(__name__)
-
-METHOD_ARGS = tuple(name for name in argument_names() if "bias_correction" not in name)
 
 
 @dataclass
@@ -70,7 +69,11 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     def __reduce_ex__(self, protocol):
         if not self.own_methods:
             return super().__reduce_ex__(protocol)
-        return _unpickled, (self.own_methods,), self.__dict__  # the class itself was made while the program ran
+        return (
+            _unpickled,
+            (self.own_methods, self.base_class),
+            self.__dict__,
+        )  # the class itself was made while the program ran
 
     @classmethod
     def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides) -> StableTrainingArguments:
@@ -84,7 +87,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         The recipe's `model_config` (dropout ...) is not among the training arguments: it is in
         `args.recipe_model_config`, for `from_pretrained(..., **args.recipe_model_config)`, whose names are BERT's, RoBERTa's
         and ALBERT's (DistilBERT has others). StableTrainer warns of a model that has other values, or none. Its `stages` are
-        trained by a study only: it is said where a recipe has some.
+        trained by a study only: it is said where a recipe has some. A recipe's own `methods` bring their arguments with them.
         """
         loaded = load_recipe(recipe)
         if loaded.stages:
@@ -93,7 +96,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
                 "(hf-stability), and load the model from the encoder that it leaves in stages/"
             )
         values = {name: r.value for name, r in resolve(loaded, model_type, given=overrides).items()}
-        args = cls(**values)
+        args = arguments_class([load_method(name) for name in loaded.methods], cls)(**values)
         args.recipe = loaded.name
         config = resolve_model_config(loaded, model_type)
         args.recipe_model_config = {name: resolved.value for name, resolved in config.items()}
@@ -110,20 +113,28 @@ def warn_of_another_config(args: TrainingArguments, config) -> None:
             logger.warning(f"{says} {getattr(config, name)}: from_pretrained(..., {name}={value})")
 
 
-def arguments_class(methods: Sequence[type[Method]]) -> type[StableTrainingArguments]:
-    """[`StableTrainingArguments`] with the arguments of a user's own methods, too; the class itself without any.
+def arguments_class(
+    methods: Sequence[type[Method]], base: type[StableTrainingArguments] | None = None
+) -> type[StableTrainingArguments]:
+    """Training arguments with those of a user's own methods, too.
+
+    Args:
+        methods: the methods; without any, the class is `base`.
+        base: default: [`StableTrainingArguments`].
 
     Raises:
         InputError: an argument of one of them is there already.
     """
-    return _arguments_class(tuple(dict.fromkeys(methods)))
+    return _arguments_class(tuple(dict.fromkeys(methods)), base or StableTrainingArguments)
 
 
 @lru_cache
-def _arguments_class(methods: tuple[type[Method], ...]) -> type[StableTrainingArguments]:
+def _arguments_class(
+    methods: tuple[type[Method], ...], base: type[StableTrainingArguments]
+) -> type[StableTrainingArguments]:
     if not methods:
-        return StableTrainingArguments
-    taken = {f.name for f in fields(StableTrainingArguments)}
+        return base
+    taken = {f.name for f in fields(base)}
     for method in methods:
         twice = taken & set(argument_names([method]))
         if twice:
@@ -132,44 +143,15 @@ def _arguments_class(methods: tuple[type[Method], ...]) -> type[StableTrainingAr
             )
         taken |= set(argument_names([method]))
     return make_dataclass(
-        "StableTrainingArguments",
+        base.__name__,
         [],
-        bases=(*(method.Arguments for method in reversed(methods)), StableTrainingArguments),
-        namespace={"__module__": __name__, "__doc__": StableTrainingArguments.__doc__, "own_methods": methods},
+        bases=(*(method.Arguments for method in reversed(methods)), base),
+        namespace={"__module__": __name__, "__doc__": base.__doc__, "own_methods": methods, "base_class": base},
     )
 
 
-def _unpickled(methods: Sequence[type[Method]]) -> StableTrainingArguments:
-    return object.__new__(arguments_class(methods))
-
-
-def derived_batch_size(total: int, devices: int, accumulation: int, per_device: int | None = None) -> int:
-    """Examples a device and micro-batch, so that an update step sees `total` examples.
-
-    Args:
-        total: examples an update step.
-        devices: processes, times the GPUs of each.
-        accumulation: accumulation steps.
-        per_device: what the user gave, None for nothing.
-
-    Raises:
-        InputError: it cannot be divided, or `per_device` is another number.
-    """
-    if accumulation < 1:
-        raise InputError(f"--gradient_accumulation_steps {accumulation}: give 1 or more")
-    parts = devices * accumulation
-    if total < 1 or total % parts:
-        raise InputError(
-            f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x {accumulation} accumulation "
-            f"step(s): give a multiple of {parts}, or another --gradient_accumulation_steps or number of processes."
-        )
-    if per_device not in (None, total // parts):
-        raise InputError(
-            f"--per_device_train_batch_size {per_device} contradicts --total_train_batch_size {total}, from which it is "
-            f"derived ({total // parts}): to save memory give --gradient_accumulation_steps, for another batch give "
-            "--total_train_batch_size."
-        )
-    return total // parts
+def _unpickled(methods: Sequence[type[Method]], base: type[StableTrainingArguments]) -> StableTrainingArguments:
+    return object.__new__(arguments_class(methods, base))
 
 
 def seed_streams(seed: int) -> dict[str, int]:

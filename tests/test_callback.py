@@ -180,7 +180,7 @@ def test_layers_unfrozen_in_mid_training_are_in_the_record_from_then_on(tmp_path
     assert (record["clip_factor"] == 1).all() and callback.verdict.status == "unknown"
     events = Events(tmp_path)
     assert [step for step, _ in events.scalar("stability/tensorboard", "loss")] == list(range(1, 17))
-    assert callback._label_counts.tolist() == record["labels"].sum(0).tolist()
+    assert callback.monitor.sinks.label_counts.tolist() == record["labels"].sum(0).tolist()
 
 
 @pytest.mark.parametrize("trainer_class", [Trainer, StableTrainer])
@@ -661,7 +661,7 @@ def test_the_curves_are_the_record(tmp_path):
 
 
 def test_a_long_curve_has_at_most_so_many_points(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_stability.callback.POINTS", 7)
+    monkeypatch.setattr("hf_stability.diagnostics.sinks.POINTS", 7)
     callback = StabilityCallback(block_steps=5)
     stock(tmp_path, callback)
     events = Events(tmp_path)
@@ -702,7 +702,7 @@ def test_the_heat_map_is_a_file_and_an_image_at_the_end(tmp_path):
 )
 def test_the_heat_map_says_what_it_shows(tmp_path, monkeypatch, alarming, trainer_class, values, kind):
     given = []
-    monkeypatch.setattr("hf_stability.callback.draw_heat_map", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr("hf_stability.diagnostics.heat_map.draw_heat_map", lambda *arguments: given.append(arguments))
     callback = StabilityCallback(on_alarm="none", heat_map=True)
     trainer_with(tmp_path, [callback], trainer_class, **values).train()
     ((record, sentence, alarm_step, found),) = given
@@ -714,7 +714,7 @@ def test_a_picture_that_fails_costs_no_training(tmp_path, monkeypatch, caplog):
     def fail(*arguments):
         raise MemoryError("too many pixels")
 
-    monkeypatch.setattr("hf_stability.callback.draw_heat_map", fail)
+    monkeypatch.setattr("hf_stability.diagnostics.heat_map.draw_heat_map", fail)
     (tmp_path / "stability").mkdir()
     (tmp_path / "stability" / "gradients.png").write_bytes(b"an earlier run's")
     trainer = stock(tmp_path, StabilityCallback(heat_map=True))
@@ -866,7 +866,7 @@ def test_without_attach_other_loggers_get_what_they_always_got(tmp_path):
 
 
 def test_other_loggers_get_as_many_points_as_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_stability.callback.POINTS", 4)
+    monkeypatch.setattr("hf_stability.diagnostics.sinks.POINTS", 4)
     recorder = Recorder()
     attached(tmp_path, recorder)
     assert [step for step, _ in recorder.curve("grad_norm/layer_00")] == [1, 5, 9, 13]

@@ -24,25 +24,25 @@ PIECES = {
     "the record's file: its making": ("The file of the step record", f"{DIAGNOSTICS}.recorder.StepRecord._write"),
     "the meter": ("The step record", f"{DIAGNOSTICS}.gradients.GradientMeter.layer_norms"),
     "the check of the loss": ("The check of the loss", f"{DIAGNOSTICS}.own_loss.differs"),
-    "the check of the precision": ("The check of the precision", "hf_stability.callback.half_precision_weights"),
+    "the check of the precision": ("The check of the precision", f"{DIAGNOSTICS}.monitor.half_precision_weights"),
     "the early warning: a look": ("The early warning", f"{DIAGNOSTICS}.watch.check"),
     "the early warning: earlier steps": ("The early warning", f"{DIAGNOSTICS}.watch.find_alarm"),
-    "the evaluation": ("Reading the evaluation", "hf_stability.callback.calling_evaluation"),
+    "the evaluation": ("Reading the evaluation", f"{DIAGNOSTICS}.trainers_evaluation.calling_evaluation"),
     "the clean-up": (
         "The clean-up after an interrupt",
         f"{DIAGNOSTICS}.calling_trainer.TrainingLoop.call_when_abandoned",
     ),
-    "the verdict": ("The verdict", "hf_stability.callback.judge_run"),
-    "the verdict's file": ("The file of the verdict", "hf_stability.callback.write_json"),
-    "the heat map": ("The heat map", "hf_stability.callback.draw_heat_map"),
-    "the final scores": ("The final scores", "hf_stability.callback.headline"),
-    "the curves": ("The curves", "hf_stability.callback.curves"),
+    "the verdict": ("The verdict", f"{DIAGNOSTICS}.monitor.judge_run"),
+    "the verdict's file": ("The file of the verdict", f"{DIAGNOSTICS}.verdict_file.write_json"),
+    "the heat map": ("The heat map", f"{DIAGNOSTICS}.heat_map.draw_heat_map"),
+    "the final scores": ("The final scores", f"{DIAGNOSTICS}.outcome.headline"),
+    "the curves": ("The curves", f"{DIAGNOSTICS}.sinks.curves"),
     **{
         f"TensorBoard: {what}": ("TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.{what}")
         for what in ("open", "numbers", "flush", "evaluation", "end")
     },
     "TensorBoard: close": ("Closing TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.close"),
-    "the call stack": ("Reading the call stack", "hf_stability.callback.training_loop"),
+    "the call stack": ("Reading the call stack", f"{DIAGNOSTICS}.monitor.training_loop"),
     **{
         f"the loggers: {what}": ("The other loggers' part", f"{DIAGNOSTICS}.loggers.Loggers.{what}")
         for what in ("numbers", "end")

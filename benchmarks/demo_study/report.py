@@ -23,20 +23,15 @@ import run as study  # run.py beside this file; it also puts the clone on the pa
 from benchmarks.interval_coverage import PAIRED, coverage_text
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.figures import draw_figures
 from hf_stability.study.report.statistics import fisher_exact_p, holm, t_interval, wilson_interval
-from hf_stability.study.report.summary import (
-    NOT_OK,
-    RUN_COLUMNS,
-    markdown_table,
-    recipes_table,
-    summarize,
-    to_markdown,
-)
-from hf_stability.study.study import read_runs
+from hf_stability.study.report.summary import NOT_OK, summarize
+from hf_stability.study.report.summary_page import RUN_COLUMNS, recipes_table, to_markdown
 from hf_stability.utils.files import write_text
+from hf_stability.utils.text import markdown_table
 from hf_stability.verdicts.constants import label_entropy
 
 

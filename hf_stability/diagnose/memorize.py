@@ -1,7 +1,8 @@
-"""Can a model learn some of its training examples by heart? One that cannot has a bug; one that can may be unstable."""
+"""Can a model learn 32 of its training examples by heart? If not, it has a bug; if so, it may be unstable."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from ..errors import InputError
 from ..verdicts.constants import IGNORED_LABEL
+from .inputs import Inputs
 
 
 EXAMPLES, BATCH_SIZE, STEPS = 32, 8, 300
@@ -34,16 +36,15 @@ def memorize(
     """Train a model on a few examples until it knows them by heart; the model is changed.
 
     AdamW with bias correction, no weight decay, a constant rate after 10 steps of warmup, dropout off, float32. It ends
-    once all examples are right in two passes on end (R2 of .95 for a regression). Where `rate` is not enough, or too
-    much, a third of it is tried too, from the same weights.
+    once all examples are right in two passes in a row (R2 of 0.95 for a regression). If `rate` fails, a third of it is
+    tried from the same weights.
 
     Args:
         model: a classifier, or a regression, that returns its loss; frozen parameters stay as they are.
         examples: as the collator takes them, with labels.
-        rate: default: 5e-5 for a model of 768 units, and inversely to the units for others; 10 times that for a model with
-            adapters (PEFT).
+        rate: default: 5e-5 x 768 / the model's units; 10 times that for a model with adapters (PEFT).
         steps: update steps at most, for each of the two rates.
-        show: a progress bar.
+        show: whether to show a progress bar.
 
     Returns:
         `learned`, `score` (accuracy or R2, of the last pass), `steps`, `rate`, `loss`, `examples`, `regression`.
@@ -68,7 +69,7 @@ def memorize(
                 parameter.copy_(value)
         with tqdm(total=steps, desc=f"memorising {len(examples)} examples", disable=not show, leave=False) as bar:
             tried = _fit(model, trained, batches, rate * factor, steps, bar.update)
-        # a NaN score compares with nothing, so the comparison is turned round
+        # `not <=` instead of `>`: a NaN score, which compares as False, is replaced too
         if not result or tried["learned"] or not tried["score"] <= result["score"]:
             result = tried
         if result["learned"] or not trained:
@@ -116,13 +117,32 @@ def _score(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> floa
     )
 
 
+def try_memorize(inputs: Inputs, rate: float | None, show: bool) -> tuple[dict[str, Any] | None, str]:
+    """[`memorize`] on the run's own examples and model: the result, or None and what it needs."""
+    if not inputs.can_memorize:
+        return None, inputs.no_memorize
+    try:
+        if not inputs.fit_the_model:
+            return None, "labels and token ids that fit the model"
+        rows = pick_examples(inputs.labels, inputs.train["input_ids"])
+        with own_random_state():
+            model = inputs.make_model()
+            keep = {*inspect.signature(model.forward).parameters, "label"}
+            examples = [{key: value for key, value in inputs.train[i].items() if key in keep} for i in rows]
+            found = memorize(model, examples, inputs.collator, rate, device=inputs.device, show=show)
+    except Exception as error:  # the model's forward and the collator are the user's code
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None, f"a model and a collator that take these examples ({why})"
+    return {**found, "trained_before": inputs.trained_before}, ""
+
+
 def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: int = EXAMPLES) -> list[int]:
-    """The first examples of each class in turn, none whose input came before: a sound model can learn them by heart.
+    """The first examples of each class in turn, without repeated inputs: a sound model can learn them by heart.
 
     Args:
         labels: `(n,)`, class ids (-100 does not count) or values; more than 32 different ones count as values.
-        inputs: token ids of each.
-        count: how many, as far as there are.
+        inputs: token ids of each example.
+        count: how many at most.
     """
     labels = np.asarray(labels)
     values = np.unique(labels[labels != IGNORED_LABEL])
@@ -142,7 +162,7 @@ def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: in
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """A live Trainer's random numbers are the same afterwards."""
+    """Random states are restored afterwards, so that a live Trainer's training is the same."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -20,6 +20,8 @@ from ..methods.reinit import check_config
 from ..study.job import Job
 from ..study.records import RunRecord
 from ..study.report.statistics import wilson_interval
+from ..utils.batches import planned_steps, steps_per_epoch
+from ..utils.text import decimal
 
 
 SOURCE = "rescue"  # where an arm's values come from, in its table of settings
@@ -82,28 +84,6 @@ def rescue_jobs(
     return [_arm_job(job, name, values) for name, values in arms.items() for job in planned], left_out
 
 
-def steps_per_epoch(args: Mapping[str, Any], examples: int, processes: int = 1) -> int:
-    """Update steps of an epoch, as the Trainer counts them.
-
-    Args:
-        args: training arguments that are set; the rest have the Trainer's defaults.
-        examples: of the training set.
-        processes: that train a run together.
-    """
-    accumulation = args.get("gradient_accumulation_steps", 1)
-    total = args.get("total_train_batch_size")
-    batch = total // accumulation if total else args.get("per_device_train_batch_size", 8) * processes
-    batches = examples // batch if args.get("dataloader_drop_last") else math.ceil(examples / batch)
-    return max(1, math.ceil(batches / accumulation))
-
-
-def planned_steps(args: Mapping[str, Any], examples: int, processes: int = 1) -> int:
-    """Update steps of a run; arguments as in [`steps_per_epoch`]."""
-    if args.get("max_steps", -1) > 0:
-        return args["max_steps"]
-    return math.ceil(args.get("num_train_epochs", 3.0) * steps_per_epoch(args, examples, processes))
-
-
 def _warmup(args: Mapping[str, Any], steps: int) -> float:
     """`warmup_steps` as it was given, a share or a count, where it is at least 10% of the update steps; else 10%."""
     given = args.get("warmup_steps", 0) or 0
@@ -146,7 +126,7 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
         parts.append(f"Held: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
         parts.append(
             f"0 of {fewest} is weak: the failed share may be up to "
-            f"{_share(wilson_interval(0, fewest)[1])} (95% interval)."
+            f"{decimal(wilson_interval(0, fewest)[1], 2)} (95% interval)."
         )
     if fell:
         parts.append(f"Failed: {', '.join(f'{name} ({sum(arms[name])} of {len(arms[name])})' for name in fell)}.")
@@ -180,7 +160,7 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
     low, high = wilson_interval(failed, total)
     return (
         f"No arm held on every seed, but some runs are ok, which speaks for instability, not for a bug. {best} failed "
-        f"least: {failed} of {total}, a failed share of {_share(low)} to {_share(high)} (95% interval). Next: a smaller "
+        f"least: {failed} of {total}, a failed share of {decimal(low, 2)} to {decimal(high, 2)} (95% interval). Next: a smaller "
         "--learning_rate, or --recipe mosbach2021; more seeds before you rely on a difference between arms."
     )
 
@@ -188,10 +168,6 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
 def _mean_score(runs: Sequence[RunRecord], arm: str) -> float:
     scores = [run.last for run in runs if run.recipe == arm and run.last is not None]
     return sum(scores) / len(scores) if scores else -math.inf
-
-
-def _share(value: Any) -> str:
-    return f"{float(value):.2f}".removeprefix("0")
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Early warning: does a run that is still training look like one that will fail?
 
-From all that the record shows of a classification, at update step n of T (medians and means over the last steps):
+The record of a classification gives, at update step n of T (medians and means over the last steps):
 
     g_low, g_top    median gradient norm of the lower half of the layers (the median of them, on a log scale), of the classifier
     level   = ln(g_low / g_top)             how far the lower layers are below the top
@@ -10,25 +10,25 @@ From all that the record shows of a classification, at update step n of T (media
 
     risk = 1 / (1 + exp(-(b + w_level level + w_trend trend + w_spread spread + w_loss loss)))
 
-Mosbach et al. (ICLR 2021, section 5.1): in failed runs the lower layers' gradients vanish and the loss stays at its start,
-but successful runs are small there too until shortly after the warmup. So nothing is said before the warmup and one window
-have passed. Only ratios and nats enter: gradients that are all scaled by one constant change nothing.
+Mosbach et al. (ICLR 2021, section 5.1): in failed runs the lower layers' gradients vanish and the loss stays at its start.
+Successful runs have small gradients there too, until shortly after the warmup. So there is no risk before the warmup and one
+window have passed. Only ratios and nats enter: scaling all gradients by one constant changes nothing.
 
 A model begins near ln K, K the number of classes. With unbalanced classes (ln K > 1.25 H) every sound run has to come down
-first: with 7% of one class from 0.69 to 0.25. And a window that has more of the rare class has a higher loss in every run. So
-there, with p_k the share of class k in the labels so far,
+first: with 7% of one class from 0.69 to 0.25. And in every run the loss is higher in a window with more of the rare class. So
+for unbalanced classes, with p_k the share of class k in the labels so far,
 
     prior = mean of -ln p[label] over the same steps' examples
     loss  = 1 + (mean training loss - prior) / H
 
-and there is no risk before half of training: until the rare class is learned, sound runs stay at the prior's loss, with small
-gradients in the lower layers. Nor while the loss is still above the prior's (by more than 0.1 H). From three quarters on
-there is one in any case: a rate so large that the loss stays above is a failure, too.
+There is no risk before half of training: until the rare class is learned, sound runs stay at the prior's loss, with small
+gradients in the lower layers. Nor is there one while the loss is still above the prior's (by more than 0.1 H). From three
+quarters of training on there is always one: a rate so large that the loss stays above is a failure too.
 
-The early warning is silent where the loss is not the plain mean cross entropy (`own_loss` in the record's `info`; class
-weights above 1 look like a failing run) and while nearly all examples were of one class (H below 0.05 nats, 1% of the other).
+The early warning is silent if the loss is not the plain mean cross entropy (`own_loss` in the record's `info`; class weights
+above 1 look like a failing run), and while nearly all examples were of one class (H below 0.05 nats: 1% of the other).
 
-Where the weights and the threshold come from, and how often the alarm is right: benchmarks/early_detection.
+benchmarks/early_detection fits the weights and the threshold, and counts how often the alarm is right.
 
 Shapes: `T` recorded update steps, `L` layers, `K` classes; `...` are leading axes, for example seeds.
 """
@@ -46,6 +46,7 @@ import numpy as np
 from ..errors import InputError
 from ..verdicts.constants import label_entropy
 from ..verdicts.verdict import Verdict
+from .alarm_sentence import alarm_sentence, diverged_sentence, stopped_by_alarm, verdict_after_alarm
 
 
 ALARM_SCHEMA = "hf_stability.alarm/1"
@@ -58,22 +59,18 @@ MIN_WINDOW = 5
 MIN_ENTROPY = 0.05
 """Nats; of the labels so far."""
 UNBALANCED = 1.25
-"""Classes are unbalanced where ln K is more than this times the entropy: of two classes one of at most 24%."""
+"""Classes are unbalanced if ln K is more than this times the entropy: for two classes, one of at most 24%."""
 FIRST, LATEST = 0.5, 0.75
-"""Shares of training from which on a run with unbalanced classes is judged: while its loss is down, and in any case."""
+"""Shares of training: from the first on a run with unbalanced classes has a risk if its loss is down, from the second always."""
 NEAR = 0.1
-"""The loss is down where it is at most this above the prior's, in entropies."""
+"""The loss is down if it is at most this above the prior's, in entropies."""
 CHECK_EVERY = 0.05
 """Share of training between two checks."""
 
 WEIGHTS = {"bias": -5.29, "level": -0.58, "trend": -0.16, "spread": -0.03, "loss": 4.08}
-"""Of the risk's logit."""
+"""Weights of the risk's logit."""
 THRESHOLD = 0.823
 """Risk from which on the alarm is raised."""
-
-REMEDY = (
-    "a third of the learning rate, bias correction on, 10% warmup, more epochs (recipe mosbach2021); or another seed"
-)
 
 
 def evidence(
@@ -95,8 +92,8 @@ def evidence(
         total_steps: update steps of the whole training.
 
     Returns:
-        `level`, `trend`, `spread`, `loss`, each `(...)`; NaN where what it is made of is missing. Steps without a loss, or
-            without gradients, are left out.
+        `level`, `trend`, `spread`, `loss`, each `(...)`; NaN if its inputs are missing. Steps without a loss, or without
+            gradients, are left out.
     """
     low, top = lower_half(layers), top_layer(layers)
     width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
@@ -121,7 +118,7 @@ def loss_evidence(losses: np.ndarray, labels: np.ndarray, total_steps: int) -> n
         total_steps: update steps of the whole training.
 
     Returns:
-        `(...)`; NaN where the loss does not count yet, and where nearly all examples were of one class.
+        `(...)`; NaN while the loss does not count yet, and if nearly all examples were of one class.
     """
     losses, labels = np.asarray(losses, float), np.nan_to_num(np.asarray(labels, float))
     counts = labels.sum(-2)
@@ -147,14 +144,14 @@ def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
     """How much a run looks like one that fails, `(...)` in [0, 1]; NaN where any evidence is missing.
 
-    A probability only where runs fail as often as among those that the weights were fitted on; see the module's equation.
+    It is a probability only if runs fail as often as those on which the weights were fitted; see the module's equation.
     """
     logit = weights["bias"] + sum(weights[name] * np.asarray(value) for name, value in evidence.items())
     return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
 
 
 def check_steps(warmup_steps: int, total_steps: int, every: float = CHECK_EVERY) -> list[int]:
-    """Update steps after which a run is looked at: every 5% of training, once the warmup and one window have passed."""
+    """Update steps after which a run is checked: every 5% of training, once the warmup and one window have passed."""
     if 0 < warmup_steps < 1:
         raise InputError(f"warmup_steps {warmup_steps} looks like a fraction: give the number of update steps")
     first = warmup_steps + max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
@@ -169,7 +166,7 @@ class Alarm:
     Args:
         step, total_steps: update step of the check, and of the whole training.
         risk: see [`risk`].
-        layer: of the layers below the pooler the one that has fallen furthest from its own highest level.
+        layer: the layer below the pooler that has fallen furthest from its own highest level.
         evidence: the four quantities of the module's equation; None where one is not finite.
         sentence: all of it in words, with what to change.
     """
@@ -197,17 +194,17 @@ class Alarm:
 def check(
     record: Mapping[str, Any], step: int, total_steps: int, threshold: float = THRESHOLD
 ) -> tuple[float, Alarm | None]:
-    """Look at a run after an update step.
+    """Check a run after an update step.
 
     Args:
-        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] gives it; rows after `step` are not
-            looked at.
+        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] gives it; rows after `step` do not
+            count.
         step: the last update step that counts.
         total_steps: update steps of the whole training.
         threshold: risk from which on it is an alarm.
 
     Returns:
-        the risk, NaN where the record does not say enough (no classification, no gradient norms, a loss of one's own, see
+        the risk, NaN if the record has too little for it (no classification, no gradient norms, a loss of one's own, see
             the module's docstring); an alarm or None.
     """
     if record.get("info", {}).get("own_loss"):
@@ -228,7 +225,11 @@ def check(
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
-    sentence = _diverged_sentence(step, total_steps) if diverged else _sentence(step, total_steps, value, layer, found)
+    if diverged:
+        sentence = diverged_sentence(step, total_steps)
+    else:
+        ratios = (math.exp(found[name]) for name in ("level", "trend", "spread"))
+        sentence = alarm_sentence(step, total_steps, value, layer, *ratios, found["loss"])
     known = {name: number if math.isfinite(number) else None for name, number in found.items()}  # JSON has no NaN
     return value, Alarm(step, total_steps, value, layer, known, sentence)
 
@@ -239,15 +240,15 @@ def find_alarm(
     total_steps: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Alarm | None:
-    """The first alarm of a record, of a finished run or of one that is still training; None where there is none.
+    """The first alarm of a record; None if there is none. The run may still be training.
 
     Args:
         record: as in [`check`].
-        warmup_steps, total_steps: update steps; default: what the record's first line says.
+        warmup_steps, total_steps: update steps; default: those in the record's first line.
         threshold: as in [`check`].
 
     Raises:
-        InputError: neither the arguments nor the record say how long warmup and training are.
+        InputError: neither the arguments nor the record give the length of warmup and training.
     """
     info = record.get("info", {})
     warmup_steps = info.get("warmup_steps") if warmup_steps is None else warmup_steps
@@ -268,14 +269,13 @@ def find_alarm(
 
 
 def with_alarm(verdict: Verdict, alarm: Alarm, stopped: bool) -> Verdict:
-    """The verdict of a run that raised an alarm: it says so, and is `stopped` (censored) where the alarm ended the run."""
+    """The verdict of a run that raised an alarm: it tells of it, and is `stopped` (censored) if the alarm ended the run."""
     found = {**verdict.evidence, "alarm": alarm.to_dict()}
-    where = f"step {alarm.step} of {alarm.total_steps} (risk {alarm.risk:.2f})"
+    where = alarm.step, alarm.total_steps, alarm.risk
     if not stopped or verdict.status == "diverged":
         what = "a false alarm" if verdict.status == "ok" else "an alarm"
-        return replace(verdict, sentence=f"{verdict.sentence[:-1]}; {what} at {where}.", evidence=found)
-    sentence = f"stopped by the alarm at {where}: censored, not failed; until then {verdict.sentence}"
-    return replace(verdict, status="stopped", sentence=sentence, evidence=found)
+        return replace(verdict, sentence=verdict_after_alarm(verdict.sentence, what, *where), evidence=found)
+    return replace(verdict, status="stopped", sentence=stopped_by_alarm(verdict.sentence, *where), evidence=found)
 
 
 def lower_half(layers: Sequence[str]) -> list[int]:
@@ -285,15 +285,15 @@ def lower_half(layers: Sequence[str]) -> list[int]:
 
 
 def top_layer(layers: Sequence[str]) -> int:
-    """Index of the classifier, or of the last layer where none has this name."""
+    """Index of the classifier, or of the last layer if none has this name."""
     return list(layers).index("classifier") if "classifier" in layers else len(layers) - 1
 
 
 def _diverged(losses: np.ndarray, norms: np.ndarray) -> bool:
     """Whether in some step neither the loss nor the gradients were finite, from the first finite loss on.
 
-    A loss that is not finite beside finite gradients is a batch without labels. No finite loss at all, with finite gradients,
-    is a model that returns none. Where no gradient norm was ever recorded the loss decides: not finite to the end.
+    A loss that is not finite, beside finite gradients, is that of a batch without labels. A model that returns no loss has no
+    finite one at all, with finite gradients. Without any gradient norm the loss decides: not finite to the end.
 
     Args:
         losses: `(T,)`.
@@ -318,27 +318,13 @@ def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps
     return str(layers[min(body, key=lambda i: fall[i] if np.isfinite(fall[i]) else math.inf)])
 
 
-def _diverged_sentence(step: int, total_steps: int) -> str:
-    return f"step {step} of {total_steps}: the training loss is not finite. What to change: {REMEDY}."
-
-
-def _sentence(step: int, total_steps: int, value: float, layer: str, found: Mapping[str, float]) -> str:
-    level, trend, spread = (math.exp(found[name]) for name in ("level", "trend", "spread"))
-    return (
-        f"step {step} of {total_steps}: this run looks like one that fails (risk {value:.2f}). The lower layers' gradients "
-        f"are {level:.2g} of the classifier's and {trend:.2g} of their own highest level ({layer} fell furthest), the "
-        f"logits differ by {spread:.2g} nats between examples, the train loss is {found['loss']:.2f} of the label entropy. "
-        f"What to change: {REMEDY}."
-    )
-
-
 def _starts(steps: int, width: int) -> list[int]:
     """First rows of windows that end with the last row and lie half a window apart; a single, shorter one at first."""
     return sorted(range(max(0, steps - width), -1, -max(1, width // 2)))
 
 
 def _log(values: np.ndarray) -> np.ndarray:
-    """Natural logarithm; what is not above 0, or not finite, counts as missing, but for 0 itself: very small."""
+    """Natural logarithm; NaN for what is not finite; anything below 1e-30 counts as 1e-30."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.isfinite(values), np.log(np.maximum(values, 1e-30)), np.nan)
 

@@ -1,13 +1,13 @@
-"""From what the Trainer hands on of an evaluation to answers that a verdict can compare with the labels.
+"""From the Trainer's evaluation to answers that a verdict can compare with the labels.
 
 A Trainer's predictions come as an array, a tuple, a dict, or a list of batches; labels as class ids, values, token labels
-with padding, several labels an example. [`answers_of`] reads the forms below and returns None for every other one: a
+with padding, or several labels per example. [`answers_of`] reads the forms below. It returns None for every other form: a
 verdict must not rest on a guess.
 
 | labels | outputs | read as |
 | --- | --- | --- |
 | `(n,)` whole numbers | logits `(n, K)`, class ids `(n,)` | classes; multiple choice too, where K is the choices |
-| `(n,)` 0 and 1 | one logit or probability `(n,)`, `(n, 1)` | two classes, where it is a classification |
+| `(n,)` 0 and 1 | one logit or probability `(n,)`, `(n, 1)` | two classes, if it is a classification |
 | `(n,)` values | `(n,)`, `(n, 1)` | regression |
 | `(n, T)` whole numbers, -100 for padding | `(n, T, K)`, class ids `(n, T)` | classes of the tokens that count |
 | `(n, K)`, each row sums to 1 | logits `(n, K)` | classes, unless the config says several labels |
@@ -25,9 +25,7 @@ import numpy as np
 
 from ..verdicts.constants import IGNORED_LABEL
 from .metrics import CLASSIFICATION, FAMILY_OF, REPORTED, family
-
-
-LOGITS = "logits"
+from .named_output import named_output
 
 
 @dataclass
@@ -36,10 +34,10 @@ class Evaluation:
 
     Args:
         metrics: keys `eval_...`, those of a named evaluation set without its name.
-        predictions, labels: as `EvalLoopOutput` has them; None where the Trainer did not keep them.
-        step: the update step after which it was made; None for one outside a training.
-        output_names: names of the model's outputs that `predictions` may be a tuple of, in their order.
-        is_trainers_set: whether it was on the Trainer's own (first) evaluation set, for certain.
+        predictions, labels: as in `EvalLoopOutput`; None if the Trainer did not keep them.
+        step: the update step after which it was made; None outside of a training.
+        output_names: names of the model's outputs, in order, in case `predictions` is a tuple of them.
+        is_trainers_set: whether it was certainly on the Trainer's own (first) evaluation set.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +55,7 @@ class Answers:
     Args:
         kind: `classes`, `values` (a regression), or `several` (several labels an example).
         outputs: `(n, K)` logits or `(n,)` class ids; `(n,)` values; `(n, L)` answers 0 or 1.
-        labels: `(n,)`, or `(n, L)` for `several`. Nothing to be ignored is among them.
+        labels: `(n,)`, or `(n, L)` for `several`, without ignored ones.
         num_labels: K, or L; 1 for values.
     """
 
@@ -75,13 +73,13 @@ class Answers:
 def answers_of(
     evaluation: Evaluation, problem_type: str | None = None, causal: bool = False, generates: bool = False
 ) -> Answers | None:
-    """A run's answers on its evaluation set; None where they cannot be read, see the module.
+    """A run's answers on its evaluation set; None if they cannot be read, see the module.
 
     Args:
         evaluation: the Trainer's.
         problem_type: of the model's config.
         causal: whether the label of a token is the token after it, as in a causal language model.
-        generates: whether token ids may be texts that the model wrote: their places are not the labels'.
+        generates: whether token ids may be texts that the model wrote, with other positions than the labels.
     """
     batches = _batches(evaluation, causal)
     if not batches:
@@ -117,8 +115,10 @@ def answers_of(
 
 
 def labels_of(evaluation: Evaluation) -> np.ndarray | None:
-    """The labels alone, `(n,)`, for a baseline where the outputs cannot be read; None where an example has more than one: what
-    a score of those is a share of is not known."""
+    """The labels alone, `(n,)`, for a baseline if the outputs cannot be read.
+
+    None if an example has more than one label: then a score may be a share of labels or of examples.
+    """
     parts = [
         _numbers(part) for part in (evaluation.labels if isinstance(evaluation.labels, list) else [evaluation.labels])
     ]
@@ -131,7 +131,7 @@ def labels_of(evaluation: Evaluation) -> np.ndarray | None:
 
 
 def reported(metrics: Mapping[str, Any], kind: str) -> float | None:
-    """The first score of a family (see `metrics.FAMILIES`) among the reported ones; `top5/accuracy` is none of it."""
+    """The first reported score of a family (see `metrics.FAMILIES`); `top5/accuracy` does not count."""
     found = (
         value
         for key, value in metrics.items()
@@ -141,12 +141,12 @@ def reported(metrics: Mapping[str, Any], kind: str) -> float | None:
 
 
 def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -> Any:
-    """The part of the predictions that a verdict needs: the logits alone, class ids of tokens instead of their logits.
+    """The part of the predictions that a verdict needs: the logits alone, and for tokens their class ids.
 
     Args:
-        predictions: as the Trainer has them; batches that were not joined stay apart.
-        names: as in [`named_output`].
-        generates: as in [`answers_of`]; logits of tokens stay then.
+        predictions: the Trainer's; batches that were not joined stay apart.
+        names: as in [`named_output`][hf_stability.diagnostics.named_output.named_output].
+        generates: as in [`answers_of`]; then tokens keep their logits.
     """
     if isinstance(predictions, list):
         return [slim(part, names, generates) for part in predictions]
@@ -160,7 +160,7 @@ def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -
 
 
 def agrees(reported_accuracy: float | None, accuracy: float) -> bool:
-    """Whether a reported accuracy is the one that was computed here, rounded or in percent; yes where none was reported."""
+    """Whether a reported accuracy is the one computed here, maybe rounded or in percent; yes if none was reported."""
     if reported_accuracy is None:
         return True
     return min(abs(reported_accuracy - accuracy), abs(reported_accuracy / 100 - accuracy)) <= REPORTED + 1e-9
@@ -170,7 +170,7 @@ def agrees(reported_accuracy: float | None, accuracy: float) -> bool:
 
 
 def _batches(evaluation: Evaluation, causal: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Outputs and labels of each batch (`eval_do_concat_batches=False`), or of all as one; empty where not known."""
+    """Outputs and labels of each batch (`eval_do_concat_batches=False`), or of all as one; empty if not known."""
     predictions, labels = evaluation.predictions, evaluation.labels
     if predictions is None or labels is None:
         return []
@@ -188,32 +188,8 @@ def _batches(evaluation: Evaluation, causal: bool) -> list[tuple[np.ndarray, np.
     return found
 
 
-def named_output(outputs: Any, names: Sequence[str] = ()) -> Any:
-    """The output called logits, in tuples and dicts of any depth; where none is called so, the first array.
-
-    Args:
-        outputs: an array, or tuples and dicts of arrays.
-        names: what the elements of an outermost tuple are called, where it is known.
-    """
-    if isinstance(outputs, Mapping):
-        found = _search(outputs)
-        return found if found is not None else next((named_output(v) for v in outputs.values() if v is not None), None)
-    if isinstance(outputs, (tuple, list)):
-        if len(names) == len(outputs) and LOGITS in names:
-            return named_output(outputs[list(names).index(LOGITS)])
-        return named_output(outputs[0]) if len(outputs) else None
-    return outputs
-
-
-def _search(outputs: Mapping) -> Any:
-    if outputs.get(LOGITS) is not None:
-        return named_output(outputs[LOGITS])
-    inner = (_search(value) for value in outputs.values() if isinstance(value, Mapping))
-    return next((found for found in inner if found is not None), None)
-
-
 def _numbers(value: Any) -> np.ndarray | None:
-    """An array of numbers; None for what is none."""
+    """An array of numbers; None for anything else."""
     if isinstance(value, (tuple, list)) and len(value) == 1:
         value = value[0]
     if value is None or isinstance(value, (tuple, list, Mapping, str)):
@@ -264,7 +240,7 @@ def _one_hot(outputs: np.ndarray, labels: np.ndarray, problem_type: str | None) 
 
 
 def _of_several(outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, Any]) -> Answers | None:
-    """Several labels per example; None where a reported accuracy is neither that of the labels nor that of whole rows."""
+    """Several labels per example; None if a reported accuracy is neither that of the labels nor that of whole rows."""
     if (labels == IGNORED_LABEL).any():
         return None
     probabilities = outputs.dtype.kind == "f" and 0 <= np.nanmin(outputs) and np.nanmax(outputs) <= 1
@@ -291,10 +267,10 @@ def _whole(labels: np.ndarray) -> bool:
 def _of_one_output(
     outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, Any], problem_type: str | None
 ) -> Answers | None:
-    """One number an example: a regression, or two classes told apart by a threshold.
+    """One number per example: a regression, or two classes told apart by a threshold.
 
-    It is a classification where the labels are 0 and 1 and either the metrics are a classifier's, or the config does not
-    say regression (transformers writes that into the config itself, where such a model computes its own loss).
+    It is a classification if the labels are 0 and 1 and either the metrics are a classifier's, or the config does not say
+    regression (transformers itself writes that into the config if such a model computes its own loss).
     """
     two = np.unique(labels)
     is_classifiers = any(FAMILY_OF.get(_name(key)) in CLASSIFICATION for key in metrics)

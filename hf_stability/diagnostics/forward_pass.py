@@ -6,25 +6,23 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
+from ..utils.layers import without_adapters
 
 
 class ForwardHook:
     """A model's forward hook that a copy of the model does not take along: copied or pickled, it does nothing.
 
     Args:
-        recorder: what it tells of each forward pass.
+        recorder: the [`Recorder`][hf_stability.diagnostics.recorder.Recorder] that it tells of each forward pass; None: nobody.
     """
 
-    def __init__(self, recorder: Recorder | None = None):
+    def __init__(self, recorder: Any = None):
         self.recorder = recorder
 
     @torch.compiler.disable  # else it is compiled again for each number of micro-batches
@@ -76,7 +74,7 @@ def divides_by_num_items(model: nn.Module) -> bool:
     classifier) do not hand it on to `self.loss_function`. Read off the source; where there is none (a class made in a
     notebook or by `exec`) the answer is no.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    model = without_adapters(model)
     if not isinstance(model, PreTrainedModel):
         return False
     try:

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..errors import InputError
 from ..verdicts.constants import best_constant_score
+from ..verdicts.sentence import NOTHING_RECORDED
 from ..verdicts.verdict import Verdict, judge
 from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
 from .metrics import (
     MOST_CLASSES,
-    classification_scorer,
-    clearly_above_constant,
     constant_score,
     family,
+    lead_over_constant,
     several_lead,
     smaller_is_better,
 )
@@ -41,16 +41,16 @@ class RunFacts:
         greater_is_better: of the training arguments.
         metric_for_best_model: of the training arguments.
         problem_type: of the model's config.
-        num_labels: of the model's config; 0 where it has none.
+        num_labels: of the model's config; 0 if it has none.
         label_names: of the classes, by id.
         causal: whether the model is a causal language model.
-        generates: whether it may write texts of its own (an encoder-decoder), which have other places than the labels.
-        baseline: the user's own: a score, `compute_metrics` to call that on constant predictions, None for the labels'.
+        generates: whether it may write texts of its own (an encoder-decoder), with other positions than the labels.
+        baseline: the user's own score; `compute_metrics` to call that on constant predictions; None to take the labels'.
         compute_metrics: the Trainer's.
         saw_loss: whether the model showed a loss in training.
-        train_dataset: what is trained on, for the variance of a regression's labels.
-        eval_dataset: what is evaluated on, for its labels where the Trainer does not keep them.
-        half_precision: a sentence on weights in half precision; empty where there are none.
+        train_dataset: the training data, for the variance of a regression's labels.
+        eval_dataset: the evaluation data, for its labels if the Trainer does not keep them.
+        half_precision: a sentence on weights in half precision; empty if there are none.
     """
 
     metric: str | None = None
@@ -75,12 +75,12 @@ def judge_run(
     """The verdict on a run, and its baseline.
 
     Args:
-        record: as `read_steps` gives it; None where there is none that can be trusted.
-        evaluation: the last one that the Trainer made for its evaluation set.
+        record: as `read_steps` gives it; None if there is none to trust.
+        evaluation: the Trainer's last one on its evaluation set.
         facts: see [`RunFacts`].
 
     Returns:
-        the verdict; the baseline of the headline metric, `{"score", "constant"}`, None where it is not known.
+        the verdict; the baseline of the headline metric, `{"score", "constant"}`, None if it is not known.
     """
     answers = answers_of(evaluation, facts.problem_type, facts.causal, facts.generates)
     answers = answers if answers is None or _as_reported(answers, evaluation) else None
@@ -96,9 +96,7 @@ def judge_run(
         evidence |= {"metric": metric, "score": score, "smaller_is_better": smaller}
         evidence["baseline"] = None if constant is None else constant["score"]
     if record is None and all(evidence.get(key) is None for key in ("eval_labels", "baseline")):
-        return Verdict(
-            "unknown", "unknown: there is neither an evaluation to judge by nor a record of training."
-        ), constant
+        return Verdict("unknown", NOTHING_RECORDED), constant
     try:
         verdict = judge(**evidence, half_precision=facts.half_precision)
     except InputError as error:  # outputs or labels of a form that nobody foresaw
@@ -133,7 +131,7 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _greater_is_better(metric: str | None, facts: RunFacts) -> bool | None:
-    """The training arguments' word, where it is about this metric."""
+    """The training arguments' `greater_is_better`, if it is about this metric."""
     about = (facts.metric_for_best_model or "").removeprefix("eval_")
     return facts.greater_is_better if metric is not None and about == metric else None
 
@@ -167,14 +165,14 @@ def label_column(dataset: Any) -> np.ndarray | None:
 
 
 def _as_reported(answers: Answers, evaluation: Evaluation) -> bool:
-    """Whether classes have the accuracy that was reported; else the metric reads the outputs in another way than we do."""
+    """Whether the classes have the reported accuracy; if not, the metric reads the outputs in another way than we do."""
     if answers.kind != "classes":
         return True
     return agrees(reported(evaluation.metrics, "accuracy"), float((answers.classes == answers.labels).mean()))
 
 
 def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFacts) -> dict[str, Any]:
-    """Keywords of `judge` on the evaluation: the run's answers, or, where they are not known, the accuracy as reported."""
+    """Keywords of `judge` on the evaluation: the run's answers, or the reported accuracy if they are not known."""
     if answers is None:
         return _of_reported_accuracy(evaluation, _labels(evaluation, facts))
     if answers.kind == "values":
@@ -197,7 +195,7 @@ def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFa
 
 
 def _labels(evaluation: Evaluation, facts: RunFacts) -> np.ndarray | None:
-    """The evaluation's labels; where the Trainer kept none (`batch_eval_metrics`), the data set's."""
+    """The evaluation's labels; the data set's if the Trainer kept none (`batch_eval_metrics`)."""
     if evaluation.labels is not None:
         return labels_of(evaluation)
     sets = facts.eval_dataset
@@ -205,7 +203,7 @@ def _labels(evaluation: Evaluation, facts: RunFacts) -> np.ndarray | None:
 
 
 def _of_reported_accuracy(evaluation: Evaluation, labels: np.ndarray | None) -> dict[str, Any]:
-    """The accuracy as the Trainer reports it, against the most frequent label's; in counts of examples."""
+    """The reported accuracy, with the most frequent label's share as its baseline; in counts of examples."""
     score = reported(evaluation.metrics, "accuracy")
     if score is None or labels is None or not np.isfinite(labels).all():
         return {}
@@ -218,7 +216,7 @@ def _of_reported_accuracy(evaluation: Evaluation, labels: np.ndarray | None) -> 
 
 
 def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str, Any] | None:
-    """The headline metric's lead over its best constant's, where it is an F1 or a Matthews correlation."""
+    """The headline metric's lead over its best constant's, if it is an F1 or a Matthews correlation."""
     scores = scores_of(evaluation.metrics)
     wanted = (facts.metric or facts.metric_for_best_model or "").removeprefix("eval_")
     names = [wanted] if wanted in scores and not wanted.endswith("loss") else list(scores)
@@ -230,16 +228,12 @@ def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str
     right, counts = int((answers.classes == answers.labels).sum()), np.bincount(answers.labels)
     if right > counts.max() or answers.num_labels > MOST_CLASSES:  # it needs no clearing; or would take long
         return None
-    scorer = classification_scorer(metric, answers.labels, answers.classes, answers.num_labels, score)
-    if scorer is None:
-        return None
-    low, high = clearly_above_constant(scorer, answers.labels, answers.classes, answers.num_labels)
-    constant = constant_score(metric, answers.labels, answers.classes, answers.num_labels, score)
-    return {"metric": metric, "score": score, "baseline": constant["score"], "low": low, "high": high}
+    lead = lead_over_constant(metric, answers.labels, answers.classes, answers.num_labels, score)
+    return None if lead is None else {"metric": metric, **lead}
 
 
 def _several_lead(evaluation: Evaluation, answers: Answers) -> dict[str, Any] | None:
-    """An F1's lead with several labels per example, where never answering has a high accuracy."""
+    """An F1's lead with several labels per example, where a run that never answers has a high accuracy."""
     scores = scores_of(evaluation.metrics)
     metric = next((name for name in scores if family(name) == "f1"), None)
     if metric is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl
@@ -59,13 +59,20 @@ class Loggers(Sink):
                 logger.warning(f"{name} gets no more of the diagnostics: {type(error).__name__}: {error}")
                 self.loggers.remove(other)
 
-    def end(self, verdict, final, step, picture):
-        self.numbers(final, step)
+    def end(self, outcome):
+        self.numbers(outcome.final, outcome.step)
 
 
 def loggers_of(handler: Any) -> list[TrainerCallback]:
     """The loggers among a Trainer's callbacks."""
     return [callback for callback in handler.callbacks if is_logger(callback)]
+
+
+def move_to_end(trainer: Any, callbacks: Iterable[TrainerCallback]) -> None:
+    """Move callbacks to the end of a Trainer's list: they then close after ours has sent its last."""
+    for callback in list(callbacks):
+        trainer.remove_callback(callback)
+        trainer.add_callback(callback)
 
 
 def is_logger(callback: TrainerCallback) -> bool:

@@ -1,8 +1,8 @@
 """Metrics by their names: which way is better, and the score of the best constant predictor, from the labels alone.
 
 A user's `compute_metrics` is never called for this: it may keep what it sees. For the metrics that are known here the
-majority-class baseline follows from the labels. Where a name can mean several things (F1: of a class, macro, micro,
-weighted), the meaning is the one that gives the reported score on the run's own predictions.
+majority-class baseline follows from the labels. If a name can mean several things (F1: of a class, macro, micro, weighted),
+the meaning is the one that gives the reported score on the run's own predictions.
 
 Shapes: `n` examples, `K` classes; `...` are leading axes, for example bootstrap draws. A confusion matrix has the labels
 in its rows and the predictions in its columns.
@@ -34,14 +34,14 @@ SMALLER_IS_BETTER = re.compile(
     r"|(^|_)mean_(squared|absolute)_|hamming_loss|log_loss"
 )
 REPORTED = 5e-3
-"""How far a reported score may be from ours: scores that are rounded to two decimals."""
+"""How far a reported score may be from ours: it may be rounded to two decimals."""
 N_BOOT, SEED = 2000, 0
 MOST_CLASSES = 64
-"""More classes than this get no bootstrap: its draws are confusion matrices."""
+"""With more classes there is no bootstrap: its draws are confusion matrices."""
 
 
 def family(metric: str | None) -> str | None:
-    """The family of a metric's name, with or without `eval_`; None where it is not known."""
+    """The family of a metric's name, with or without `eval_`; None if it is not known."""
     return FAMILY_OF.get(_bare(metric))
 
 
@@ -50,8 +50,8 @@ def smaller_is_better(metric: str | None, greater_is_better: bool | None = None)
 
     Args:
         metric: with or without `eval_`.
-        greater_is_better: of the training arguments, for this metric; transformers sets it to True for all that do not end
-            in `loss`, `mse` too, so that a known name counts more.
+        greater_is_better: of the training arguments, for this metric. A known name counts more: transformers sets it to True
+            for all metrics that do not end in `loss`, `mse` too.
     """
     if family(metric) is None and not SMALLER_IS_BETTER.search(_bare(metric)):
         return greater_is_better is False
@@ -79,13 +79,13 @@ def constant_score(
     Args:
         metric: its name, with or without `eval_`.
         labels: `(n,)` class ids, or values.
-        classes: `(n,)` predicted class ids, where they are known; they tell one F1 from another.
-        num_labels: K; default: what the highest class seen gives.
+        classes: `(n,)` predicted class ids, if known; they tell one F1 from another.
+        num_labels: K; default: the highest class seen, plus 1.
         score: the run's reported score, which tells one F1 from another.
 
     Returns:
-        `{"score": float, "constant": class id or value}`, `constant` left out where any is as good; None where the metric
-        is not known, or does not fit the labels.
+        `{"score": float, "constant": class id or value}`, without `constant` if all are equally good; None if the metric is
+        not known, or does not fit the labels.
     """
     kind = family(metric)
     if kind in ("matthews", "correlation", "r2"):
@@ -138,7 +138,7 @@ def constants_f1(counts: np.ndarray, average: int | str) -> np.ndarray:
 def classification_scorer(
     metric: str, labels: np.ndarray, classes: np.ndarray | None, num_labels: int, score: float | None
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A metric as a function of confusion matrices `(..., K, K) -> (...)`; None where it is not known which one it is.
+    """A metric as a function of confusion matrices `(..., K, K) -> (...)`; None if the metric is not known.
 
     Args:
         metric, labels, classes, num_labels, score: as in [`constant_score`].
@@ -157,7 +157,7 @@ def classification_scorer(
 def f1_average(
     metric: str, labels: np.ndarray, classes: np.ndarray | None, num_labels: int, score: float | None
 ) -> int | str | None:
-    """Which F1 a metric is: a class id, `macro`, `weighted` or `micro`; None where none gives the reported score.
+    """Which F1 a metric is: a class id, `macro`, `weighted` or `micro`; None if none gives the reported score.
 
     Args:
         metric, labels, classes, num_labels, score: as in [`constant_score`].
@@ -175,40 +175,60 @@ def f1_average(
 
 
 def run_f1(labels: np.ndarray, classes: np.ndarray, num_labels: int, average: int | str) -> float:
-    """F1 of a run's answers, without a confusion matrix, which for many classes is large."""
+    """F1 of a run's answers, without a confusion matrix, which is large for many classes."""
     hits, support, predicted = (
         np.bincount(part, minlength=num_labels) for part in (labels[labels == classes], labels, classes)
     )
     return float(_averaged_f1(hits, support, predicted, average))
 
 
-def clearly_above_constant(
+def lead_over_constant(
+    metric: str, labels: np.ndarray, classes: np.ndarray, num_labels: int, score: float
+) -> dict[str, float] | None:
+    """Lead of an F1 or a Matthews correlation over that of its best constant prediction.
+
+    Args:
+        metric, labels, classes, num_labels, score: as in [`constant_score`].
+
+    Returns:
+        `score`, `baseline`, `low`, `high` (see [`lead_interval`]); None if the metric is not known.
+    """
+    scorer = classification_scorer(metric, labels, classes, num_labels, score)
+    constant = constant_score(metric, labels, classes, num_labels, score)
+    if scorer is None or constant is None:
+        return None
+    best = int(constant.get("constant", 0))  # a Matthews correlation is 0 for any constant
+    low, high = lead_interval(scorer, labels, classes, num_labels, best)
+    return {"score": score, "baseline": constant["score"], "low": low, "high": high}
+
+
+def lead_interval(
     scorer: Callable[[np.ndarray], np.ndarray],
     labels: np.ndarray,
     classes: np.ndarray,
     num_labels: int,
+    constant: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of a metric's lead over its best constant prediction: paired bootstrap over examples, percentile.
 
-    Every draw of `n` examples is scored for the run and for the best constant (chosen on all examples), and the
-    difference is taken. The draws are those of a multinomial over the cells of the confusion matrix, which is the same.
+    Every draw of `n` examples is scored for the run and for the constant (chosen on all examples), and the difference is
+    taken. The draws are those of a multinomial over the cells of the confusion matrix, which is the same.
 
     Args:
         scorer: of [`classification_scorer`].
         labels, classes: `(n,)`.
         num_labels: K.
+        constant: class id of the best constant prediction, as [`constant_score`] gives it.
         level: of the interval.
 
     Returns:
         lower and upper limit; the run is clearly above its baseline where the lower one is above 0.
     """
     matrix = confusion(labels, classes, num_labels)
-    constants = [float(scorer(constant_confusion(matrix.sum(1), k))) for k in range(num_labels)]
-    best = int(np.argmax(constants))
     draws = np.random.default_rng(SEED).multinomial(len(labels), matrix.ravel() / len(labels), size=N_BOOT)
     draws = draws.reshape(N_BOOT, num_labels, num_labels)
-    lead = scorer(draws) - scorer(constant_confusion(draws.sum(-1), best))
+    lead = scorer(draws) - scorer(constant_confusion(draws.sum(-1), constant))
     low, high = np.quantile(lead, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -218,7 +238,7 @@ def several_lead(
 ) -> dict[str, float] | None:
     """Lead of an F1 over all labels above its best constant (every label, always), with several labels per example.
 
-    Always answering none has an F1 of 0. Percentile interval, 500 draws of examples.
+    A run that never answers has an F1 of 0. The interval is a percentile one, from 500 draws of examples.
 
     Args:
         labels, answers: `(n, L)`, 0 or 1.
@@ -226,7 +246,7 @@ def several_lead(
         level: of the interval.
 
     Returns:
-        `score`, `baseline`, `low`, `high`; None where neither F1 is the reported one.
+        `score`, `baseline`, `low`, `high`; None if neither F1 is the reported one.
     """
     parts = labels * answers, labels, answers  # per example and label: hits, positives, answers
 

@@ -11,11 +11,11 @@ Class weights, label smoothing, focal loss and weighted examples have another di
     own = c <= 0  or  |g - c d| > tolerance |g| + c noise
 
 `tolerance` is 4 eps of the logits' type, at least 1e-3 (bfloat16: 0.03). `noise` is the rounding of d itself, eps for each of
-its numbers: without it a batch that is fitted to the last digit would look like a loss of one's own. Where |d| is not above it
-the batch says nothing.
+its numbers: without it a batch that is fitted to the last digit would look like a loss of one's own. A batch with |d| not
+above it says nothing.
 
 One batch is not always enough. With examples of one class only, class weights change c and nothing else; with two classes
-and even probabilities, label smoothing does. So each watched step may say "own", and none takes it back.
+and even probabilities, label smoothing does. So one watched step that says "own" is enough, and none takes it back.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class LossCheck:
     It keeps one boolean. A watched batch is held by autograd's graph, and released with it.
 
     Args:
-        steps: so many steps are watched; more would cost time and tell nothing new.
-        run: calls a function in the backward pass, where an error of ours would end the training: a guard's `run` without
-            its first argument. Default: calls it.
+        steps: number of steps to watch; more would cost time and tell nothing new.
+        run: calls our function in the backward pass, where its error would end the training: a guard's `run` without its
+            first argument. Default: a plain call.
     """
 
     def __init__(self, steps: int = 64, run: Callable[..., None] = lambda function, *args: function(*args)) -> None:
@@ -76,7 +76,7 @@ class LossCheck:
         logits.register_hook(lambda gradient: run(look, gradient))
 
     def is_own(self) -> Tensor | None:
-        """0-d bool tensor on the device: whether some watched step had another gradient; None if none arrived yet."""
+        """Whether some watched step had another gradient: 0-d bool tensor on the device; None if none arrived yet."""
         return self._own
 
 
@@ -84,9 +84,8 @@ class LossCheck:
 def differs(gradient: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Whether a gradient at the logits is not that of the plain mean cross entropy, as a 0-d bool tensor.
 
-    Examples that are ignored, or have a logit or gradient that says nothing (NaN, infinite gradient), are left out; logits
-    of -inf are classes that are masked. False where no example is left, where all are fitted
-    to the last digit, and where the gradient is exactly 0.
+    Ignored examples are left out, and those with a NaN logit or a gradient that is not finite. Logits of -inf are masked
+    classes. False if no example is left, if all are fitted to the last digit, or if the gradient is exactly 0.
 
     Args:
         gradient, logits: `(..., classes)`.

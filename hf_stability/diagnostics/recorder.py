@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.layers import layers_of
+from ..utils.optimizers import encoder_group, rates_differ
 from .calling_trainer import TrainingLoop
 from .forward_pass import ForwardHook, divides_by_num_items, loss_logits_labels, remove_hooks
 from .gradients import GradientMeter, is_sharded
 from .guard import Guard
-from .learning_rates import encoders_group, rates_differ
 from .outputs import combine_statistics, output_statistics
 from .own_loss import LossCheck
 from .probes import Probe
@@ -103,7 +103,7 @@ class Recorder:
             values = {"max_grad_norm": limit, "resumed": resumed}
             guard.run(part_of(probe), lambda p=probe, v=values: p.start(model, layers_of(model), **v))
         groups = getattr(optimizer, "param_groups", [])
-        self.encoders_group = encoders_group(groups, model)
+        self.encoder_group = encoder_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
         try:
@@ -206,7 +206,7 @@ class Recorder:
         clipped = is_clipped(total, self.args.max_grad_norm or 0.0, self.before_clipping)
         norms = torch.cat([torch.stack([total.float(), clipped.float()]), layer_norms.float().to(total.device)])
         rates = [float(group["lr"]) for group in optimizer.param_groups]
-        rates = [rates[self.encoders_group], *(rates if self._group_columns else [])]
+        rates = [rates[self.encoder_group], *(rates if self._group_columns else [])]
         return step, rates, self._seen_here(total), norms
 
     def _unknown_row(self, step: int) -> tuple[int, Sequence[float], Tensor, Tensor]:

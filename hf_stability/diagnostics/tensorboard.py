@@ -23,7 +23,25 @@ EVENTS_SUFFIX = ".stability"  # of the names of our event files
 
 
 class TensorBoard(Sink):
-    """Writes a run's event file; the tags are in [`StabilityCallback`][hf_stability.StabilityCallback].
+    """Writes a run's event file.
+
+    | tag | what |
+    | --- | --- |
+    | `grad_norm/<layer>` | norm of the layer's gradient |
+    | `grad_norm/total`, `loss`, `learning_rate`, `logit_std`, `clipped` | as in the record |
+    | the columns of `diagnostics` | as in the record: `clip_factor`, `update_ratio/<layer>` ... |
+    | `log10_grad_norm/<layer>`, `log10_grad_norm/total`, `log10_update_ratio/<layer>` ... | the logarithm of what has a value for each layer; -12 for 0 |
+    | `label_entropy` | of the labels so far (nats): the loss of the best constant prediction |
+    | `eval/<metric>` | every number of every evaluation but its times, whatever `report_to` says |
+    | `alarm/risk` | the early warning's risk, at each check |
+    | `alarm` (text) | the alarm's sentence, at its step |
+    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where it was stopped or is unknown |
+    | `verdict` (text) | the verdict's sentence |
+    | `gradients` (image) | `gradients.png` |
+
+    A curve has at most 1000 points. The Custom Scalars tab has all layers in one chart, and a chart for each diagnostic.
+
+    A run has one event file, and another for each time it is resumed.
 
     Args:
         folder: where the run is kept; the events are in its `tensorboard/`.
@@ -33,7 +51,6 @@ class TensorBoard(Sink):
         theirs: the Trainer's own callback, which then writes to the same file; None for a file of our own.
         hparams: for the HParams tab, written at the end.
         texts: tag -> Markdown, for the Text tab.
-        finished: whether the HParams tab may have the run at its end; a function, asked then.
     """
 
     name = "TensorBoard"
@@ -47,12 +64,11 @@ class TensorBoard(Sink):
         theirs: TensorBoardCallback | None = None,
         hparams: Mapping[str, Any] | None = None,
         texts: Mapping[str, str] | None = None,
-        finished=lambda: True,
     ):
         self.folder, self.args, self.state, self.directory = folder, args, state, directory
         # In a search the Trainer's callback has a folder for each trial.
         self.theirs = None if state.is_hyper_param_search else theirs
-        self.hparams, self.texts, self.finished = hparams, texts, finished
+        self.hparams, self.texts = hparams, texts
         self.writer = None
         self.shares_writer = self.made_writer = False
 
@@ -117,28 +133,28 @@ class TensorBoard(Sink):
         if self.writer is not None:
             self.writer.add_text("alarm", alarm.sentence, alarm.step)
 
-    def end(self, verdict, final, step, picture):
+    def end(self, outcome):
+        """The HParams tab keeps what it has seen first: a run that may go on is not shown there."""
         if self.writer is None:
             return
-        if picture is not None:
-            self.writer.add_image("gradients", _pixels(picture), step, dataformats="HWC")
-        self.numbers(final, step)
-        self.writer.add_text("verdict", verdict.sentence, step)
-        if self.hparams is not None and self.finished():
+        for tag, png in outcome.pictures.items():
+            self.writer.add_image(tag, _pixels(png), outcome.step, dataformats="HWC")
+        self.numbers(outcome.final, outcome.step)
+        self.writer.add_text("verdict", outcome.verdict.sentence, outcome.step)
+        if self.hparams is not None and outcome.finished:
             from torch.utils.tensorboard.summary import hparams
 
-            values = {key: _hparam(value) for key, value in {**self.hparams, "verdict": verdict.status}.items()}
+            given = {**self.hparams, "verdict": outcome.verdict.status}
+            values = {key: _hparam(value) for key, value in given.items()}
             for summary in hparams(
-                values, dict(final)
-            ):  # SummaryWriter.add_hparams would make a run of its own of them
+                values, dict(outcome.final)
+            ):  # SummaryWriter.add_hparams would make a run of its own
                 self.writer.file_writer.add_summary(summary)
         self.writer.flush()
 
     def close(self, abandoned=False):
         writer, self.writer = self.writer, None
-        if writer is None or (
-            self.shares_writer and not abandoned
-        ):  # the Trainer's callback closes its own, after this
+        if writer is None or (self.shares_writer and not abandoned):  # the Trainer's callback closes its own, later
             return
         if self.shares_writer and not self.made_writer:
             return

@@ -1,16 +1,21 @@
-"""The early warning at work: it looks at a run every 5% of training, and raises its alarm once."""
+"""The early warning at work: it looks at a run every 5% of training, and raises its alarm once, and what the user wants is done."""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import TrainerControl
 
 from .early_warning import Alarm, check, check_steps, find_alarm
 from .guard import Guard
 from .recorder import RECORD, Recorder
 
+
+logger = logging.getLogger(__name__)
 
 EARLY_WARNING = "the early warning"
 """The part's name in warnings."""
@@ -59,6 +64,41 @@ class Watch:
         own = loss_check.is_own() if loss_check is not None and not record.info.get("own_loss") else None
         if own is not None and bool(own):
             self.recorder.change(lambda: record.update_info(own_loss=True))
+
+
+def respond(
+    alarm: Alarm,
+    on_alarm: str | Callable[[Alarm, TrainerControl], None],
+    control: TrainerControl,
+    args: Any,
+    state: Any,
+    audited: bool = False,
+) -> bool:
+    """Do what the user wants at an alarm. All processes call it together, with the same alarm.
+
+    Args:
+        alarm: it was just raised.
+        on_alarm, audited: see [`StabilityCallback`][hf_stability.StabilityCallback].
+        control: the Trainer's; stopped and saved through it.
+        args: the training arguments.
+        state: the Trainer's.
+
+    Returns:
+        whether this ended the training.
+    """
+    if on_alarm == "none":
+        return False
+    stopping = control.should_training_stop  # by somebody else
+    if callable(on_alarm):
+        on_alarm(alarm, control)
+    else:
+        control.should_training_stop |= on_alarm == "stop" and not audited
+        if state.is_world_process_zero:
+            logger.warning(alarm.sentence)
+    stopped = control.should_training_stop and not stopping
+    if stopped:
+        control.should_save |= args.save_strategy != "no"
+    return stopped
 
 
 def of_the_main_process(value: Any, args: Any) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 
 from .adamw import BiasCorrection
 from .base import Method, Range
-from .child_tuning import ChildTuning
+from .child_tuning import ChildTuningMethod
 from .component_clip import ComponentClip
 from .layerwise_lr import LayerwiseLR
-from .loading import load_method, source_hash
+from .loading import load_method, method_name, source_hash
 from .mixout import Mixout
-from .prior_decay import PriorDecay
+from .prior_decay import PriorDecayMethod
 from .r3f import R3F
 from .r_drop import RDrop
 from .reinit import Reinit
@@ -28,6 +28,7 @@ __all__ = [
     "check_methods",
     "load_method",
     "make_methods",
+    "method_name",
     "methods_of",
     "source_hash",
 ]
@@ -36,12 +37,12 @@ METHODS: tuple[type[Method], ...] = (
     BiasCorrection,
     Reinit,
     Mixout,
-    PriorDecay,
+    PriorDecayMethod,
     LayerwiseLR,
     ComponentClip,
     RDrop,
     R3F,
-    ChildTuning,
+    ChildTuningMethod,
 )
 """All of them, in the order in which a trainer calls their hooks."""
 

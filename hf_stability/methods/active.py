@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .adamw import inner_optimizer
+from ..utils.optimizers import inner_optimizer
 from .base import Method
 
 

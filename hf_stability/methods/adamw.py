@@ -25,11 +25,6 @@ UNCORRECTED_START = 10_000_000
 TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
-def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper; one without a wrapper, or None, as it is."""
-    return getattr(optimizer, "optimizer", optimizer)
-
-
 def effective_step_factor(
     step: ArrayLike, beta1: float = 0.9, beta2: float = 0.999, bias_correction: bool = True
 ) -> float | NDArray[np.float64]:

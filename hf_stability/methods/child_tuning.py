@@ -11,7 +11,7 @@ after clipping: Adam's momentum, and weight decay, move the other weights too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,9 +113,54 @@ def child_masks(information: Sequence[Tensor], share: float) -> list[Tensor]:
     return [part >= threshold for part in information]
 
 
+class ChildTuning:
+    """Masks gradients before an optimizer's step.
+
+    Args:
+        parameters, share, seed, masks: see [`mask_gradients`].
+        steps_done: update steps before this one (a resumed run).
+
+    Raises:
+        InputError: `share` is outside of (0, 1], or there is no parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        share: float,
+        seed: int = 0,
+        masks: Sequence[Tensor] | None = None,
+        steps_done: int = 0,
+    ):
+        if not 0 < share <= 1:
+            raise InputError(f"--child_tuning_share {share}: give a share of the weights, above 0 and up to 1")
+        if not parameters:
+            raise InputError("--child_tuning: no parameter to mask was found in this model")
+        self.parameters, self.share, self.seed, self.masks = list(parameters), share, seed, masks
+        self.steps_done = steps_done
+
+    def mask_gradients(self) -> None:
+        """Mask `.grad`, in place, for the next update step: see [`mask_gradients`]."""
+        mask_gradients(self.parameters, self.share, self.seed, self.steps_done, self.masks)
+        self.steps_done += 1
+
+    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] | None = None):
+        """Make it part of every `optimizer.step()`; the handle's `remove()` ends it.
+
+        Args:
+            steps_done: says how many update steps lie behind, where somebody else counts them.
+        """
+
+        def before_step(*_):
+            self.steps_done = self.steps_done if steps_done is None else steps_done()
+            self.mask_gradients()
+
+        return optimizer.register_step_pre_hook(before_step)
+
+
 @dataclass
 class ChildTuningArguments:
-    """The arguments of [`ChildTuning`]."""
+    """The arguments of [`ChildTuningMethod`]."""
 
     child_tuning: str = field(
         default="none",
@@ -133,8 +178,8 @@ class ChildTuningArguments:
     )
 
 
-class ChildTuning(Method):
-    """[`mask_gradients`] at every update step; form D chooses its weights when training begins."""
+class ChildTuningMethod(Method):
+    """[`ChildTuning`] at every update step; form D chooses its weights when training begins."""
 
     Arguments = ChildTuningArguments
     ranges = {"child_tuning_share": Range(0, 1, takes_high=True)}
@@ -147,10 +192,10 @@ class ChildTuning(Method):
             )
 
     def begin_training(self, model, trainer):
-        args = trainer.args
+        args, share = trainer.args, self.settings.child_tuning_share
         seed = args.seed if args.dropout_seed is None else args.dropout_seed
         if self.settings.child_tuning == "F":
-            self.choose([p for p in model.parameters() if p.requires_grad], seed)
+            self.child = ChildTuning([p for p in model.parameters() if p.requires_grad], share, seed)
             return
         if trainer.label_smoother is not None or trainer.compute_loss_func is not None:
             raise InputError(
@@ -159,23 +204,18 @@ class ChildTuning(Method):
         layers = {k: group for k, group in layers_of(model).items() if k not in ("embeddings", "pooler", "classifier")}
         parameters = [parameter for group in layers.values() for parameter in group]
         masks = None
-        if self.settings.child_tuning_share < 1:
+        if share < 1:
             losses = batch_losses(model, trainer, seed)
             information = fisher_information(parameters, losses, args.max_grad_norm or None)
             if args.world_size > 1:  # kernels need not be deterministic: all processes must have one mask
                 for part in information:
                     torch.distributed.broadcast(part, 0)
-            masks = child_masks(information, self.settings.child_tuning_share)
-        self.choose(parameters, seed, masks)
-
-    def choose(self, parameters: Sequence[nn.Parameter], seed: int, masks: Sequence[Tensor] | None = None) -> None:
-        """Mask these parameters from now on: see [`mask_gradients`]. Raises InputError where there are none."""
-        if not parameters:
-            raise InputError("--child_tuning: no parameter to mask was found in this model")
-        self.parameters, self.seed, self.masks = list(parameters), seed, masks
+            masks = child_masks(information, share)
+        self.child = ChildTuning(parameters, share, seed, masks)
 
     def before_step(self, optimizer, steps_done):
-        mask_gradients(self.parameters, self.settings.child_tuning_share, self.seed, steps_done, self.masks)
+        self.child.steps_done = steps_done
+        self.child.mask_gradients()
 
 
 def batch_losses(model: nn.Module, trainer: Any, seed: int) -> Iterator[Tensor]:

@@ -77,9 +77,54 @@ def pretrained_parameters(model: nn.Module, names: Sequence[str] | None = None) 
     ]
 
 
+class PriorDecay:
+    """The pretrained values of some parameters, and the two ways to be drawn towards them.
+
+    Memory: one copy of these parameters, on their device, and one more during a step.
+
+    Args:
+        parameters: with their pretrained values now.
+        strength: alpha or lambda above, 0 or more.
+
+    Raises:
+        InputError: no parameter is given, or the strength is below 0.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], strength: float):
+        if not strength >= 0:
+            raise InputError(f"--prior_decay {strength}: give 0 or more")
+        if not parameters:
+            raise InputError("--prior_decay: no pretrained parameter is trained, so that there is nothing to decay")
+        self.strength = strength
+        self.parameters = list(parameters)
+        self.pretrained = [parameter.detach().clone() for parameter in self.parameters]
+
+    def _here(self) -> list[Tensor]:
+        """The pretrained values, where the parameters are by now."""
+        if self.pretrained[0].device != self.parameters[0].device:
+            self.pretrained = [u.to(p.device) for u, p in zip(self.pretrained, self.parameters, strict=True)]
+        return self.pretrained
+
+    def penalty(self) -> Tensor:
+        """See [`l2_sp_penalty`]."""
+        return l2_sp_penalty(self.parameters, self._here(), self.strength)
+
+    def add_gradient(self) -> None:
+        """See [`add_l2_sp_gradient`]."""
+        add_l2_sp_gradient(self.parameters, self._here(), self.strength)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """See [`decoupled_step`]."""
+        decoupled_step(self.parameters, self._here(), self.strength, optimizer)
+
+    def attach(self, optimizer: torch.optim.Optimizer):
+        """Make [`step`] part of every `optimizer.step()`; the handle's `remove()` ends it."""
+        return optimizer.register_step_pre_hook(lambda opt, args, kwargs: self.step(opt))
+
+
 @dataclass
 class PriorDecayArguments:
-    """The arguments of [`PriorDecay`]."""
+    """The arguments of [`PriorDecayMethod`]."""
 
     prior_decay: float = field(
         default=0.0,
@@ -98,11 +143,8 @@ class PriorDecayArguments:
     )
 
 
-class PriorDecay(Method):
-    """Remembers the pretrained values, and decays towards them in one of the two forms.
-
-    Memory: one copy of the parameters concerned, on their device, and one more during a step.
-    """
+class PriorDecayMethod(Method):
+    """[`PriorDecay`] of a model's pretrained weights, in one of the two forms."""
 
     Arguments = PriorDecayArguments
     ranges = {"prior_decay": Range()}
@@ -111,25 +153,12 @@ class PriorDecay(Method):
     def prepare_model(self, model, trainer, generator=None):
         decoupled = self.settings.prior_decay_form == "decoupled"
         names = trainer.get_decay_parameter_names(model) if decoupled else None
-        self.remember(pretrained_parameters(model, names))
-
-    def remember(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Take the values that these parameters have now for the pretrained ones. Raises InputError without any."""
-        if not parameters:
-            raise InputError("--prior_decay: no pretrained parameter is trained, so that there is nothing to decay")
-        self.parameters = list(parameters)
-        self.pretrained = [parameter.detach().clone() for parameter in self.parameters]
-
-    def here(self) -> list[Tensor]:
-        """The pretrained values, where the parameters are by now."""
-        if self.pretrained[0].device != self.parameters[0].device:
-            self.pretrained = [u.to(p.device) for u, p in zip(self.pretrained, self.parameters, strict=True)]
-        return self.pretrained
+        self.prior = PriorDecay(pretrained_parameters(model, names), self.settings.prior_decay)
 
     def add_gradients(self):
         if self.settings.prior_decay_form == "l2_sp":
-            add_l2_sp_gradient(self.parameters, self.here(), self.settings.prior_decay)
+            self.prior.add_gradient()
 
     def before_step(self, optimizer, steps_done):
         if self.settings.prior_decay_form == "decoupled":
-            decoupled_step(self.parameters, self.here(), self.settings.prior_decay, optimizer)
+            self.prior.step(optimizer)

@@ -1,4 +1,4 @@
-"""Recipes from recipes: `a+b`, and the combinations of a grid."""
+"""Recipes from recipes: `a+b`, a file that `extends` another, and the combinations of a grid."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .schema import CONFIG, LENGTH, MODEL_TYPE_SECTIONS, Recipe, value_label, value_text
+from .schema import CONFIG, LENGTH, MODEL_TYPE_SECTIONS, Recipe, refuse, set_keys, value_label, value_text
 
 
 MAX_GRID = 1000  # recipes; more is a mistake
@@ -42,27 +43,51 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
         raise InputError(
             f"--recipe {name}: {' and '.join(staged)} have stages; put all of them, in their order, into one part"
         )
-    replaced = [{key for other in parts if other is not part for key in _replaced(other)} for part in parts]
+    replaced = [
+        {key for other in parts if other is not part for key in _with_length(other.replaces)} for part in parts
+    ]
     parts = tuple(_without(part, keys.difference(part.replaces)) for part, keys in zip(parts, replaced, strict=True))
     _refuse_contradictions(name, parts)
-    types = dict.fromkeys(model_type for part in parts for model_type in part.model_types)
-    return Recipe(
-        name,
-        None,
-        _union(part.args for part in parts),
-        _union(part.model_config for part in parts),
-        {
-            model_type: {
-                section: _union(part.model_types.get(model_type, {}).get(section, {}) for part in parts)
-                for section in MODEL_TYPE_SECTIONS
-            }
-            for model_type in types
-        },
-        _union(part.grid for part in parts),
-        parts=parts,
-        stages=next((part.stages for part in parts if part.stages), ()),
-        is_packaged=all(part.is_packaged for part in parts),
-    )
+    return _made_of(name, None, tuple(file for part in parts for file in part.files))
+
+
+def extend(base: Recipe, own: Recipe) -> Recipe:
+    """The recipe of a file that extends another: it starts from the other's content, and its own values win.
+
+    Everything in a file is inherited: `args`, `model_config`, `model_types`, `grid`, `replaces`, `stages` and `methods`. In
+    detail:
+
+    - A value in `args`, `model_config` or `grid` takes the place of the inherited one in any of these, and of those under
+      `model_types`: it is in force for every model type.
+    - A value under `model_types` takes the place of the inherited ones for that model type.
+    - `num_train_epochs` and `max_steps` both set the length of training: either takes the place of both.
+    - `stages` take the place of all inherited stages. `replaces` and `methods` are added to the inherited ones.
+
+    Not inherited: the name, and the place beside a task's preset. An inherited value of a packaged recipe is under the
+    preset, a value in a user's own file over it, as in `a+b`.
+
+    Args:
+        base: the recipe that is extended.
+        own: what the file itself sets.
+
+    Raises:
+        InputError: the file sets something for a model type that an inherited grid, or inherited `max_steps`, would hide.
+    """
+    inherited = _without(base, _with_length(set_keys(own)))
+    refuse(own.path, _hidden(inherited, own))
+    if own.stages:
+        inherited = _changed(inherited, lambda part: replace(part, stages=()))
+    types = dict.fromkeys([*inherited.model_types, *own.model_types])
+    nothing = {section: {} for section in MODEL_TYPE_SECTIONS}
+    files = [
+        replace(part, model_types={model_type: part.model_types.get(model_type, nothing) for model_type in types})
+        for part in (*inherited.files, own)
+    ]
+    recipe = _made_of(own.name, own.path, tuple(files))
+    other = dict([LENGTH, LENGTH[::-1]])
+    there = set_keys(recipe)
+    names = (name if name in there else other[name] for name in (*base.replaces, *own.replaces))
+    return replace(recipe, replaces=tuple(dict.fromkeys(names)))
 
 
 def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
@@ -97,25 +122,80 @@ def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
     return recipes
 
 
-def _replaced(part: Recipe) -> set[str]:
-    """What a part replaces; of the two that say how long training is both."""
-    return {*part.replaces, *(LENGTH if set(LENGTH) & set(part.replaces) else ())}
+def _made_of(name: str, path: Path | None, files: tuple[Recipe, ...]) -> Recipe:
+    """The recipe that sets what its files set; a later file's values win."""
+    types = dict.fromkeys(model_type for part in files for model_type in part.model_types)
+    return Recipe(
+        name,
+        path,
+        _union(part.args for part in files),
+        _union(part.model_config for part in files),
+        {
+            model_type: {
+                section: _union(part.model_types.get(model_type, {}).get(section, {}) for part in files)
+                for section in MODEL_TYPE_SECTIONS
+            }
+            for model_type in types
+        },
+        _union(part.grid for part in files),
+        parts=files,
+        stages=next((part.stages for part in files if part.stages), ()),
+        methods=tuple(dict.fromkeys(method for part in files for method in part.methods)),
+        is_packaged=all(part.is_packaged for part in files),
+    )
 
 
-def _without(part: Recipe, keys: typing.Collection[str]) -> Recipe:
+def _with_length(keys: typing.Collection[str]) -> set[str]:
+    """These keys; where one of the two is there that say how long training is, both."""
+    return {*keys, *(LENGTH if set(LENGTH) & set(keys) else ())}
+
+
+def _changed(recipe: Recipe, change: typing.Callable[[Recipe], Recipe]) -> Recipe:
+    """A recipe with a change made to it and to each of its files."""
+    return replace(change(recipe), parts=tuple(map(change, recipe.parts)))
+
+
+def _without(recipe: Recipe, keys: typing.Collection[str]) -> Recipe:
+    """A recipe whose files set none of these keys."""
+
     def kept(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         return {name: value for name, value in values.items() if prefix + name not in keys}
 
-    return replace(
-        part,
-        args=kept(part.args),
-        model_config=kept(part.model_config, CONFIG),
-        model_types={
-            model_type: {"args": kept(own["args"]), "model_config": kept(own["model_config"], CONFIG)}
-            for model_type, own in part.model_types.items()
-        },
-        grid=kept(part.grid),
-    )
+    def without(part: Recipe) -> Recipe:
+        return replace(
+            part,
+            args=kept(part.args),
+            model_config=kept(part.model_config, CONFIG),
+            model_types={
+                model_type: {"args": kept(own["args"]), "model_config": kept(own["model_config"], CONFIG)}
+                for model_type, own in part.model_types.items()
+            },
+            grid=kept(part.grid),
+        )
+
+    return _changed(recipe, without)
+
+
+def _hidden(inherited: Recipe, own: Recipe) -> list[str]:
+    """What a file sets for a model type without effect, because an inherited value would win."""
+    errors = []
+    epochs, steps = LENGTH
+    for model_type, part in own.model_types.items():
+        for key in [*part["args"], *(CONFIG + name for name in part["model_config"])]:
+            section, name = ("model_config", key.removeprefix(CONFIG)) if key.startswith(CONFIG) else ("args", key)
+            where = f"model_types.{model_type}.{section}.{name}"
+            grid = next((varied for varied in inherited.grid if key in _with_length([varied])), None)
+            if grid:
+                errors.append(
+                    f"{where}: the inherited grid varies {grid}; set {grid} in args, or in a grid here, to end that"
+                )
+        common = {**inherited.args, **inherited.model_types.get(model_type, {}).get("args", {})}
+        if epochs in part["args"] and steps not in part["args"] and common.get(steps, 0) > 0:
+            errors.append(
+                f"model_types.{model_type}.args.{epochs}: the inherited {steps} {common[steps]} would win; add "
+                f"{steps}: -1 beside it"
+            )
+    return errors
 
 
 def _union(mappings: typing.Iterable[Mapping[str, Any]]) -> dict[str, Any]:

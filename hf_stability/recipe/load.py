@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ..errors import InputError, nearest
-from .compose import compose, expand
+from .compose import compose, expand, extend
 from .schema import Recipe, parse_recipe
 
 
@@ -129,10 +131,36 @@ def _text_of(path: Path) -> str:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
 
 
-def _read(path: Path) -> Recipe:
-    """The recipe of one file."""
+def _read(path: Path, below: tuple[Path, ...] = ()) -> Recipe:
+    """The recipe of one file, which the files `below` extend, the last one directly."""
     try:
         content = yaml.load(_text_of(path), _UniqueKeys) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
-    return parse_recipe(content, path, is_packaged=path.resolve().parent == recipe_dir().resolve())
+    base = None
+    if isinstance(content, Mapping) and "extends" in content:
+        base = _read(_extended(content["extends"], (*below, path)), (*below, path))
+    own = parse_recipe(content, path, path.resolve().parent == recipe_dir().resolve(), base)
+    return own if base is None else extend(base, own)
+
+
+def _extended(word: Any, chain: tuple[Path, ...]) -> Path:
+    """The file that the last file of a chain extends; a path is relative to that file."""
+    path = chain[-1]
+    where = f"{path}: extends: {word}"
+    if not isinstance(word, str) or not word.strip():
+        raise InputError(f"{path}: extends: expected the name of a recipe or a .yaml file, found {word!r}")
+    found = path.parent / word if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
+    if not found.is_file():
+        if "+" in word or "," in word:
+            raise InputError(f"{where}: a file extends one recipe; write a+b, or a place in a grid, after --recipe")
+        beside = [file.name for file in sorted(path.parent.glob("*.y*ml")) if file not in chain]
+        hint = f" (did you mean {word}.yaml?)" if f"{word}.yaml" in beside else nearest(word, recipe_names() + beside)
+        raise InputError(
+            f"{where}: no such recipe{hint}. Known: {', '.join(recipe_names())}, or a .yaml file, relative to this one"
+        )
+    if found.resolve() in [file.resolve() for file in chain]:
+        raise InputError(f"{where}: a circle: {' extends '.join(file.name for file in (*chain, found))}")
+    if found.stem in [file.stem for file in chain]:
+        raise InputError(f"{where}: it has the name of the file that extends it; give that file another name")
+    return found

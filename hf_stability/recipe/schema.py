@@ -2,12 +2,14 @@
 
 | key | what |
 | --- | --- |
+| `extends` | another recipe, a packaged name or a `.yaml` file: this file starts from its content (see [`extend`]) |
 | `args` | fields of [`StableTrainingArguments`], Hugging Face's and ours |
 | `model_config` | fields of the model's config: dropout ... |
 | `model_types` | by `config.model_type` (`bert`, `roberta`, `albert` ...): `args` and `model_config` that replace the above |
 | `grid` | lists of values, by argument or `model_config.FIELD`: a recipe for each combination (see [`expand`]) |
 | `replaces` | arguments set here; the other parts of `a+b` lose their values for them (see [`compose`]) |
 | `stages` | a list of intermediate trainings before the target task (see [`Stage`]) |
+| `methods` | a list of your own methods, `my_module:Mine` or `file.py:Mine`: the file can then set their arguments |
 
 Every key is optional.
 """
@@ -19,19 +21,20 @@ import enum
 import json
 import math
 import re
-import types
 import typing
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from ..errors import InputError, nearest
+from ..methods import load_method
 from .arguments import argument_types
 
 
-SECTIONS = ("args", "model_config", "model_types", "grid", "replaces", "stages")
+SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages", "methods")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
 CONFIG = "model_config."  # what a field of the model's config begins with where arguments stand too
 
@@ -71,14 +74,17 @@ class Recipe:
         name: the file's stem, `mosbach2021`; of a composed recipe `a+b`; in a grid followed by its place in it,
             `mosbach2021_grid,learning_rate=2e-05,bias_correction=false`.
         path: the file; None for a composed recipe.
-        args: values of training arguments, with their types put right (`2e-5`, which YAML reads as text, is a float).
+        args: values of training arguments, inherited ones too, with their types put right (`2e-5`, which YAML reads as text, is a float).
         model_config: values for the model's config.
         model_types: the parts by model type, each with `args` and `model_config`.
         grid: the values of what is varied, by argument or `model_config.FIELD`.
         replaces: what this recipe's values replace when it is composed with others, named as in `grid`.
         point: of `grid`, this recipe's values; they go over the others.
-        parts: of a composed recipe, and of one of a grid, the files it is made of, without what another one replaces.
+        parts: of a recipe made of several files (`a+b`, `extends`), and of one of a grid: these files. Each has its own
+            values, without those that another one replaces; a later file's values win.
         stages: what is trained on before the target task, in this order.
+        methods: the user's own methods, as [`load_method`][hf_stability.methods.load_method] takes them. A file beside the
+            recipe file has its whole path: `/home/me/my_module.py:Mine`.
         is_packaged: whether it came with the library, with all its parts, and not from a user's own file.
     """
 
@@ -92,6 +98,7 @@ class Recipe:
     point: dict[str, Any] = field(default_factory=dict)
     parts: tuple[Recipe, ...] = ()
     stages: tuple[Stage, ...] = ()
+    methods: tuple[str, ...] = ()
     is_packaged: bool = False
 
     @property
@@ -100,13 +107,19 @@ class Recipe:
         return self.parts or (self,)
 
 
-def parse_recipe(content: Any, path: Path, is_packaged: bool = False) -> Recipe:
+def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Recipe | None = None) -> Recipe:
     """Check the content of a recipe file and put its values' types right.
+
+    The file's `methods` are imported, so that their arguments are known.
 
     Args:
         content: what the YAML file holds.
         path: the file; its stem is the recipe's name.
         is_packaged: whether the file came with the library.
+        base: the recipe that the file extends.
+
+    Returns:
+        What the file itself sets, without what it inherits (see [`extend`]).
 
     Raises:
         InputError: all that is wrong in the file, each with its key and the nearest valid name.
@@ -114,13 +127,17 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False) -> Recipe:
     errors: list[str] = []
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(SECTIONS)}")
-    sections = {key: content.get(key) or {} for key in SECTIONS if key not in ("replaces", "stages")}
+    methods = _checked_methods(content.get("methods"), path, errors)
+    refuse(path, errors)  # without its methods, the file's other keys cannot be checked
+    own_methods = dict.fromkeys((*(() if base is None else base.methods), *methods))
+    types = argument_types(tuple(load_method(text) for text in own_methods))
+    sections = {key: content.get(key) or {} for key in ("args", "model_config", "model_types", "grid")}
     _check_names(content, SECTIONS, "", errors)
     for key, section in sections.items():
         if not isinstance(section, Mapping):
             errors.append(f"{key}: expected a mapping, found {section!r}")
             sections[key] = {}
-    args = _checked_args(sections["args"], "args", errors)
+    args = _checked_args(sections["args"], "args", types, errors)
     model_types = {}
     for model_type, part in sections["model_types"].items():
         part, where = part or {}, f"model_types.{model_type}"
@@ -132,17 +149,37 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False) -> Recipe:
         if not isinstance(config, Mapping):
             errors.append(f"{where}.model_config: expected a mapping, found {config!r}")
             config = {}
-        args_part = _checked_args(part.get("args") or {}, f"{where}.args", errors)
+        args_part = _checked_args(part.get("args") or {}, f"{where}.args", types, errors)
         model_types[str(model_type)] = {"args": args_part, "model_config": dict(config)}
-    recipe = Recipe(path.stem, path, args, dict(sections["model_config"]), model_types, is_packaged=is_packaged)
-    recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, errors))
-    recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, errors))
-    recipe = replace(recipe, stages=_checked_stages(content.get("stages"), errors))
+    recipe = Recipe(
+        path.stem,
+        path,
+        args,
+        dict(sections["model_config"]),
+        model_types,
+        methods=methods,
+        is_packaged=is_packaged,
+    )
+    recipe = replace(recipe, grid=_checked_grid(sections["grid"], recipe, types, errors))
+    recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, base, errors))
+    recipe = replace(recipe, stages=_checked_stages(content.get("stages"), types, errors))
+    if base is not None and base.stages and content.get("stages") == []:
+        errors.append(f"stages: an empty list does not end those of {base.name}; extend a recipe without stages")
+    refuse(path, errors)
+    return recipe
+
+
+def refuse(path: Path | None, errors: list[str]) -> None:
+    """Raise InputError with all errors of a file, if there are any; a single one is a single line."""
     if len(errors) == 1:
         raise InputError(f"{path}: {errors[0]}")
     if errors:
         raise InputError(f"{path} has {len(errors)} errors:\n" + "\n".join(f"  {error}" for error in errors))
-    return recipe
+
+
+def set_keys(recipe: Recipe) -> list[str]:
+    """What a recipe sets whatever the model type, named as in `grid`."""
+    return [*recipe.args, *(CONFIG + name for name in recipe.model_config), *recipe.grid]
 
 
 def _check_names(content: Mapping, known: typing.Iterable[str], where: str, errors: list[str]) -> None:
@@ -152,37 +189,58 @@ def _check_names(content: Mapping, known: typing.Iterable[str], where: str, erro
             errors.append(f"{where + '.' if where else ''}{key}: no such key{nearest(key, known)}")
 
 
-def _checked_args(section: Any, where: str, errors: list[str]) -> dict[str, Any]:
+def _checked_methods(content: Any, path: Path, errors: list[str]) -> tuple[str, ...]:
+    """A file's own methods, each imported once to see that it is there."""
+    if not isinstance(content, (list, type(None))):
+        errors.append(f"methods: expected a list of MODULE:CLASS or FILE.py:CLASS, found {content!r}")
+        return ()
+    methods = []
+    for text in content or []:
+        if not isinstance(text, str):
+            errors.append(f"methods: expected MODULE:CLASS or FILE.py:CLASS, found {text!r}")
+            continue
+        module, _, name = text.rpartition(":")
+        file = path.parent / (module if module.endswith(".py") else f"{module}.py")
+        methods.append(f"{file.resolve()}:{name}" if file.is_file() else text)
+        try:
+            load_method(methods[-1], path.parent)
+        except InputError as error:
+            errors.append(f"methods: {str(error).removeprefix('--method ')}")
+    return tuple(dict.fromkeys(methods))
+
+
+def _checked_args(section: Any, where: str, types: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         errors.append(f"{where}: expected a mapping, found {section!r}")
         return {}
-    fields = argument_types()
-    _check_names(section, fields, where, errors)
+    _check_names(section, types, where, errors)
     values = {}
     for key, value in section.items():
         if key in NOT_A_RECIPES:
             errors.append(f"{where}.{key}: a recipe cannot set this; give it on the command line")
-        elif key in fields:
+        elif key in types:
             try:
-                values[key] = coerce(value, fields[key])
+                values[key] = coerce(value, types[key])
             except (TypeError, ValueError) as error:
                 errors.append(f"{where}.{key}: {error}")
     return values
 
 
-def _checked_grid(section: Mapping, recipe: Recipe, errors: list[str]) -> dict[str, list[Any]]:
+def _checked_grid(
+    section: Mapping, recipe: Recipe, types: Mapping[str, Any], errors: list[str]
+) -> dict[str, list[Any]]:
     """The lists of a grid, their values' types put right."""
     grid = {}
     for key, values in section.items():
         key, where = str(key), f"grid.{key}"
-        problem = _not_for_a_grid(key, values, recipe)
+        problem = _not_for_a_grid(key, values, recipe, types)
         if problem:
             errors.append(f"{where}: {problem}")
             continue
         grid[key] = []
         for value in values:
             try:
-                grid[key].append(value if key.startswith(CONFIG) else coerce(value, argument_types()[key]))
+                grid[key].append(value if key.startswith(CONFIG) else coerce(value, types[key]))
             except (TypeError, ValueError) as error:
                 errors.append(f"{where}: {error}")
         twice = [label for label, count in Counter(map(value_label, grid[key])).items() if count > 1]
@@ -190,13 +248,14 @@ def _checked_grid(section: Mapping, recipe: Recipe, errors: list[str]) -> dict[s
     return grid
 
 
-def _not_for_a_grid(key: str, values: Any, recipe: Recipe) -> str | None:
+def _not_for_a_grid(key: str, values: Any, recipe: Recipe, types: Mapping[str, Any]) -> str | None:
+    """Why this argument, with these values, cannot be varied."""
     if key in ONE_A_STUDY:
         return "all runs of a study are of one model and data; run a study for each, with an --output_dir of its own"
     if key in NOT_A_RECIPES:
         return "a recipe cannot set this; give it on the command line"
-    if not key.startswith(CONFIG) and key not in argument_types():
-        return f"no such key{nearest(key, argument_types())}; a field of the model's config is {CONFIG}FIELD"
+    if not key.startswith(CONFIG) and key not in types:
+        return f"no such key{nearest(key, types)}; a field of the model's config is {CONFIG}FIELD"
     if not isinstance(values, list):
         return f"expected a list of values, found {values!r}"
     if not values:
@@ -208,13 +267,13 @@ def _not_for_a_grid(key: str, values: Any, recipe: Recipe) -> str | None:
     return f"it is in {also[0]}, too; leave it out of one of them" if also else None
 
 
-def _checked_replaces(names: Any, recipe: Recipe, errors: list[str]) -> tuple[str, ...]:
-    """What a recipe replaces must be what it sets whatever the model type: otherwise nothing would be in its place."""
+def _checked_replaces(names: Any, recipe: Recipe, base: Recipe | None, errors: list[str]) -> tuple[str, ...]:
+    """What a recipe replaces, which it must set, or inherit, whatever the model type: else nothing takes its place."""
     names = [] if names is None else names
     if not isinstance(names, list):
         errors.append(f"replaces: expected a list of arguments, found {names!r}")
         return ()
-    own = [*recipe.args, *(CONFIG + name for name in recipe.model_config), *recipe.grid]
+    own = [*set_keys(recipe), *(() if base is None else set_keys(base))]
     for name in names:
         if name not in own:
             errors.append(
@@ -224,7 +283,7 @@ def _checked_replaces(names: Any, recipe: Recipe, errors: list[str]) -> tuple[st
     return tuple(map(str, names))
 
 
-def _checked_stages(content: Any, errors: list[str]) -> tuple[Stage, ...]:
+def _checked_stages(content: Any, types: Mapping[str, Any], errors: list[str]) -> tuple[Stage, ...]:
     """The stages of a recipe, all that is wrong with any of them told; the first is `stages.1`."""
     if not isinstance(content, (list, type(None))):
         errors.append(f"stages: expected a list of stages, found {content!r}")
@@ -249,7 +308,7 @@ def _checked_stages(content: Any, errors: list[str]) -> tuple[Stage, ...]:
         problem = _data_problem(values)
         if problem:
             errors.append(f"{where}: {problem}")
-        args = _checked_args({} if values.get("args") is None else values["args"], f"{where}.args", errors)
+        args = _checked_args({} if values.get("args") is None else values["args"], f"{where}.args", types, errors)
         stages.append(Stage(**{name: values[name] for name in own if name in values}, args=args))
     return tuple(stages)
 
@@ -296,7 +355,7 @@ _NO = object()
 
 
 def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_origin(annotation) in (typing.Union, UnionType)
 
 
 def _convert(value: Any, option: Any) -> Any:

@@ -1,11 +1,15 @@
-"""Files that are there whole, or not at all."""
+"""Files that are there whole, or not at all; and values that JSON can hold."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -23,3 +27,21 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def plain(content: Any) -> Any:
+    """Numpy to plain Python, keys to text."""
+    if isinstance(content, Mapping):
+        return {str(key): plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [plain(value) for value in content]
+    return content.tolist() if isinstance(content, (np.ndarray, np.generic)) else content
+
+
+def finite(content: Any) -> Any:
+    """JSON has no NaN and no Inf: they become null."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,12 +1,12 @@
-"""Which layer of a model a parameter is in, and the encoder under a model's head."""
+"""Which layer of a model a parameter is in, and where the pretrained encoder is inside a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 
 POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
@@ -27,22 +27,28 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
     In a plain `nn.Module`, without Hugging Face's `base_model_prefix`, what is none of these goes by the name of its
     outermost submodule. Frozen parameters are left out. DistributedDataParallel, DataParallel and `torch.compile` around
-    a model change no name.
+    a model change no name. An adapter (PEFT) is in the layer that it adapts.
     """
-    model = _unwrapped(model)
+    layers: dict[str, list[nn.Parameter]] = {}
+    for layer, _, parameter in parameters_with_layers(model):
+        if parameter.requires_grad:
+            layers.setdefault(layer, []).append(parameter)
+    return layers
+
+
+def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """`(layer, name, parameter)` of every parameter, frozen ones too; layers as in [`layers_of`], names without wrappers."""
+    model = unwrapped(model)
     stacks = _layer_stacks(model)
     prefix = getattr(model, "base_model_prefix", "")
     if not (prefix and hasattr(model, prefix)):
         prefix = None  # a plain module, or the base model itself
     shared = hasattr(getattr(model, "config", None), "num_hidden_groups")  # ALBERT
-    layers: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            layers.setdefault(_layer_name(name, stacks, prefix, shared), []).append(parameter)
-    return layers
+        yield _layer_name(name, stacks, prefix, shared), name, parameter
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers that only put their own name before its parameters' names."""
     while True:
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -87,18 +93,57 @@ def _layer_name(parameter: str, stacks: Iterable[str], prefix: str | None, share
 
 
 def base_model(model: nn.Module) -> tuple[str, nn.Module]:
-    """What the names of the parameters of the encoder inside of a Hugging Face model begin with (`bert.`), and this encoder; of
-    a plain module, or a bare encoder, the empty text and itself."""
-    prefix = getattr(model, "base_model_prefix", "")
-    inner = getattr(model, prefix, None) if prefix else None
-    return (f"{prefix}.", inner) if isinstance(inner, nn.Module) else ("", model)
+    """What the names of the encoder's parameters begin with inside a model, and the encoder itself.
+
+    | model | prefix | encoder |
+    | --- | --- | --- |
+    | a Hugging Face model with a head | `bert.` | what its `base_model_prefix` names |
+    | the same with adapters (PEFT) | `base_model.model.bert.` | the same |
+    | the same in DistributedDataParallel, DataParallel or `torch.compile` | `module.bert.`, `_orig_mod.bert.` | the same |
+    | a module of one's own around a pretrained model | `encoder.` | that model, without a head of its own |
+    | a bare encoder, a plain module | the empty text | itself |
+    """
+    path: list[str] = []
+    while True:
+        name, inner = _inner(model)
+        if inner is not None:
+            path, model = [*path, name], inner
+            continue
+        prefix = getattr(model, "base_model_prefix", "")
+        inner = getattr(model, prefix, None) if prefix else None
+        if isinstance(inner, nn.Module):
+            return ".".join([*path, prefix, ""]), inner
+        name, inner = _pretrained_child(model)
+        if inner is None:
+            return ".".join([*path, ""]) if path else "", model
+        path, model = [*path, name], inner
 
 
-def base_model_of(model: nn.Module) -> nn.Module:
-    """The encoder under a head: Hugging Face's `base_model`, through PEFT; the model itself where there is none."""
-    if hasattr(model, "get_base_model"):  # PEFT, whose own `base_model` is the adapter
-        model = model.get_base_model()
-    return getattr(model, "base_model", model)
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The model that PEFT's adapters are in; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _inner(model: nn.Module) -> tuple[str, nn.Module | None]:
+    """The model in a wrapper, and its name there; None for what is no wrapper."""
+    inner = unwrapped(model)
+    inner = without_adapters(model) if inner is model else inner
+    if inner is model:
+        return "", None
+    return next(name for name, module in model.named_modules() if module is inner), inner
+
+
+def _pretrained_child(model: nn.Module) -> tuple[str, nn.Module | None]:
+    """The pretrained model that a module of one's own is built around, and its name; None where there is none.
+
+    A Hugging Face model of two (an encoder and a decoder), or of nothing but one (T5's encoder), is itself the encoder.
+    """
+    children = [(name, child) for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
+    if isinstance(model, PreTrainedModel):
+        held = {id(parameter) for _, child in children for parameter in child.parameters()}
+        if len(children) != 1 or all(id(parameter) in held for parameter in model.parameters()):
+            return "", None
+    return next(iter(children), ("", None))
 
 
 def without_weights(config) -> nn.Module:

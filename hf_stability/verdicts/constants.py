@@ -16,12 +16,13 @@ from ..errors import InputError
 
 
 IGNORED_LABEL = -100
-"""Label of examples that count nowhere, as in torch's cross entropy."""
+"""Label of examples that do not count, as in torch's cross entropy."""
 
-_MAX_CONSTANTS = 100
+MOST_CONSTANTS = 100
+"""With more classes, only those among the labels are tried as constants."""
 
 SAME_SCORE = 1e-6
-"""Relative difference up to which two scores are the same: one may have been computed in float32."""
+"""Two scores with a smaller relative difference are the same: one may have been computed in float32."""
 
 
 def at_or_below(score: float, baseline: float, examples: int | None = None, smaller_is_better: bool = False) -> bool:
@@ -29,8 +30,8 @@ def at_or_below(score: float, baseline: float, examples: int | None = None, smal
 
     Args:
         score, baseline: the same metric's.
-        examples: n, where both are shares of n examples: they are compared as whole numbers of examples then.
-        smaller_is_better: as for an error; the score is no better then where it is at or above the baseline.
+        examples: n, where both are shares of n examples; they are then compared as whole numbers of examples.
+        smaller_is_better: as for an error; then a score is no better if it is at or above the baseline.
     """
     if examples and math.isfinite(score):
         score, baseline = round(score * examples), round(baseline * examples)
@@ -80,15 +81,15 @@ def majority_accuracy(labels: np.ndarray) -> np.ndarray:
 
 
 def r_squared(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Share of the labels' variance that is explained, against their own mean: `1 - SSE / SST`.
+    """Explained share of the labels' variance about their mean: `1 - SSE / SST`.
 
     Args:
         predictions: (..., n).
         labels: (..., n).
 
     Returns:
-        (...), at most 1; 0 for always answering the mean of the labels, below it for any other constant. 0 also if the
-        labels are all the same: no prediction is better than their mean then.
+        (...), at most 1; 0 for always answering the mean of the labels, less for any other constant. Also 0 if the labels
+        are all the same: no prediction is better than their mean.
     """
     predictions, labels = np.asarray(predictions, dtype=float), np.asarray(labels, dtype=float)
     if predictions.shape != labels.shape or labels.shape[-1:] in ((), (0,)):
@@ -110,8 +111,8 @@ def best_constant_score(
 
     `compute_metrics` is called once per constant (the caller keeps the result), with predictions shaped like the run's
     own: float logits (n, ..., K) become one-hot logits of the same shape and dtype; ints become the class id, in the
-    same shape; regression values become the mean label; of a tuple the first element is replaced, the others are
-    passed on. A score that is NaN (the correlation of a constant is undefined) counts as 0.
+    same shape; regression values become the mean label. In a tuple the first element is replaced and the others are
+    passed on. A NaN score (the correlation of a constant is undefined) counts as 0.
 
     Args:
         compute_metrics: takes a `transformers.EvalPrediction`, returns a dict of scores. Its exceptions pass through.
@@ -122,7 +123,7 @@ def best_constant_score(
         regression: whether predictions are values instead of classes.
 
     Returns:
-        `{"score": float, "constant": class id or mean label}`; of equal ones the lowest class id.
+        `{"score": float, "constant": class id or mean label}`; the lowest class id if several are equally good.
 
     Raises:
         InputError: `metric` is not among the scores, or the predictions are of no known shape.
@@ -147,7 +148,7 @@ def best_constant_score(
 def _constants(labels: np.ndarray, num_labels: int, regression: bool) -> list[float] | list[int]:
     if regression:
         return [float(np.mean(np.asarray(labels, dtype=float)))]
-    if num_labels > _MAX_CONSTANTS:
+    if num_labels > MOST_CONSTANTS:
         present = np.unique(int_labels(labels, num_labels))
         return present[present != IGNORED_LABEL].tolist()
     return list(range(num_labels))
@@ -175,12 +176,12 @@ def _pick_metric(scores: dict, metric: str) -> float:
 
 
 def defined(score: float) -> float:
-    """A correlation with a constant is NaN or, in other libraries, 0: take it for 0."""
+    """The correlation of a constant is NaN in some libraries and 0 in others: count NaN as 0."""
     return 0.0 if math.isnan(score) else float(score)
 
 
 def first_output(predictions: Any) -> np.ndarray:
-    """Models may return more than logits (hidden states, ...): the logits come first."""
+    """The logits: of a tuple (hidden states may follow) the first."""
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
 
 
@@ -203,7 +204,7 @@ def int_labels(labels: np.ndarray, num_labels: int | None = None) -> np.ndarray:
 
 
 def class_counts(labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """(..., n) ints to (..., K) counts."""
+    """How many labels each class has: (..., n) ints to (..., K) counts; `IGNORED_LABEL` does not count."""
     flat = labels.reshape(-1, labels.shape[-1])
     counts = [np.bincount(row[(row >= 0) & (row < num_labels)], minlength=num_labels) for row in flat]
     return np.stack(counts).reshape(*labels.shape[:-1], num_labels)

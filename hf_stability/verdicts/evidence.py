@@ -115,8 +115,7 @@ def nonfinite_evidence(
     weights_finite: bool | None,
     outputs_finite: bool | None,
 ) -> dict[str, Any]:
-    """What held NaN or Inf; `nonfinite` is there only for a run that diverged, as [`judge`][hf_stability.verdicts.verdict.judge]
-    defines it.
+    """What held NaN or Inf; `nonfinite` only for a run that diverged, see [`judge`][hf_stability.verdicts.verdict.judge].
 
     Args:
         steps: (T,), update steps.
@@ -330,7 +329,8 @@ def explains_variance(evidence: dict[str, Any]) -> bool:
 def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
     """The headline score beside its baseline: `better`, `same` or `worse`.
 
-    Counted in whole examples where the verdict rests on a reported accuracy; see [`at_or_below`].
+    Counted in whole examples where the verdict rests on a reported accuracy; see
+    [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
     """
     score, baseline, smaller = evidence["score"], evidence["baseline"], evidence.get("smaller_is_better", False)
     examples = evidence.get("examples") if basis == "baseline" else None
@@ -342,17 +342,3 @@ def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
 def loss_above_constant(evidence: dict[str, Any]) -> bool:
     """Whether the train loss ended clearly above the best constant's: by more than a tenth."""
     return bool(evidence["train_loss"] > 1.1 * evidence["constant_loss"])
-
-
-# ---- as JSON --------------------------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Numpy to plain Python; NaN and Inf, which JSON lacks, to None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

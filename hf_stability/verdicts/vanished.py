@@ -26,23 +26,22 @@ def vanished_mask(
     drop_to: float = 0.1,
     heal: float = 2.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """In which windows of training which layers' gradients are as good as gone.
+    """Which layers' gradients have vanished in which windows of training.
 
-    Training is cut into windows, one boundary at the end of warmup; a window's norm is the median of its recorded
-    norms, NaN and Inf left out. A layer vanishes in a window after warmup if its norm is below BOTH
+    Training is cut into windows, with a boundary at the end of warmup. A window's norm is the median of its recorded norms
+    without NaN and Inf. A layer vanishes in a window after warmup if its norm is below BOTH
     `ratio_below` x the top layer's norm in that window and
     `drop_to` x its own highest window so far, warmup included;
     it stays so until it is above `heal` times either bound. Only ratios enter: scaling all norms changes nothing.
 
     Where the bounds come from (12 layers, 188 steps, medians of 11 failed and 13 successful runs without bias
     correction): in failed runs layer 1 falls from .27 in the first 6% of training to .0054 at 30-40% (to .02 of its
-    own level), then .005 of the classifier's 1.11; in successful runs it stands at .48 there, half of the
-    classifier's.
+    own level), which is .005 of the classifier's 1.11; in successful runs it is at .48 there, half of the classifier's.
 
     Args:
         steps: (T,), ascending update steps, from 1.
         layer_norms: (..., T, L), gradient norms, each layer's before clipping.
-        top: index of the layer that the others are held against.
+        top: index of the layer with which the others are compared.
         warmup_steps: update steps of warmup; windows in it are never vanished.
         total_steps: update steps of the whole training.
         window: length of a window as a fraction of `total_steps`; at least 5 steps.
@@ -97,23 +96,23 @@ def vanished_gradients(
 ) -> dict[str, Any] | None:
     """Which layers' gradients vanished, since when, and whether they came back.
 
-    This describes a finished run in hindsight and is correlational evidence: a run whose lower layers get no gradient
-    does not learn, but nothing here says which came first. It is no early warning. See `vanished_mask` for the rule.
+    This describes a finished run and is correlational evidence: a run does not learn while its lower layers get no gradient,
+    but nothing here says which came first. It is no early warning. See `vanished_mask` for the rule.
 
     Args:
         steps: (T,), ascending update steps, from 1.
         layer_norms: (T, L), gradient norms; NaN and Inf are left out.
-        layers: L names from the bottom up (`embeddings`, `layer_00`, ..., `pooler`, `classifier`). The top that the
-            others are held against is `classifier`, or the last one if there is none of this name.
-        warmup_steps: update steps of warmup, not a fraction; nothing is said about them. Successful runs have small
-            gradients until shortly after warmup, too, hence `lasting`.
+        layers: L names from the bottom up (`embeddings`, `layer_00`, ..., `pooler`, `classifier`). The others are compared
+            with `classifier`, or with the last one if none has this name.
+        warmup_steps: update steps of warmup, not a fraction; no layer counts as vanished in them. Successful runs too have
+            small gradients until shortly after warmup, hence `lasting`.
         total_steps: update steps of the whole training.
         lasting: a layer counts only if it stays vanished for this fraction of `total_steps`.
         bounds: keywords of `vanished_mask`.
 
     Returns:
         None if no layer vanished, else a dict of plain values: `lasting` (bool: to the end); `layers` (names, bottom
-        up: those that did not come back, or, if all did, all that had vanished); `since` (step by layer);
+        up: those that did not come back; if all did, all that had vanished); `since` (step by layer);
         `first_step` and `last_step` (the range of these); `healed_step` (int, by when all were back; None if lasting).
     """
     steps, norms = check_norms(steps, layer_norms, layers)
@@ -157,6 +156,11 @@ def _last_long_span(
 
 
 def check_norms(steps: np.ndarray, layer_norms: np.ndarray, layers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps `(T,)` and gradient norms `(T, L)` as arrays.
+
+    Raises:
+        InputError: their shapes do not fit each other and the L names, or the steps do not ascend.
+    """
     steps, norms = np.asarray(steps), np.asarray(layer_norms, dtype=float)
     if steps.ndim != 1 or norms.shape != (len(steps), len(layers)):
         raise InputError(

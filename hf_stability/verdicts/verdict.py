@@ -1,17 +1,18 @@
-"""Verdicts on a finished run: did it fail, did it diverge, and what speaks for it.
+"""Verdicts on a finished run: did it fail, did it diverge, and what is the evidence?
 
-Everything here is a pure function of numbers that were recorded elsewhere. The definition is the one of Mosbach,
-Andriushchenko & Klakow (ICLR 2021, arXiv 2006.04884): a run has FAILED if its accuracy on the development set at the
-end of training is at or below that of the best constant predictor (the majority classifier). It is on accuracy also
-where the headline metric is F1 or Matthews correlation: on MRPC an accuracy of .78 beats the majority's .684 while its
-F1 can lie below always-positive's .812. For regression the same rule reads R2 <= 0: no better than always answering
-the mean. One exception, for unbalanced classes: where the accuracy only equals the majority class's, within sampling
-noise, and the headline F1 or Matthews correlation is clearly above its own baseline, the run is `ok`; the evidence keeps
-what the paper's rule says.
+Everything here is a pure function of numbers that were recorded elsewhere. The definition is that of Mosbach,
+Andriushchenko & Klakow (ICLR 2021, arXiv 2006.04884): a run has FAILED if its accuracy on the development set at the end
+of training is at or below that of the best constant predictor (the majority classifier).
+
+- The rule is on accuracy even where the headline metric is F1 or Matthews correlation. On MRPC an accuracy of 0.78 beats
+  the majority's 0.684, while its F1 can be below always-positive's 0.812.
+- For regression the same rule reads R2 <= 0: no better than always answering the mean.
+- One exception, for unbalanced classes. A run is `ok` if its accuracy equals the majority class's, within sampling noise,
+  and its headline F1 or Matthews correlation is clearly above its own baseline. The evidence keeps what the paper's rule
+  says.
 
 A verdict rests on an evaluation, or it is `unknown`: a run that was not evaluated is neither `ok` nor `failed`. Everything
-else (one predicted class, sampling noise, vanished gradients, where the train loss ended) is evidence on the verdict and
-never decides it.
+else is evidence and never decides: one predicted class, sampling noise, vanished gradients, where the train loss ended.
 
 Shapes: `n` eval examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example
 seeds.
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..utils.files import finite, plain
 from .constants import first_output
 from .evidence import (
     accuracy_evidence,
@@ -39,7 +41,6 @@ from .evidence import (
     labels_of_one_class,
     loss_evidence,
     nonfinite_evidence,
-    plain,
     regression_evidence,
     train_class_evidence,
 )
@@ -50,17 +51,17 @@ from .vanished import check_norms, vanished_gradients
 SCHEMA = "hf_stability.verdict/1"
 
 STATUSES = ("ok", "failed", "diverged", "unknown", "stopped", "stopped early", "crashed", "waiting")
-"""The words of a verdict. `judge` gives the first four; the others belong to who stopped or lost the run: its alarm, or a
-policy that finishes others, or that cannot choose yet."""
+"""The statuses. `judge` gives the first four. The others come from what stopped or lost the run: its alarm, a crash, or a
+policy that finishes other runs or cannot choose yet."""
 
 CENSORED = ("stopped", "stopped early")
-"""Runs that were ended before their time: nobody knows how they would have ended."""
+"""Runs that were ended early: nobody knows how they would have ended."""
 
 NO_FINAL = (*CENSORED, "unknown")
-"""Verdicts that say neither that a run failed nor that it did not."""
+"""Statuses that leave open whether a run failed."""
 
 BASES = ("eval_accuracy", "eval_r2", "baseline", "training_only")
-"""The bases of a verdict, the firmest first; with the last one it is `unknown`, or `diverged`."""
+"""The bases of a verdict, the firmest first; on the last one a run is `unknown` or `diverged`."""
 
 
 @dataclass(frozen=True)
@@ -141,44 +142,47 @@ def judge(
 ) -> Verdict:
     """The verdict on a finished run, from whatever of it was recorded.
 
-    `diverged`, before all else: a train loss (where the gradient norms of its step are not finite either, or not known),
-    the eval outputs or the weights held NaN or Inf, or the gradient norms were NaN or Inf at the end. A loss that is not
-    finite beside finite gradients is no divergence: a batch without labels has such a loss. Outputs of -Inf are none
-    either where the example has a finite one: that class is masked. A norm that overflows while the loss is finite, with
-    finite norms later, is no divergence: fp16's loss scaler skips such a step and halves its scale (several in a row as
-    training begins). Only if the very last recorded norm alone overflowed do finite eval outputs or weights clear it. A
-    layer without a single finite norm beside others that have some is taken for frozen.
+    `diverged` comes before all else. It takes NaN or Inf in one of these:
+    - a train loss, if the gradient norms of its step are not finite either, or unknown. A loss alone is no divergence: a
+      batch without labels has such a loss.
+    - the eval outputs. An output of -Inf beside a finite one of the same example does not count: it is a masked class.
+    - the weights.
+    - the gradient norms at the end. A norm that overflows while the loss is finite, with finite norms later, does not
+      count: the loss scaler of fp16 skips such a step and halves its scale (several in a row as training begins). If only
+      the very last recorded norm overflowed, finite eval outputs or weights clear it. A layer without a single finite norm,
+      beside others that have some, counts as frozen.
 
-    `failed`, by the first basis that there is:
-    `eval_accuracy`: accuracy of the eval predictions <= the best constant's (counted in examples, no rounding), and the
-    headline metric does not clear the run (`headline_lead`);
-    `eval_r2`: for regression R2 <= 0;
-    `baseline`: `score` no better than `baseline`, both in the headline metric, NaN for 0; see [`at_or_below`].
+    `failed` is decided by the first basis that there is:
+    - `eval_accuracy`: accuracy of the eval predictions <= the best constant's (counted in examples, no rounding), and the
+      headline metric does not clear the run (`headline_lead`).
+    - `eval_r2`: for regression, R2 <= 0.
+    - `baseline`: `score` is no better than `baseline`, both in the headline metric, NaN for 0; see
+      [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
 
-    `unknown`: there is no basis but the training (`training_only`), or all eval labels are of one class, where every
+    `unknown`: there is no basis but the training (`training_only`), or all eval labels are of one class, so that every
     right answer is the majority class's too. The sentence says what training looked like.
 
-    Evidence: the exact McNemar test against the constant (an `ok` may be within sampling noise, p >= `alpha`; of
-    several best constants the one with the greatest p); one predicted class; failed optimisation against failed
-    generalisation; vanished gradients. There is no gradient evidence for a run that has fitted its data (its gradients
-    vanish for the good reason), in warmup, or while warmup is unknown; and none for an `ok` run whose fit is unknown.
+    Evidence beside these: the exact McNemar test against the constant (an `ok` may be within sampling noise, p >= `alpha`;
+    of several best constants the one with the greatest p counts); one predicted class; failed optimisation against failed
+    generalisation; vanished gradients. Gradients do not count for a run that has fitted its data (they vanish for the good
+    reason), in warmup, or while warmup is unknown, nor for an `ok` run if its fit is unknown.
 
     Args:
         eval_labels: (n,), class ids (`IGNORED_LABEL` does not count) or values.
-        eval_predictions: the run's last outputs on them: logits (n, K), class ids (n,), values (n,) or (n, 1); of a
-            tuple the first counts.
-        num_labels: K; by default what the highest class seen gives.
+        eval_predictions: the run's last outputs on them: logits (n, K), class ids (n,), values (n,) or (n, 1). A tuple
+            counts by its first element.
+        num_labels: K; default: the highest class seen, plus 1.
         regression: whether labels are values.
-        eval_constant: (n,), the best constant predictor's answers, where it is not one class for all examples: several
-            labels an example have a majority each.
+        eval_constant: (n,), the best constant predictor's answers, where it is not one class for all examples. With several
+            labels per example each label has its own majority.
         score, baseline, metric: the headline metric's last value, the best constant's, and its name.
         smaller_is_better: whether a smaller score is a better one.
         examples: n, where `score` and `baseline` are shares of n examples and there are no predictions.
-        headline_lead: of an F1 or Matthews correlation: `metric`, `score`, `baseline`, and `low`, `high`, the 95% interval
+        headline_lead: for an F1 or Matthews correlation: `metric`, `score`, `baseline`, and `low`, `high`, the 95% interval
             of their difference over the examples.
         steps: (T,), update steps of `losses` and `layer_norms`; default 1..T.
-        losses: (T,), each update step's own train loss, raw: not what the Trainer logs, which is averaged and where
-            `logging_nan_inf_filter` hides NaN and Inf.
+        losses: (T,), the raw train loss of each update step. The Trainer's log is no substitute: it is averaged, and
+            `logging_nan_inf_filter` hides NaN and Inf in it.
         layer_norms, layers: (T, L) gradient norms and the L names, as in `vanished_gradients`.
         warmup_steps, total_steps: update steps; `total_steps` defaults to the last of `steps`.
         train_label_counts: (K,), classes of the train labels. Their entropy is the loss of the best constant.
@@ -187,12 +191,12 @@ def judge(
             train labels for a regression by mean squared error.
         weights_finite: whether all weights were finite at the end.
         label_names: K names for the sentence.
-        half_precision: a sentence on weights in half precision, which stands first; empty for none.
+        half_precision: a sentence on weights in half precision, put first; empty for none.
         alpha: level of the test.
         one_class_at: share of one class from which on a run predicts one class.
-        stuck_at, learned_at, fitted_at: fractions of the best constant's loss; the mean train loss of the last 10% of
-            the recorded steps at or above the first is failed optimisation; a failed run below the second is failed
-            generalisation; a run below the third has fitted its data.
+        stuck_at, learned_at, fitted_at: fractions of the best constant's loss, for the mean train loss of the last 10% of
+            the recorded steps. At or above the first: failed optimisation. A failed run below the second: failed
+            generalisation. Below the third: the run has fitted its data.
 
     Returns:
         the verdict; its evidence holds, where known, `examples`, `accuracy`, `constant_accuracy`, `constant_class`,
@@ -254,15 +258,15 @@ def judge(
         evidence["failure"] = "failed generalisation"
 
     sentence = verdict_sentence(status, basis, evidence, label_names, total_steps, regression)
-    return Verdict(status, sentence, plain(evidence), basis)
+    return Verdict(status, sentence, finite(plain(evidence)), basis)
 
 
 def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
     """[`judge`] on `S` runs, from arrays with a leading seed axis: the same as a loop over the seeds.
 
-    | keyword of `judge` | of each seed | the same for all |
+    | keyword of `judge` | one per seed | the same for all |
     | --- | --- | --- |
-    | `eval_predictions` | `(S, n, K)`, `(S, n)`, `(S, n, 1)`; of a tuple the first counts | |
+    | `eval_predictions` | `(S, n, K)`, `(S, n)`, `(S, n, 1)`; a tuple counts by its first element | |
     | `losses`, `layer_norms` | `(S, T)` and `(S, T, L)`, or a list of `S` where runs differ in length | |
     | `train_predicted_counts` | `(S, K)` | |
     | `score`, `weights_finite` | `(S,)` | |
@@ -295,7 +299,7 @@ def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
     return [judge(**given) for given in seeds]
 
 
-# Up to how many axes it is the same for all seeds; what only a run itself can have is of each seed always.
+# With at most so many axes a value is the same for all seeds; -1: always one per seed.
 _SHARED_AXES = {
     **dict.fromkeys(("eval_predictions", "losses", "layer_norms", "train_predicted_counts"), -1),
     **dict.fromkeys(("score", "weights_finite"), -1),
@@ -307,7 +311,7 @@ _SHARED_AXES = {
 def ended_early(verdict: Verdict, step: int, total_steps: int) -> Verdict:
     """The verdict of a run that a policy ended after `step` of `total_steps` update steps, because others looked better.
 
-    It is `stopped early` (censored). One that had diverged by then stays `diverged`: it would not have healed.
+    It is `stopped early` (censored). A run that had diverged by then stays `diverged`: it would not have healed.
     """
     if verdict.status == "diverged":
         return verdict
@@ -317,7 +321,7 @@ def ended_early(verdict: Verdict, step: int, total_steps: int) -> Verdict:
 def pruned(verdict: Verdict, step: int, total_steps: int) -> Verdict:
     """The verdict of a trial that a hyperparameter search ended after `step` of `total_steps` update steps.
 
-    It is `stopped` (censored). One that had diverged by then stays `diverged`.
+    It is `stopped` (censored). A trial that had diverged by then stays `diverged`.
     """
     if verdict.status == "diverged":
         return verdict
@@ -348,7 +352,7 @@ def _status(basis: str, evidence: dict) -> str:
 
 
 def _is_cleared(basis: str, evidence: dict, lead: Mapping[str, Any]) -> bool:
-    """Whether the headline metric is clearly above its baseline while the accuracy equals the majority class's, up to noise."""
+    """Whether the headline metric is clearly above its baseline, while the accuracy only equals the majority class's."""
     if basis != "eval_accuracy" or "accuracy" not in evidence or evidence["accuracy"] > evidence["constant_accuracy"]:
         return False
     equal = evidence["accuracy"] == evidence["constant_accuracy"] or evidence["within_noise"]

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import interval_coverage as benchmark
 from benchmarks.interval_coverage import CHOSEN, PAIRED, RESTARTS
-from hf_stability.study.report import variance_components
+from hf_stability.study.report import two_way_page
 from hf_stability.study.report.against_restarts import against_restarts, resample
 from hf_stability.study.report.restarts import expected_maximum, jackknife_standard_error
 from hf_stability.study.report.statistics import t_interval
@@ -114,7 +114,7 @@ def test_wilson_and_the_two_way_components_cover_what_the_package_says():
     for row in benchmark.read("others"):
         if row["interval"] == "variance component" and benchmark._is_strong(row["scores"]):
             strong[row["n"]].append(row["coverage"])
-    note = variance_components.COVERAGE_NOTE
+    note = two_way_page.COVERAGE_NOTE
     low_5, high_5, low_10, high_10 = map(float, re.findall(r"0\.\d\d", note))
     assert (low_5, high_5) == (round(min(strong[5]), 2), round(max(strong[5]), 2))
     assert (low_10, high_10) == (round(min(strong[10]), 2), round(max(strong[10]), 2))

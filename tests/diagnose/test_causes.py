@@ -8,7 +8,9 @@ import torch
 import transformers
 
 from hf_stability.diagnose import causes
-from hf_stability.diagnose.causes import CHECKS, LIKELIHOODS, Finding, run_checks
+from hf_stability.diagnose.causes import CHECKS, find, run_checks
+from hf_stability.diagnose.finding import LIKELIHOODS, Finding
+from hf_stability.diagnose.words import WORDS
 from hf_stability.errors import InputError
 from hf_stability.methods.adamw import effective_step_factor
 
@@ -449,7 +451,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_check_says_what_the_values_show(case):
     name, values, likelihood, text = CASES[case]
-    finding = CHECKS[name][0](**values)
+    finding = find(name, values)
     assert (finding.name, finding.likelihood) == (name, likelihood), finding
     assert text in finding.sentence, finding.sentence
     assert bool(finding.remedy) == (likelihood != "unlikely")  # who has nothing to mend gets no advice
@@ -461,9 +463,18 @@ def test_every_check_is_tried_both_ways():
     assert all(found == {True, False} for found in seen.values()), seen
 
 
+def test_every_sentence_is_tried():
+    assert list(WORDS) == list(CHECKS)
+    told = {name: set() for name in CHECKS}
+    for name, values, *_ in CASES.values():
+        told[name] |= {fault.kind for fault in CHECKS[name](**values).faults}
+    told["labels"].add("unreadable")  # tests/diagnose/test_inputs.py: found while the data are loaded
+    assert told == {name: set(words.faults) for name, words in WORDS.items()}
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_that_knows_nothing_says_nothing(name):
-    assert CHECKS[name][0]() is None
+    assert CHECKS[name]() is None
 
 
 @pytest.mark.parametrize(
@@ -479,15 +490,15 @@ def test_a_check_that_knows_nothing_says_nothing(name):
     ],
 )
 def test_a_check_does_not_look_where_there_is_nothing_to_see(name, values):
-    assert CHECKS[name][0](**values) is None
+    assert find(name, values) is None
 
 
 def test_the_remedy_for_a_rate_is_a_lower_one():
-    finding = CHECKS["learning rate"][0](**schedule(3e-4))
+    finding = find("learning rate", schedule(3e-4))
     assert finding.recipe == "--recipe mosbach2021 --learning_rate 2e-05"
-    finding = CHECKS["learning rate"][0](**{**schedule(3e-4, bias_correction=False), "hidden_size": 64})
+    finding = find("learning rate", {**schedule(3e-4, bias_correction=False), "hidden_size": 64})
     assert finding.recipe == "--recipe mosbach2021 --learning_rate 0.0001"  # a third, below the paper's scaled 3.2e-4
-    assert CHECKS["learning rate"][0](**schedule(1e-7)).recipe == "--learning_rate 2e-05"
+    assert find("learning rate", schedule(1e-7)).recipe == "--learning_rate 2e-05"
 
 
 def test_the_remedy_for_a_frozen_head_is_to_train_it():
@@ -497,25 +508,25 @@ def test_the_remedy_for_a_frozen_head_is_to_train_it():
         "bert.pooler.dense": "new",
         "x.embeddings": "kept",
     }
-    remedy = CHECKS["frozen weights"][0](**ADAPTERS, frozen_parts=parts).remedy
+    remedy = find("frozen weights", {**ADAPTERS, "frozen_parts": parts}).remedy
     assert "beside the adapters: modules_to_save=['classifier', 'pooler'] in PEFT's config" in remedy
-    remedy = CHECKS["frozen weights"][0](**ADAPTERS, frozen_parts={"no modules_to_save": "unknown"}).remedy
+    remedy = find("frozen weights", {**ADAPTERS, "frozen_parts": {"no modules_to_save": "unknown"}}).remedy
     assert "beside the adapters: modules_to_save in PEFT's config" in remedy
     without = {**ADAPTERS, "adapters": None}
-    assert "requires_grad" in CHECKS["frozen weights"][0](**without, frozen_parts=parts).remedy
+    assert "requires_grad" in find("frozen weights", {**without, "frozen_parts": parts}).remedy
 
 
 def test_no_recipe_is_for_the_rate_of_adapters():
-    finding = CHECKS["learning rate"][0](**schedule(6e-3), adapters="LORA")
+    finding = find("learning rate", {**schedule(6e-3), "adapters": "LORA"})
     assert finding.recipe == "" and finding.figures["reference"] == [2e-4, 5e-4] and "third" in finding.remedy
-    assert "Raise" in CHECKS["learning rate"][0](**schedule(1e-5), adapters="LORA").remedy
+    assert "Raise" in find("learning rate", {**schedule(1e-5), "adapters": "LORA"}).remedy
 
 
 def test_the_bounds_of_the_rate_are_where_the_demo_put_them():
     """By the demo's grid (benchmarks/demo_study): 0 of 10 runs failed at 2e-4, 4 at 2.5e-4, 9 at 3e-4, none at 1e-4."""
     ratios = {}
     for rate in (1e-4, 2e-4, 2.5e-4, 3e-4):
-        found = CHECKS["learning rate"][0](**schedule(rate, 189, 19, bias_correction=False), hidden_size=64)
+        found = find("learning rate", {**schedule(rate, 189, 19, bias_correction=False), "hidden_size": 64})
         ratios[rate] = (round(found.figures["ratio"], 1), found.likelihood)
     assert ratios == {1e-4: (2.0, "possible"), 2e-4: (3.9, "possible"), 2.5e-4: (4.9, "likely"), 3e-4: (5.9, "likely")}
 
@@ -540,7 +551,7 @@ def test_findings_come_in_order_of_likelihood_and_what_is_missing_is_said():
 
 
 def test_every_value_stands_in_the_table():
-    for check, _ in CHECKS.values():
+    for check in CHECKS.values():
         for name in inspect.signature(check).parameters:
             assert f"`{name}`" in causes.__doc__, name
 

@@ -66,7 +66,7 @@ def test_labels_that_contradict_each_other_are_caught():
 
 def test_a_rate_that_is_too_large_is_followed_by_a_third_from_the_same_weights(monkeypatch):
     tried = []
-    from hf_stability.diagnose.report import memorize as module
+    from hf_stability.diagnose import memorize as module
 
     original = module._fit
 
@@ -83,7 +83,7 @@ def test_a_rate_that_is_too_large_is_followed_by_a_third_from_the_same_weights(m
 
 
 def test_what_the_second_rate_learned_counts_after_a_nan(monkeypatch):
-    from hf_stability.diagnose.report import memorize as module
+    from hf_stability.diagnose import memorize as module
 
     def tried(score, learned):
         return {"learned": learned, "score": score, "steps": 8, "rate": 1e-3, "loss": 0.1, "regression": True}

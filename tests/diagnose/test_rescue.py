@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from hf_stability import StableTrainer, StableTrainingArguments
-from hf_stability.cli import commands as cli
-from hf_stability.diagnose.rescue import conclusion, planned_steps, rescue_jobs
+from hf_stability import StableTrainingArguments, cli
+from hf_stability.diagnose.rescue import conclusion, rescue_jobs
 from hf_stability.errors import InputError
 from hf_stability.study.job import Job
 from hf_stability.study.records import RunRecord
@@ -116,25 +115,6 @@ def test_the_trainers_own_rate_is_what_a_third_is_taken_of():
 def test_what_cannot_be_rescued_is_refused(planned, more, message):
     with pytest.raises(InputError, match=message):
         rescue_jobs(planned, 100, BERT, **more)
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        {"num_train_epochs": 2.0},
-        {"num_train_epochs": 1.5, "per_device_train_batch_size": 4},
-        {"num_train_epochs": 2.0, "gradient_accumulation_steps": 3},
-        {"num_train_epochs": 1.0, "gradient_accumulation_steps": 16},
-        {"num_train_epochs": 2.0, "total_train_batch_size": 12, "gradient_accumulation_steps": 2},
-        {"num_train_epochs": 2.0, "dataloader_drop_last": True},
-        {"num_train_epochs": 2.0, "max_steps": 3},
-    ],
-)
-def test_update_steps_are_counted_as_the_trainer_counts_them(tmp_path, args):
-    trainer = toy.train(
-        StableTrainer, StableTrainingArguments(str(tmp_path), **toy.QUIET, **args), train_dataset=toy.data(50)
-    )
-    assert planned_steps(args, 50) == trainer.state.max_steps
 
 
 # ---- the last paragraph ---------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_stability.diagnostics.evaluation import Evaluation, answers_of, labels_of, named_output, slim
+from hf_stability.diagnostics.evaluation import Evaluation, answers_of, labels_of, slim
+from hf_stability.diagnostics.named_output import named_output
 
 
 RNG = np.random.default_rng(0)

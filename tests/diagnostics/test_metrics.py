@@ -7,11 +7,12 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from hf_stability.diagnostics.metrics import (
     accuracy,
     classification_scorer,
-    clearly_above_constant,
     confusion,
     constant_score,
     f1,
     family,
+    lead_interval,
+    lead_over_constant,
     matthews,
     smaller_is_better,
 )
@@ -106,8 +107,15 @@ def test_the_lead_over_the_constant_is_a_paired_bootstrap():
     labels = np.repeat([0, 1], [93, 7])
     predicted = labels.copy()
     predicted[:7] = 1
-    scorer = classification_scorer("f1", labels, predicted, 2, f1_score(labels, predicted))
-    low, high = clearly_above_constant(scorer, labels, predicted, 2)
+    score = f1_score(labels, predicted)
+    lead = lead_over_constant("f1", labels, predicted, 2, score)
+    low, high = lead["low"], lead["high"]
+    assert lead == {
+        "score": score,
+        "baseline": pytest.approx(f1_score(labels, np.ones(100))),
+        "low": low,
+        "high": high,
+    }
     rng, leads = np.random.default_rng(1), []
     for _ in range(2000):  # slow and obvious
         i = rng.integers(0, 100, 100)
@@ -117,4 +125,24 @@ def test_the_lead_over_the_constant_is_a_paired_bootstrap():
     np.testing.assert_allclose([low, high], np.quantile(leads, [0.025, 0.975]), atol=0.03)
     assert low > 0
     always = np.ones(100, int)
-    assert clearly_above_constant(scorer, labels, always, 2) == (0.0, 0.0)
+    scorer = classification_scorer("f1", labels, predicted, 2, score)
+    assert lead_interval(scorer, labels, always, 2, constant=1) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "f1_weighted", "matthews"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_lead_is_over_the_best_of_all_constants(metric, seed):
+    labels, predicted = drawn(seed)
+    scorer = classification_scorer(metric, labels, predicted, 3, None)
+    score = float(scorer(confusion(labels, predicted, 3)))
+    lead = lead_over_constant(metric, labels, predicted, 3, score)
+    constants = [float(scorer(confusion(labels, np.full(len(labels), k), 3))) for k in range(3)]
+    assert lead["baseline"] == pytest.approx(max(constants))
+    interval = lead_interval(scorer, labels, predicted, 3, int(np.argmax(constants)))
+    assert (lead["low"], lead["high"]) == interval
+
+
+def test_a_metric_that_is_not_known_has_no_lead():
+    labels, predicted = drawn(0)
+    assert lead_over_constant("rouge1", labels, predicted, 3, 0.5) is None
+    assert lead_over_constant("f1", labels, predicted, 3, 0.001) is None  # none of the F1s is this

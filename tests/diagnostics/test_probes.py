@@ -430,6 +430,25 @@ def test_a_step_that_is_skipped_does_not_count():
     assert found == pytest.approx(slow, rel=1e-5, nan_ok=True)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.98), (0.0, 0.9999)])
+def test_on_the_host_it_is_the_methods_own_number(betas):
+    model = make_model()
+    optimizer = AdamW(model.parameters(), lr=1e-3, betas=betas)
+    rows = run(model, "step_factor", steps=4, sizes=(2,), optimizer=optimizer)
+    own = [torch.tensor(effective_step_factor(t, *betas), dtype=torch.float32).item() for t in range(1, 5)]
+    assert [row["step_factor"] for row in rows] == own
+
+
+def test_a_counter_at_zero_has_no_factor():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    optimizer.state[weight] = {"step": torch.tensor(0.0)}  # a fused kernel under fp16 scaling takes a step back
+    probe = PROBES["step_factor"]()
+    probe.start(make_model(), {})
+    probe.before_step(optimizer, torch.tensor(1.0), True, 1)
+    assert probe.after_step().isnan().all()
+
+
 def test_the_papers_factors():
     steps = torch.tensor([1.0, 10.0, 100.0, 156.0, 468.0, 1000.0])
     paper = [0.3162, 0.1532, 0.3086, 0.3801, 0.6115, 0.7952]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from hf_stability.errors import InputError
-from hf_stability.methods.child_tuning import ChildTuning, child_masks, fisher_information, mask_gradients
+from hf_stability.methods.child_tuning import ChildTuning, child_masks, fisher_information
 from tests import toy
 
 
@@ -17,7 +17,7 @@ def with_gradients(*shapes):
 
 def masked(seed, steps_done, share=0.3):
     parameters = with_gradients((200, 100), (50,))
-    mask_gradients(parameters, share, seed, steps_done)
+    ChildTuning(parameters, share, seed, steps_done=steps_done).mask_gradients()
     return torch.cat([p.grad.flatten() for p in parameters])
 
 
@@ -41,19 +41,18 @@ def test_f_draws_by_seed_and_step_alone_and_leaves_the_global_stream_alone():
 
 def test_all_of_the_weights_is_no_child():
     parameters = with_gradients((3,))
-    mask_gradients(parameters, 1.0, 0, 0)
+    ChildTuning(parameters, 1.0).mask_gradients()
     assert torch.equal(parameters[0].grad, torch.ones(3))
 
 
 def test_it_is_part_of_the_optimizers_step():
     parameters = with_gradients((40, 40))
     optimizer = torch.optim.SGD(parameters, lr=1.0)
-    child = ChildTuning(child_tuning="F", child_tuning_share=0.5)
-    child.choose(parameters, seed=3)
+    child = ChildTuning(parameters, 0.5, seed=3)
     handle = child.attach(optimizer, lambda: 7)
     optimizer.step()
     expected = with_gradients((40, 40))
-    mask_gradients(expected, 0.5, 3, steps_done=7)
+    ChildTuning(expected, 0.5, seed=3, steps_done=7).mask_gradients()
     assert torch.equal(parameters[0].detach(), -expected[0].grad)
     handle.remove()
 
@@ -96,14 +95,15 @@ def test_d_keeps_the_largest_of_all_tensors_together(share):
 def test_d_masks_the_same_every_step_and_does_not_scale():
     parameters = with_gradients((4,))
     mask = torch.tensor([True, False, True, False])
-    for steps_done in range(2):
-        mask_gradients(parameters, 0.5, 0, steps_done, [mask])
+    child = ChildTuning(parameters, 0.5, masks=[mask])
+    for _ in range(2):
+        child.mask_gradients()
     assert parameters[0].grad.tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
 def test_what_cannot_be_is_refused():
     for share in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="--child_tuning_share"):
-            ChildTuning(child_tuning="F", child_tuning_share=share).check_values()
+            ChildTuning(with_gradients((2,)), share)
     with pytest.raises(InputError, match="no parameter to mask"):
-        ChildTuning(child_tuning="F").choose([], 1)
+        ChildTuning([], 0.5)

@@ -3,15 +3,8 @@ import torch
 from torch import nn
 
 from hf_stability.errors import InputError
-from hf_stability.methods.prior_decay import PriorDecay, l2_sp_penalty, pretrained_parameters
+from hf_stability.methods.prior_decay import PriorDecay, pretrained_parameters
 from tests import toy
-
-
-def decay(parameters, strength, form="l2_sp"):
-    """The method, with the parameters' values now for the pretrained ones."""
-    prior = PriorDecay(prior_decay=strength, prior_decay_form=form)
-    prior.remember(parameters)
-    return prior
 
 
 def moved(parameters):
@@ -26,31 +19,31 @@ def moved(parameters):
 
 def test_the_gradient_added_is_that_of_the_term_in_the_loss():
     parameters = [nn.Parameter(torch.rand(3, 4)), nn.Parameter(torch.rand(5))]
-    prior = decay(parameters, 0.3)
+    prior = PriorDecay(parameters, 0.3)
     start = moved(parameters)
     exact = [p.detach().double().requires_grad_() for p in parameters]
     penalty = 0.3 / 2 * sum((w - u).square().sum() for w, u in zip(exact, start, strict=True))
     gradients = torch.autograd.grad(penalty, exact)
     expected = [p.grad.double() + g for p, g in zip(parameters, gradients, strict=True)]
-    assert float(l2_sp_penalty(parameters, prior.here(), 0.3)) == pytest.approx(float(penalty.detach()), rel=1e-6)
-    prior.add_gradients()
+    assert float(prior.penalty()) == pytest.approx(float(penalty.detach()), rel=1e-6)
+    prior.add_gradient()
     for p, g in zip(parameters, expected, strict=True):
         torch.testing.assert_close(p.grad.double(), g, rtol=1e-6, atol=1e-6)
 
 
 def test_a_parameter_without_gradient_gets_none():
     parameters = [nn.Parameter(torch.rand(2)), nn.Parameter(torch.rand(2))]
-    prior = decay(parameters, 1.0)
+    prior = PriorDecay(parameters, 1.0)
     parameters[0].grad = torch.zeros(2)
     parameters[0].data.add_(1.0)
-    prior.add_gradients()
+    prior.add_gradient()
     torch.testing.assert_close(parameters[0].grad, torch.ones(2))
     assert parameters[1].grad is None
 
 
 def test_the_decoupled_step_has_each_groups_rate_and_comes_before_the_optimizers():
     first, second = nn.Parameter(torch.rand(3)), nn.Parameter(torch.rand(2, 2))
-    prior = decay([first, second], 0.5, "decoupled")
+    prior = PriorDecay([first, second], 0.5)
     start = moved([first, second])
     before = [first.detach().double().clone(), second.detach().double().clone()]
     grads = [first.grad.double(), second.grad.double()]
@@ -85,19 +78,15 @@ def test_frozen_parameters_and_names_that_are_not_asked_for_are_left_out():
     )
 
 
-@pytest.mark.parametrize("form", ["l2_sp", "decoupled"])
-def test_0_does_nothing(form):
+def test_0_does_nothing_and_what_cannot_be_is_refused():
     parameter = nn.Parameter(torch.rand(3))
-    prior = decay([parameter], 0.0, form)
+    prior = PriorDecay([parameter], 0.0)
     moved([parameter])
     weight, gradient = parameter.detach().clone(), parameter.grad.clone()
-    prior.add_gradients()
-    prior.before_step(torch.optim.SGD([parameter], lr=1.0), 0)
-    assert not prior.is_on and torch.equal(parameter, weight) and torch.equal(parameter.grad, gradient)
-
-
-def test_what_cannot_be_is_refused():
+    prior.add_gradient()
+    prior.step(torch.optim.SGD([parameter], lr=1.0))
+    assert torch.equal(parameter, weight) and torch.equal(parameter.grad, gradient)
     with pytest.raises(InputError, match="--prior_decay -1.0"):
-        PriorDecay(prior_decay=-1.0).check_values()
+        PriorDecay([parameter], -1.0)
     with pytest.raises(InputError, match="no pretrained parameter"):
-        decay([], 1.0)
+        PriorDecay([], 1.0)

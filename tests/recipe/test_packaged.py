@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+from hf_stability.methods import argument_names
 from hf_stability.recipe import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
 from hf_stability.recipe.resolve import resolve, resolve_model_config, resolve_stage
 from hf_stability.tasks.presets import PRESETS, task_preset
-from hf_stability.training_args import METHOD_ARGS, StableTrainingArguments
+from hf_stability.training_args import StableTrainingArguments
 from tests import toy
 from tests.recipe.files import found
 
@@ -39,6 +40,23 @@ def test_every_recipe_says_in_one_line_what_it_is(name):
     sentence = describe_recipe(name)
     assert re.fullmatch(r"[A-Z].{20,90}\.", sentence)
     assert "et al" not in sentence and "arXiv" not in sentence  # the paper comes after it
+
+
+def test_the_recipe_files_that_the_page_shows_are_recipes(tmp_path, monkeypatch):
+    blocks = re.findall(r"```yaml\n(.*?)```", (recipe_dir() / "README.md").read_text(), re.S)
+    (tmp_path / "my_methods.py").write_text(
+        "from dataclasses import make_dataclass\nfrom hf_stability.methods import Method\n"
+        "class Noise(Method):\n    Arguments = make_dataclass('Arguments', [('noise', float, 0.0)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks) >= 5
+    for block in blocks:
+        name, command = re.match(r"# (\S+\.yaml): --recipe (.*)", block).groups()
+        (tmp_path / name).write_text(block)
+        assert all(load_recipes(asked) for asked in command.split())
+    assert {"roberta": 0, None: 0} == {
+        kind: resolve(load_recipe("mine.yaml"), kind)["weight_decay"].value for kind in ("roberta", None)
+    }
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -88,7 +106,7 @@ def test_every_method_can_be_added_to_every_whole_recipe(base, add_on, tmp_path)
         default = StableTrainingArguments(**values)
         for key in ("bias_correction", "lr_bias_correction", "num_train_epochs", "learning_rate", "adam_beta2"):
             assert getattr(args, key) == getattr(base_alone, key)
-        for key in (*METHOD_ARGS, "max_grad_norm"):
+        for key in (*argument_names(), "max_grad_norm"):
             set_by_method = getattr(alone, key) != getattr(default, key)
             assert getattr(args, key) == getattr(alone if set_by_method else base_alone, key)
 

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from hf_stability.errors import InputError
 from hf_stability.recipe.arguments import argument_types
-from hf_stability.study.job import (
-    ALARM_ARGS,
-    IGNORED_ARGS,
-    IGNORED_FIELDS,
-    Job,
-    check_jobs,
-    differences,
-    encoder_folder,
-    run_folder,
-)
+from hf_stability.study.folder import encoder_folder, run_folder
+from hf_stability.study.job import ALARM_ARGS, IGNORED_ARGS, IGNORED_FIELDS, Job, check_jobs, differences
 
 
 JOB = Job(

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord, read_run
-from hf_stability.study.run import finite
-from hf_stability.utils.files import write_json
+from hf_stability.utils.files import finite, write_json
 
 
 RUN = RunRecord("0123456789abcdef", "mosbach2021", 7, "rte", "ok", "accuracy", last=0.71, best=0.72, steps=100)

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
-from hf_stability.study.job import Job, encoder_folder, run_folder
+from hf_stability.study.folder import encoder_folder, run_folder
+from hf_stability.study.job import Job
 from hf_stability.study.records import read_run
 from hf_stability.study.run import make_trainer, run_job, training_arguments
 from hf_stability.study.study import StageFailed, run_jobs
@@ -75,7 +76,9 @@ def study(finished, tmp_path, monkeypatch):
 @pytest.fixture
 def command(study, arguments, monkeypatch, capsys):
     """A function of recipes and more arguments that runs the command on the copy: exit code, stdout, stderr."""
-    monkeypatch.setattr(cli, "show_study", lambda folder: None)  # figures take longer than all the rest
+    monkeypatch.setattr(
+        "hf_stability.study.api.draw_study", lambda folder: ([], "")
+    )  # figures take longer than all the rest
 
     def run(recipes: str, *more: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -211,7 +214,7 @@ def test_killed_in_a_stage_the_same_command_goes_on_to_the_same_bytes(command, s
         raise Killed
 
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr(run_module, "_write_results", killed)
+        patch.setattr(run_module, "write_results", killed)
         command("base.yaml+two.yaml")
     assert (study / "stages" / second / "encoder").is_dir() and read_run(study / "stages" / second) is None
     assert not (study / "runs" / "base+two").exists()

@@ -15,16 +15,19 @@ from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
 from hf_stability.callback import StabilityCallback
-from hf_stability.cli.commands import _end
+from hf_stability.cli.run import tell
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study import study as study_module
+from hf_stability.study.api import StudyResult, draw_study
+from hf_stability.study.checkpoints import newest_whole_checkpoint
 from hf_stability.study.executors import Event, execute_in_process
+from hf_stability.study.folder import check_folder, prune_models, read_runs
 from hf_stability.study.records import RunRecord, read_run
-from hf_stability.study.run import AUDIT_STREAM, audits, newest_whole_checkpoint, run_job
-from hf_stability.study.study import check_folder, prune_models, read_runs, run_jobs
+from hf_stability.study.run import AUDIT_STREAM, audits, run_job
+from hf_stability.study.study import run_jobs
 from hf_stability.training_args import seed_streams
 from hf_stability.utils.files import write_json
 from tests.events import Events
@@ -242,7 +245,7 @@ def test_a_run_is_resumed_bit_by_bit(tiny_jobs, tmp_path, monkeypatch, last):
         raise Killed
 
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr(run_module, "_write_results", killed)
+        patch.setattr(run_module, "write_results", killed)
         run_job(job, cut, lambda step, total: step == last < total and killed())
     (cut / "error.txt").write_text("of an earlier crash")
     (cut / "checkpoint-7").mkdir()  # one whose writing was cut off: the Trainer writes its state last
@@ -457,7 +460,7 @@ def test_a_stopped_run_that_was_killed_before_it_was_written_is_stopped_again(ti
         raise Killed
 
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr(run_module, "_write_results", killed)
+        patch.setattr(run_module, "write_results", killed)
         run_job(job, cut)
     assert (cut / "checkpoint-2" / "trainer_state.json").is_file()  # of the stop itself
     assert run_job(job, cut).status == "stopped" and results(cut) == results(whole)
@@ -477,7 +480,9 @@ def test_stopped_runs_are_in_the_tables_and_stay_there(censored, tmp_path):
 
 def test_a_study_with_stopped_runs_has_figures_and_events(censored, tmp_path, capsys):
     shutil.copytree(censored[0], tmp_path / "study")
-    assert _end(censored[2], tmp_path / "study") == 0
+    pictures, problem = draw_study(tmp_path / "study")
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert tell(StudyResult(tmp_path / "study", censored[2], summary, pictures, problem)) == 0
     out, err = capsys.readouterr()
     assert "1 run(s) were stopped by an alarm: censored, not failed. 2 update steps were saved." in out
     assert "no figures" not in err and len(list((tmp_path / "study" / "figures").iterdir())) == 6
@@ -551,7 +556,7 @@ def test_more_diagnostics_change_no_result(finished, tiny_jobs, tmp_path):
 
 
 def test_a_checkpoint_of_the_model_alone_is_not_resumed_from(tiny_jobs, tmp_path):
-    from hf_stability.study.run import newest_whole_checkpoint
+    from hf_stability.study.checkpoints import newest_whole_checkpoint
 
     whole = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
     checkpoint = tmp_path / "checkpoint-2"

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_stability.errors import InputError
-from hf_stability.tasks.files import EXTENSIONS, load_files
+from hf_stability.tasks.files import load_files
+from hf_stability.tasks.table import EXTENSIONS
 
 
 def write(path: Path, rows: list[dict]) -> Path:

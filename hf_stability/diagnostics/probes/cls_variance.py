@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...utils.layers import base_model_of
-from .outputs import OutputProbe, named_or_first
+from ...utils.layers import base_model
+from ..named_output import named_output
+from .outputs import OutputProbe
 
 
 def cls_variance(states: Tensor) -> Tensor:
@@ -33,11 +34,11 @@ class ClsVariance(OutputProbe):
     name = "cls_variance"
 
     def modules(self, model):
-        return [base_model_of(model)]
+        return [base_model(model)[1]]
 
     def read(self, module, output):
-        states = named_or_first(output, "last_hidden_state")
-        return states[:, 0] if states is not None and states.ndim == 3 else None
+        states = named_output(output, key="last_hidden_state", or_first=False)
+        return states[:, 0] if isinstance(states, Tensor) and states.ndim == 3 else None
 
     def numbers(self, seen):
         return cls_variance(seen)[None]

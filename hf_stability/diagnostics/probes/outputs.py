@@ -54,13 +54,3 @@ class OutputProbe(Probe):
         for hook in getattr(self, "_hooks", []):
             hook.remove()
         self._hooks, self._seen, self._model = [], [], None
-
-
-def named_or_first(output: Any, key: str) -> Tensor | None:
-    """A model's output by its key; of a tuple the first tensor that is no loss."""
-    if isinstance(output, dict):
-        found = output.get(key)
-    else:
-        outputs = output if isinstance(output, (tuple, list)) else (output,)
-        found = next((part for part in outputs if isinstance(part, Tensor) and part.ndim), None)
-    return found if isinstance(found, Tensor) else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .outputs import OutputProbe, named_or_first
+from ..named_output import named_output
+from .outputs import OutputProbe
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:
@@ -49,8 +50,8 @@ class PredictionEntropy(OutputProbe):
         problem = getattr(getattr(module, "config", None), "problem_type", None)  # the first batch's labels may set it
         if problem not in (None, "single_label_classification"):
             return None
-        logits = named_or_first(output, "logits")
-        return logits if logits is not None and logits.ndim == 2 and logits.shape[-1] > 1 else None
+        logits = named_output(output, or_first=False)
+        return logits if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[-1] > 1 else None
 
     def numbers(self, seen):
         return torch.stack([prediction_entropy(seen), one_class_share(seen)])

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...methods.adamw import effective_step_factor, inner_optimizer
+from ...methods.adamw import effective_step_factor
+from ...utils.optimizers import inner_optimizer
 from .base import Probe
 
 
@@ -44,9 +45,7 @@ class StepFactor(Probe):
     name = "step_factor"
 
     def before_step(self, optimizer, total_norm, before_clipping, step):
-        while isinstance(inner := inner_optimizer(optimizer), torch.optim.Optimizer) and inner is not optimizer:
-            optimizer = inner
-        self._optimizer = optimizer
+        self._optimizer = inner_optimizer(optimizer)
 
     def after_step(self):
         found = _adam_group(self._optimizer)

@@ -1,10 +1,10 @@
 """Restarts with early stopping of bad seeds, as a study runs them (Dodge et al. 2020, arXiv 2002.06305, section 5).
 
-Of each recipe t seeds are started with the whole schedule, and looked at after a fraction f of the update steps: an
-evaluation and a checkpoint. The p with the best score there, on the development set that counts, go on from their
-checkpoints; the others end as `stopped early`. What was not trained was saved: t f + p (1 - f) runs are paid for.
+Each recipe starts t seeds with the whole schedule. A fraction f of the update steps later comes the look: an evaluation and
+a checkpoint. The p runs with the best score there, on the development set that counts, go on from their checkpoints. The
+others end as `stopped early`. The cost is t f + p (1 - f) runs.
 
-Who goes on is worked out anew from the runs' `look.json` each time, so that a study can be interrupted at any point.
+The choice is worked out from the runs' `look.json` each time, so that a study can be interrupted at any point.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...utils.files import write_json
-from ..job import Job, run_folder
+from ...utils.text import decimal
+from ..folder import run_folder
+from ..job import Job
 from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
-from ..report.summary import decimal
 from .policy import Policy
 
 
 def check_policy(started: int | None, fraction: float | None, finished: int | None) -> None:
-    """Refuse a policy that is none.
+    """Refuse values that make no policy.
 
     Args:
         started, fraction, finished: t, f, p: `--restarts`, `--look_at`, `--finish`.
@@ -52,7 +53,7 @@ def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[
         fraction, finished: f and p.
 
     Raises:
-        InputError: settings that end runs otherwise, or leave no checkpoint to go on from.
+        InputError: settings that end runs in another way, or leave no checkpoint to continue from.
     """
     seeds: dict[str, list[int]] = {}
     for job in planned:
@@ -71,19 +72,23 @@ def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[
 
 
 def jobs_to_look_at(missing: Sequence[Job], folder: Path) -> list[Job]:
-    """Of the jobs that are not finished those that are still to be trained up to their look."""
+    """The unfinished jobs that have not reached their look, each to be trained up to it."""
     return [
         replace(job, until_look=True) for job in missing if job.policy is not None and _read_look(job, folder) is None
     ]
 
 
 def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord, str]]:
-    """End those of the missing jobs that are not to go on; the rest of them are the chosen ones.
+    """End the missing jobs that were not chosen; the rest go on.
 
-    Nothing is chosen of a recipe whose seeds have not all been looked at (one crashed): all of them are `waiting`.
+    A recipe is chosen from once all its seeds were looked at. If one crashed before, the others are `waiting`.
+
+    Args:
+        missing: jobs that are not finished.
+        folder: the study's.
 
     Returns:
-        their records, each with what is to be said of it.
+        the records of ended and waiting runs, each with the sentence to print.
     """
     ended = []
     for job in missing:
@@ -105,9 +110,9 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
 
 
 def chosen_seeds(looks: Sequence[RunRecord], finish: int) -> list[int]:
-    """The seeds that go on: those with the best scores at the look, of equals the smaller seeds.
+    """The seeds that go on: the best scores at the look; ties go to the smaller seeds.
 
-    Runs that have diverged come last, whatever class their predictions are; before them those whose score is no number.
+    Diverged runs rank last, whatever their predictions score. Runs without a finite score rank just above them.
     """
     ranked = sorted(looks, key=lambda run: (run.status == "diverged", -look_score(run), run.seed))
     return [run.seed for run in ranked[:finish]]

@@ -1,7 +1,7 @@
 """The shape of a policy: which jobs a study runs instead of the planned ones, and what it prints at the end.
 
 A policy is one file here: plain functions first, then a frozen dataclass on top of [`Policy`] that checks its values when it
-is made. What a job has to know of its policy while it runs stands in the job's own fields (`cell`, `policy`).
+is made. While it runs, a job knows its policy by its own fields (`cell`, `policy`) only.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Policy:
             planned: a job for each recipe and seed.
 
         Raises:
-            InputError: settings that do not go with the policy.
+            InputError: a setting that contradicts the policy.
         """
         return list(planned)
 
     def check_runs(self, jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
-        """Refuse a folder that already holds runs which do not go with these jobs.
+        """Refuse a folder with finished runs that do not fit these jobs.
 
         Args:
             jobs: of [`Policy.jobs`].
             runs: the finished runs of the study's folder; of other recipes too.
 
         Raises:
-            InputError: naming what would go with them.
+            InputError: with the values that would fit.
         """
 
     def conclusion(self, folder: Path, recipes: Sequence[str]) -> str:

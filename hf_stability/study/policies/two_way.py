@@ -22,12 +22,12 @@ from .policy import Policy
 
 
 DROPOUT_STREAM = 101
-"""Spawn key of the replicates' dropout seeds; see `run.AUDIT_STREAM`."""
+"""Spawn key of the replicates' dropout seeds, apart from the other streams of a seed."""
 
 DEFAULT_REPLICATES = 2
 
 MOST = 999
-"""Of each kind of seeds: a run's number has three digits for each."""
+"""Most seeds of a kind: a run's number has three digits for each."""
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
@@ -52,8 +52,8 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
 def cell_streams(init: int, order: int, dropout: int) -> dict[str, int]:
     """The three seeds of a run: initialisation `init` with data order `order`, replicate `dropout`.
 
-    The first two are those of the plain seeds of these numbers, see [`seed_streams`]; dropout has a seed of its own in
-    each run. They do not depend on how many there are of each, so that a design can grow.
+    The first two are streams of the plain seeds `init` and `order`, see [`seed_streams`]. Dropout has its own seed in each
+    run. None of them depends on the size of the design, so that it can grow.
 
     Args:
         init, order, dropout: numbers from 1 on.
@@ -101,14 +101,14 @@ def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: in
 
 
 def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
-    """Refuse a design that, with the runs of the study's folder, is none.
+    """Refuse jobs that make no whole design together with the runs in the study's folder.
 
     Args:
         jobs: of [`two_way_jobs`].
-        runs: those of the folder; of plain seeds and of other recipes too.
+        runs: all in the folder, with plain seeds and of other recipes too.
 
     Raises:
-        InputError: pairs of seeds would differ in their number of runs; with the numbers that would do.
+        InputError: pairs of seeds would differ in their number of runs. The message names sizes that work.
     """
     for recipe in dict.fromkeys(job.recipe for job in jobs):
         own = [*(job for job in jobs if job.recipe == recipe), *(run for run in runs if run.recipe == recipe)]

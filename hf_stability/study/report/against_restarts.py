@@ -1,7 +1,7 @@
 """One run of a recipe against restarts of another that cost as much: the difference, and its interval.
 
-The dearer recipe's mean is set against the expected score of the best of k runs of the base; k is what a run of the
-dearer one costs, in runs of the base (see [`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget]).
+A run of the recipe costs as much as k runs of the base. Its mean score is compared with the expected score of the best of k
+runs of the base (see [`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget]).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def against_restarts(
 ) -> AgainstRestarts:
     """Mean score of a recipe minus the best of k restarts of the base, with its expanded percentile interval.
 
-    Each draw takes as many runs of both recipes with replacement. The best of drawn runs is among them less often, which
-    lowers the draws' expected maximum: the difference of the draws is moved so that its mean is the estimate. The ends
-    are percentiles that lie further out than those of the confidence, see
+    Each bootstrap draw takes as many runs of both recipes, with replacement. A draw often misses the best run, which lowers
+    its expected maximum; the draws' differences are shifted so that their mean is the estimate. The interval's ends are
+    percentiles further out than the confidence asks for, see
     [`expanded_ends`][hf_stability.study.report.statistics.expanded_ends], for n the smaller number of runs.
 
-    `python benchmarks/interval_coverage.py` compared it with others, and measures how often it holds the true value. The two
-    recipes' runs are taken as independent; for runs that share seeds the interval is too long rather than too short.
+    `python benchmarks/interval_coverage.py` compares it with others, and measures how often it holds the true value. The runs
+    of both recipes count as independent; with shared seeds the interval is rather too long than too short.
 
     Args:
         scores: (M,), finite: the other recipe's runs.

@@ -19,8 +19,8 @@ from ...errors import InputError
 from ...utils.files import write_bytes
 from ...verdicts.constants import label_entropy
 from ...verdicts.verdict import CENSORED
+from ..folder import read_runs
 from ..records import RunRecord
-from ..study import read_runs
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
 from .summary import NOT_OK
 
@@ -69,8 +69,8 @@ def draw_figures(
     | `gradient_norms` | norms of some layers over update steps, failed runs against ok ones, a row for each recipe |
     | `score_against_train_loss` | score at the end of training against train loss |
 
-    Runs that diverged count as failed, as in the tables. Runs that their alarm stopped are in no plot: they neither failed
-    nor held. The recipe's name says how many there are.
+    Diverged runs count as failed, as in the tables. Stopped runs are in no plot, because nobody knows how they would have
+    ended; the recipe's name gives their number.
 
     Args:
         folder: the study's folder.
@@ -109,7 +109,7 @@ def draw_figures(
 
 
 def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN_A_ROW) -> Figure:
-    """[`plot_scores`] of a study, so many recipes beside each other, the rest below."""
+    """[`plot_scores`] of a study, `in_a_row` recipes beside each other, the rest below."""
     names = list(by_recipe)
     rows = [names[i : i + in_a_row] for i in range(0, len(names), in_a_row)]
     figure = empty_figure(max(6.5, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
@@ -140,7 +140,7 @@ def train_loss_figure(by_recipe: dict[str, list[RunRecord]], steps: dict[str, St
 def gradient_norms_figure(steps: dict[str, StepSummary], task: str | None) -> Figure:
     """A row of [`plot_gradient_norms`] for each recipe, a panel for each of some layers; all norms on one scale.
 
-    A failed run is held against the ok runs of its own recipe only: recipes train for different numbers of steps.
+    Failed runs are compared with the ok runs of their own recipe: recipes train for different numbers of steps.
     """
     layers = pick_layers(max((list(summary.norms) for summary in steps.values()), key=len, default=[]))
     if not layers:
@@ -197,7 +197,7 @@ def pick_layers(layers: Sequence[str]) -> list[str]:
 
 
 def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRecord]]:
-    """The runs that were not stopped, by the recipe's name; `a (5 stopped)` where some were."""
+    """The runs that were not stopped, by recipe; a recipe with stopped runs is named `a (5 stopped)`."""
     named = {}
     for name, runs in by_recipe.items():
         finished = [run for run in runs if run.status not in CENSORED]

@@ -287,7 +287,7 @@ def plain(name: str) -> str:
 
 
 def _score_label(metric: str) -> str:
-    """The label of an axis of scores."""
+    """Label of an axis of scores."""
     return f"{metric.replace('_', ' ')} on the\ndevelopment set, end of training"
 
 

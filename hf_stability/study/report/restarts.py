@@ -243,7 +243,7 @@ def _expected_best(
 
 
 @dataclass(frozen=True)
-class Policy:
+class PolicyWorth:
     """A row of [`tabulate`]: start t runs, look at a fraction f of training, finish p.
 
     Args:
@@ -273,7 +273,7 @@ def tabulate(
     report: np.ndarray | None = None,
     *,
     standard_errors: bool = True,
-) -> list[Policy]:
+) -> list[PolicyWorth]:
     """Every early stopping that a budget allows, each against plain restarts at what it costs.
 
     The row with the largest gain was chosen by its gain: as an estimate it is too high, and its standard error too
@@ -308,7 +308,7 @@ def tabulate(
         error = None
         if standard_errors and started < len(scores):
             error = jackknife_standard_error(partial(_gain, started, finished, cost), look, scores, report)
-        rows.append(Policy(started, fraction, finished, cost, score, restarts, score - restarts, error))
+        rows.append(PolicyWorth(started, fraction, finished, cost, score, restarts, score - restarts, error))
     return rows
 
 
@@ -336,27 +336,6 @@ def jackknife_standard_error(statistic: Callable[..., float], *arrays: np.ndarra
     runs = len(arrays[0])
     left_out = np.array([statistic(*(np.delete(array, i, axis=0) for array in arrays)) for i in range(runs)])
     return float(np.sqrt((runs - 1) * left_out.var()))
-
-
-def to_markdown(policies: Sequence[Policy], metric: str = "score") -> str:
-    """The rows of [`tabulate`] as a Markdown table; `metric` is the report score's name."""
-    from .summary import markdown_table  # brings the Trainer with it, which the statistics do without
-
-    header = ["started", "looked at", "finished", "budget, runs", f"{metric}: early stopping"]
-    header += [f"{metric}: restarts at this budget", "gain (standard error)"]
-    rows = [
-        [
-            str(policy.started),
-            f"{policy.fraction:.0%}",
-            str(policy.finished),
-            f"{policy.budget:.2f}",
-            f"{policy.score:.3f}",
-            f"{policy.restarts:.3f}",
-            f"{round(policy.gain, 3) + 0.0:+.3f}" + ("" if policy.gain_se is None else f" ({policy.gain_se:.3f})"),
-        ]
-        for policy in policies
-    ]
-    return markdown_table(header, rows)
 
 
 def _checked(scores: np.ndarray, report: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

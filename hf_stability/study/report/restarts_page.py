@@ -1,4 +1,4 @@
-"""What restarts would have been worth in a finished study: `restarts.md` and a figure, from its runs' evaluations.
+"""`restarts.md` and its figure: what restarts would have been worth in a finished study.
 
 The statistics are those of [`restarts`][hf_stability.study.report.restarts].
 """
@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ...diagnostics.plots import own_style
 from ...errors import InputError
 from ...utils.files import write_text
+from ...utils.text import markdown_table
 from . import restarts
+from .figures import empty_figure, write_figure
+from .plots import plot_restarts
 from .scores import RecipeScores, read_recipes, read_scores
-from .summary import markdown_table
 
 
 BUDGET = 10.0
@@ -47,7 +50,7 @@ class RecipeRestarts:
     without: np.ndarray
     replaced: np.ndarray
     budget: float
-    policies: list[restarts.Policy]
+    policies: list[restarts.PolicyWorth]
     rule_costs: np.ndarray
     rule_scores: np.ndarray
     rule: str
@@ -57,7 +60,7 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
     """Restarts and early stopping, from a recipe's finished runs.
 
     Args:
-        scores: of N runs; where there is a `report` it is what is reported.
+        scores: of N runs; the `report` is valued, where there is one.
         budget: in runs, from 1 to N. Default: 10, or N.
 
     Raises:
@@ -161,7 +164,7 @@ def _section(part: RecipeRestarts) -> list[str]:
         lines += [
             f"Early stopping at a budget of {part.budget:g} runs:",
             "",
-            restarts.to_markdown(part.policies, _metric(scores)),
+            policies_table(part.policies, _metric(scores)),
             "",
             f"The figure's line of early stopping: {part.rule}, at each whole budget.",
         ]
@@ -174,6 +177,25 @@ def _section(part: RecipeRestarts) -> list[str]:
             "No early stopping: the runs were not evaluated before their end (--eval_strategy steps --eval_steps N)."
         ]
     return lines
+
+
+def policies_table(policies: Sequence[restarts.PolicyWorth], metric: str = "score") -> str:
+    """A Markdown table of [`tabulate`][hf_stability.study.report.restarts.tabulate]'s rows; `metric` names the report score."""
+    header = ["started", "looked at", "finished", "budget, runs", f"{metric}: early stopping"]
+    header += [f"{metric}: restarts at this budget", "gain (standard error)"]
+    rows = [
+        [
+            str(policy.started),
+            f"{policy.fraction:.0%}",
+            str(policy.finished),
+            f"{policy.budget:.2f}",
+            f"{policy.score:.3f}",
+            f"{policy.restarts:.3f}",
+            f"{round(policy.gain, 3) + 0.0:+.3f}" + ("" if policy.gain_se is None else f" ({policy.gain_se:.3f})"),
+        ]
+        for policy in policies
+    ]
+    return markdown_table(header, rows)
 
 
 def _runs(scores: RecipeScores) -> str:
@@ -209,10 +231,6 @@ def _metric(scores: RecipeScores) -> str:
 
 def draw(found: Sequence[RecipeRestarts], folder: Path) -> list[Path]:
     """`restarts.png` and `.svg`, a panel for each recipe, all on one scale of scores; the files."""
-    from ...diagnostics.plots import own_style
-    from .figures import empty_figure, write_figure
-    from .plots import plot_restarts
-
     with own_style():
         columns = min(len(found), 3)
         rows = -(-len(found) // columns)

@@ -1,4 +1,4 @@
-"""Scores of a study's finished runs over update steps, read from their folders: what select, and what report."""
+"""Scores of a study's finished runs over update steps, read from their folders: those that select, and those that report."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from ...errors import InputError, nearest
 from ...tasks.load import HALVES
+from ..folder import read_runs
 from ..records import RunRecord, counting_key
-from ..study import read_runs
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,17 @@ def read_recipes(folder: Path, recipes: Sequence[str] | None = None) -> dict[str
 def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
     """The scores of a recipe's runs at every evaluation that all of them have.
 
-    A diverged run has the scores of its predictions, which are of one class once its weights are NaN; after a stop the
-    last ones, as they do not change any more; the best constant's where an evaluation gave no number. To leave it out
-    would flatter the recipe.
+    A diverged run counts with the scores of its predictions: to leave it out would flatter the recipe. Once its weights are
+    NaN it predicts one class, so that after a stop its last score stays. Where an evaluation gave no number, the best
+    constant's score is taken.
 
     Args:
         folder: the study's folder.
         runs: of one recipe, at least one.
 
     Raises:
-        InputError: a run was not trained to its end, though it had not diverged; it was never evaluated; or its
-            `metrics.json` cannot be read.
+        InputError: a run ended before its time and had not diverged; it was never evaluated; its `metrics.json` cannot be
+            read.
     """
     recipe = runs[0].recipe
     stopped = Counter(run.status for run in runs if run.steps < run.planned_steps and run.status != "diverged")

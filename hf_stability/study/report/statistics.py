@@ -64,6 +64,47 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) 
     return np.where(count == 0, 0.0, low), np.where(count == n, 1.0, high)
 
 
+def audited_failed_share(
+    failed: int, stopped: int, audited_failed: int, audited: int, runs: int
+) -> tuple[float, float, float] | None:
+    """Estimate of the share of runs that would have failed if none had been stopped, and its 95% interval.
+
+    With s = audited_failed / audited, the failed share of those runs that were to be stopped and were finished anyway,
+
+        share = (failed + stopped * s) / runs
+
+    which is (failed among all others + (stopped + audited) * s) / runs: double sampling (Neyman 1938, JASA 33, p. 101),
+    the estimator of Horvitz & Thompson with the number of audited runs in place of its expectation. Given this number the
+    audited runs are a simple random sample of those to be stopped, so that the estimate is unbiased whenever there is one.
+
+    The interval: Wilson's limits of s are put in its place, and of the lower (upper) count that this makes, Wilson's
+    lower (upper) limit is taken. It lies within the outer limits of the bounds, is Wilson's own where nothing was
+    stopped, and is wide where few were audited: of one run that failed s is .21 to 1. Two 95% limits one upon the other
+    cover more than 95% as a rule: with 20 runs and a fifth of the alarmed ones audited 99% (median over shares of all
+    sizes; a test computes it), and .88 at the lowest, where alarms and failures are both rare.
+    Runs that crashed are in no figure, so that audits that tend to crash would not be a random sample any more.
+
+    Args:
+        failed: failed runs, audited ones among them.
+        stopped: runs that were stopped.
+        audited_failed: audited runs that failed, of `audited`.
+        audited: runs that were to be stopped and were finished.
+        runs: all of them.
+
+    Returns:
+        share, low, high; None where no run was audited.
+    """
+    if not audited:
+        return None
+    low, high = wilson_interval(audited_failed, audited)
+    share = (failed + stopped * audited_failed / audited) / runs
+    return (
+        share,
+        float(wilson_interval(failed + stopped * float(low), runs)[0]),
+        float(wilson_interval(failed + stopped * float(high), runs)[1]),
+    )
+
+
 def t_interval(scores: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's t interval of a mean: `mean -+ t std / sqrt(n)`, t the quantile of n - 1 degrees of freedom.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def write_study_events(folder: Path, images: Sequence[Path], text: str | None = None) -> None:
-    """Put a study's figures and its summary into one event file in its `runs/` itself, instead of an earlier one.
+    """Write a study's figures and its summary into one event file in its `runs/`; it replaces an earlier one.
 
     `tensorboard --logdir FOLDER` shows them as the run `.`, next to the runs `recipe/seed-001` ...
 

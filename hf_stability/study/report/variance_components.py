@@ -19,18 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
-from .statistics import ROUNDING
+from .statistics import ROUNDING, check_confidence
 
 
 SOURCES = ("initialisation", "data order", "interaction", "dropout")
 COMBINED = "interaction + dropout"
 """The last two where there is one run a cell: their sum is all that can be estimated."""
-
-COVERAGE_NOTE = (
-    "In simulations 95% intervals hold the true variance of a kind of seeds that contributes much in a share of 0.67 to 0.99 "
-    "with 5 seeds of that kind, and 0.86 to 0.98 with 10. Those of the other components are too long."
-)
-"""From `python benchmarks/interval_coverage.py others`: scores with normal effects, and with a fifth of the levels failed."""
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -248,9 +242,9 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
     """Variance components of a crossed design, with bootstrap intervals.
 
     Intervals are percentiles of [`bootstrap_components`], of the estimates as they are, and of the truncated shares.
-    `COVERAGE_NOTE` says how often 95% intervals hold the true variance: too seldom with 5 seeds, most of all where a
-    fifth of the levels fails, as 5 seeds may hold none that fails. Intervals of the interaction, the dropout and small
-    components hold it nearly always: they are two to three times too long, so that one that excludes 0 can be believed.
+    `two_way_page.COVERAGE_NOTE` says how often 95% intervals hold the true variance. With 5 seeds it is too seldom, above all
+    where a fifth of the levels fails: 5 seeds may include none that fails. Intervals of the interaction, the dropout and
+    small components hold it nearly always: they are two to three times too long, so that one that excludes 0 can be believed.
 
     Args:
         scores: (I, J, r): initialisation seeds x data-order seeds x dropout replicates, I and J at least 2, r at least 1.
@@ -266,8 +260,7 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
             no draws.
     """
     scores = _checked(scores)
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence}: need a number between 0 and 1, for example 0.95")
+    check_confidence(confidence)
     if draws < 1:
         raise InputError(f"{draws} bootstrap draws: need at least 1, better 1000")
     i, j, r = scores.shape
@@ -347,57 +340,3 @@ def analyse_failures(
     rows, columns = counts.sum(1).tolist(), counts.sum(0).tolist()
     analysis = analyse(failed, rng, draws, confidence)
     return Failures(analysis, tuple(map(tuple, counts.tolist())), tuple(rows), tuple(columns))
-
-
-# ---- tables ---------------------------------------------------------------------------------------------------------
-
-
-def to_markdown(result: TwoWay) -> str:
-    """The components as a Markdown table, with what must be known to read it below."""
-    from .summary import markdown_table  # brings the Trainer with it, which the statistics do without
-
-    percent = f"{result.confidence:.0%} interval"
-    header = ["source", "df", "mean square", f"variance ({percent})", "variance, 0 if negative", "std"]
-    rows = [
-        [
-            part.source,
-            str(part.df),
-            f"{part.mean_square:.3g}",
-            f"{part.variance:.3g} ({part.low:.3g} to {part.high:.3g})",
-            f"{part.truncated:.3g}",
-            f"{part.truncated**0.5:.3g}",
-            "-" if part.share is None else f"{part.share:.2f} ({part.share_low:.2f} to {part.share_high:.2f})",
-        ]
-        for part in result.components
-    ]
-    i, j, r = result.shape
-    notes = [
-        f"{i} initialisation seeds x {j} data-order seeds x {r} with other dropout; mean {result.mean:.3f}. Variances by "
-        "the method of moments, in the score's unit squared; std is the root of the one that is not negative.",
-        f"Intervals: {result.draws} bootstrap draws of seeds of both kinds, and of replicates within the cells. {COVERAGE_NOTE}",
-    ]
-    if not result.separable:
-        rows.insert(2, ["interaction", *["not separable"] * 6])
-        notes.append("One run a cell: interaction and dropout are not separable, their sum is one component.")
-    return "\n".join([markdown_table([*header, f"share ({percent})"], rows), "", *(f"- {note}" for note in notes)])
-
-
-def counts_to_markdown(failures: Failures, init_seeds: Sequence, data_seeds: Sequence) -> str:
-    """Failed runs of each cell as a Markdown table, with the sums of both kinds of seeds; `2/3` is 2 failed of 3.
-
-    Args:
-        failures: of I x J cells.
-        init_seeds: (I,), the rows' names.
-        data_seeds: (J,), the columns' names.
-    """
-    from .summary import markdown_table
-
-    i, j, r = failures.analysis.shape
-    header = ["initialisation \\ data order", *map(str, data_seeds), "all"]
-    rows = [
-        [str(seed), *(f"{count}/{r}" for count in cells), f"{total}/{j * r}"]
-        for seed, cells, total in zip(init_seeds, failures.counts, failures.by_initialisation, strict=True)
-    ]
-    sums = [f"{total}/{i * r}" for total in failures.by_data_order]
-    rows.append(["all", *sums, f"{sum(failures.by_data_order)}/{i * j * r}"])
-    return markdown_table(header, rows)

@@ -17,7 +17,7 @@ import random
 from pathlib import Path
 
 from hf_stability.errors import InputError
-from hf_stability.tasks.demo import grammar
+from hf_stability.tasks.demo import grammar, inference
 from hf_stability.tasks.task import Task, TaskData
 
 
@@ -69,7 +69,7 @@ def draw_premise(rng: random.Random) -> tuple[grammar.Sentence, grammar.Sentence
     choices: list[tuple[grammar.Sentence, list[grammar.Sentence]]] = []
     while not choices:
         premise = grammar.draw_sentence(rng, weakening=True)
-        choices = [(fact, grammar.rearrangements(premise, fact)) for fact in grammar.facts(premise)]
+        choices = [(fact, inference.rearrangements(premise, fact)) for fact in inference.facts(premise)]
         # Without a wrong version in the premise's own words, a word's absence from the premise would tell the label.
         choices = [(fact, wrong) for fact, wrong in choices if wrong]
     return (premise, *rng.choice(choices))
@@ -83,7 +83,7 @@ def draw_pair_example(rng: random.Random) -> dict:
     if label == 1 and rng.random() < REARRANGED_SHARE:
         hypothesis = rng.choice(wrong)
     elif label == 1:
-        hypothesis = grammar.draw_replacement(rng, premise, hypothesis)
+        hypothesis = inference.draw_replacement(rng, premise, hypothesis)
     return {"sentence1": grammar.text(premise), "sentence2": grammar.text(hypothesis), "label": label}
 
 
@@ -104,7 +104,7 @@ def draw_nli_example(rng: random.Random) -> dict:
     if label == 1:
         hypothesis = rng.choice(wrong)
     elif label == 2:
-        hypothesis = grammar.draw_replacement(rng, premise, hypothesis)
+        hypothesis = inference.draw_replacement(rng, premise, hypothesis)
     return {"sentence1": grammar.text(premise), "sentence2": grammar.text(hypothesis), "label": label}
 
 
@@ -169,15 +169,15 @@ def pretraining_pairs(seed: int | str, n: int, related: bool = False) -> list[di
     for _ in range(n):
         first = grammar.draw_sentence(rng)
         label = 0 if related else int(rng.random() < 0.5)
-        second = rng.choice(grammar.facts(first))
+        second = rng.choice(inference.facts(first))
         if label == 1:
             which = rng.choice(["one word", "one word", "part", "whole"])
             if which == "one word":
-                second = grammar.draw_replacement(rng, first, second)
+                second = inference.draw_replacement(rng, first, second)
             else:
                 second = grammar.draw_sentence(rng)
             if which == "part":
-                second = rng.choice(grammar.facts(second))
+                second = rng.choice(inference.facts(second))
         rows.append({"text_a": grammar.text(first), "text_b": grammar.text(second), "label": label})
     return rows
 

@@ -9,9 +9,11 @@ import shutil
 
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
+from hf_stability.study.folder import check_folder, read_runs
+from hf_stability.study.look import look_step
 from hf_stability.study.policies import early_stopping
 from hf_stability.study.policies.early_stopping import (
     check_policy,
@@ -22,8 +24,8 @@ from hf_stability.study.policies.early_stopping import (
 )
 from hf_stability.study.records import LOOK, RunRecord, read_run
 from hf_stability.study.report.restarts import early_stopping_cost
-from hf_stability.study.run import look_step, run_job
-from hf_stability.study.study import check_folder, read_runs, run_jobs
+from hf_stability.study.run import run_job
+from hf_stability.study.study import run_jobs
 from tests.events import Events
 from tests.study.test_study import results
 
@@ -199,10 +201,10 @@ def kill_after(monkeypatch, module, name, calls):
 def test_a_study_that_is_killed_again_and_again_goes_on_to_the_same_bytes(jobs, whole, tmp_path, monkeypatch):
     saves = {"save_strategy": "steps", "save_steps": 1, "keep_model": "failed_and_best"}  # they change no result
     kills = {
-        "after the checkpoint of the second look": (run_module, "_write_results", 1, (0, 1)),
+        "after the checkpoint of the second look": (run_module, "write_results", 1, (0, 1)),
         "before the choice": (early_stopping, "delete_checkpoints", 0, (0, 3)),
         "between a checkpoint's deletion and the record": (early_stopping, "write_json", 0, (0, 3)),
-        "after the last step of the chosen one": (run_module, "_write_results", 0, (2, 3)),
+        "after the last step of the chosen one": (run_module, "write_results", 0, (2, 3)),
     }
     for place, (module, name, calls, expected) in kills.items():
         with monkeypatch.context() as patch, pytest.raises(Killed):

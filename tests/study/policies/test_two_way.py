@@ -9,13 +9,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hf_stability.cli import commands as cli
-from hf_stability.diagnostics.step_record import read_steps
+from hf_stability import cli
+from hf_stability.diagnostics.step_record import read_steps, steps_frame
+from hf_stability.study.folder import read_runs
 from hf_stability.study.job import Job
 from hf_stability.study.policies.two_way import cell_streams, check_sizes, conclusion, two_way_jobs
-from hf_stability.study.report import variance_components
+from hf_stability.study.report.two_way_page import components_table
+from hf_stability.study.report.variance_components import analyse
 from hf_stability.study.run import make_trainer, quiet, training_arguments
-from hf_stability.study.study import read_runs
 from hf_stability.training_args import seed_streams
 
 
@@ -72,12 +73,26 @@ def test_a_row_shares_its_initialisation_a_column_its_order_and_nothing_shares_d
     assert len(set(heads.values())) == 2 and all(head == heads[cell[0], 1, 1] for cell, head in heads.items())
 
 
+def test_its_records_are_one_frame_that_tells_the_cells_apart(finished):
+    frame = steps_frame(finished)
+    assert frame.index.names == ["recipe", "init", "order", "dropout", "step"]
+    cells = list(product((1, 2), repeat=3))
+    assert frame.index.tolist() == [("devlin2019", *cell, step) for cell in cells for step in (1, 2, 3)]
+    for run in read_runs(finished):
+        record = read_steps(finished / "runs" / run.name / "steps.rec")
+        own = frame.loc[("devlin2019", *run.cell.values())]
+        np.testing.assert_array_equal(own["loss"], record["loss"])
+        assert frame.attrs[run.name]["max_steps"] == 3
+    batches = frame.groupby(["order", "step"])[["labels/0", "labels/1"]].nunique()
+    assert (batches == 1).all(axis=None)  # of each order's batch, whatever the initialisation and the dropout
+
+
 def test_the_study_ends_with_the_table_and_it_is_made_again_from_the_folder(finished, tmp_path, capsys):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder)
     text = (folder / "two_way.md").read_text()
     scores = np.array([run.last for run in read_runs(folder)]).reshape(2, 2, 2)
-    assert variance_components.to_markdown(variance_components.analyse(scores, np.random.default_rng(0))) in text
+    assert components_table(analyse(scores, np.random.default_rng(0))) in text
     assert (
         "### accuracy" in text
         and "### Failed runs" in text

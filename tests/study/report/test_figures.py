@@ -11,10 +11,10 @@ import pytest
 
 from hf_stability.diagnostics.step_record import StepRecord
 from hf_stability.errors import InputError
+from hf_stability.study.folder import read_runs
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report import figures
 from hf_stability.study.report.figures import draw_figures, pick_layers, read_step_summary, window_medians
-from hf_stability.study.study import read_runs
 from hf_stability.utils.files import write_json
 
 

@@ -20,7 +20,6 @@ from hf_stability.study.report.restarts import (
     jackknife_standard_error,
     restarts_at_budget,
     tabulate,
-    to_markdown,
 )
 
 
@@ -222,8 +221,6 @@ def test_a_table_of_all_that_a_budget_allows():
     assert max(row.gain for row in rows if row.fraction == 0.5) > 0
     bare = tabulate(3, [0.1, 0.5], looks, scores, report, standard_errors=False)
     assert [row.score for row in bare] == [row.score for row in rows] and bare[-1].gain_se is None
-    text = to_markdown(rows, "accuracy").splitlines()
-    assert len(text) == 2 + len(rows) and "accuracy: restarts at this budget" in text[0]
     assert tabulate(1, [0.5], looks[:, :1], scores) == []
 
 

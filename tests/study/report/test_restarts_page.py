@@ -10,10 +10,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.restarts_page import analyse, write_restarts
+from hf_stability.study.report.restarts import tabulate
+from hf_stability.study.report.restarts_page import analyse, policies_table, write_restarts
 from hf_stability.study.report.scores import read_recipes, read_scores
 from hf_stability.utils.files import write_json
 from tests.study.report.test_scores import leave_run
@@ -102,6 +103,13 @@ def test_one_development_set_selects_and_reports_and_it_is_said(tmp_path):
     assert (np.diff(found.without) >= 0).all() and found.without[-1] == found.scores.scores.max()
     assert found.budget == 10 and (found.replaced <= found.without + 1e-12).all()
     assert "look at 25%, finish half the budget" in text and (found.rule_costs <= 12).all()
+
+
+def test_the_table_of_policies_has_a_row_for_each():
+    rng = np.random.default_rng(0)
+    rows = tabulate(3, [0.1, 0.5], rng.normal(size=(12, 2)), rng.random(12))
+    text = policies_table(rows, "accuracy").splitlines()
+    assert rows and len(text) == 2 + len(rows) and "accuracy: restarts at this budget" in text[0]
 
 
 def test_without_looks_there_is_no_early_stopping(tmp_path):

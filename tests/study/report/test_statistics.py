@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from fractions import Fraction
+from functools import cache
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, fisher_exact, levene, norm
+from scipy.stats import binom, binomtest, fisher_exact, levene, norm
 from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 
 from hf_stability.errors import InputError
 from hf_stability.study.report.statistics import (
+    audited_failed_share,
     brown_forsythe,
     expanded_ends,
     fisher_exact_p,
@@ -257,3 +260,62 @@ def test_brown_forsythe_refuses_what_it_cannot_take():
     for bad in ([], [[0.5, 0.6]], [[0.5, math.nan], [0.5, 0.6]], [[[0.5, 0.6]], [0.5, 0.6]]):
         with pytest.raises(InputError, match="two groups or more"):
             brown_forsythe(*bad)
+
+
+# ---- audited estimate -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    ends=st.lists(st.booleans(), min_size=1, max_size=7),
+    others=st.lists(st.booleans(), max_size=4),
+    share=st.sampled_from([Fraction(1, 5), Fraction(1, 2), Fraction(9, 10)]),
+)
+def test_the_audited_estimate_is_unbiased_over_all_draws(ends, others, share):
+    """`ends`: whether each run that raises an alarm would fail; `others`: whether each of the others failed.
+
+    Every draw of audits is gone through, with its probability; where none is drawn there is no estimate.
+    """
+    n, expected, probability = len(ends) + len(others), Fraction(0), Fraction(0)
+    for number in range(1, len(ends) + 1):
+        for audited in combinations(range(len(ends)), number):
+            failed = sum(ends[i] for i in audited)
+            counts = (sum(others) + failed, len(ends) - number, failed, number, n)
+            weight = share**number * (1 - share) ** (len(ends) - number)
+            exact = Fraction(counts[0] * number + counts[1] * failed, number * n)
+            assert audited_failed_share(*counts)[0] == pytest.approx(float(exact))
+            expected, probability = expected + weight * exact, probability + weight
+    assert expected / probability == Fraction(sum(ends) + sum(others), n)
+
+
+def coverage(alarms: float, failing: float, otherwise: float, n: int = 20, audits: float = 0.2) -> float:
+    """How often the interval holds the failed share, exactly, among studies with both a stopped and an audited run.
+
+    Args:
+        alarms: probability of an alarm.
+        failing: probability that an alarmed run fails; `otherwise`: that another one does.
+    """
+    truth = alarms * failing + (1 - alarms) * otherwise
+    grid = np.meshgrid(*map(np.arange, (n + 1, n + 1, n + 1, n + 1)), indexing="ij")
+    possible = (grid[1] > 0) & (grid[1] < grid[0]) & (grid[2] <= grid[1]) & (grid[3] <= n - grid[0])
+    alarmed, audited, audited_failed, failed = (values[possible] for values in grid)
+    weights = binom.pmf(alarmed, n, alarms) * binom.pmf(audited, alarmed, audits)
+    weights *= binom.pmf(audited_failed, audited, failing) * binom.pmf(failed, n - alarmed, otherwise)
+    kept = weights > 1e-9
+    rows = zip(*(values[kept].tolist() for values in (alarmed, audited, audited_failed, failed)), strict=True)
+    intervals = np.array([limits(k + f, a - m, f, m, n) for a, m, f, k in rows])
+    held = (intervals[:, 0] <= truth) & (truth <= intervals[:, 1])
+    return float(weights[kept][held].sum() / weights[kept].sum())
+
+
+@cache
+def limits(*counts: int) -> tuple[float, float]:
+    return audited_failed_share(*counts)[1:]
+
+
+def test_the_interval_of_the_audited_estimate_holds_what_its_docstring_says():
+    settings = list(product([0.1, 0.2, 0.5, 0.8], [0.1, 0.5, 0.9], [0.0, 0.1, 0.3]))
+    found = dict(zip(settings, (coverage(*setting) for setting in settings), strict=True))
+    assert statistics.median(found.values()) == pytest.approx(0.99, abs=0.005)
+    assert min(found.values()) == found[0.1, 0.1, 0.0] == pytest.approx(0.885, abs=0.005)
+    assert min(share for setting, share in found.items() if setting != (0.1, 0.1, 0.0)) > 0.95

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_stability.study.job import run_folder
+from hf_stability.study.folder import run_folder
 from hf_stability.study.report.tensorboard import write_study_events
 from hf_stability.study.run import run_job
 from hf_stability.study.study import run_jobs

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from hf_stability.errors import InputError
-from hf_stability.study.report.two_way_page import write_two_way
-from hf_stability.study.study import read_runs
+from hf_stability.study.folder import read_runs
+from hf_stability.study.report.two_way_page import components_table, counts_table, write_two_way
+from hf_stability.study.report.variance_components import SOURCES, analyse, analyse_failures
 from tests.study.report.test_scores import leave_run
 
 
@@ -71,3 +72,37 @@ def test_a_diverged_run_counts_with_its_last_score(tmp_path):
     path.write_text(json.dumps(dataclasses.replace(run, status="diverged").to_dict()))
     text = write_two_way(tmp_path)
     assert "1 diverged: the score of their last predictions counts." in text and "1 of 8 runs failed" in text
+
+
+# ---- its tables -----------------------------------------------------------------------------------------------------
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_the_table_has_a_row_for_each_component():
+    text = components_table(analyse(rng().random((3, 3, 2)), rng(), draws=50))
+    lines = text.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == list(SOURCES)
+    assert "variance, 0 if negative" in lines[0] and "3 initialisation seeds x 3 data-order seeds x 2" in text
+    assert "not separable" not in text
+
+
+def test_the_table_says_what_is_not_separable_without_replicates():
+    text = components_table(analyse(rng().random((4, 5, 1)), rng(), draws=50))
+    assert "| interaction           | 12" not in text and text.count("| not separable") == 6
+    assert "interaction and dropout are not separable" in text
+
+
+def test_the_table_has_no_shares_of_scores_that_are_all_the_same():
+    assert " - " in components_table(analyse(np.full((3, 3, 2), 0.1), rng(), draws=50))
+
+
+def test_the_counts_have_the_sums_of_rows_and_columns():
+    failed = np.zeros((2, 3, 2), dtype=bool)
+    failed[1] = True
+    failed[0, 2, 1] = True
+    lines = counts_table(analyse_failures(failed, rng(), draws=20), [10, 11], [5, 6, 7]).splitlines()
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["11", "2/2", "2/2", "2/2", "6/6"]
+    assert [cell.strip() for cell in lines[4].strip("|").split("|")] == ["all", "2/4", "2/4", "3/4", "7/12"]

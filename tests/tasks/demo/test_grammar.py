@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_stability.tasks.demo import grammar
+from hf_stability.tasks.demo import grammar, inference
 from hf_stability.tasks.demo.grammar import (
     BREAKS,
     WORDS,
@@ -36,7 +36,7 @@ def words_of(line: str) -> list[str]:
 def disagreements(sentence: Sentence) -> list[str]:
     """What does not agree, by a check of its own: the oracle for both the correct and the broken sentences."""
     found = []
-    for phrase in grammar.noun_phrases(sentence):
+    for phrase in inference.noun_phrases(sentence):
         wrong_determiners = grammar.SINGULAR_DETERMINERS if phrase.plural else grammar.PLURAL_DETERMINERS
         if phrase.determiner in wrong_determiners:
             found.append("determiner")
@@ -89,7 +89,7 @@ def test_drawn_sentences_agree_and_use_known_words_and_no_noun_twice(seed):
     sentence = grammar.draw_sentence(random.Random(seed))
     assert disagreements(sentence) == []
     assert set(words_of(grammar.text(sentence))) <= set(WORDS)
-    nouns = [phrase.noun for phrase in grammar.noun_phrases(sentence)]
+    nouns = [phrase.noun for phrase in inference.noun_phrases(sentence)]
     assert len(set(nouns)) == len(nouns)
 
 
@@ -132,7 +132,7 @@ def test_text_of_every_construction():
 def test_facts_of_a_sentence_written_out():
     fox = NounPhrase("animal", "fox", True, "some", "red", SubjectClause(Predicate(Verb("chase", True), DOG)))
     ring = NounPhrase("object", "ring", False, "the", None, ObjectClause(NURSE, Verb("sell", False)))
-    stated = grammar.facts(Sentence(fox, Predicate(Verb("break", True), ring), "often"))
+    stated = inference.facts(Sentence(fox, Predicate(Verb("break", True), ring), "often"))
     assert [grammar.text(fact) for fact in stated] == [
         "some foxes break the ring.",
         "some foxes are red.",
@@ -146,17 +146,17 @@ def test_only_symmetric_places_follow_the_other_way_round(preposition, both_ways
     host = NounPhrase("animal", "dog", False, "the", None, PlaceModifier(preposition, CATS))
     premise = Sentence(host, Predicate(Verb("sleep", False)))
     turned = Sentence(CATS, Predicate(Verb("be", True), DOG, preposition))
-    assert grammar.follows(premise, turned) is both_ways
+    assert inference.follows(premise, turned) is both_ways
     fact = Sentence(DOG, Predicate(Verb("be", False), CATS, preposition))
-    assert grammar.follows(premise, fact)
-    assert (turned in grammar.rearrangements(premise, fact)) is not both_ways
+    assert inference.follows(premise, fact)
+    assert (turned in inference.rearrangements(premise, fact)) is not both_ways
 
 
 def test_exchanged_conjugates_anew():
     sentence = Sentence(DOG, Predicate(Verb("chase", False), CATS))
     assert grammar.text(sentence) == "the dog chases these cats."
-    assert grammar.text(grammar.exchanged(sentence)) == "these cats chase the dog."
-    assert grammar.exchanged(grammar.exchanged(sentence)) == sentence
+    assert grammar.text(inference.exchanged(sentence)) == "these cats chase the dog."
+    assert inference.exchanged(inference.exchanged(sentence)) == sentence
 
 
 def selection_holds(sentence: Sentence) -> bool:
@@ -177,18 +177,18 @@ def selection_holds(sentence: Sentence) -> bool:
 def test_wrong_hypotheses_are_good_sentences_that_do_not_follow(seed):
     rng = random.Random(seed)
     premise = grammar.draw_sentence(rng, weakening=True)
-    premise_lemmas = {phrase.noun for phrase in grammar.noun_phrases(premise)}
-    for fact in grammar.facts(premise):
-        assert grammar.follows(premise, fact)
+    premise_lemmas = {phrase.noun for phrase in inference.noun_phrases(premise)}
+    for fact in inference.facts(premise):
+        assert inference.follows(premise, fact)
         assert disagreements(fact) == []
-        rearranged = grammar.rearrangements(premise, fact)
-        for wrong in [*rearranged, grammar.draw_replacement(rng, premise, fact)]:
-            assert not grammar.follows(premise, wrong)
+        rearranged = inference.rearrangements(premise, fact)
+        for wrong in [*rearranged, inference.draw_replacement(rng, premise, fact)]:
+            assert not inference.follows(premise, wrong)
             assert disagreements(wrong) == []
             assert selection_holds(wrong)
         for wrong in rearranged:
-            assert {phrase.noun for phrase in grammar.noun_phrases(wrong)} <= premise_lemmas
-            assert len({phrase.noun for phrase in grammar.noun_phrases(wrong)}) == len(grammar.noun_phrases(wrong))
+            assert {phrase.noun for phrase in inference.noun_phrases(wrong)} <= premise_lemmas
+            assert len({phrase.noun for phrase in inference.noun_phrases(wrong)}) == len(inference.noun_phrases(wrong))
 
 
 def facts_in_text(line: str) -> set[str]:
@@ -244,10 +244,10 @@ def facts_in_text(line: str) -> set[str]:
 @given(seeds, st.booleans())
 def test_facts_are_those_that_a_parse_of_the_text_finds(seed, weakening):
     sentence = grammar.draw_sentence(random.Random(seed), weakening=weakening)
-    assert {grammar.text(fact) for fact in grammar.facts(sentence)} == facts_in_text(grammar.text(sentence))
+    assert {grammar.text(fact) for fact in inference.facts(sentence)} == facts_in_text(grammar.text(sentence))
 
 
 @given(seeds)
 def test_weakening_sentences_use_only_determiners_that_allow_it(seed):
     sentence = grammar.draw_sentence(random.Random(seed), weakening=True)
-    assert {phrase.determiner for phrase in grammar.noun_phrases(sentence)} <= grammar.WEAKENING_DETERMINERS
+    assert {phrase.determiner for phrase in inference.noun_phrases(sentence)} <= grammar.WEAKENING_DETERMINERS

@@ -24,7 +24,8 @@ from transformers import (
 from hf_stability.errors import InputError
 from hf_stability.tasks.demo import grammar, pretrain
 from hf_stability.tasks.demo.data import DEMO_TASKS, demo_model_path, demo_splits, pretraining_pairs
-from hf_stability.tasks.demo.pretrain import ARCHITECTURES, IGNORED, build_tokenizer
+from hf_stability.tasks.demo.model import ARCHITECTURES, build_tokenizer
+from hf_stability.tasks.demo.pretrain import IGNORED
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -1,0 +1,80 @@
+"""Does a change of the code leave every result as it was? Run one study with two commits, and compare its files byte by byte.
+
+    python benchmarks/same_bytes.py d827302 HEAD --output_dir bytes
+    python benchmarks/same_bytes.py d827302 HEAD --output_dir bytes -- --recipe mosbach2021+mixout --seeds 2 --max_steps 40
+
+Without arguments after `--` it is the demo study, which takes 4 minutes on two idle cores, twice. Compared are `run.json` and
+`steps.rec` of each run and the study's `summary.json`. Both commits run on this machine with the installed libraries: other processors
+may differ in the last digits. Finished runs are kept: delete the folder to begin anew. Ends with 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPARED = ("runs/*/*/run.json", "runs/*/*/steps.rec", "stages/*/run.json", "stages/*/steps.rec", "summary.json")
+
+
+def checkout(commit: str, folder: Path) -> Path:
+    """The files of a commit, in a folder of their own; `.` is this clone as it is now."""
+    if commit == ".":
+        return ROOT
+    name = subprocess.check_output(["git", "rev-parse", "--short", commit], cwd=ROOT, text=True).strip()
+    tree = folder / f"code-{name}"
+    if not tree.is_dir():
+        tree.mkdir(parents=True)
+        archive = subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE)
+        subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=True)
+    return tree
+
+
+def run_study(tree: Path, folder: Path, arguments: list[str]) -> None:
+    """Run the study with the code of a tree."""
+    env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tree / "run_glue_stable.py"), *arguments, "--output_dir", str(folder)]
+    if subprocess.run(command, cwd=tree, env=env).returncode:
+        raise SystemExit(f"{tree}: the study did not finish")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every compared file below a study's folder, by its path there."""
+    files = sorted(path for pattern in COMPARED for path in folder.glob(pattern))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def compare(first: dict[str, str], second: dict[str, str]) -> list[str]:
+    """The paths that are not the same file on both sides."""
+    return [path for path in sorted(first.keys() | second.keys()) if first.get(path) != second.get(path)]
+
+
+def main() -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", help="A commit.")
+    parser.add_argument("after", help="Another one; `.` is this clone as it is.")
+    parser.add_argument("--output_dir", default="same_bytes")
+    parser.add_argument(
+        "arguments", nargs="*", help="After `--`: the study's arguments. Default: none, the demo study."
+    )
+    options = parser.parse_args()
+    folder = Path(options.output_dir).absolute()
+    found = []
+    for side, commit in (("before", options.before), ("after", options.after)):
+        run_study(checkout(commit, folder), folder / side, options.arguments)
+        found.append(hashes(folder / side))
+    different = compare(*found)
+    for path in different:
+        print(f"differs: {path}")
+    print(f"{len(found[0])} files before, {len(found[1])} after, {len(different)} differ")
+    return 1 if different or not found[0] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""`gradients.png`: the picture of a run's gradient norms by layer and update step, drawn at the end of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..utils.files import write_bytes
+from .plots import draw_heat_map
+from .recorder import Recorder
+from .sinks import Sink
+
+
+HEAT_MAP = "gradients.png"
+
+
+class HeatMap(Sink):
+    """Draws [`plot_heat_map`][hf_stability.diagnostics.plots.plot_heat_map] into a file, and shows it to the sinks after it.
+
+    Args:
+        folder: where the run is kept.
+        args: the training arguments.
+        recorder: of the training, which knows whether its norms are those before clipping.
+    """
+
+    name = "the heat map"
+
+    def __init__(self, folder: Path, args: Any, recorder: Recorder):
+        self.folder, self.args, self.recorder = folder, args, recorder
+
+    def end(self, outcome):
+        if outcome.record is None:
+            return
+        before = self.recorder.before_clipping
+        kind = f"{'before' if before else 'after'} clipping" if self.args.max_grad_norm else ""
+        alarm_step = outcome.alarm.step if outcome.alarm else None
+        png = draw_heat_map(outcome.record, outcome.verdict.sentence, alarm_step, kind)
+        if png is not None:
+            write_bytes(self.folder / HEAT_MAP, png)
+            outcome.pictures["gradients"] = png

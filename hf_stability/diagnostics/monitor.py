@@ -1,0 +1,287 @@
+"""One training as it is monitored: its recorder, early warning, evaluations and sinks; the verdict at its end."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerControl
+
+from ..verdicts.verdict import Verdict, ended_early, pruned
+from .calling_trainer import TrainingLoop, training_loop
+from .dashboard import RISK
+from .early_warning import Alarm, with_alarm
+from .guard import Guard
+from .heat_map import HEAT_MAP, HeatMap
+from .judging import judge_run
+from .loggers import Loggers
+from .outcome import Outcome, facts_of, final_scores
+from .precision import half_precision_weights
+from .probes import Probe, make_probes
+from .recorder import RECORD, Recorder
+from .sinks import Sink, Sinks
+from .tensorboard import TensorBoard
+from .trainers_evaluation import TrainersEvaluation
+from .verdict_file import VERDICT, VerdictFile
+from .watch import Watch, respond
+
+
+logger = logging.getLogger(__name__)
+
+
+class Monitor:
+    """Monitors one training. An error in a part of it ends in the guard: the training goes on without that part.
+
+    Before `begin`, and after `release`, events do nothing.
+
+    Args:
+        callback: the [`StabilityCallback`][hf_stability.StabilityCallback] whose arguments it follows.
+
+    Attributes:
+        guard: where our own errors end.
+        recorder: the [`Recorder`][hf_stability.diagnostics.recorder.Recorder]; None without one.
+        evaluations: keeps the evaluation that counts.
+        sinks: where the numbers go; none in all processes but the main one.
+        alarm, stopped, verdict, constant: as the callback's.
+        is_training: whether a training goes on.
+    """
+
+    def __init__(self, callback: Any):
+        self.callback = callback
+        self.guard = Guard()
+        self.recorder: Recorder | None = None
+        self.watch: Watch | None = None
+        self.evaluations = TrainersEvaluation()
+        self.sinks = Sinks([], self.guard)
+        self.alarm: Alarm | None = None
+        self.stopped = False
+        self.verdict: Verdict | None = None
+        self.constant: dict[str, Any] | None = None
+        self.is_training = False
+        self._loop: TrainingLoop | None = None
+        self._epoch_has_steps = False
+
+    # ---- the beginning ---------------------------------------------------------------------------------------------------
+
+    def begin(self, args: Any, state: Any, model: Any, optimizer: Any, train_dataloader: Any) -> None:
+        """The training begins. Nothing of the model has run yet.
+
+        Raises:
+            InputError: a setting of the user's is wrong.
+        """
+        self.is_training = True
+        self.args, self.state, self.model, self.train_dataloader = args, state, model, train_dataloader
+        self._loop = self.guard.run("reading the call stack", training_loop, self.callback)
+        whole = self.callback.baseline == "compute_metrics"
+        self.evaluations = TrainersEvaluation(self._loop, state, model, whole)
+        self.guard.run("reading the log", self.evaluations.read_log)
+        self.on_alarm = self.callback.on_alarm or getattr(args, "on_alarm", "warn")
+        self._warn()
+        probes = self._make_probes()
+        main = state.is_world_process_zero
+        self.folder = self.guard.run("writing to the folder", self._make_folder, settings=True) if main else None
+        self.recorder = self.guard.run(RECORD, self._make_recorder, optimizer, probes, settings=True)
+        if self.recorder is not None:
+            self.watch = self.guard.run("the early warning", Watch, self.recorder, self.guard)
+            self.alarm = self.watch.alarm if self.watch is not None else None
+        if self.folder is not None:
+            self.sinks = self.guard.run("the sinks", self._make_sinks, default=self.sinks)
+        if self.recorder is not None:
+            self.sinks.tell("open", self.recorder.record.columns)
+
+    def _warn(self) -> None:
+        """Of settings with which there is less to see."""
+        smoothing = self.args.label_smoothing_factor
+        if smoothing and self.on_alarm != "none":
+            logger.warning(
+                f"--label_smoothing_factor {smoothing}: the model is not shown the labels, so that loss and "
+                "classes are not recorded and the early warning is silent"
+            )
+        check = "the check of the precision"
+        self._half_precision = self.guard.run(check, half_precision_weights, self.model, default="")
+        if self._half_precision and self.state.is_world_process_zero:
+            logger.warning(self._half_precision)
+
+    def _make_probes(self) -> list[Probe]:
+        wanted = self.callback.diagnostics
+        wanted = getattr(self.args, "diagnostics", None) if wanted is None else wanted
+        # Those that are averaged over processes have the last columns.
+        return sorted(make_probes(wanted or ()), key=lambda probe: probe.mean_over_processes)
+
+    def _make_folder(self) -> Path:
+        """`<output_dir>/stability`, or the user's; in a hyperparameter search one for each trial."""
+        trainer, trial = (self._loop.trainer, self._loop.trial) if self._loop is not None else (None, None)
+        base = Path(self.args.output_dir)
+        if self.state.is_hyper_param_search and trial is not None:
+            base = Path(trainer._get_output_dir(trial))
+        is_trial, folder = base != Path(self.args.output_dir), base / "stability"
+        chosen = self.callback.output_dir
+        if chosen is not None:
+            folder = Path(chosen, base.name) if is_trial else Path(chosen)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _make_recorder(self, optimizer: Any, probes: Sequence[Probe]) -> Recorder:
+        for name in (VERDICT, HEAT_MAP) if self.folder else ():
+            self.guard.run(f"the removal of an earlier {name}", (self.folder / name).unlink, True)
+        path = self.folder / "steps.rec" if self.folder else None
+        given = self.model, self.args, self.state, optimizer, probes, path, self.guard, self._loop
+        recorder = Recorder(*given, checks_loss=not self.callback.adds_loss_terms)
+        recorder.on_rows = lambda rows: self.sinks.rows(recorder.record.columns, rows)
+        return recorder
+
+    def _make_sinks(self) -> Sinks:
+        """In the order in which they get each event. Without a recorder only the verdict's file is left."""
+        callback = self.callback
+        sinks: list[Sink] = [VerdictFile(self.folder)]
+        if self.recorder is None:
+            return Sinks(sinks, self.guard)
+        if callback.heat_map:
+            sinks.append(HeatMap(self.folder, self.args, self.recorder))
+        if callback.tensorboard:
+            values = callback.tensorboard_dir, callback.trainers_tensorboard, callback.hparams, callback.texts
+            sinks.append(TensorBoard(self.folder, self.args, self.state, *values))
+        if callback.trainers_handler is not None:
+            sinks.append(Loggers(callback.trainers_handler, self.args, self.state))
+        label_counts = np.nansum(self.recorder.record.to_dict()["labels"], axis=0, dtype=float)
+        return Sinks(sinks, self.guard, self.state.max_steps, label_counts)
+
+    # ---- update steps ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _records(self) -> bool:
+        return self.recorder is not None and not self.recorder.is_over
+
+    def begin_epoch(self) -> None:
+        """An epoch begins."""
+        self._epoch_has_steps = False
+
+    def begin_step(self) -> None:
+        """An update step begins."""
+        if not self._records:
+            return
+        self.recorder.begin_step()
+        if self._loop is not None and not self._epoch_has_steps:
+            self.guard.run("the clean-up after an interrupt", self._loop.call_when_abandoned, self._abandon)
+        self._epoch_has_steps = True
+
+    def before_step(self, optimizer: Any, step: int) -> None:
+        """The gradients are whole and clipped; the optimizer's step comes, number `step` from 1."""
+        if self._records:
+            self.recorder.before_step(optimizer, step)
+
+    def after_step(self) -> None:
+        """The optimizer has made its step."""
+        if self._records:
+            self.recorder.after_step()
+
+    def end_step(self, step: int, control: TrainerControl) -> None:
+        """Update step number `step` has ended.
+
+        All processes flush together, at steps that the Trainer's flow gives; a user may log in one process alone.
+        """
+        if self.watch is not None and step in self.watch.steps:
+            self.flush()
+            self._look(step, control)
+        elif self._records:
+            flow = control.should_save or control.should_log or control.should_evaluate
+            if flow or self.recorder.pending >= self.callback.block_steps:
+                self.flush()  # before a save: a kill between the two would leave a gap in the resumed run's record
+
+    def flush(self) -> None:
+        """Bring the rows of the last block to the host, the file and the sinks. All processes call it together."""
+        if self._records:
+            self.recorder.flush()
+
+    def _look(self, step: int, control: TrainerControl) -> None:
+        """Look at the run, and raise the alarm where it is the first."""
+        risk, alarm = self.watch.look(step)
+        if math.isfinite(risk):
+            self.sinks.tell("numbers", {RISK: risk}, step)
+        if alarm is not None:
+            self.alarm = alarm
+            self.sinks.tell("alarm", alarm)
+            self.stopped = respond(alarm, self.on_alarm, control, self.args, self.state, self.callback.audited)
+
+    # ---- evaluations, and the end ------------------------------------------------------------------------------------------
+
+    def evaluated(self, metrics: Mapping[str, Any], step: int) -> None:
+        """An evaluation was made after update step number `step`."""
+        if not self.is_training:
+            return
+        self.sinks.tell("evaluation", metrics, step)
+        names = self.recorder.output_names if self.recorder is not None else ()
+        self.guard.run("reading the evaluation", self.evaluations.observe, metrics, step, names)
+
+    def end(self, control: TrainerControl) -> Verdict | None:
+        """The training has ended: judge it, and let go of it.
+
+        Returns:
+            the verdict; None in all processes but the main one, and where no training goes on.
+        """
+        if not self.is_training:
+            return None
+        self.flush()
+        if self.state.is_world_process_zero:
+            known = self.recorder is not None and RECORD not in self.guard.off
+            record = self.recorder.record.to_dict() if known else None
+            unjudged = Verdict("unknown", "unknown: the verdict could not be made, see the warning.")
+            self.verdict = self.guard.run("the verdict", self._judge, record, control, default=unjudged)
+            level = logger.info if self.verdict.status == "ok" else logger.warning
+            level(self.verdict.sentence)
+            self.sinks.tell("end", self._outcome(record))
+        self.release(abandoned=False)
+        return self.verdict
+
+    def _judge(self, record: Mapping[str, Any] | None, control: TrainerControl) -> Verdict:
+        callback, state = self.callback, self.state
+        facts = facts_of(
+            self.model,
+            self.args,
+            self._loop.trainer if self._loop is not None else None,
+            metric=callback.metric,
+            baseline=callback.baseline,
+            compute_metrics=callback.compute_metrics,
+            saw_loss=self.recorder is not None and self.recorder.saw_loss,
+            train_dataset=getattr(self.train_dataloader, "dataset", None),
+            half_precision=self._half_precision,
+        )
+        verdict, self.constant = judge_run(record, self.evaluations.last, facts)
+        if self.alarm is not None:
+            verdict = with_alarm(verdict, self.alarm, self.stopped)
+        if callback.stopped_early:
+            return ended_early(verdict, state.global_step, state.max_steps)
+        if state.is_hyper_param_search and state.global_step < state.max_steps and not control.should_training_stop:
+            return pruned(verdict, state.global_step, state.max_steps)
+        return verdict
+
+    def _outcome(self, record: Mapping[str, Any] | None) -> Outcome:
+        finished, final = not self.callback.stopped_early, {}
+        if finished:  # else it may go on, and has no final scores
+            wanted = self.callback.metric or self.args.metric_for_best_model
+            values = self.verdict, self.evaluations.last.metrics, wanted
+            final = self.guard.run("the final scores", final_scores, *values, default={})
+        return Outcome(self.verdict, final, self.state.global_step, self.alarm, record, finished)
+
+    def release(self, abandoned: bool = True) -> None:
+        """Let go of the model and of files: no hook, no batches, no writers of a training are kept after it.
+
+        Args:
+            abandoned: the training did not come to its end.
+        """
+        if not self.is_training:
+            return
+        self.is_training = False
+        self.sinks.close(abandoned)
+        if self.recorder is not None:
+            self.recorder.stop()
+        self.evaluations.release()
+        self.watch, self.model, self.train_dataloader, self._loop = None, None, None, None
+
+    def _abandon(self, loop: TrainingLoop) -> None:
+        if loop is self._loop:  # not that of a training since
+            self.release()

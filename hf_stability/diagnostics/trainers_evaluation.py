@@ -1,0 +1,92 @@
+"""Which evaluation counts: the last one that the Trainer itself made for its (first) evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .calling_trainer import TrainingLoop, calling_evaluation
+from .evaluation import Evaluation, slim
+
+
+class TrainersEvaluation:
+    """Keeps the last evaluation that counts. Evaluations of the user's own code in between do not.
+
+    Args:
+        loop: the training; None where it is not known: then each evaluation counts, without its outputs.
+        state: the Trainer's.
+        model: without the wrappers of distributed training.
+        whole: keep the outputs as they are, not only the part that a verdict needs.
+
+    Attributes:
+        last: the [`Evaluation`][hf_stability.diagnostics.evaluation.Evaluation]; an empty one before the first.
+    """
+
+    def __init__(self, loop: TrainingLoop | None = None, state: Any = None, model: Any = None, whole: bool = False):
+        self.loop, self.state, self.model, self.whole = loop, state, model, whole
+        self.last = Evaluation()
+
+    def read_log(self) -> None:
+        """Take the last evaluation before the checkpoint of a resumed training, from the log: scores without outputs."""
+        name = self._first_set()
+        prefix = _prefix(name)
+        logged = [entry for entry in self.state.log_history if any(key.startswith(f"{prefix}_") for key in entry)]
+        if self.state.global_step and logged:
+            step = logged[-1].get("step")
+            self.last = Evaluation(_without_set(logged[-1], f"{prefix}_", "eval_"), step=step)
+
+    def observe(self, metrics: Mapping[str, Any], step: int, output_names: Sequence[str] = ()) -> None:
+        """An evaluation, in its `on_evaluate`.
+
+        Args:
+            metrics: as the Trainer has them.
+            step: the update step.
+            output_names: of the model's outputs, in their order, without the loss.
+        """
+        if self.loop is None:  # a loop of one's own
+            self.last = Evaluation(dict(metrics), step=step)
+            return
+        found = calling_evaluation(self.loop.trainer)
+        if found is None or step == 0:  # before the first update step: it says nothing of the run
+            return
+        name, sets = self._first_set(), self.loop.trainer.eval_dataset
+        prefix = _prefix(name)
+        if found.prefix not in (None, prefix):
+            return
+        known = [sets] if name is None else [name, sets[name]]
+        is_its_own = any(found.dataset is one for one in known)
+        if self.last.step == step and (self.last.is_trainers_set or not is_its_own):
+            return  # the first of several in this step
+        ignored = found.ignore_keys
+        if ignored is None:
+            ignored = getattr(getattr(self.model, "config", None), "keys_to_ignore_at_inference", None) or []
+        names = [name for name in output_names if name not in ignored]
+        outputs, labels = getattr(found.output, "predictions", None), getattr(found.output, "label_ids", None)
+        if not self.state.is_world_process_zero:  # the main process judges
+            outputs, labels = None, None
+        elif not self.whole:
+            outputs = slim(outputs, names, writes_texts(self.model))
+        self.last = Evaluation(_without_set(metrics, prefix, "eval"), outputs, labels, step, names, is_its_own)
+
+    def release(self) -> None:
+        """At the end of training: let go of the model and the Trainer; `last` stays."""
+        self.loop, self.state, self.model = None, None, None
+
+    def _first_set(self) -> str | None:
+        """Name of the first of several evaluation sets, None for a single one."""
+        sets = getattr(self.loop.trainer, "eval_dataset", None) if self.loop is not None else None
+        return next(iter(sets), None) if isinstance(sets, dict) else None
+
+
+def writes_texts(model: Any) -> bool:
+    """Whether a model may write texts of its own (an encoder-decoder), which have other places than the labels."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _prefix(name: str | None) -> str:
+    return "eval" if name is None else f"eval_{name}"
+
+
+def _without_set(metrics: Mapping[str, Any], prefix: str, new: str) -> dict[str, Any]:
+    """The metrics of one evaluation set, keys `eval_...` without its name."""
+    return {new + key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}

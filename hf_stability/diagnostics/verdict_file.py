@@ -1,0 +1,27 @@
+"""`verdict.json`: the verdict on a run, in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..utils.files import write_json
+from .sinks import Sink
+
+
+VERDICT = "verdict.json"
+
+
+class VerdictFile(Sink):
+    """Writes the verdict.
+
+    Args:
+        folder: where the run is kept.
+    """
+
+    name = "the file of the verdict"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def end(self, outcome):
+        write_json(self.folder / VERDICT, outcome.verdict.to_dict())

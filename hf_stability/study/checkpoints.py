@@ -1,0 +1,133 @@
+"""A run's folder before training: what an earlier attempt left there is continued from a checkpoint, or deleted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from ..diagnostics.step_record import missing_steps
+from ..errors import InputError
+from ..training_args import StableTrainingArguments
+from ..utils.files import write_bytes, write_json
+from ..version import __version__
+from .job import Job
+from .look import look_step
+from .records import LOOK
+
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
+    """Make the folder ready; the checkpoint to resume from, if there is one. Raises InputError where it is a file."""
+    if os.path.lexists(folder) and not folder.is_dir():  # every process sees it: none waits for another
+        raise InputError(f"{folder} is a file, and the run's folder is needed there; move it away")
+    unfinished = _unfinished_job_id(folder) == job.id
+    before = job.policy["look_at"] if job.until_look else None
+    checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None
+    if checkpoint is not None and _has_lost_steps(folder, checkpoint):
+        logger.error(f"{folder}: its record has lost update steps; the run begins anew")  # louder than `quiet`
+        checkpoint = None
+    args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
+    if args.should_save:
+        look = (
+            (folder / LOOK).read_bytes() if unfinished and not job.until_look and (folder / LOOK).is_file() else None
+        )
+        if checkpoint is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if look is not None:  # who was chosen rests on it, whatever becomes of the checkpoint
+            write_bytes(folder / LOOK, look)
+        for leftover in ("run.json", "error.txt"):
+            (folder / leftover).unlink(missing_ok=True)
+        streams = {name: getattr(args, name) for name in ("init_seed", "data_seed", "dropout_seed")}
+        config = {
+            "id": job.id,
+            "job": job.to_dict(),
+            "streams": streams,
+            "versions": versions(),
+            "args": args.to_dict(),
+        }
+        write_json(folder / "config.json", config)
+    args.distributed_state.wait_for_everyone()
+    return checkpoint
+
+
+def _unfinished_job_id(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _has_lost_steps(folder: Path, checkpoint: str) -> bool:
+    """Whether the record lacks update steps before the checkpoint's: a torn file, a power cut."""
+    state = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
+    return missing_steps(folder / "steps.rec", state["global_step"]) > 0
+
+
+def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch", before: float | None = None) -> str | None:
+    """The newest of the Trainer's checkpoints from which a run goes on as if it had not been stopped, or None.
+
+    The Trainer does not write them atomically, but `trainer_state.json` last: one that can be read stands for the rest.
+
+    Args:
+        folder: the run's.
+        eval_strategy: the run's.
+        before: only those before the look after this fraction of the update steps.
+    """
+    found = {}
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            early = before is None or state["global_step"] < look_step(before, state["max_steps"])
+            if early and _can_go_on(state, eval_strategy) and _has_training_state(path.parent):
+                found[state["global_step"]] = str(path.parent)
+        except (OSError, ValueError, KeyError):
+            continue
+    return found[max(found)] if found else None
+
+
+def _has_training_state(checkpoint: Path) -> bool:
+    """Not where only the model was saved (`--save_only_model`)."""
+    files = [file.name for file in checkpoint.iterdir()]
+    return {"optimizer.pt", "scheduler.pt"} <= set(files) and any(name.startswith("rng_state") for name in files)
+
+
+def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
+    """Not where an evaluation was still to come: that after the last step, and that of an epoch that ends with the step
+    (`--save_strategy steps` saves before it; it would be missing, and what it draws from the random state too). Nor where
+    an alarm had stopped the run: it would go on to its end."""
+    step = state["global_step"]
+    evaluated = any(
+        entry["step"] == step and any(key.startswith("eval_") for key in entry) for entry in state["log_history"]
+    )
+    at_epoch_end = float(state["epoch"]).is_integer()
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    whole = evaluated or not at_epoch_end or eval_strategy != "epoch"
+    return step < state["max_steps"] and whole and not control.get("should_training_stop", False)
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on in its last digits."""
+    import accelerate
+    import datasets
+
+    modules = (torch, transformers, accelerate, datasets, np)
+    found = {module.__name__: module.__version__ for module in modules}
+    return {
+        "hf_stability": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        **found,
+    }

@@ -1,0 +1,143 @@
+"""A study's folder: where everything is, what it holds, and what is refused there.
+
+| path | what |
+| --- | --- |
+| `runs/RECIPE/seed-001/` | a run; its files are told in `records.py` |
+| `stages/TASK-ID/` | an intermediate training, with its `encoder/` |
+| `data/HASH/` | the tokenised data |
+| `summary.md`, `.csv`, `.json` | the tables |
+| `figures/` | the pictures |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..tasks.load import is_saved
+from .job import Job, differences
+from .records import LOOK, RunRecord, read_run
+from .report.summary import NOT_OK
+
+
+TABLES = ("summary.md", "summary.csv", "summary.json")
+SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint")
+
+
+def run_folder(study_folder: Path, job: Job) -> Path:
+    """Where a job's run is kept."""
+    return study_folder / ("stages" if job.is_stage else "runs") / job.name
+
+
+def encoder_folder(study_folder: Path, stage: Job) -> Path:
+    """Where a stage's encoder and tokenizer are kept, for what starts from it."""
+    return run_folder(study_folder, stage) / "encoder"
+
+
+def read_runs(folder: Path) -> list[RunRecord]:
+    """Every finished run below a study's folder, sorted by folder."""
+    runs = (read_run(path.parent) for path in sorted(folder.glob("runs/*/*/run.json")))
+    return [run for run in runs if run is not None]
+
+
+def read_looks(folder: Path) -> list[RunRecord]:
+    """The records at their look of the runs that wait there, or were interrupted since; sorted by folder."""
+    waiting = (path.parent for path in sorted(folder.glob(f"runs/*/*/{LOOK}")) if read_run(path.parent) is None)
+    return [run for run in (read_run(path, LOOK) for path in waiting) if run is not None]
+
+
+def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> None:
+    """With `failed_and_best`, delete the models of runs that are neither failed nor their recipe's best: of ok and
+    stopped ones."""
+    if keep_model != "failed_and_best":
+        return
+    for run in runs:
+        rivals = [other for other in runs if other.recipe == run.recipe and other.last is not None]
+        best = max(rivals, key=lambda other: (other.last, -other.seed), default=None)
+        if run.status not in NOT_OK and run is not best:
+            shutil.rmtree(folder / "runs" / run.name / "model", ignore_errors=True)
+
+
+def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> None:
+    """Refuse a folder that is none, cannot be written to, or holds runs with other settings, whole or looked at.
+
+    Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
+
+    Args:
+        jobs, folder: what is to be run, and where.
+        stages: the jobs' stages, to say in what they are others than those of the folder.
+    """
+    try:
+        nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {error.strerror}; give another folder") from None
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder}: this is a file; give a folder")
+    if not nearest_existing.is_dir() or not _writable(nearest_existing):
+        raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
+    _check_nothing_in_the_way(jobs, folder, stages)
+    by_recipe = {job.recipe: job for job in jobs}
+    for run in [*read_runs(folder), *read_looks(folder)]:
+        path = folder / "runs" / run.name / "config.json"
+        try:
+            old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a run's settings ({_one_line(error)}); move {path.parent} away") from None
+        if run.recipe in by_recipe:
+            changes = differences(old.settings(), by_recipe[run.recipe].settings())
+        else:
+            new = next(iter(by_recipe.values()), old)
+            changes = differences(*({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new)))
+        if changes:
+            changes += _stage_changes(folder, old.stages, by_recipe.get(run.recipe, old).stages, stages)
+            raise InputError(
+                f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
+                + "\n".join(f"  {line}" for line in changes)
+            )
+
+
+def _check_nothing_in_the_way(jobs: Sequence[Job], folder: Path, stages: Sequence[Job]) -> None:
+    """Refuse files, and dangling links, where folders are to be made, and folders where files are to be written."""
+    data = {Path(job.data_folder) for job in (*jobs, *stages) if job.data_folder}
+    for path in [*(run_folder(folder, job) for job in (*jobs, *stages)), *sorted(data)]:
+        there = next(part for part in (path, *path.parents) if os.path.lexists(part))
+        if not there.is_dir():
+            raise InputError(f"--output_dir {folder}: {there} is a file, and a folder is needed there; move it away")
+    for path in sorted(data):
+        if path.is_dir() and not is_saved(path):
+            raise InputError(f"--output_dir {folder}: {path} is a folder without tokenised data; move it away")
+    for path in (folder / name for name in TABLES):
+        if path.is_dir():
+            raise InputError(f"--output_dir {folder}: {path} is a folder, and a table is written there; move it away")
+
+
+def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages: Sequence[Job]) -> list[str]:
+    """What differs between the stages of a run in the folder and those of a new one, where these are as many."""
+    by_id = {stage.id: stage.identity() for stage in stages}
+    lines = []
+    for number, (before, now) in enumerate(zip(old, new, strict=False), 1):
+        for path in folder.glob(f"stages/*-{before}/config.json"):
+            try:
+                found = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # that the stage is another one is said already
+            changes = differences({**found, "stages": None}, {**by_id.get(now, found), "stages": None})
+            lines += [f"stage {number}, {line}" for line in changes]
+    return lines
+
+
+def _writable(path: Path) -> bool:
+    try:
+        tempfile.TemporaryFile(dir=path).close()  # os.access says yes to root on everything
+    except OSError:
+        return False
+    return True
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

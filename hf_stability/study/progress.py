@@ -1,0 +1,85 @@
+"""A study's progress on the terminal: a bar, and a line above it for each finished run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tqdm.auto import tqdm
+
+from .executors import Event
+from .job import Job
+from .policies.early_stopping import look_sentence
+
+
+class Progress:
+    """The progress bar of a study, in shares of its work, and a line above it for each finished run."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        found: int,
+        quiet: bool,
+        say: Callable[[str], None] | None = None,
+        kind: str = "run",
+    ):
+        self.quiet, self.custom_say, self.kind = quiet, say, kind
+        self.found, self.done, self.runs = found, found, found + len(jobs)
+        work = {job.name: _work(job) for job in jobs}
+        self.shares = {name: amount / sum(work.values()) for name, amount in work.items()}
+        self.fractions = dict.fromkeys(self.shares, 0.0)
+        form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
+        self.bar = tqdm(total=1.0, disable=quiet or not jobs, desc=self._count(), bar_format=form, file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        if self.found:
+            self.say(f"{self.found} finished {self.kind}{'s' * (self.found > 1)} found, kept")
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.bar.close()
+
+    def _count(self) -> str:
+        return f"{self.done} of {self.runs} {self.kind}s"
+
+    def say(self, line: str) -> None:
+        if self.quiet:
+            return
+        if self.custom_say is not None:
+            self.custom_say(line)
+        else:
+            with tqdm.external_write_mode(file=sys.stdout):
+                print(line, flush=True)
+
+    def show(self, event: Event) -> None:
+        """Move the bar; say a line where a run has ended."""
+        name = event.job.name
+        if event.kind == "progress":
+            self.fractions[name] = event.steps / max(event.total, 1)
+            self._move()
+        elif event.kind == "looked":
+            self.say(f"{name}: looked at, {look_sentence(event.run)}")
+        else:
+            sentence = event.run.sentence if event.run else f"crashed: {event.error}"
+            self.end(name, sentence, "stage " if event.job.is_stage else "")
+
+    def end(self, name: str, sentence: str, what: str = "") -> None:
+        """Count a run as done, and say how it ended."""
+        self.fractions[name] = 1.0
+        self.done += 1
+        self.say(f"{what}{name}: {sentence}")
+        self.bar.set_description_str(self._count(), refresh=False)
+        self._move()
+
+    def _move(self) -> None:
+        share = sum(self.shares[job] * fraction for job, fraction in self.fractions.items())
+        self.bar.update(min(share, 1.0) - self.bar.n)
+
+
+def _work(job: Job) -> float:
+    """How much work a job is, next to the study's others: in update steps or, where epochs are given, epochs / batch."""
+    if job.args.get("max_steps", -1) > 0:
+        return job.args["max_steps"]
+    accumulated = job.args.get("per_device_train_batch_size", 8) * job.args.get("gradient_accumulation_steps", 1)
+    batch = job.args.get("total_train_batch_size") or accumulated * job.processes
+    return job.args.get("num_train_epochs", 3.0) / batch

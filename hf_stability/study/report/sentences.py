@@ -1,0 +1,130 @@
+"""Two recipes compared, in words: the sentences of the comparisons in `summary.json` and below the table.
+
+Failed runs come first. A recipe that nearly always fails has a small standard deviation: no recipe is called more stable
+than one that fails less often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...utils.text import MOST_DECIMALS, apart, decimal, p_text, share_text
+
+
+LEVEL = 0.05
+"""A difference is shown where p is below this."""
+
+BOUNDS = ("failed_share_if_all_heal", "failed_share_if_all_fail")
+"""Names of the smallest and the largest possible failed share, where runs were stopped."""
+
+
+def comparison_sentence(comparison: Mapping[str, Any]) -> str:
+    """Two recipes compared in one paragraph: failed shares first, then spread; of censored runs only bounds.
+
+    Args:
+        comparison: of two recipes, the values of a pair in the order of its `recipes`: `failed`, `runs`, `stopped`,
+            `stopped_early`, `std_ok`, `std`, `failed_share_audited` and the two of `BOUNDS`; `fisher_p`, and
+            `brown_forsythe` as a dict. See [`summarize`][hf_stability.study.report.summary.summarize].
+    """
+    (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
+    if any(comparison["stopped_early"]):
+        return (
+            f"{a} against {b}: seeds were stopped early because others looked better, so that neither failed shares nor "
+            "spreads are compared; one best run against another is one seed against one."
+        )
+    if runs_a and runs_b and any(comparison["stopped"]):
+        return f"{a} against {b}: {_bounds(comparison)}"
+    head = f"{a} against {b}: failed {failed_a} of {runs_a} against {failed_b} of {runs_b}"
+    if not (runs_a and runs_b):
+        return f"{head}. Nothing to compare."
+    head += f" (Fisher's exact {p_text(comparison['fisher_p'])})."
+    if failed_a == failed_b == 0:
+        return f"{head} {_no_failures(comparison)}"
+    if failed_a * runs_b == failed_b * runs_a:
+        return f"{head} {_equal_shares(comparison)}"
+    return f"{head} {_different_shares(comparison)}"
+
+
+def _bounds(comparison: Mapping[str, Any]) -> str:
+    """Bounds on the failed shares (some runs were stopped); nothing is tested."""
+    low, high = (comparison[key] for key in BOUNDS)
+    parts = []
+    for k, stopped in enumerate(comparison["stopped"]):
+        audited = comparison["failed_share_audited"][k]
+        part = f"{share_text(low[k])} to {share_text(high[k])}" if stopped else share_text(low[k])
+        part += f" ({stopped} of {comparison['runs'][k]} stopped"
+        parts.append(part + (f"; audited estimate {share_text(audited)})" if stopped and audited is not None else ")"))
+    text = f"failed share {parts[0]} against {parts[1]}. "
+    if max(low) <= min(high):
+        text += "The bounds overlap: which of the two fails less often is open."
+    else:
+        less = comparison["recipes"][0 if high[0] < low[1] else 1]
+        text += (
+            f"Whatever the stopped runs had done, a smaller share of {less} would have failed here; it may be chance."
+        )
+    return f"{text} Stopped runs are censored: neither failed shares nor spreads are tested."
+
+
+def _no_failures(comparison: Mapping[str, Any]) -> str:
+    """No run of either failed: their spreads are compared."""
+    test = comparison["brown_forsythe"]
+    text = f"Std of the ok runs: {_both(comparison['std_ok'])}. {_brown_forsythe(test)}"
+    if test["p"] is None:
+        return text
+    steadier = _smaller(comparison["std_ok"])
+    if steadier is None or steadier != _smaller(test["distances"]) or not _shown(test["p"]):
+        return f"{text} No difference in spread is shown."
+    name = comparison["recipes"][steadier]
+    return f"{text} {name} is the more stable of the two: no run failed, and its scores spread less."
+
+
+def _equal_shares(comparison: Mapping[str, Any]) -> str:
+    """The same share failed, and it is not 0."""
+    if comparison["failed"] == comparison["runs"]:
+        caution = "where no run succeeds they say nothing of stability."
+    else:
+        caution = "failed runs among them, they say how far these are from the others."
+    text = f"The failed shares are the same. Std, all runs: {_both(comparison['std'])}; {caution}"
+    return f"{text} {_brown_forsythe(comparison['brown_forsythe'])}"
+
+
+def _different_shares(comparison: Mapping[str, Any]) -> str:
+    failed, runs, names, std = (comparison[key] for key in ("failed", "runs", "recipes", "std"))
+    more = 0 if failed[0] * runs[1] > failed[1] * runs[0] else 1
+    if _shown(comparison["fisher_p"]):
+        text = f"{names[1 - more]} is the more stable of the two: it fails less often."
+    else:
+        text = "The difference in failed shares may be chance."
+    text += f" Std, all runs: {_both(std)}"
+    if _smaller(std) == more:
+        # a few failed runs, far from the others, make a std large: only where half of them fail do they make it small
+        if 2 * failed[more] >= runs[more]:
+            text += f"; that of {names[more]} is small because its runs fail, and is no stability"
+        else:
+            text += f"; that of {names[more]} is smaller, but more of its runs fail: it is no stability"
+    return f"{text}. {_brown_forsythe(comparison['brown_forsythe'])}"
+
+
+def _brown_forsythe(test: Mapping[str, Any]) -> str:
+    n = " and ".join(map(str, test["n"]))
+    if test["p"] is None:
+        return f"Brown-Forsythe: undefined, {test['reason']} (n = {n})."
+    return f"Brown-Forsythe: F(1, {sum(test['n']) - 2}) = {decimal(test['f'], 2)}, {p_text(test['p'])} (n = {n})."
+
+
+def _smaller(values: Sequence[float | None]) -> int | None:
+    """Index of the smaller one; None where they differ by rounding only, or one is missing."""
+    if None in values or round(values[0], MOST_DECIMALS) == round(values[1], MOST_DECIMALS):
+        return None
+    return 0 if values[0] < values[1] else 1
+
+
+def _shown(p: float) -> bool:
+    """Whether p, as it is printed, is below the level: one that reads .050 is not."""
+    return round(p, 3) < LEVEL
+
+
+def _both(values: Sequence[float | None]) -> str:
+    """Two numbers, with as many decimals as it takes to tell them apart."""
+    return " against ".join(apart(*values))

@@ -1,0 +1,236 @@
+"""`summary.md` and `summary.csv`: a study's summary as tables, with notes on how to read them.
+
+Made from the summary alone, see [`summarize`][hf_stability.study.report.summary.summarize]; the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...utils.files import write_json, write_text
+from ...utils.text import decimal, markdown_table, share_text
+from ..job import run_name
+from .sentences import BOUNDS, LEVEL
+from .summary import ALL_PAIRS_UP_TO, censored
+
+
+RUN_COLUMNS = (
+    "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
+    "planned_steps", "alarm_step", "audited", "evaluations", "sentence",
+)  # fmt: skip
+
+SCORE_COLUMNS = {
+    "std of the ok runs (conditional)": "std_ok",
+    "std, all runs": "std",
+    "mean": "mean",
+    "median": "median",
+    "max": "max",
+}
+"""Columns of the scores, and the figures in them."""
+
+
+# ---- the files ------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """What a study prints at its end: the recipes' table, then notes on how to read it, then the comparisons."""
+    return "\n".join([recipes_table(summary), "", *(f"- {note}" for note in _notes(summary))])
+
+
+def recipes_table(summary: Mapping[str, Any]) -> str:
+    """A row for each recipe, as Markdown.
+
+    The best evaluations' mean has a column only where all runs have the same number of evaluations, two or more; stopped
+    runs have columns only where there are any.
+    """
+    metric = summary["metric"] or "score"
+    columns = {f"{metric}: {name}": key for name, key in SCORE_COLUMNS.items()}
+    if any(figures["report_mean"] is not None for figures in summary["recipes"]):
+        columns[f"{metric}: mean on the second half"] = "report_mean"
+    evaluations = _evaluations(summary)
+    if len(evaluations) == 1 and max(evaluations) > 1:
+        columns[f"{metric}: mean of the best of {max(evaluations)} evaluations"] = "best_mean"
+    stops = dict(STOP_COLUMNS) if any(figures["stopped"] for figures in summary["recipes"]) else {}
+    if any(figures["stopped_early"] for figures in summary["recipes"]):
+        stops |= EARLY_COLUMNS
+    rows = [
+        [
+            figures["recipe"],
+            str(figures["runs"]) + _apart(figures),
+            failed_text(figures),
+            *(cell(figures) for cell in stops.values()),
+            *(decimal(figures[key]) for key in columns.values()),
+        ]
+        for figures in summary["recipes"]
+    ]
+    return markdown_table(["recipe", "runs", "failed = share (95% interval)", *stops, *columns], rows)
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json, summary.csv (a row for each run) and summary.md, each atomically."""
+    write_json(folder / "summary.json", summary)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary["runs"])
+    metric = summary["metric"] or "score"
+    header = ["recipe", "seed", f"{metric}: last", f"{metric}: best", "best of", "verdict"]
+    runs = [
+        [r["recipe"], _seed(r), decimal(r["last"]), decimal(r["best"]), str(r["evaluations"]), r["sentence"]]
+        for r in summary["runs"]
+    ]
+    text = f"# Scores over seeds\n\n{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
+    for name, content in (("summary.csv", table.getvalue()), ("summary.md", text)):
+        write_text(folder / name, content)
+
+
+def _seed(run: Mapping[str, Any]) -> str:
+    """`3`; of two-way seeds `init-02_order-01_dropout-1`."""
+    return str(run["seed"]) if run["cell"] is None else run_name("", 0, run["cell"]).strip("/")
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+def _apart(figures: Mapping[str, Any]) -> str:
+    """Runs that are in no figure: ` (+1 crashed, +2 unknown)`."""
+    counts = [f"+{figures[kind]} {kind}" for kind in ("crashed", "unknown") if figures.get(kind)]
+    return f" ({', '.join(counts)})" if counts else ""
+
+
+def failed_text(figures: Mapping[str, Any]) -> str:
+    """`0 (0-.16)`, `9 = .45 (.26-.66)`; `9` where runs were stopped; `-` where no run ended."""
+    if not figures["runs"]:
+        return "-"
+    if censored(figures):
+        return str(figures["failed"])
+    share, low, high = (share_text(figures[key]) for key in ("failed_share", "failed_share_low", "failed_share_high"))
+    return f"{figures['failed']}{f' = {share}' if figures['failed'] else ''} ({low}-{high})"
+
+
+def _bounds_cell(figures: Mapping[str, Any]) -> str:
+    """`.10-.35 (.03-.57)`; `-` where no run was stopped."""
+    if not figures["stopped"]:
+        return "-"
+    keys = (*BOUNDS, "failed_share_if_all_heal_low", "failed_share_if_all_fail_high")
+    heal, fail, low, high = (share_text(figures[key]) for key in keys)
+    return f"{heal}-{fail} ({low}-{high})"
+
+
+def _audited_cell(figures: Mapping[str, Any]) -> str:
+    """`.28 (.07-.56), 1 of 2`; `-` where no run was stopped, or none audited."""
+    if not figures["stopped"] or not figures["audited"]:
+        return "-"
+    keys = ("failed_share_audited", "failed_share_audited_low", "failed_share_audited_high")
+    share, low, high = (share_text(figures[key]) for key in keys)
+    return f"{share} ({low}-{high}), {figures['audited_failed']} of {figures['audited']}"
+
+
+def _saved_cell(figures: Mapping[str, Any]) -> str:
+    """`570 = .15`; `-` where no run was stopped."""
+    return f"{figures['saved_steps']} = {share_text(figures['saved_share'])}" if figures["stopped"] else "-"
+
+
+STOP_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "stopped": lambda figures: str(figures["stopped"]),
+    "failed share: bounds (95% limits)": _bounds_cell,
+    "failed share: audited estimate (95% interval), failed of audited": _audited_cell,
+    "update steps saved = share": _saved_cell,
+}
+"""Columns of the recipes' table where runs were stopped."""
+
+EARLY_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "stopped early": lambda figures: str(figures["stopped_early"]),
+    "budget, runs": lambda figures: decimal(figures["budget"], 2),
+}
+"""Columns where runs were stopped early, because others looked better."""
+
+
+# ---- notes ----------------------------------------------------------------------------------------------------------
+
+STOPPED_NOTES = (
+    "Stopped runs were ended by their alarm. They are censored, not failed: in no score and in no failed count. A recipe "
+    "that has any has no failed share, mean, median or std, which would be of its other runs alone, and no test.",
+    "Bounds: the failed share if all stopped runs had healed, and if all had failed; in brackets the lower 95% Wilson limit "
+    "of the one and the upper of the other.",
+    "Audited estimate: of the runs to be stopped some, drawn at random (--audit_alarms), were finished anyway, and their "
+    "failed share is taken for that of the stopped. Its 95% interval has Wilson's limits of both shares, one upon the other.",
+    "Saved: update steps that stopped runs did not make, and their share of all that were planned.",
+)
+"""How to read the columns of stopped runs."""
+
+EARLY_NOTES = (
+    "Runs that were stopped early are censored, not failed, but for those that had diverged: others looked better "
+    "(--restarts). A recipe that has any has no failed share, mean, median or std, which would be of the runs that looked "
+    "best, and no test.",
+    "Budget: update steps of all runs but crashed ones, as a number of whole runs. The best finished run was chosen by its "
+    "score on the development set that counts: as a score on new examples that is too high.",
+)
+"""How to read the columns of runs that were stopped early."""
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """How to read the table, then the comparisons; a line each."""
+    metric, recipes = summary["metric"] or "score", summary["recipes"]
+    notes = [
+        "failed: failed and diverged runs, their share and its 95% Wilson interval. Where runs fail a small std is no "
+        "stability.",
+        f"{metric}: at the end of training. std: ddof = 1; that of the ok runs leaves the failed ones out, and is "
+        "comparable only where none failed.",
+    ]
+    if any(figures["report_mean"] is not None for figures in recipes):
+        notes.append(
+            "Scores and verdicts are of the first half of the development set, which may select (the best run, the best "
+            "evaluation); the column of the second half is for reporting what was selected."
+        )
+    if any(run["cell"] for run in summary["runs"]):
+        notes.append(
+            "Runs of two-way seeds share initialisations and data orders: intervals and tests, which take runs for "
+            "independent, are too sure of them. two_way.md has the variance's sources, where the design is whole."
+        )
+    if any(figures["crashed"] for figures in recipes):
+        notes.append("Crashed runs are in no figure.")
+    missing = [(f["runs"] - censored(f) - f["scores"], f["recipe"]) for f in recipes]
+    scoreless = [f"{number} of {recipe}" for number, recipe in missing if number]
+    if scoreless:
+        notes.append(f"Runs without a score: {', '.join(scoreless)}. They are in the failed share only.")
+    if any(figures["stopped"] for figures in recipes):
+        notes += STOPPED_NOTES
+    if any(figures["stopped_early"] for figures in recipes):
+        notes += EARLY_NOTES
+        notes += [f"{f['recipe']}: {_best_sentence(f, metric)}" for f in recipes if f["best_run"] is not None]
+    if len(_evaluations(summary)) > 1:
+        numbers = [f"{f['recipe']} {' or '.join(map(str, f['evaluations']))}" for f in recipes if f["evaluations"]]
+        notes.append(
+            f"No column for the best evaluation: the runs differ in how many they have ({', '.join(numbers)}), and "
+            "the best of more evaluations is higher by selection."
+        )
+    tested = [c for c in summary["comparisons"] if not any(c["stopped"]) and not any(c["stopped_early"])]
+    number = len(tested)
+    if number:
+        pairs = "each pair" if len(recipes) <= ALL_PAIRS_UP_TO else f"each of {len(recipes)} recipes with the first"
+        corrected = f", not corrected for {number} comparisons" if number > 1 else ""
+        notes.append(
+            f"Comparisons, {pairs}: failed runs, then spread. Brown-Forsythe is Levene's test about the median, on "
+            f"the last {metric} of all runs, for comparison with the paper's Levene test. p is two-sided{corrected}; "
+            f"a difference is called one below {decimal(LEVEL, 2)}."
+        )
+    return notes + [comparison["sentence"] for comparison in summary["comparisons"]]
+
+
+def _evaluations(summary: Mapping[str, Any]) -> set[int]:
+    """The numbers of evaluations that runs have."""
+    return {number for figures in summary["recipes"] for number in figures["evaluations"]}
+
+
+def _best_sentence(figures: Mapping[str, Any], metric: str) -> str:
+    """`the best finished run is seed 3, accuracy .712; .695 on the second half, which did not select it.`"""
+    best = figures["best_run"]
+    text = f"the best finished run is seed {best['seed']}, {metric} {decimal(best['score'])}"
+    if best["report"] is None:
+        return f"{text}, on the set that selected it (--validation_half both keeps a half for the report)."
+    return f"{text}; {decimal(best['report'])} on the second half, which did not select it."

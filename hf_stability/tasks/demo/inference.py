@@ -1,0 +1,138 @@
+"""What follows from a sentence of the small language, what does not, and wrong versions of it.
+
+A sentence's `facts` are had by weakening: leave out adjectives, adverbs and clauses, or state one of them as a sentence of
+its own. That is valid under the determiners in `grammar.WEAKENING_DETERMINERS` only ("every red dog sleeps" does not say
+that every dog does).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from .grammar import (
+    ADJECTIVES,
+    COMMON_ADJECTIVES,
+    INTRANSITIVE_VERBS,
+    NOUNS,
+    SYMMETRIC_PREPOSITIONS,
+    TRANSITIVE_VERBS,
+    NounPhrase,
+    ObjectClause,
+    PlaceModifier,
+    Predicate,
+    Sentence,
+    SubjectClause,
+    Verb,
+)
+
+
+def bare(phrase: NounPhrase) -> NounPhrase:
+    """The determiner and the noun alone."""
+    return replace(phrase, adjective=None, modifier=None)
+
+
+def noun_phrases(sentence: Sentence) -> list[NounPhrase]:
+    """All noun phrases of a sentence, from left to right as their nouns stand; inner ones follow their host."""
+    found = []
+    for outer in (sentence.subject, sentence.predicate.object):
+        if outer is None:
+            continue
+        found.append(outer)
+        modifier = outer.modifier
+        if isinstance(modifier, PlaceModifier):
+            found.append(modifier.place)
+        elif isinstance(modifier, SubjectClause):
+            found.append(modifier.predicate.object)
+        elif isinstance(modifier, ObjectClause):
+            found.append(modifier.subject)
+    return found
+
+
+def facts(sentence: Sentence) -> list[Sentence]:
+    """The simple sentences, of bare noun phrases, that a correct sentence states; its main clause comes first."""
+    predicate = sentence.predicate
+    stated = [Sentence(bare(sentence.subject), replace(predicate, object=predicate.object and bare(predicate.object)))]
+    for phrase in noun_phrases(sentence):
+        host, be = bare(phrase), Verb("be", phrase.plural)
+        if phrase.adjective:
+            stated.append(Sentence(host, Predicate(be, complement=phrase.adjective)))
+        modifier = phrase.modifier
+        if isinstance(modifier, PlaceModifier):
+            stated.append(Sentence(host, Predicate(be, bare(modifier.place), modifier.preposition)))
+        elif isinstance(modifier, SubjectClause):
+            target = bare(modifier.predicate.object)
+            stated.append(Sentence(host, replace(modifier.predicate, object=target)))
+        elif isinstance(modifier, ObjectClause):
+            stated.append(Sentence(bare(modifier.subject), Predicate(modifier.verb, host)))
+    return stated
+
+
+def follows(premise: Sentence, hypothesis: Sentence) -> bool:
+    """Whether a simple `hypothesis` follows from `premise`, whose determiners must be `WEAKENING_DETERMINERS`."""
+    stated = facts(premise)
+    if hypothesis.predicate.preposition in SYMMETRIC_PREPOSITIONS:
+        return hypothesis in stated or exchanged(hypothesis) in stated
+    return hypothesis in stated
+
+
+def with_subject(sentence: Sentence, subject: NounPhrase) -> Sentence:
+    """The sentence said of another subject, with which its verb agrees (a reflexive pronoun stays as it is)."""
+    verb = replace(sentence.predicate.verb, plural=subject.plural)
+    return replace(sentence, subject=subject, predicate=replace(sentence.predicate, verb=verb))
+
+
+def exchanged(sentence: Sentence) -> Sentence:
+    """Subject and object change places: `the dog chases these cats.` -> `these cats chase the dog.`"""
+    turned = with_subject(sentence, sentence.predicate.object)
+    return replace(turned, predicate=replace(turned.predicate, object=sentence.subject))
+
+
+def rearrangements(premise: Sentence, fact: Sentence) -> list[Sentence]:
+    """Wrong versions of a fact of `premise`, correct sentences made of the premise's words and not following from it.
+
+    Roles are exchanged, or another noun phrase of the premise takes the place of the subject or the object. Kinds are
+    kept (an animal never prays), so that the hypothesis alone does not give itself away.
+    """
+    predicate, subject, target = fact.predicate, fact.subject, fact.predicate.object
+    # A place and a colour go with all kinds; everything else goes with the kind it was said of.
+    any_kind = predicate.preposition is not None or predicate.complement in COMMON_ADJECTIVES
+    used = {subject.noun, target.noun if target else None}
+    wrong = []
+    if target and (any_kind or target.kind == subject.kind):
+        wrong.append(exchanged(fact))
+    for other in map(bare, noun_phrases(premise)):
+        if other.noun in used:
+            continue
+        pronoun_fits = not predicate.is_reflexive or other.plural == subject.plural
+        if pronoun_fits and (any_kind or other.kind == subject.kind):
+            wrong.append(with_subject(fact, other))
+        if target and (any_kind or other.kind == target.kind):
+            wrong.append(replace(fact, predicate=replace(predicate, object=other)))
+    return [hypothesis for hypothesis in wrong if not follows(premise, hypothesis)]
+
+
+def draw_replacement(rng: random.Random, premise: Sentence, fact: Sentence) -> Sentence:
+    """A wrong version of a fact of `premise` in which one content word gave way to another of its sort."""
+    subject, predicate, target = fact.subject, fact.predicate, fact.predicate.object
+    premise_nouns = {phrase.noun for phrase in noun_phrases(premise)}
+
+    def renamed(phrase: NounPhrase) -> NounPhrase:
+        return replace(phrase, noun=rng.choice([noun for noun in NOUNS[phrase.kind] if noun not in premise_nouns]))
+
+    wrong = [replace(fact, subject=renamed(subject))]
+    if target:
+        wrong.append(replace(fact, predicate=replace(predicate, object=renamed(target))))
+    if predicate.verb.lemma != "be":
+        if target:
+            verbs = TRANSITIVE_VERBS[subject.kind, target.kind]
+        elif predicate.is_reflexive:
+            verbs = TRANSITIVE_VERBS[subject.kind, subject.kind]
+        else:
+            verbs = INTRANSITIVE_VERBS[subject.kind]
+        wrong.append(replace(fact, predicate=replace(predicate, verb=Verb(rng.choice(verbs), subject.plural))))
+    elif predicate.complement:
+        adjective = rng.choice(ADJECTIVES[subject.kind] + COMMON_ADJECTIVES)
+        wrong.append(replace(fact, predicate=replace(predicate, complement=adjective)))
+    # The word may have given way to itself, or to one that is true as well; a new noun never is.
+    return rng.choice([hypothesis for hypothesis in wrong if not follows(premise, hypothesis)])

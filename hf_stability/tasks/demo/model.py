@@ -1,0 +1,146 @@
+"""The demo's small models before pretraining: the families, their tokenizers, models with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from .grammar import WORDS
+
+
+# BERT's .02 is made for a hidden size of 768. At 64, twelve layers of such weights hardly change their input.
+INITIALIZER_RANGE = 0.05
+MAX_LENGTH = 64  # tokens; the longest pair has fewer than 50
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs from one family to the other.
+
+    Args:
+        model_class: name of the pretraining model in `transformers`.
+        special_tokens: the vocabulary's first entries, the id of each is its place.
+        roles: names of the special tokens for the tokenizer (`pad_token=...`).
+        single, pair: templates of `tokenizers` for one and two sentences; `:1` is the token type.
+        pair_label: the model's keyword for the sentence-pair label; None if it is not trained on pairs.
+        pair_task: `"same"` (does the second belong to the first? in half of the pairs it does not), `"order"` (are they
+            in order?), None. But for "same" the two always belong together, like the consecutive text of the originals.
+        config: what goes to the model's configuration beside the common sizes.
+        fine_tuning: what the SAVED configuration says instead, for whoever fine-tunes: the family's usual values.
+    """
+
+    model_class: str
+    special_tokens: tuple[str, ...]
+    roles: dict[str, str]
+    single: str
+    pair: str
+    pair_label: str | None
+    pair_task: str | None
+    config: dict
+    fine_tuning: dict
+
+
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_BERT_ROLES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+_USUAL = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "initializer_range": 0.02}
+
+ARCHITECTURES = {
+    "bert": Architecture(
+        model_class="BertForPreTraining",
+        special_tokens=_BERT_SPECIAL,
+        roles=_BERT_ROLES,
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        pair_label="next_sentence_label",
+        pair_task="same",
+        config={"max_position_embeddings": MAX_LENGTH},
+        fine_tuning=_USUAL,
+    ),
+    # No task on pairs: two sentences are just a longer text. Positions are counted from pad_token_id + 1.
+    "roberta": Architecture(
+        model_class="RobertaForMaskedLM",
+        special_tokens=("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        roles={
+            "bos_token": "<s>",
+            "cls_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "sep_token": "</s>",
+            "unk_token": "<unk>",
+            "mask_token": "<mask>",
+        },
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        pair_label=None,
+        pair_task=None,
+        config={"max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1},
+        fine_tuning=_USUAL,
+    ),
+    # One layer's weights, used twelve times. Dropout 0 is ALBERT v2's own value for fine-tuning.
+    "albert": Architecture(
+        model_class="AlbertForPreTraining",
+        special_tokens=_BERT_SPECIAL,
+        roles=_BERT_ROLES,
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        pair_label="sentence_order_label",
+        pair_task="order",
+        config={"max_position_embeddings": MAX_LENGTH, "embedding_size": 32, "classifier_dropout_prob": 0.0},
+        fine_tuning={
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "classifier_dropout_prob": 0.1,
+            "initializer_range": 0.02,
+        },
+    ),
+}
+SIZES = {"hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 256}
+
+
+def build_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the language's words: id 0-4 special tokens, then `grammar.WORDS` in order."""
+    family = ARCHITECTURES[architecture]
+    vocabulary = {word: index for index, word in enumerate([*family.special_tokens, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=family.roles["unk_token"]))
+    tokenizer.pre_tokenizer = Whitespace()  # parts words from punctuation, too
+    tokenizer.post_processor = TemplateProcessing(
+        single=family.single,
+        pair=family.pair,
+        special_tokens=[(token, vocabulary[token]) for token in family.special_tokens],
+    )
+    input_names = ["input_ids", "attention_mask"]
+    if ":1" in family.pair:
+        input_names.insert(1, "token_type_ids")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=input_names, model_max_length=MAX_LENGTH, **family.roles
+    )
+
+
+def build_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> transformers.PreTrainedModel:
+    """The pretraining model with random weights (drawn from torch's global state); `overrides` go to its config."""
+    family = ARCHITECTURES[architecture]
+    model_class = getattr(transformers, family.model_class)
+    special_ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_dropout_prob": 0.0,  # text that never repeats cannot be overfitted
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": INITIALIZER_RANGE,
+        **SIZES,
+        **special_ids,
+        **family.config,
+        **overrides,
+    }
+    return model_class(model_class.config_class(**settings))

@@ -1,0 +1,165 @@
+"""A user's file as a table: csv, tsv, json or json lines. A file that cannot be read raises, with its flag and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+
+
+EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl")
+_SHOWN = 40  # characters of a column's name in a message
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file's rows.
+
+    Args:
+        where: `"--train_file data/train.csv"`, which opens each error message.
+        columns: its columns, each a list with one value per row: str from csv and tsv, any JSON value else.
+        rows: for each row where it stands: `"line 7"` or `"record 3"`.
+    """
+
+    where: str
+    columns: dict[str, list]
+    rows: list[str]
+
+    def error(self, row: int, message: str) -> InputError:
+        """An error that names the file and the row, counted from 0."""
+        return InputError(f"{self.where}, {self.rows[row]}: {message}")
+
+
+def read_table(path: Path, flag: str) -> Table:
+    """Read a file.
+
+    Args:
+        path: its extension, one of `EXTENSIONS`, says how to read it.
+        flag: the argument that named it, for error messages.
+
+    Raises:
+        InputError: it cannot be read, or has no rows.
+    """
+    where = f"{flag} {path}"
+    extension = path.suffix.lower()
+    if extension not in EXTENSIONS:
+        raise InputError(f"{where}: extension {extension!r} is not supported, expected one of {', '.join(EXTENSIONS)}")
+    if not path.is_file():
+        raise InputError(f"{where}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save it in the encoding UTF-8"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from error
+    if not text.strip():
+        raise InputError(f"{where}: the file is empty")
+
+    table = _from_json(text, where) if extension.startswith(".json") else _from_csv(text, where, extension)
+    if not table.rows:
+        raise InputError(f"{where}: column names, but no rows")
+    return table
+
+
+def _from_csv(text: str, where: str, extension: str) -> Table:
+    file = io.StringIO(text, newline="")  # leaves line breaks to the csv module, quoted ones included
+    if extension == ".tsv":
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(file, strict=True)
+    rows, places = [], []
+    try:
+        for row in reader:
+            if row:  # the csv module returns an empty list for a blank line
+                rows.append(row)
+                places.append(f"line {reader.line_num}")
+    except csv.Error as error:
+        raise InputError(f"{where}, line {reader.line_num}: {error}") from error
+
+    header, *rows = rows
+    _check_separator(header, where, extension)
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise InputError(f"{where}, {places[0]}: two columns are named {doubled[0]!r}")
+    for row, place in zip(rows, places[1:], strict=True):
+        if len(row) != len(header):
+            raise InputError(f"{where}, {place}: {len(row)} columns, expected {len(header)} ({', '.join(header)})")
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
+    return Table(where, columns, places[1:])
+
+
+def _check_separator(header: list[str], where: str, extension: str) -> None:
+    """Refuse a file with another separator than its extension says: it seems to have one column."""
+    if len(header) > 1:
+        return
+    for separator, name, way_out in (
+        ("\t", "tabs", "name the file .tsv"),
+        (";", "semicolons", "save it with commas"),
+        (",", "commas", "name the file .csv"),
+    ):
+        if separator in header[0] and not (separator == "," and extension == ".csv"):
+            raise InputError(f"{where}, line 1: columns separated by {name} in a {extension} file; {way_out}")
+
+
+def _from_json(text: str, where: str) -> Table:
+    records, places = [], []
+    try:
+        if text.lstrip().startswith("["):
+            records = json.loads(text, object_pairs_hook=_record)
+            places = [f"record {number}" for number in range(1, len(records) + 1)]
+        else:
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    places.append(f"line {number}")
+                    records.append(json.loads(line, object_pairs_hook=_record))
+    except _TwiceError as error:
+        place = f", {places[-1]}" if places else ""
+        raise InputError(f"{where}{place}: a record has two columns named {error.args[0]!r}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        place = f", {places[-1]}" if places else ""
+        raise InputError(f"{where}{place}: not JSON ({error}); expected an array of objects, or one a line") from error
+
+    if not records:
+        raise InputError(f"{where}: an empty array")
+    for record, place in zip(records, places, strict=True):
+        if not isinstance(record, dict):
+            raise InputError(f"{where}, {place}: not an object with columns")
+        if record.keys() != records[0].keys():
+            raise InputError(
+                f"{where}, {place}: columns {', '.join(record)}, but {', '.join(records[0])} in the first record; give "
+                "every record the same"
+            )
+    return Table(where, {name: [record[name] for record in records] for name in records[0]}, places)
+
+
+class _TwiceError(ValueError):
+    """An object has a key twice."""
+
+
+def _record(pairs: list[tuple[str, object]]) -> dict:
+    record = dict(pairs)
+    if len(record) < len(pairs):  # json itself would keep the last
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return record
+
+
+def find_column(table: Table, name: str) -> str | None:
+    """The column of this name; or else the only one that differs from it by case and spaces at the ends alone."""
+    if name in table.columns:
+        return name
+    found = [column for column in table.columns if column.strip().lower() == name.strip().lower()]
+    return found[0] if len(found) == 1 else None
+
+
+def only(table: Table) -> str:
+    """`only idx, text`: the columns that there are, for error messages."""
+    names = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..." for name in table.columns]
+    return f"only {', '.join(' '.join(name.split()) for name in names)}"
