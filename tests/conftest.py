@@ -162,7 +162,7 @@ def tiny_jobs(tiny_model, tiny_csv):
     """A function of a study's folder, recipes and seeds, and more training arguments: the jobs of a study on the tiny
     task, of 4 update steps in 2 epochs unless told otherwise, its tokenised data in the folder."""
     from hf_stability.recipe import load_recipe
-    from hf_stability.study import prepare
+    from hf_stability.study import prepare, pretrained
     from hf_stability.tasks.load import load_task_data, tokenize
 
     texts = load_task_data(None, None, *tiny_csv)
@@ -177,9 +177,9 @@ def tiny_jobs(tiny_model, tiny_csv):
         **given,
     ):
         model = model or tiny_model()
-        data = tokenize(texts, prepare.load_tokenizer(model), 32)
+        data = tokenize(texts, pretrained.load_tokenizer(model), 32)
         data.save(folder / "data" / "tiny")
-        config, given = prepare.load_config(model), {"max_steps": 4, "use_cpu": True, **given}
+        config, given = pretrained.load_config(model), {"max_steps": 4, "use_cpu": True, **given}
         settings = [prepare.resolved_settings(load_recipe(name), config.model_type, {}, given) for name in recipes]
         place = folder / "data" / "tiny"
         return prepare.make_jobs(settings, seeds, model, config, data, place, keep_model=keep_model, dtype=dtype)

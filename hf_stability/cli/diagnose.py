@@ -38,7 +38,7 @@ Then: hf-stability rescue --help
 
 SHOWN = (
     "model_name_or_path", "tokenizer_name", "task_name", "data_dir", "train_file", "validation_file", "max_seq_length",
-    "memorize", "memorize_rate", "json", "learning_rate", "warmup_steps", "bias_correction", "lr_bias_correction", "optim",
+    "memorize", "memorize_rate", "json", "learning_rate", "warmup_steps", "optim",
     "bf16", "fp16", "use_cpu",
 )  # fmt: skip
 """The flags that --help shows."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from ..methods import argument_names
 from ..recipe import recipe_names
 from ..study.job import KEEP_MODEL
-from ..study.prepare import DTYPES
+from ..study.pretrained import DTYPES
 from ..training_args import StableTrainingArguments
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..errors import InputError, nearest
-from ..methods import load_method
+from ..methods import METHODS, argument_names, load_method
 from ..recipe import load_recipes, recipe_names
 from ..training_args import StableTrainingArguments, arguments_class
 from .flags import DIAGNOSTICS, DataArguments, ModelArguments, method_flags, names_of
@@ -148,7 +148,7 @@ def study_parser(
     Args:
         argv: what was given; `--help_all` among it shows everything.
         own: the command's own dataclasses, by the title of their group.
-        texts, shown: see [`Parser`].
+        texts, shown: see [`Parser`]; the arguments of common methods are shown too.
         helps: help by flag, instead of the dataclasses'.
 
     Raises:
@@ -161,7 +161,8 @@ def study_parser(
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
-    built = Parser(classes, texts, groups, shown, "--help_all" in argv)
+    common = argument_names([method for method in METHODS if method.is_common])
+    built = Parser(classes, texts, groups, (*shown, *common), "--help_all" in argv)
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.layers import POOLERS
 from ..verdicts.constants import IGNORED_LABEL
 from .finding import Checked, Fault
 
@@ -209,7 +210,7 @@ def check_frozen(
         faults = [Fault("all", "likely")]
     else:
         faults = _frozen_part_faults(parts, bool(adapters))
-        others = [name for name in layers if name != "classifier" and name not in parts]
+        others = [name for name in layers if name not in _told(faults)]
         if not adapters and (others or (frozen and not faults)):  # adapters: the encoder is meant to stay
             values = {"layers": others or list(frozen)}
             faults.append(Fault("share", "likely" if share > 0.5 else "possible", values))
@@ -253,6 +254,13 @@ def _frozen_part_faults(parts: Mapping[str, str], adapters: bool) -> list[Fault]
         "new tokens": ("possible", of("new tokens")),
     }
     return [Fault(kind, level, {"parts": names}) for kind, (level, names) in found.items() if names]
+
+
+def _told(faults: Sequence[Fault]) -> set[str]:
+    """The layers that faults of frozen parts tell already; the head always is: it is a part of its own."""
+    parts = {part for fault in faults for part in fault.values["parts"]}
+    in_pooler = any(name in POOLERS for part in parts for name in part.split("."))
+    return {"classifier", *parts, *(["pooler"] if in_pooler else [])}
 
 
 def check_dtype(weights_dtype: str | None = None) -> Checked | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..study.model import load_model, model_config
+from ..study.prepare import DTYPES, load_config, load_tokenizer
 from ..verdicts.constants import IGNORED_LABEL
 from .files import Run
 from .finding import Checked, Fault, Finding
@@ -21,6 +22,44 @@ from .words import finding_of
 
 
 MAX_SEQ_LENGTH = 128  # tokens; the study's default
+
+DATA_FLAGS = ("task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name")
+
+
+@dataclass(frozen=True)
+class Named:
+    """The model and the data that the user names, by the study command's flags; None for what is not named.
+
+    Args:
+        model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
+        task_name, data_dir, train_file, validation_file, text_column_names, label_column_name: the data.
+        max_seq_length: in tokens.
+        dtype: "float32", "bfloat16", "float16", or "auto": as the weights were saved. Default: a study's own, else "auto",
+            as transformers loads them.
+    """
+
+    model_name_or_path: str | None = None
+    tokenizer_name: str | None = None
+    task_name: str | None = None
+    data_dir: str | None = None
+    train_file: str | None = None
+    validation_file: str | None = None
+    text_column_names: Sequence[str] | None = None
+    label_column_name: str | None = None
+    max_seq_length: int = MAX_SEQ_LENGTH
+    dtype: str | None = None
+
+    def __post_init__(self):
+        if self.dtype not in (None, "auto", *DTYPES):
+            raise InputError(f"--dtype {self.dtype}: give {', '.join(DTYPES)} or auto")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data's flags, by name."""
+        return {name: getattr(self, name) for name in DATA_FLAGS}
+
+    def __bool__(self) -> bool:
+        return any((self.model_name_or_path, self.tokenizer_name, *self.data.values()))
 
 
 @dataclass
@@ -63,30 +102,21 @@ class Inputs:
         return bool(labels_fit and (rows is None or (self.values.get("largest_id") or 0) < rows))
 
 
-def load_inputs(
-    run: Run,
-    model: str | None,
-    tokenizer: str | None,
-    task_name: str | None,
-    data_dir: str | None,
-    train_file: str | None,
-    validation_file: str | None,
-    max_seq_length: int,
-) -> Inputs:
+def load_inputs(run: Run, named: Named) -> Inputs:
     """Load the named data and model; for a study's run, by default its own, if they still exist.
 
     Raises:
         InputError: a named one cannot be loaded.
     """
-    from ..study.prepare import load_config, load_tokenizer
     from ..tasks.load import subsample, tokenize
 
     inputs, job = Inputs(), run.job
+    model, tokenizer = named.model_name_or_path, named.tokenizer_name
     if model:
         load_config(model)  # raises for a wrong name
     texts = tokens = None
-    if any((task_name, data_dir, train_file, validation_file)):
-        texts, problem = _load_texts(task_name, data_dir, train_file, validation_file)
+    if any(named.data.values()):
+        texts, problem = _load_texts(named)
         inputs.findings += [problem] if problem else []
     elif job is not None:
         tokens = _tokens_of(run)
@@ -96,14 +126,15 @@ def load_inputs(
     else:
         own_tokenizer = _or_none(load_tokenizer, *([job.tokenizer, job.model] if job else [run.saved_model]))
     if texts is not None and own_tokenizer is not None:
-        tokens = tokenize(subsample(texts, LOOK_AT, LOOK_AT), own_tokenizer, max_seq_length)
-        inputs.values["max_seq_length"] = max_seq_length
+        tokens = tokenize(subsample(texts, LOOK_AT, LOOK_AT), own_tokenizer, named.max_seq_length)
+        inputs.values["max_seq_length"] = named.max_seq_length
     _look_at_data(inputs, texts, tokens, own_tokenizer)
     if not model and job is not None and _or_none(load_config, job.model) is not None:
         model = job.model
     if model:
         task = None if texts is tokens is None else (texts or tokens).task
-        _look_at_model(inputs, model, task, *((job.model_config, job.dtype) if job else ({}, "auto")))
+        values, dtype = (job.model_config, job.dtype) if job else ({}, "auto")
+        _look_at_model(inputs, model, task, values, named.dtype or dtype)
     elif run.saved_model is not None and (config := _or_none(load_config, str(run.saved_model))) is not None:
         inputs.values |= {"num_labels": config.num_labels, **config_values(config)}
     on_cpu = run.args.get("use_cpu") or not torch.cuda.is_available()
@@ -154,15 +185,15 @@ def _look_at_data(inputs: Inputs, texts, tokens, tokenizer) -> None:
         inputs.collator = DataCollatorWithPadding(tokenizer)
 
 
-def _load_texts(task_name, data_dir, train_file, validation_file) -> tuple[Any, Finding | None]:
+def _load_texts(named: Named) -> tuple[Any, Finding | None]:
     """The texts; if the user's files exist but are not valid data, a finding instead."""
     from ..tasks.load import load_task_data
 
     try:
-        return load_task_data(task_name, data_dir, train_file, validation_file), None
+        return load_task_data(**named.data), None
     except InputError as error:
-        files = [Path(file) for file in (train_file, validation_file) if file]
-        if task_name or len(files) < 2 or not all(file.is_file() for file in files):
+        files = [Path(file) for file in (named.train_file, named.validation_file) if file]
+        if named.task_name or len(files) < 2 or not all(file.is_file() for file in files):
             raise
         return None, finding_of(Checked("labels", {}, [Fault("unreadable", "likely", {"error": error})]))
 
@@ -170,7 +201,9 @@ def _load_texts(task_name, data_dir, train_file, validation_file) -> tuple[Any, 
 def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], dtype: str) -> None:
     """Load the pretrained weights as the run did, to see which of the model's weights they lack.
 
-    `dtype` is the study's, or "auto" for transformers' own choice.
+    Args:
+        values: for the model's config, from the run's recipe.
+        dtype: what to load the weights in, as in [`Named`].
     """
     from transformers import AutoConfig
 

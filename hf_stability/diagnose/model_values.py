@@ -16,10 +16,8 @@ from ..utils.layers import base_model, parameters_with_layers
 CLS_IS_BOS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "albert")
 """Model types whose config names the tokenizer's cls and sep tokens `bos` and `eos`."""
 
-
 ANY_MODELS = (PreTrainedTokenizer, PreTrainedTokenizerFast)
 """Tokenizer classes that fit any model, so that a mismatch cannot be seen."""
-
 
 LOOK_AT = 10_000  # examples; the tokens of later ones are not read
 
@@ -85,31 +83,49 @@ def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
     (prefix, _), found = base_model(model), {}
     modules = dict(model.named_modules(remove_duplicate=False))
     some_loaded = any(map(_was_loaded, model.parameters()))
-    get_embeddings = getattr(model, "get_input_embeddings", None)
-    try:
-        embeddings = get_embeddings() if get_embeddings else None
-    except (NotImplementedError, AttributeError):
-        embeddings = None
-    embedding_weight = getattr(embeddings, "weight", None)
+    token_embeddings = _token_embeddings(model)
     for path, module in modules.items():
         own = dict(module.named_parameters(recurse=False))
         matrices = [p for p in own.values() if p.ndim > 1 and not p.requires_grad]
         if not matrices or _is_replaced(f"{path}.") or _is_adapted(path, modules):
             continue
         name, weight, bias = _plain_name(path, model), matrices[0], own.get("bias")
-        never_trained = bias is not None and bias.numel() > 0 and not bias.is_meta and not bool(bias.any())
-        if embedding_weight is not None and weight is embedding_weight:
+        if token_embeddings is not None and weight is token_embeddings:
             found[name] = "kept"
         elif prefix and not f"{path}.".startswith(prefix):
-            lacked = some_loaded and not _was_loaded(weight) and (bias is None or bias.requires_grad)
-            if never_trained or lacked:
-                found[name] = "new"
-            else:  # a bias but no mark: perhaps loaded by hand
-                found[name] = "loaded" if _was_loaded(weight) else "unknown"
+            found[name] = _head_origin(weight, bias, some_loaded)
         elif "pooler" in name.split("."):
-            new = never_trained and some_loaded and not _was_loaded(weight)
+            new = _never_trained(bias) and some_loaded and not _was_loaded(weight)
             found[name] = "new" if new else "kept"
     return found
+
+
+def _token_embeddings(model: torch.nn.Module) -> torch.Tensor | None:
+    """The weight of a model's token embeddings; None if it does not name them."""
+    try:
+        embeddings = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+    return getattr(embeddings, "weight", None)
+
+
+def _head_origin(weight: torch.Tensor, bias: torch.Tensor | None, some_loaded: bool) -> str:
+    """Where the values of a head's frozen module come from: `new`, `loaded` or `unknown`.
+
+    Args:
+        some_loaded: whether from_pretrained loaded any weight of the model.
+    """
+    if _never_trained(bias):
+        return "new"
+    if _was_loaded(weight):
+        return "loaded"
+    # A frozen bias that is not 0 and has no mark: the user may have loaded the head by hand.
+    return "new" if some_loaded and (bias is None or bias.requires_grad) else "unknown"
+
+
+def _never_trained(bias: torch.Tensor | None) -> bool:
+    """Whether a bias is 0 throughout, as it is drawn."""
+    return bias is not None and bias.numel() > 0 and not bias.is_meta and not bool(bias.any())
 
 
 def _was_loaded(parameter: torch.Tensor) -> bool:

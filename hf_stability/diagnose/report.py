@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..utils.text import share_text
 from .causes import run_checks
 from .files import read_run_files
 from .finding import BUGS, LIKELIHOODS, Finding
-from .inputs import MAX_SEQ_LENGTH, load_inputs
+from .inputs import MAX_SEQ_LENGTH, Named, load_inputs
 from .live import live_inputs, read_trainer
 from .memorize import try_memorize
 from .model_values import adapter_values
@@ -121,7 +121,10 @@ def diagnose(
     data_dir: str | None = None,
     train_file: str | None = None,
     validation_file: str | None = None,
+    text_column_names: Sequence[str] | None = None,
+    label_column_name: str | None = None,
     max_seq_length: int = MAX_SEQ_LENGTH,
+    dtype: str | None = None,
     training: Mapping[str, Any] | None = None,
     memorize: bool = False,
     memorize_rate: float | None = None,
@@ -137,7 +140,11 @@ def diagnose(
         source: a `trainer_state.json`, a `steps.rec`, a checkpoint, an output folder, a run's folder in a study, or a
             live Trainer.
         model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
-        task_name, data_dir, train_file, validation_file, max_seq_length: the data, as the study command takes them.
+        task_name, data_dir, train_file, validation_file, text_column_names, label_column_name: the data, as the study
+            command takes them.
+        max_seq_length: tokens per example at most.
+        dtype: what the run loaded the model's weights in: "float32", "bfloat16", "float16", or "auto", as they were
+            saved. Default: a study's own, else "auto", as transformers loads them.
         training: training arguments that the files lack. They replace the files' arguments, but not the rates and the
             warmup in a record.
         memorize: whether to train on 32 examples, to tell a bug from instability.
@@ -151,12 +158,22 @@ def diagnose(
     run = read_trainer(source) if live else read_run_files(source)
     run.args |= training or {}
     run.certain |= set(training or ())
-    data = (task_name, data_dir, train_file, validation_file)
+    named = Named(
+        model_name_or_path=model_name_or_path,
+        tokenizer_name=tokenizer_name,
+        task_name=task_name,
+        data_dir=data_dir,
+        train_file=train_file,
+        validation_file=validation_file,
+        text_column_names=text_column_names,
+        label_column_name=label_column_name,
+        max_seq_length=max_seq_length,
+        dtype=dtype,
+    )
     with quiet():
-        named = (model_name_or_path, tokenizer_name, *data)
-        inputs = live_inputs(source) if live else load_inputs(run, *named, max_seq_length)
-        if live and any(named):
-            more = load_inputs(run, *named, max_seq_length)
+        inputs = live_inputs(source) if live else load_inputs(run, named)
+        if live and named:
+            more = load_inputs(run, named)
             inputs.values |= more.values
             inputs.findings += more.findings
         values = {**inputs.values, **training_values(run)}
@@ -195,7 +212,7 @@ def diagnose(
         findings=findings,
         not_looked_at=missing,
         next_steps=_next_steps(findings, missing, status, bool(values.get("adapters"))),
-        rescue=rescue_command(run, model_name_or_path, tokenizer_name, data, length),
+        rescue=rescue_command(run, named, length),
     )
 
 
@@ -213,58 +230,3 @@ def _next_steps(
     if adapters:
         steps.append("The rescue trains the whole model, without adapters; their learning rate is left out.")
     return steps
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-DESCRIPTION = """Look at ONE run that failed: every known cause, in order of likelihood, with its remedy and the flags to
-use. Nothing is written but --json's file, and nothing is trained without --memorize. docs/my_run_failed.md explains
-each line."""
-
-USAGE = """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--memorize] [--json FILE] [any argument of the Trainer]"""
-
-EXAMPLES = """
-PATH is one of
-  a trainer_state.json, or a checkpoint or output folder of any Trainer; a steps.rec of StabilityCallback;
-  a run's folder in a study, results/rte/runs/devlin2019/seed-003, which says its model and data itself.
-What lies beside it is read too. More flags let it look at more; training flags say what the files do not.
-
-examples:
-  hf-stability diagnose output/checkpoint-500
-  hf-stability diagnose output --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv
-  hf-stability diagnose results/rte/runs/devlin2019/seed-003 --memorize
-
-From Python, with a live Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
-Then: hf-stability rescue --help
-"""
-
-
-TRAINING_FLAGS = (
-    "learning_rate", "warmup_steps", "bias_correction", "lr_bias_correction", "optim", "bf16", "fp16", "use_cpu",
-)  # fmt: skip
-"""The training arguments that are looked at, of those that --help shows."""
-
-NOT_TAKEN = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
-"""The study's data flags that are refused here: the whole sets are looked at."""
-
-
-@dataclass
-class DiagnoseArguments:
-    """The command's own flags."""
-
-    memorize: bool = field(
-        default=False,
-        metadata={
-            "help": "Train the model on 32 of the examples, up to 300 update steps: one that cannot learn them by heart "
-            "has a bug (labels, tokenizer, frozen weights); one that can may be unstable."
-        },
-    )
-    memorize_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Learning rate of it. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
-            "adapters 10 times that."
-        },
-    )
-    json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
@@ -27,9 +27,6 @@ from ..utils.text import decimal
 SOURCE = "rescue"  # where an arm's values come from, in its table of settings
 WARMUP = 0.1  # share of the update steps
 ENDED = ("ok", "failed", "diverged")  # statuses of runs that were finished
-
-DEFAULTS: dict[str, Any] = {"recipe": ["transformers_default"], "seeds": ["3"]}
-"""The study's flags that have another default here: the Trainer untouched, three seeds."""
 
 
 def rescue_jobs(
@@ -168,43 +165,3 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
 def _mean_score(runs: Sequence[RunRecord], arm: str) -> float:
     scores = [run.last for run in runs if run.recipe == arm and run.last is not None]
     return sum(scores) / len(scores) if scores else -math.inf
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-DESCRIPTION = """A run failed: try four remedies over 3 seeds each, and see which holds. The failing settings are those of
---recipe and of the flags, as for the study; the arms are: the same; a third of the rate with 10% warmup; at least 2000
-update steps; the pooler and the top quarter of the layers drawn anew (not for ALBERT, whose layers are shared)."""
-
-USAGE = (
-    "hf-stability rescue [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]\n"
-    "       [--recipe R] [--seeds N] [--min_steps N] [--output_dir D] [any argument of the Trainer]"
-)
-
-EXAMPLES = """
-examples:
-  # a script of your own, with the Trainer's defaults but for the rate
-  hf-stability rescue --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv \\
-      --learning_rate 5e-5
-
-  # a run of a study; what would be run, and where each value comes from
-  hf-stability rescue --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --dry_run
-
-It is a study like any other, in --output_dir (default: results/rescue_TASK): it can be interrupted, the same command
-goes on with what is missing, and more --seeds add to it. Three seeds find what fails most of the time, not what fails
-one time in ten: confirm what held with 20. docs/my_run_failed.md says what to do with the result.
-"""
-
-HELPS = {
-    "recipe": "One recipe by name, a .yaml file, or parts composed (a+b): the failed run's. Default: transformers_default, the Trainer untouched.",
-    "seeds": "A count (3: seeds 1 to 3), seeds (3 7 9), or ranges (1000-1019), for each arm. Default: 3.",
-}
-
-
-@dataclass
-class RescueArguments:
-    """The command's own flags."""
-
-    min_steps: int = field(
-        default=2000, metadata={"help": "Update steps of the long arm; left out where the run has more."}
-    )

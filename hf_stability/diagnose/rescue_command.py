@@ -16,7 +16,7 @@ from ..study.job import ALARM_ARGS, Job
 from ..training_args import StableTrainingArguments
 from ..utils.batches import total_batch_size
 from .files import Run
-from .inputs import MAX_SEQ_LENGTH
+from .inputs import MAX_SEQ_LENGTH, Named
 
 
 TRAINING_ARGS = (
@@ -35,33 +35,26 @@ NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics")
 """A study's arguments that a rescue leaves out: its few runs must finish, and must not be slowed down."""
 
 
-def rescue_command(
-    run: Run,
-    model: str | None,
-    tokenizer: str | None,
-    data: tuple[str | None, str | None, str | None, str | None],
-    max_seq_length: int | None = None,
-) -> str:
+def rescue_command(run: Run, named: Named, max_seq_length: int | None = None) -> str:
     """The `hf-stability rescue` command that starts from this run's settings, those that are known.
 
     Args:
-        model, tokenizer: `--model_name_or_path` and `--tokenizer_name`; default: a study's own, else `MODEL` to fill in.
-        data: `--task_name`, `--data_dir`, `--train_file`, `--validation_file`; without any, `TRAIN` and `DEV` to fill in.
+        named: model and data; by default a study's own, else `MODEL`, `TRAIN` and `DEV` to fill in.
         max_seq_length: in tokens.
     """
-    job = run.job
-    flags: dict[str, Any] = {"model_name_or_path": model, "tokenizer_name": tokenizer}
-    flags |= dict(zip(("task_name", "data_dir", "train_file", "validation_file"), data, strict=True))
+    job, model, tokenizer = run.job, named.model_name_or_path, named.tokenizer_name
+    flags: dict[str, Any] = {"model_name_or_path": model, "tokenizer_name": tokenizer, **named.data}
     if job is not None:
         if not model:
             flags["model_name_or_path"] = job.model
             flags["tokenizer_name"] = tokenizer or (job.tokenizer if job.tokenizer != job.model else None)
-        if job.task != "custom" and not any(data):
+        if job.task != "custom" and not any(named.data.values()):
             flags["task_name"] = job.task
     flags["model_name_or_path"] = flags["model_name_or_path"] or "MODEL"
     if not flags["task_name"] and not flags["train_file"]:
         flags["train_file"], flags["validation_file"] = "TRAIN", "DEV"
     flags["max_seq_length"] = max_seq_length if max_seq_length != MAX_SEQ_LENGTH else None
+    flags["dtype"] = named.dtype if named.dtype != "float32" else None  # a study's default
     flags |= _arguments_of_run(run) if job is None else _arguments_of_job(job)
     words = (f"--{name} {_words(value)}" for name, value in flags.items() if value not in (None, "", [], {}))
     return " ".join(["hf-stability rescue", *words])

@@ -45,6 +45,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..verdicts.constants import label_entropy
+from ..verdicts.vanished import top_layer
 from ..verdicts.verdict import Verdict
 from .alarm_sentence import alarm_sentence, diverged_sentence, stopped_by_alarm, verdict_after_alarm
 
@@ -282,11 +283,6 @@ def lower_half(layers: Sequence[str]) -> list[int]:
     """Indices of the lower half of a model's layers, embeddings included; pooler and classifier do not count."""
     body = [i for i, name in enumerate(layers) if name not in ("pooler", "classifier")] or [0]
     return body[: math.ceil(len(body) / 2)]
-
-
-def top_layer(layers: Sequence[str]) -> int:
-    """Index of the classifier, or of the last layer if none has this name."""
-    return list(layers).index("classifier") if "classifier" in layers else len(layers) - 1
 
 
 def _diverged(losses: np.ndarray, norms: np.ndarray) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
-from ..verdicts.verdict import Verdict
-from .early_warning import Alarm
-from .evaluation import Evaluation
 from .gradients import GradientMeter
-from .guard import Guard
 from .monitor import Monitor
-from .recorder import Recorder
+
+
+def _reading(path: str, doc: str) -> property:
+    """A property that stands for an attribute further down: `monitor.verdict`."""
+    owner, _, name = path.rpartition(".")
+    return property(attrgetter(path), lambda self, value: setattr(attrgetter(owner)(self), name, value), doc=doc)
 
 
 class Readings:
@@ -22,6 +24,18 @@ class Readings:
 
     monitor: Monitor
 
+    alarm = _reading("monitor.alarm", "The early warning's alarm; None before one.")
+    constant = _reading("monitor.constant", "The baseline after training; None where it is not known.")
+    evaluation = _reading(
+        "monitor.evaluations.last", "The last evaluation that counts; an empty one before the first."
+    )
+    guard = _reading("monitor.guard", "Where our own errors end; `guard.off` names the parts that raised.")
+    recorder = _reading("monitor.recorder", "Records the training; None before the first.")
+    stopped = _reading("monitor.stopped", "Whether the alarm ended the training.")
+    verdict = _reading(
+        "monitor.verdict", "The verdict after training; None before, and in all processes but the main one."
+    )
+
     @property
     def record(self) -> dict[str, Any]:
         """The rows so far, as arrays: see [`read_steps`]. In mid-training, a call for all processes together."""
@@ -31,44 +45,9 @@ class Readings:
         return self.recorder.record.to_dict()
 
     @property
-    def recorder(self) -> Recorder | None:
-        """Records the training; None before the first."""
-        return self.monitor.recorder
-
-    @property
     def meter(self) -> GradientMeter | None:
         """Measures the gradients of the training that is going on."""
         return self.recorder.meter if self.recorder is not None else None
-
-    @property
-    def guard(self) -> Guard:
-        """Where our own errors end; `guard.off` names the parts that raised."""
-        return self.monitor.guard
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """The last evaluation that counts."""
-        return self.monitor.evaluations.last
-
-    @property
-    def alarm(self) -> Alarm | None:
-        """The alarm, once it was raised."""
-        return self.monitor.alarm
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the alarm ended the training."""
-        return self.monitor.stopped
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The verdict after training."""
-        return self.monitor.verdict
-
-    @property
-    def constant(self) -> dict[str, Any] | None:
-        """The baseline after training."""
-        return self.monitor.constant
 
     @property
     def _micro_batches(self) -> list:

@@ -205,6 +205,7 @@ class BiasCorrection(Method):
     """AdamW without bias correction, and the same correction as a factor of the learning rate. With correction: torch's own."""
 
     Arguments = BiasCorrectionArguments
+    is_common = True
 
     def check_values(self) -> None:
         super().check_values()

@@ -43,7 +43,7 @@ from ..tasks.load import (
 from ..tasks.overview import doubts
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
-from . import prepare
+from . import prepare, pretrained
 from .describe import describe_study
 from .folder import check_folder, read_runs
 from .job import KEEP_MODEL, Job, check_jobs
@@ -99,9 +99,9 @@ class StudyPlan:
         jobs: the runs, recipe by recipe, one or more.
         data, tokens: what is trained on, as text and as tokens.
         stages: the intermediate trainings that recipes with `stages` start from.
+        policy: what the study does with seeds: two-way seeds, restarts with early stopping, or each one to its end.
         workers: runs at a time, each in a process of its own; 0: in this process.
         doubts: what looks wrong with the data, a sentence each.
-        policy: what the study does with seeds, other than to run each to its end.
     """
 
     folder: Path
@@ -109,9 +109,9 @@ class StudyPlan:
     data: TaskData
     tokens: TokenizedData
     stages: StagePlan
+    policy: Policy = field(default_factory=Policy)
     workers: int = 0
     doubts: list[str] = field(default_factory=list)
-    policy: Policy = field(default_factory=Policy)
 
     def describe(self) -> str:
         """What would be run, and where each value comes from: the text of `--dry_run`."""
@@ -161,7 +161,7 @@ class StudyResult:
         summary: `summary.json` as a dict; of all runs in the folder.
         pictures: the PNG files that were drawn.
         picture_error: why there are none, in a line.
-        conclusion: what the policy says at the end: with `two_way`, the text of `two_way.md`.
+        conclusion: the policy's last words: with `two_way` the text of `two_way.md`. Empty for a plain study.
     """
 
     folder: Path
@@ -248,18 +248,21 @@ def plan_study(
         InputError: anything is wrong with any of these. The message names the command's flag, the value and the way out.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes start after it was used
-    seeds, policy = _seeds_and_policy(seeds, two_way, restarts, look_at, finish)
+    if two_way is not None and seeds is not None:
+        raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
+    policy = _policy(two_way, restarts, look_at, finish)
+    seeds = _seeds(seeds, policy)
     names = [recipes] if isinstance(recipes, (str, os.PathLike)) else recipes
     loaded = [recipe for name in names for recipe in load_recipes(os.fspath(name))]
     methods = [method_name(method) for method in methods]
-    own_methods = {name: load_method(name) for name in [*methods, *(name for r in loaded for name in r.methods)]}
-    training = _checked_training(training, tuple(dict.fromkeys(own_methods.values())))
+    named = dict.fromkeys([*methods, *(name for recipe in loaded for name in recipe.methods)])
+    training = _checked_training(training, tuple(map(load_method, named)))
     prepare.check_given(training)
     if threads_per_run < 1:
         raise InputError(f"--threads_per_run {threads_per_run}: give 1 or more")
     if workers is not None:
         _checked_workers(workers)
-    _check_choice("dtype", dtype, (*prepare.DTYPES, "auto"))
+    _check_choice("dtype", dtype, (*pretrained.DTYPES, "auto"))
     _check_choice("keep_model", keep_model, KEEP_MODEL)
     data_dir, train_file, validation_file = map(_path, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
@@ -276,11 +279,11 @@ def plan_study(
         raise InputError(
             "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
         )
-    config = prepare.load_config(model)
+    config = pretrained.load_config(model)
     settings = [prepare.resolved_settings(recipe, config.model_type, preset, training, methods) for recipe in loaded]
-    dtype = prepare.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
+    dtype = pretrained.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
     tokenizer_name = _path(tokenizer_name) or model
-    tokenizer = prepare.load_tokenizer(tokenizer_name)
+    tokenizer = pretrained.load_tokenizer(tokenizer_name)
 
     def tokens_of(texts: TaskData, whose: str = "") -> TokenizedData:
         tokens = tokenize(texts, tokenizer, max_seq_length, pad_to_max_length)
@@ -313,7 +316,7 @@ def plan_study(
     policy.check_runs(jobs, read_runs(folder))
     if workers is None or jobs[0].processes > 1:
         workers = _default_workers(jobs[0])
-    return StudyPlan(folder, jobs, data, tokens, stages, workers, said, policy)
+    return StudyPlan(folder, jobs, data, tokens, stages, policy, workers, said)
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:
@@ -338,33 +341,32 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
 # ---- what is given --------------------------------------------------------------------------------------------------
 
 
-def _seeds_and_policy(
-    seeds: int | str | Sequence[int | str] | None,
-    two_way: Sequence[int] | None,
-    restarts: int | None,
-    look_at: float | None,
-    finish: int | None,
-) -> tuple[list[int], Policy]:
-    """The seeds, and what a study does with their jobs, other than to run a recipe's one after the other."""
-    early_stopping = any(value is not None for value in (restarts, look_at, finish))
-    if two_way is not None:
-        if seeds is not None:
-            raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
-        if early_stopping:
-            check_policy(restarts, look_at, finish)
-            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
-        policy = TwoWay(*check_sizes(two_way))
-        return policy.planned_seeds(), policy
-    if early_stopping:
+def _policy(two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None) -> Policy:
+    """What the study does with seeds; the plain [`Policy`] runs each recipe's one after the other."""
+    if any(value is not None for value in (restarts, look_at, finish)):
         check_policy(restarts, look_at, finish)
-        words = _seed_words(restarts if seeds is None else seeds)
-        found = prepare.parse_seeds(words)
-        if len(found) != restarts:
-            raise InputError(
-                f"--restarts {restarts}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
-            )
-        return found, EarlyStopping(restarts, look_at, finish)
-    return prepare.parse_seeds(_seed_words(SEEDS if seeds is None else seeds)), Policy()
+        if two_way is not None:
+            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
+        return EarlyStopping(restarts, look_at, finish)
+    return Policy() if two_way is None else TwoWay(*check_sizes(two_way))
+
+
+def _seeds(seeds: int | str | Sequence[int | str] | None, policy: Policy) -> list[int]:
+    """The seeds to plan.
+
+    Raises:
+        InputError: seeds that are none, or another number than are restarted.
+    """
+    own = policy.planned_seeds()
+    if seeds is None:
+        return prepare.parse_seeds([str(SEEDS)]) if own is None else own
+    words = _seed_words(seeds)
+    found = prepare.parse_seeds(words)
+    if own is not None and len(found) != len(own):
+        raise InputError(
+            f"--restarts {len(own)}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
+        )
+    return found
 
 
 def _seed_words(seeds: int | str | Sequence[int | str]) -> list[str]:

@@ -11,7 +11,7 @@ from ..tasks.task import TaskData
 from ..training_args import StableTrainingArguments
 from .job import Job
 from .policies.early_stopping import policy_sentence
-from .prepare import load_config
+from .pretrained import load_config
 from .run import settings_table
 from .stages import StagePlan, describe_stage
 

@@ -120,8 +120,7 @@ def vanished_gradients(
         raise InputError(f"warmup_steps {warmup_steps} looks like a fraction: give the number of update steps")
     if not len(steps):
         return None
-    top = list(layers).index("classifier") if "classifier" in layers else len(layers) - 1
-    starts, mask = vanished_mask(steps, norms, top, warmup_steps, total_steps, **bounds)
+    starts, mask = vanished_mask(steps, norms, top_layer(layers), warmup_steps, total_steps, **bounds)
 
     spans = {
         name: _last_long_span(starts, mask[:, i], steps[-1], lasting * total_steps) for i, name in enumerate(layers)
@@ -140,6 +139,11 @@ def vanished_gradients(
         "last_step": max(since.values()),
         "healed_step": None if forever else max(healed for _, healed in chosen.values()),
     }
+
+
+def top_layer(layers: Sequence[str]) -> int:
+    """Index of the classifier, or of the last layer if none has this name."""
+    return list(layers).index("classifier") if "classifier" in layers else len(layers) - 1
 
 
 def _last_long_span(

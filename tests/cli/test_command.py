@@ -13,7 +13,7 @@ from hf_stability.cli.flags import PolicyArguments, StudyArguments
 from hf_stability.cli.parser import Texts, parse, study_parser
 from hf_stability.errors import InputError
 from hf_stability.methods import argument_names
-from hf_stability.recipe.load import argument_types
+from hf_stability.recipe.arguments import argument_types
 from hf_stability.training_args import StableTrainingArguments
 
 

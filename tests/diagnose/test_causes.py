@@ -516,6 +516,16 @@ def test_the_remedy_for_a_frozen_head_is_to_train_it():
     assert "requires_grad" in find("frozen weights", {**without, "frozen_parts": parts}).remedy
 
 
+@pytest.mark.parametrize("part", ["pre_classifier", "pooler.dense", "bert.pooler.dense"])  # DistilBERT, DeBERTa, BERT
+def test_a_frozen_part_is_told_once(part):
+    weights = {"trainable": {"layer_00": 97, "classifier": 1}, "frozen": {"pooler": 2}}
+    finding = find("frozen weights", {**weights, "frozen_parts": {part: "new"}})
+    what = "head" if part == "pre_classifier" else "pooler"
+    assert finding.sentence == f"the {what} is frozen, and was drawn at random ({part})"
+    kept = find("frozen weights", {**weights, "frozen_parts": {part: "kept"}})
+    assert kept.sentence == "2% of the weights are frozen (pooler)"
+
+
 def test_no_recipe_is_for_the_rate_of_adapters():
     finding = find("learning rate", {**schedule(6e-3), "adapters": "LORA"})
     assert finding.recipe == "" and finding.figures["reference"] == [2e-4, 5e-4] and "third" in finding.remedy

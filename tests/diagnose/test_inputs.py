@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from datasets import ClassLabel
 
 from hf_stability.diagnose import diagnose
+from hf_stability.errors import InputError
+from hf_stability.study.run import quiet
 from tests import toy
 from tests.diagnose.tools import of, trainer_of
 
@@ -22,6 +27,37 @@ def test_data_and_model_flags_let_it_look_at_more(run, output, tiny_model, tiny_
     assert f"hf-stability rescue {' '.join(model)} --train_file {train} --validation_file {dev} " in out
     code, out, _ = run(output, *model, "--train_file", train, "--validation_file", dev, "--max_seq_length", "5")
     assert "of the training examples are longer than 5 tokens" in " ".join(out.split())
+
+
+def test_columns_by_other_names(output, tiny_model, tiny_csv, tmp_path):
+    files = {}
+    for name, source in zip(("train_file", "validation_file"), tiny_csv, strict=True):
+        files[name] = str(tmp_path / Path(source).name)
+        rows = Path(source).read_text().splitlines()[1:]
+        Path(files[name]).write_text("\n".join(["note,review,stars", *(f"x,{row}" for row in rows)]))
+    columns = {"text_column_names": ["review"], "label_column_name": "stars"}
+    report = diagnose(output, model_name_or_path=tiny_model(), **files, **columns)
+    own = diagnose(output, model_name_or_path=tiny_model(), train_file=tiny_csv[0], validation_file=tiny_csv[1])
+    assert report.findings == own.findings and of(report, "labels").likelihood == "unlikely"
+    assert " --text_column_names review --label_column_name stars " in report.rescue
+    for name, value in columns.items():
+        with pytest.raises(InputError, match=f"--{name} (review|stars): goes with --train_file"):
+            diagnose(output, **{name: value})
+
+
+def test_weights_that_were_saved_in_half_precision(output, tiny_model, tmp_path):
+    with quiet():
+        model = transformers.AutoModel.from_pretrained(tiny_model(), dtype=torch.float16)
+        model.save_pretrained(tmp_path / "half")
+        transformers.AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(tmp_path / "half")
+    half = {"model_name_or_path": str(tmp_path / "half")}
+    assert of(diagnose(output, **half), "weights' precision").likelihood == "likely"  # as transformers loads them
+    for dtype, likelihood in (("float32", "unlikely"), ("bfloat16", "likely"), ("auto", "likely")):
+        report = diagnose(output, **half, dtype=dtype)
+        assert of(report, "weights' precision").likelihood == likelihood
+        assert (f" --dtype {dtype} " in report.rescue) is (dtype != "float32")  # the study's default
+    with pytest.raises(InputError, match="--dtype half: give float32, bfloat16, float16 or auto"):
+        diagnose(output, **half, dtype="half")
 
 
 def test_data_that_cannot_be_read_is_a_finding(run, output, tiny_csv, tmp_path):

@@ -17,6 +17,7 @@ from hf_stability.cli.rescue import DEFAULTS, parse_flags
 from hf_stability.cli.run import keywords
 from hf_stability.diagnose import diagnose, rescue
 from hf_stability.diagnose.files import Run, read_run_files
+from hf_stability.diagnose.inputs import Named
 from hf_stability.diagnose.rescue_command import NOT_A_RESCUES, TRAINING_ARGS, rescue_command
 from hf_stability.recipe.arguments import argument_types
 from hf_stability.study.job import ALARM_ARGS, IGNORED_ARGS, Job
@@ -84,7 +85,7 @@ def test_a_studys_batch_and_precision_are_those_of_its_processes(study):
     args = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
     sources = {name: f"--{name}" for name in args}
     run.job = replace(run.job, args=args, sources=sources, processes=3, mixed_precision="bf16")
-    command = rescue_command(run, None, None, (None, None, "a.csv", "b.csv"))
+    command = rescue_command(run, Named(train_file="a.csv", validation_file="b.csv"))
     assert "--total_train_batch_size 24" in command and "per_device" not in command and "--bf16 True" in command
 
 
@@ -134,7 +135,7 @@ def test_the_batch_of_several_processes_is_that_of_all(tmp_path):
 
 def test_an_older_trainers_arguments_are_said_by_todays_names():
     args = {"learning_rate": 1e-5, "warmup_ratio": 0.06, "warmup_steps": 0, "optim": "adamw_hf", "max_steps": -1}
-    command = rescue_command(Run("x", args=args), "m", None, ("rte", None, None, None))
+    command = rescue_command(Run("x", args=args), Named("m", task_name="rte"))
     assert command.endswith("--task_name rte --learning_rate 1e-05 --warmup_steps 0.06")
 
 
@@ -149,7 +150,7 @@ def test_a_recipe_of_ones_own_is_spelt_out(study):
     sources = {"learning_rate": "recipe mine", "max_steps": "--max_steps", "eval_strategy": "study default"}
     args = {"learning_rate": 1e-4, "max_steps": 9, "eval_strategy": "epoch"}
     run.job = replace(run.job, recipe="mine", args=args, sources=sources)
-    command = rescue_command(run, None, None, (None, None, "a.csv", "b.csv"))
+    command = rescue_command(run, Named(train_file="a.csv", validation_file="b.csv"))
     assert command.endswith("--train_file a.csv --validation_file b.csv --learning_rate 0.0001 --max_steps 9")
     assert "--recipe" not in command and f"--model_name_or_path {run.job.model} " in command
 

@@ -120,8 +120,8 @@ def test_a_training_tells_its_sinks_what_happens(tmp_path, monkeypatch, interrup
         with pytest.raises(MemoryError):
             trainer.train()
         callback.release()
-        assert mine.kinds() == ["open", *["numbers"] * 4, "flush", "evaluation", "close"]
-        assert mine.events[-1] == ("close", True) and callback.verdict is None
+        assert mine.events[0][0] == "open" and mine.events[-1] == ("close", True)
+        assert mine.kinds().count("evaluation") == 1 and "end" not in mine.kinds() and callback.verdict is None
         return
     trainer.train()
     kinds = [kind for kind in mine.kinds() if kind != "flush"]

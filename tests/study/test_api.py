@@ -124,7 +124,7 @@ def test_a_plan_writes_nothing_and_describes_itself_as_the_dry_run(tiny, tmp_pat
 
 
 def test_settings_are_resolved_and_arguments_built_once_per_recipe(tiny, tmp_path, monkeypatch):
-    counts = dict.fromkeys(("resolve", "resolve_model_config", "StableTrainingArguments"), 0)
+    counts = dict.fromkeys(("resolve", "resolve_model_config", "arguments_class"), 0)
     for name in counts:
         original = getattr(prepare, name)
 
@@ -220,6 +220,7 @@ def test_every_flag_is_a_keyword_with_the_same_default():
     own = (ModelArguments, DataArguments, StudyArguments, PolicyArguments)
     flags = {name: getattr(cls(), name) for cls in own for name in names_of(cls) if name != "dry_run"}
     (flags["recipes"],) = flags.pop("recipe")
+    flags["methods"] = tuple(flags.pop("method") or ())
     assert flags == keywords
 
 

@@ -50,6 +50,8 @@ OTHER = {
     "policy": {"seeds": [1, 2], "look_at": 0.25, "finish": 1},
     "until_look": True,
     "dtype": "bfloat16",
+    "methods": ("my_module:Mine",),
+    "method_hashes": ("f" * 64,),
     "schema": "hf_stability.job/2",
 }
 

@@ -411,8 +411,8 @@ class AlarmAtStepTwo(StabilityCallback):
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
         if state.global_step == 2:
-            self.alarm = Alarm(2, state.max_steps, 0.9, "layer_00", {}, "looks like one that fails")
-            self.stopped = self._on_alarm == "stop" and not self.audited
+            self.monitor.alarm = Alarm(2, state.max_steps, 0.9, "layer_00", {}, "looks like one that fails")
+            self.monitor.stopped = self.monitor.on_alarm == "stop" and not self.audited
             control.should_training_stop |= self.stopped
 
 

@@ -226,6 +226,23 @@ def text(sentence: Sentence) -> str:
     return " ".join(words) + "."
 
 
+def noun_phrases(sentence: Sentence) -> list[NounPhrase]:
+    """All noun phrases of a sentence, from left to right as their nouns stand; inner ones follow their host."""
+    found = []
+    for outer in (sentence.subject, sentence.predicate.object):
+        if outer is None:
+            continue
+        found.append(outer)
+        modifier = outer.modifier
+        if isinstance(modifier, PlaceModifier):
+            found.append(modifier.place)
+        elif isinstance(modifier, SubjectClause):
+            found.append(modifier.predicate.object)
+        elif isinstance(modifier, ObjectClause):
+            found.append(modifier.subject)
+    return found
+
+
 # Drawing correct sentences
 
 

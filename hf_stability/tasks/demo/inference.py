@@ -24,29 +24,13 @@ from .grammar import (
     Sentence,
     SubjectClause,
     Verb,
+    noun_phrases,
 )
 
 
 def bare(phrase: NounPhrase) -> NounPhrase:
     """The determiner and the noun alone."""
     return replace(phrase, adjective=None, modifier=None)
-
-
-def noun_phrases(sentence: Sentence) -> list[NounPhrase]:
-    """All noun phrases of a sentence, from left to right as their nouns stand; inner ones follow their host."""
-    found = []
-    for outer in (sentence.subject, sentence.predicate.object):
-        if outer is None:
-            continue
-        found.append(outer)
-        modifier = outer.modifier
-        if isinstance(modifier, PlaceModifier):
-            found.append(modifier.place)
-        elif isinstance(modifier, SubjectClause):
-            found.append(modifier.predicate.object)
-        elif isinstance(modifier, ObjectClause):
-            found.append(modifier.subject)
-    return found
 
 
 def facts(sentence: Sentence) -> list[Sentence]:

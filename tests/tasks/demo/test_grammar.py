@@ -36,7 +36,7 @@ def words_of(line: str) -> list[str]:
 def disagreements(sentence: Sentence) -> list[str]:
     """What does not agree, by a check of its own: the oracle for both the correct and the broken sentences."""
     found = []
-    for phrase in inference.noun_phrases(sentence):
+    for phrase in grammar.noun_phrases(sentence):
         wrong_determiners = grammar.SINGULAR_DETERMINERS if phrase.plural else grammar.PLURAL_DETERMINERS
         if phrase.determiner in wrong_determiners:
             found.append("determiner")
@@ -89,7 +89,7 @@ def test_drawn_sentences_agree_and_use_known_words_and_no_noun_twice(seed):
     sentence = grammar.draw_sentence(random.Random(seed))
     assert disagreements(sentence) == []
     assert set(words_of(grammar.text(sentence))) <= set(WORDS)
-    nouns = [phrase.noun for phrase in inference.noun_phrases(sentence)]
+    nouns = [phrase.noun for phrase in grammar.noun_phrases(sentence)]
     assert len(set(nouns)) == len(nouns)
 
 
@@ -177,7 +177,7 @@ def selection_holds(sentence: Sentence) -> bool:
 def test_wrong_hypotheses_are_good_sentences_that_do_not_follow(seed):
     rng = random.Random(seed)
     premise = grammar.draw_sentence(rng, weakening=True)
-    premise_lemmas = {phrase.noun for phrase in inference.noun_phrases(premise)}
+    premise_lemmas = {phrase.noun for phrase in grammar.noun_phrases(premise)}
     for fact in inference.facts(premise):
         assert inference.follows(premise, fact)
         assert disagreements(fact) == []
@@ -187,8 +187,8 @@ def test_wrong_hypotheses_are_good_sentences_that_do_not_follow(seed):
             assert disagreements(wrong) == []
             assert selection_holds(wrong)
         for wrong in rearranged:
-            assert {phrase.noun for phrase in inference.noun_phrases(wrong)} <= premise_lemmas
-            assert len({phrase.noun for phrase in inference.noun_phrases(wrong)}) == len(inference.noun_phrases(wrong))
+            assert {phrase.noun for phrase in grammar.noun_phrases(wrong)} <= premise_lemmas
+            assert len({phrase.noun for phrase in grammar.noun_phrases(wrong)}) == len(grammar.noun_phrases(wrong))
 
 
 def facts_in_text(line: str) -> set[str]:
@@ -250,4 +250,4 @@ def test_facts_are_those_that_a_parse_of_the_text_finds(seed, weakening):
 @given(seeds)
 def test_weakening_sentences_use_only_determiners_that_allow_it(seed):
     sentence = grammar.draw_sentence(random.Random(seed), weakening=True)
-    assert {phrase.determiner for phrase in inference.noun_phrases(sentence)} <= grammar.WEAKENING_DETERMINERS
+    assert {phrase.determiner for phrase in grammar.noun_phrases(sentence)} <= grammar.WEAKENING_DETERMINERS

@@ -1,0 +1,158 @@
+"""The pretrained model of a study, before anything is trained: its config, tokenizer, precision, and a hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from ..diagnostics.precision import WAY_OUT, half_precision_weights
+from ..errors import InputError
+from .model import load_model
+
+
+logger = logging.getLogger(__name__)
+
+# In a model's config: what a task sets, and what says nothing of the model.
+NOT_THE_MODEL = (
+    "id2label", "label2id", "num_labels", "problem_type", "architectures", "transformers_version", "dtype", "torch_dtype",
+    "_name_or_path", "use_cache",
+)  # fmt: skip
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""The precisions that a study can train in."""
+
+HUB_TIMEOUT_S = 5.0  # without a network the libraries retry for 23 s for each of a model's files
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def load_config(model: str):
+    """The config of a pretrained model, in a folder or on the hub.
+
+    Raises:
+        InputError: no such folder, nothing in it, or neither network nor local copy.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"--model_name_or_path {model}: no config.json in this folder; save_pretrained makes one")
+        if not any((folder / name).is_file() for name in WEIGHTS):
+            raise InputError(
+                f"--model_name_or_path {model}: no weights in this folder (looked for {', '.join(WEIGHTS)})"
+            )
+    elif folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError(f"--model_name_or_path {model}: no such folder")
+    else:
+        _look_for_hub(model)
+    try:
+        return transformers.AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            raise InputError(f"--model_name_or_path {model}: {_first_line(error)}") from None
+        raise InputError(
+            f"--model_name_or_path {model}: not to be had from the hub ({_first_line(error)}) and no folder; give a "
+            "folder made by save_pretrained"
+        ) from None
+
+
+def load_tokenizer(model: str):
+    """The tokenizer of a pretrained model. Raises InputError where there is none."""
+    if not Path(model).is_dir():
+        _look_for_hub(model)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    except Exception as error:  # each class of tokenizers misses its files in its own way
+        raise InputError(f"--tokenizer_name {model}: no tokenizer there ({_first_line(error)})") from None
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes one without words of no files
+        raise InputError(f"--tokenizer_name {model}: no tokenizer there (no files of one; save_pretrained makes them)")
+    return tokenizer
+
+
+def fingerprint_model(model: str, config) -> str:
+    """SHA-256 over a model's pretrained weights, wherever they are, and its config.
+
+    A head that is drawn anew is left out, and so is what a task sets in the config (labels). Weights saved in half
+    precision count in float32, as they are trained.
+
+    Args:
+        model: a folder or a name on the hub.
+        config: the model's own, with the task's labels put in.
+
+    Raises:
+        InputError: the weights cannot be loaded.
+    """
+    try:
+        loaded, info = load_model(model, config, output_loading_info=True)
+    except Exception as error:  # damaged files, by whatever library reads them
+        raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
+    other_size = {key for key, *_ in info.get("mismatched_keys", ())}
+    misfit = sorted(key for key in other_size if key.startswith(f"{loaded.base_model_prefix}."))
+    if misfit:
+        raise InputError(f"--model_name_or_path {model}: {misfit[0]} has not the size that config.json says")
+    new = set(info["missing_keys"]) | other_size
+    pretrained = {name: tensor for name, tensor in loaded.state_dict().items() if name not in new}
+    if not any(name.startswith(loaded.base_model_prefix) for name in pretrained):
+        raise InputError(f"--model_name_or_path {model}: none of its weights is a {type(loaded).__name__}'s")
+    settings = {key: value for key, value in config.to_diff_dict().items() if key not in NOT_THE_MODEL}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(pretrained.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def weights_dtype(asked: str, model: str, config, precision: Sequence[str] = ()) -> str:
+    """The precision to load weights in, by name; half precision gets a warning.
+
+    Args:
+        asked: `--dtype`: "float32", "bfloat16", "float16", or "auto": as the checkpoint was saved.
+        model, config: see [`fingerprint_model`].
+        precision: the recipes' mixed precision: "no", "bf16" or "fp16".
+
+    Raises:
+        InputError: weights that cannot be loaded; float16 weights with fp16 mixed precision, whose gradients the loss
+            scaler refuses; another dtype.
+    """
+    if asked == "float32":
+        return asked
+    try:
+        loaded = load_model(model, config, asked)
+    except Exception as error:  # damaged files, by whatever library reads them
+        raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {asked}: these weights are {dtype}; give --dtype float32")
+    if dtype == "float16" and "fp16" in precision:
+        raise InputError(f"--dtype {asked} with --fp16: fp16 mixed precision needs float32 weights; leave --dtype out")
+    if warning := half_precision_weights(loaded):
+        logger.warning(f"--dtype {asked}: {warning.removesuffix(WAY_OUT)}The default, --dtype float32, avoids this.")
+    return dtype
+
+
+def _look_for_hub(model: str) -> None:
+    """Where the hub cannot be reached, tell the libraries: they then use the copy in the cache, or say that there is none.
+
+    Every process asks for every file otherwise, and waits for an answer.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError):  # the hub answered; loading says what is wrong
+        return
+    except Exception:  # whatever goes wrong on the way: names, proxies, certificates, time limits
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the worker processes
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
