@@ -32,7 +32,7 @@ import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.diagnostics import early_warning
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.recipe import recipe_dir

@@ -25,7 +25,7 @@ import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord

@@ -33,8 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback
 
-from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
-from hf_stability.cli import commands as cli
+from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.study.folder import read_runs
 from hf_stability.study.records import RunRecord

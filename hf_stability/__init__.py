@@ -11,28 +11,19 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 
-if TYPE_CHECKING:
-    from .callback import StabilityCallback
-    from .diagnostics.gradients import layer_grad_norms
-    from .diagnostics.step_record import read_steps, steps_frame
-    from .methods.adamw import AdamW
-    from .recipe import load_recipe
-    from .trainer import StabilityMixin, StableTrainer
-    from .training_args import StableTrainingArguments
-
-
-__all__ = [
-    "AdamW",
-    "StabilityCallback",
-    "StabilityMixin",
-    "StableTrainer",
-    "StableTrainingArguments",
-    "__version__",
-    "layer_grad_norms",
-    "load_recipe",
-    "read_steps",
-    "steps_frame",
-]
+if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME
+    from .callback import StabilityCallback as StabilityCallback
+    from .diagnostics.gradients import layer_grad_norms as layer_grad_norms
+    from .diagnostics.step_record import read_steps as read_steps
+    from .diagnostics.step_record import steps_frame as steps_frame
+    from .methods.adamw import AdamW as AdamW
+    from .recipe import load_recipe as load_recipe
+    from .study.api import StudyPlan as StudyPlan
+    from .study.api import plan_study as plan_study
+    from .study.api import run_study as run_study
+    from .trainer import StabilityMixin as StabilityMixin
+    from .trainer import StableTrainer as StableTrainer
+    from .training_args import StableTrainingArguments as StableTrainingArguments
 
 _HOME = {
     "AdamW": ".methods.adamw",
@@ -40,11 +31,16 @@ _HOME = {
     "StabilityMixin": ".trainer",
     "StableTrainer": ".trainer",
     "StableTrainingArguments": ".training_args",
+    "StudyPlan": ".study.api",
     "layer_grad_norms": ".diagnostics.gradients",
     "load_recipe": ".recipe",
+    "plan_study": ".study.api",
     "read_steps": ".diagnostics.step_record",
+    "run_study": ".study.api",
     "steps_frame": ".diagnostics.step_record",
 }
+
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str):

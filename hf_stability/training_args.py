@@ -22,8 +22,6 @@ from .utils.batches import derived_batch_size
 
 logger = logging.getLogger(__name__)
 
-METHOD_ARGS = argument_names()
-
 
 @dataclass
 class StableTrainingArguments(StabilityArguments, TrainingArguments):

@@ -178,17 +178,10 @@ def tiny_jobs(tiny_model, tiny_csv):
         model = model or tiny_model()
         data = tokenize(texts, prepare.load_tokenizer(model), 32)
         data.save(folder / "data" / "tiny")
-        return prepare.make_jobs(
-            [load_recipe(name) for name in recipes],
-            seeds,
-            model,
-            prepare.load_config(model),
-            data,
-            folder / "data" / "tiny",
-            given={"max_steps": 4, "use_cpu": True, **given},
-            keep_model=keep_model,
-            dtype=dtype,
-        )
+        config, given = prepare.load_config(model), {"max_steps": 4, "use_cpu": True, **given}
+        settings = [prepare.resolved_settings(load_recipe(name), config.model_type, {}, given) for name in recipes]
+        place = folder / "data" / "tiny"
+        return prepare.make_jobs(settings, seeds, model, config, data, place, keep_model=keep_model, dtype=dtype)
 
     return jobs
 

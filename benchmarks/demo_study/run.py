@@ -22,7 +22,7 @@ import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, installed or not
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.methods.adamw import effective_step_factor
 from hf_stability.recipe import recipe_dir
 

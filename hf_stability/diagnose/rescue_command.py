@@ -8,11 +8,12 @@ import shlex
 from typing import Any
 
 from ..errors import InputError
+from ..methods import argument_names
 from ..recipe import load_recipe
 from ..recipe.arguments import argument_types
 from ..recipe.schema import coerce
 from ..study.job import ALARM_ARGS, Job
-from ..training_args import METHOD_ARGS, StableTrainingArguments
+from ..training_args import StableTrainingArguments
 from ..utils.batches import total_batch_size
 from .files import Run
 from .inputs import MAX_SEQ_LENGTH
@@ -21,9 +22,9 @@ from .inputs import MAX_SEQ_LENGTH
 TRAINING_ARGS = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps",
     "total_train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
-    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "bias_correction",
-    "lr_bias_correction", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha",
-    "train_sampling_strategy", "bf16", "fp16", *METHOD_ARGS,
+    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "train_sampling_strategy", "bf16", "fp16", *argument_names(),
 )  # fmt: skip
 """Arguments that change training and that a study takes. The command names those that differ from the Trainer's defaults."""
 

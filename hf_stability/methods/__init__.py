@@ -11,7 +11,7 @@ from .base import Method, Range
 from .child_tuning import ChildTuningMethod
 from .component_clip import ComponentClip
 from .layerwise_lr import LayerwiseLR
-from .loading import load_method, source_hash
+from .loading import load_method, method_name, source_hash
 from .mixout import Mixout
 from .prior_decay import PriorDecayMethod
 from .r3f import R3F
@@ -28,6 +28,7 @@ __all__ = [
     "check_methods",
     "load_method",
     "make_methods",
+    "method_name",
     "methods_of",
     "source_hash",
 ]

@@ -47,15 +47,34 @@ def load_method(name: str, folder: Path | None = None) -> type[Method]:
     return found
 
 
+def method_name(method: str | type[Method]) -> str:
+    """A name by which [`load_method`] finds a method from any folder and in any process.
+
+    Raises:
+        InputError: a class that was made inside a function.
+    """
+    if isinstance(method, str):
+        module, _, name = method.rpartition(":")
+        return f"{Path(module).resolve()}:{name}" if module.endswith(".py") and Path(module).is_file() else method
+    if "<locals>" in method.__qualname__:
+        raise InputError(
+            f"method {method.__name__}: made inside a function; worker processes need it at a module's top level"
+        )
+    if method.__module__ == "__main__":
+        return f"{Path(inspect.getfile(method)).resolve()}:{method.__qualname__}"
+    return f"{method.__module__}:{method.__qualname__}"
+
+
 def _load_module(name: str, folders: list[Path]):
     if name.endswith(".py"):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise FileNotFoundError(f"no such file in {' or '.join(map(str, folders))}")
         path = path.resolve()
-        known = next((m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(path)), None)
-        if known is not None:
-            return known
+        for known in list(sys.modules.values()):
+            file = getattr(known, "__file__", None)
+            if file and file.endswith(path.name) and Path(file).resolve() == path:
+                return known
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)  # what is pickled finds it

@@ -16,11 +16,14 @@ JOB_SCHEMA = "hf_stability.job/1"
 STAGE = "encoder"
 """`keep_model` of a job that is a stage: an intermediate training, of which the encoder is kept (see stages.py)."""
 
+KEEP_MODEL = ("none", "last", "failed_and_best")
+"""`keep_model` of a run."""
+
 # What does not change a result, and so is no part of a job's id. Everything else is: the cadence of evaluation (the
 # evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
 # Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be
 # finished after an upgrade.
-IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", "until_look")
+IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", "until_look", "methods")
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
     "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
@@ -28,8 +31,12 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
-ADDED_FIELDS = {"stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32"}
+ADDED_FIELDS = {
+    "stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32", "methods": [], "method_hashes": [],
+}  # fmt: skip
 """Fields that are left out where they have these values: jobs of before they were there keep their ids."""
+TUPLES = ("stages", "methods", "method_hashes")
+"""Fields that are lists as JSON."""
 STREAM_ARGS = ("init_seed", "data_seed", "dropout_seed")
 """What tells the runs of two-way seeds apart, beside their cell."""
 
@@ -61,6 +68,8 @@ class Job:
             after which share of the update steps they are looked at, and how many of them are finished. None: all are.
         until_look: train up to the look only.
         dtype: "float32", "bfloat16" or "float16": what the weights are loaded and trained in.
+        methods: the user's own methods that are on, see [`load_method`][hf_stability.methods.load_method].
+        method_hashes: of each, the hash of its source.
     """
 
     recipe: str
@@ -84,6 +93,8 @@ class Job:
     policy: dict[str, Any] | None = None
     until_look: bool = False
     dtype: str = "float32"
+    methods: tuple[str, ...] = ()
+    method_hashes: tuple[str, ...] = ()
     schema: str = JOB_SCHEMA
 
     @property
@@ -119,7 +130,7 @@ class Job:
         return self.keep_model == STAGE
 
     def to_dict(self) -> dict[str, Any]:
-        content = {**asdict(self), "stages": list(self.stages)}
+        content = {**asdict(self), **{name: list(getattr(self, name)) for name in TUPLES}}
         return {key: value for key, value in content.items() if key not in ADDED_FIELDS or value != ADDED_FIELDS[key]}
 
     @classmethod
@@ -127,7 +138,7 @@ class Job:
         """Raises InputError where the schema is another version's."""
         if content.get("schema") != JOB_SCHEMA:
             raise InputError(f"job schema {content.get('schema')!r}: this version reads {JOB_SCHEMA}")
-        return cls(**{**content, "stages": tuple(content.get("stages", ()))})
+        return cls(**{**content, **{name: tuple(content.get(name, ())) for name in TUPLES}})
 
 
 def run_name(recipe: str, seed: int, cell: Mapping[str, int] | None = None) -> str:

@@ -10,7 +10,8 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ..diagnostics.precision import WAY_OUT, half_precision_weights
 from ..errors import InputError
-from ..methods import METHODS
+from ..methods import METHODS, Method, argument_names, load_method, source_hash
 from ..recipe import Recipe, Resolved
+from ..recipe.arguments import argument_types
 from ..recipe.resolve import resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
-from ..training_args import StableTrainingArguments
+from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.batches import derived_batch_size
 from .job import Job
 from .model import load_model, model_config
@@ -228,14 +230,57 @@ def fingerprint_tokens(data: TokenizedData) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class RecipeSettings:
+    """A recipe's settings in a study, resolved once, and what they come to on this machine.
+
+    Args:
+        recipe: the recipe.
+        args: the training arguments that are set anywhere, with where each came from.
+        processes, device, mixed_precision: see [`Job`]; `accelerate launch` can set the last one too.
+        methods: the user's own methods for this recipe, by name.
+    """
+
+    recipe: Recipe
+    args: dict[str, Resolved]
+    processes: int
+    device: str
+    mixed_precision: str
+    methods: dict[str, type[Method]] = field(default_factory=dict)
+
+
+def own_methods(recipe: Recipe, given: Mapping[str, Any], methods: Sequence[str]) -> tuple[dict, dict[str, Any]]:
+    """The user's own methods for a recipe, by name, and the given training arguments without those of other recipes' methods.
+
+    Args:
+        recipe: has `methods` of its own, perhaps.
+        given: training arguments.
+        methods: names of those for all recipes.
+    """
+    own = {name: load_method(name) for name in dict.fromkeys((*methods, *recipe.methods))}
+    known = argument_types(tuple(own.values()))
+    return own, {name: value for name, value in given.items() if name in known}
+
+
 def resolved_settings(
-    recipe: Recipe, model_type: str, preset: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[dict[str, Resolved], dict[str, Resolved]]:
-    """Training arguments and model config values of a recipe on a study, with where each came from.
+    recipe: Recipe,
+    model_type: str,
+    preset: Mapping[str, Any],
+    given: Mapping[str, Any],
+    methods: Sequence[str] = (),
+) -> RecipeSettings:
+    """A recipe's training arguments in a study. They are built once, so that what they refuse is said now.
+
+    Args:
+        recipe, model_type: the recipe, and the model's `config.model_type`.
+        preset, given: the task's and the user's training arguments.
+        methods: see [`own_methods`].
 
     Raises:
-        InputError: see [`check_settings`]; or a grid varies the epochs, and `max_steps` makes them all the same.
+        InputError: see [`check_settings`] and [`made_arguments`]; or a grid varies the epochs, and `max_steps` makes them
+            all the same.
     """
+    own, given = own_methods(recipe, given, methods)
     args = resolve(recipe, model_type, preset, "task preset", given, base=STUDY_DEFAULTS)
     check_settings(args)
     if "num_train_epochs" in recipe.point and "max_steps" in args and args["max_steps"].value > 0:
@@ -243,58 +288,51 @@ def resolved_settings(
             f"--max_steps {args['max_steps'].value}: the {args['num_train_epochs'].source} varies num_train_epochs, which "
             "then counts for nothing; leave one of them out"
         )
-    return args, resolve_model_config(recipe, model_type)
+    made = made_arguments(args, f"--recipe {recipe.name}: ", own.values())
+    return RecipeSettings(recipe, args, made.world_size, made.device.type, made.mixed_precision, own)
 
 
 def make_jobs(
-    recipes: Sequence[Recipe],
+    settings: Sequence[RecipeSettings],
     seeds: Sequence[int],
     model: str,
     config,
     data: TokenizedData,
     data_folder: str | os.PathLike,
-    preset: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
     tokenizer: str = "",
     keep_model: str = "none",
     threads: int = 1,
-    processes: int = 1,
-    device: str = "cpu",
-    precision: Mapping[str, str] | None = None,
     dtype: str = "float32",
 ) -> list[Job]:
     """The jobs of a study, recipe by recipe.
 
     Args:
-        recipes, seeds: what is crossed.
+        settings, seeds: what is crossed: each recipe's settings, from [`resolved_settings`].
         model, config: as given, and as loaded by [`load_config`].
         data, data_folder: the tokenised data, and where the jobs will find them.
-        preset, given: the task's and the command line's training arguments.
-        tokenizer, keep_model, threads, processes, device: see [`Job`].
-        precision: by recipe, the `mixed_precision` of [`Job`]; default: "no".
+        tokenizer, keep_model, threads: see [`Job`].
         dtype: see [`Job`] and [`weights_dtype`].
 
     Raises:
-        InputError: a setting that no run could start with.
+        InputError: the model cannot have a recipe's values.
     """
     weights = fingerprint_model(model, model_config(model, data.task, {}))
     tokens = fingerprint_tokens(data)
     jobs = []
-    for recipe in recipes:
-        settings, _ = resolved_settings(recipe, config.model_type, preset or {}, given or {})
-        values = job_values(recipe, model, config, data.task, settings)
+    for own in settings:
+        values = job_values(own.recipe, model, config, data.task, own.args, own.methods)
         jobs += [
             Job(
-                recipe=recipe.name,
+                recipe=own.recipe.name,
                 seed=seed,
                 task=data.task.name,
                 **values,
                 model_fingerprint=weights,
                 data_fingerprint=tokens,
                 threads=threads,
-                processes=processes,
-                device=device,
-                mixed_precision=(precision or {}).get(recipe.name, "no"),
+                processes=own.processes,
+                device=own.device,
+                mixed_precision=own.mixed_precision,
                 dtype=dtype,
                 model=model,
                 tokenizer=tokenizer,
@@ -306,13 +344,21 @@ def make_jobs(
     return jobs
 
 
-def job_values(recipe: Recipe, model: str, config, task: Task, settings: Mapping[str, Resolved]) -> dict[str, Any]:
-    """What a job has of its recipe: its `args`, `model_config` and `sources`.
+def job_values(
+    recipe: Recipe,
+    model: str,
+    config,
+    task: Task,
+    settings: Mapping[str, Resolved],
+    methods: Mapping[str, type[Method]] | None = None,
+) -> dict[str, Any]:
+    """What a job has of its recipe: its `args`, `model_config` and `sources`, and the user's own methods that are on.
 
     Args:
         recipe, model, config: see [`make_jobs`].
         task: what is trained on.
         settings: the training arguments, resolved.
+        methods: the user's own, by name.
 
     Raises:
         InputError: the model cannot have these values.
@@ -320,27 +366,36 @@ def job_values(recipe: Recipe, model: str, config, task: Task, settings: Mapping
     model_values = _known_to(config, recipe, resolve_model_config(recipe, config.model_type))
     values = {name: r.value for name, r in model_values.items()}
     own_config = model_config(model, task, values)  # speaks up now, not in every run
-    _check_methods_on(own_config, task, {name: r.value for name, r in settings.items()})
+    given, methods = {name: r.value for name, r in settings.items()}, methods or {}
+    active = {name: method for name, method in methods.items() if method.from_arguments(given).is_on}
+    _check_methods_on(own_config, task, given, [*METHODS, *active.values()])
+    off = argument_names([method for name, method in methods.items() if name not in active])
+    settings = {name: r for name, r in settings.items() if name not in off}  # as if they were not there
     sources = {name: r.source for name, r in settings.items()}
     sources.update({f"model_config.{name}": r.source for name, r in model_values.items()})
     args = {name: getattr(r.value, "value", r.value) for name, r in settings.items()}
-    return {"args": args, "model_config": values, "sources": sources}
+    hashes = tuple(source_hash(method) for method in active.values())
+    own = {"methods": tuple(active), "method_hashes": hashes}
+    return {"args": args, "model_config": values, "sources": sources, **own}
 
 
-def _check_methods_on(config, task: Task, args: Mapping[str, Any]) -> None:
+def _check_methods_on(config, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
     """Say now what a method would say, or refuse, in every run, once it has its model and data."""
-    for method in METHODS:
+    for method in methods:
         made = method.from_arguments(args)
         if made.is_on:
             made.check_model(config, task)
 
 
-def made_arguments(settings: Mapping[str, Resolved], where: str = "") -> StableTrainingArguments:
+def made_arguments(
+    settings: Mapping[str, Resolved], where: str = "", methods: Iterable[type[Method]] = ()
+) -> StableTrainingArguments:
     """The training arguments, made once before any run, so that what they refuse is said now.
 
     Args:
         settings: the training arguments, resolved.
         where: what an error begins with that names no flag.
+        methods: the user's own.
 
     Raises:
         InputError: they refuse a value.
@@ -349,7 +404,7 @@ def made_arguments(settings: Mapping[str, Resolved], where: str = "") -> StableT
     total = values.pop("total_train_batch_size", None)  # this process may see more GPUs than a run will
     per_device = values.pop("per_device_train_batch_size", None) if total is not None else None
     try:
-        args = StableTrainingArguments(**{**values, "output_dir": tempfile.gettempdir()})
+        args = arguments_class(tuple(methods))(**{**values, "output_dir": tempfile.gettempdir()})
     except InputError:
         raise
     except (ValueError, TypeError, ImportError) as error:

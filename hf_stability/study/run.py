@@ -19,10 +19,11 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..callback import StabilityCallback
 from ..errors import InputError
+from ..methods import load_method, source_hash
 from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
-from ..training_args import StableTrainingArguments
+from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.text import markdown_table
 from .checkpoints import prepare_folder
 from .job import Job
@@ -109,7 +110,12 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     free = {"report_to": "none", "dataloader_pin_memory": job.device == "cuda"}
     free |= {"log_level": "error", "log_level_replica": "error"}  # the Trainer sets the libraries' verbosity again
     fixed = {"output_dir": str(folder), "seed": job.seed, "disable_tqdm": True}
-    args = StableTrainingArguments(**{**free, **job.args, **fixed})
+    methods = [load_method(name) for name in job.methods]
+    if tuple(map(source_hash, methods)) != job.method_hashes:
+        raise InputError(
+            f"--method {' '.join(job.methods)}: its source has changed since the study was planned; start it again"
+        )
+    args = arguments_class(methods)(**{**free, **job.args, **fixed})
     if args.eval_strategy == IntervalStrategy.NO:  # a study's runs are evaluated at their end in any case
         args.eval_strategy, args.eval_steps = IntervalStrategy.STEPS, NEVER
     args.recipe = job.recipe

@@ -29,7 +29,15 @@ from ..tasks.task import TaskData
 from .folder import encoder_folder
 from .job import STAGE, Job
 from .model import model_config
-from .prepare import STUDY_DEFAULTS, check_settings, fingerprint_model, fingerprint_tokens, job_values, made_arguments
+from .prepare import (
+    STUDY_DEFAULTS,
+    check_settings,
+    fingerprint_model,
+    fingerprint_tokens,
+    job_values,
+    made_arguments,
+    own_methods,
+)
 
 
 MAX_LABEL = 80  # characters of a file's name that a stage is called after
@@ -85,6 +93,7 @@ def plan_stages(
     load: Callable[[Stage], tuple[TaskData, TokenizedData]],
     folder: Path,
     given: Mapping[str, Any] | None = None,
+    methods: Sequence[str] = (),
     tokenizer: str = "",
     threads: int = 1,
     dtype: str = "float32",
@@ -97,6 +106,7 @@ def plan_stages(
         load: gives a stage's data as text and as tokens.
         folder: the study's.
         given: the command line's training arguments; a stage's own go over them.
+        methods: names of the user's own methods for all recipes.
         tokenizer, threads, dtype: see [`Job`].
 
     Raises:
@@ -113,16 +123,17 @@ def plan_stages(
                 if labels not in weights:
                     weights[labels] = fingerprint_model(model, model_config(model, tokens.task, {}))
                 hashed = fingerprint_tokens(tokens)
+                own, own_given = own_methods(recipe, given or {}, methods)
                 settings = resolve_stage(
-                    recipe, stage, config.model_type, task_preset(tokens.task.name), given, STUDY_DEFAULTS
+                    recipe, stage, config.model_type, task_preset(tokens.task.name), own_given, STUDY_DEFAULTS
                 )
                 check_settings(settings)
-                args = made_arguments(settings)
+                args = made_arguments(settings, methods=own.values())
                 job = Job(
                     recipe=_label(stage, tokens),
                     seed=stage.seed,
                     task=tokens.task.name,
-                    **job_values(recipe, model, config, tokens.task, settings),
+                    **job_values(recipe, model, config, tokens.task, settings, own),
                     model_fingerprint=weights[labels],
                     data_fingerprint=hashed,
                     threads=threads,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from hf_stability import StabilityCallback
-from hf_stability.cli import commands as cli
+from hf_stability import StabilityCallback, cli
 from tests import toy
 from tests.diagnose.tools import FAST
 

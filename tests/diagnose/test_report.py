@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.diagnose import diagnose
 from hf_stability.diagnose.report import share_sentence
 from hf_stability.errors import InputError

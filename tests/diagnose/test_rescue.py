@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from hf_stability import StableTrainingArguments
-from hf_stability.cli import commands as cli
+from hf_stability import StableTrainingArguments, cli
 from hf_stability.diagnose.rescue import conclusion, rescue_jobs
 from hf_stability.errors import InputError
 from hf_stability.study.job import Job

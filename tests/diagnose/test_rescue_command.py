@@ -12,8 +12,9 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from hf_stability import StableTrainer, StableTrainingArguments
-from hf_stability.cli import commands as cli
+from hf_stability import StableTrainer, StableTrainingArguments, cli, plan_study
+from hf_stability.cli.rescue import DEFAULTS, parse_flags
+from hf_stability.cli.run import keywords
 from hf_stability.diagnose import diagnose, rescue
 from hf_stability.diagnose.files import Run, read_run_files
 from hf_stability.diagnose.rescue_command import NOT_A_RESCUES, TRAINING_ARGS, rescue_command
@@ -29,18 +30,17 @@ def given_by(command: str) -> dict:
     """The command's flags, as `hf-stability rescue` reads them."""
     words = shlex.split(command)
     assert words[:2] == ["hf-stability", "rescue"]
-    return cli.parse(cli.parser(own=(cli.StudyArguments, rescue.RescueArguments)), words[2:])
+    return parse_flags(words[2:])
 
 
 def same_as(command: str, data) -> Job:
     """The first job of the arm `same` of the command, with the data put in."""
-    given = {**rescue.DEFAULTS, **given_by(command)}
+    given = {**DEFAULTS, **given_by(command)}
     if given.get("train_file") == "TRAIN":
         given["train_file"], given["validation_file"] = data
-    own = cli._taken(given, cli.ModelArguments, cli.DataArguments, cli.StudyArguments)
     with quiet():
-        jobs, texts, *_ = cli.plan_study(*own, {**given, "output_dir": "nowhere"})
-    planned, _ = rescue.rescue_jobs(jobs, len(texts.train), toy.config())
+        plan = plan_study(**keywords({**given, "output_dir": "nowhere"}))
+    planned, _ = rescue.rescue_jobs(plan.jobs, len(plan.data.train), toy.config())
     return planned[0]
 
 

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+from hf_stability.methods import argument_names
 from hf_stability.recipe import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
 from hf_stability.recipe.resolve import resolve, resolve_model_config, resolve_stage
 from hf_stability.tasks.presets import PRESETS, task_preset
-from hf_stability.training_args import METHOD_ARGS, StableTrainingArguments
+from hf_stability.training_args import StableTrainingArguments
 from tests import toy
 from tests.recipe.files import found
 
@@ -105,7 +106,7 @@ def test_every_method_can_be_added_to_every_whole_recipe(base, add_on, tmp_path)
         default = StableTrainingArguments(**values)
         for key in ("bias_correction", "lr_bias_correction", "num_train_epochs", "learning_rate", "adam_beta2"):
             assert getattr(args, key) == getattr(base_alone, key)
-        for key in (*METHOD_ARGS, "max_grad_norm"):
+        for key in (*argument_names(), "max_grad_norm"):
             set_by_method = getattr(alone, key) != getattr(default, key)
             assert getattr(args, key) == getattr(alone if set_by_method else base_alone, key)
 

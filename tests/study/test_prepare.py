@@ -333,8 +333,8 @@ def test_more_layers_to_draw_anew_than_the_model_has_are_refused_before_any_run(
 
 def test_what_a_run_can_start_with_is_not_refused():
     for values in ({"eval_strategy": "steps", "eval_steps": 5}, {"num_train_epochs": 0.0, "max_steps": 1}):
-        resolved, _ = prepare.resolved_settings(load_recipe("mosbach2021"), "bert", {}, values)
-        assert {name: resolved[name].value for name in values} == values
+        resolved = prepare.resolved_settings(load_recipe("mosbach2021"), "bert", {}, values)
+        assert {name: resolved.args[name].value for name in values} == values
 
 
 @pytest.mark.parametrize(
@@ -348,18 +348,18 @@ def test_what_a_run_can_start_with_is_not_refused():
 )
 def test_what_a_method_would_refuse_in_every_run_is_refused_before(name, architecture, task, message, tiny_model):
     recipe, model = load_recipe(name), tiny_model(architecture)
-    settings, _ = prepare.resolved_settings(recipe, architecture, {}, {})
+    settings = prepare.resolved_settings(recipe, architecture, {}, {})
     with pytest.raises(InputError, match=message):
-        prepare.job_values(recipe, model, prepare.load_config(model), task, settings)
-    settings, _ = prepare.resolved_settings(load_recipe("devlin2019"), architecture, {}, {})
-    prepare.job_values(load_recipe("devlin2019"), model, prepare.load_config(model), task, settings)
+        prepare.job_values(recipe, model, prepare.load_config(model), task, settings.args)
+    settings = prepare.resolved_settings(load_recipe("devlin2019"), architecture, {}, {})
+    prepare.job_values(load_recipe("devlin2019"), model, prepare.load_config(model), task, settings.args)
 
 
 @pytest.mark.parametrize("name", ["devlin2019", "devlin2019+mixout"])
 def test_mixout_on_top_of_dropout_is_said(name, tiny_model, caplog):
     recipe, model = load_recipe(name), tiny_model()
-    settings, _ = prepare.resolved_settings(recipe, "bert", {}, {"mixout": 0.7})
-    prepare.job_values(recipe, model, prepare.load_config(model), SINGLE, settings)
+    settings = prepare.resolved_settings(recipe, "bert", {}, {"mixout": 0.7})
+    prepare.job_values(recipe, model, prepare.load_config(model), SINGLE, settings.args)
     said = (
         "--mixout 0.7: it is to take hidden dropout's place, and the model has hidden_dropout_prob 0.1" in caplog.text
     )

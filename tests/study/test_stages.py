@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study.folder import encoder_folder, run_folder
@@ -73,7 +73,9 @@ def study(finished, tmp_path, monkeypatch):
 @pytest.fixture
 def command(study, arguments, monkeypatch, capsys):
     """A function of recipes and more arguments that runs the command on the copy: exit code, stdout, stderr."""
-    monkeypatch.setattr(cli, "show_study", lambda folder: None)  # figures take longer than all the rest
+    monkeypatch.setattr(
+        "hf_stability.study.api.draw_study", lambda folder: ([], "")
+    )  # figures take longer than all the rest
 
     def run(recipes: str, *more: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -15,12 +15,13 @@ from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
 from hf_stability.callback import StabilityCallback
-from hf_stability.cli.commands import _end
+from hf_stability.cli.run import tell
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study import study as study_module
+from hf_stability.study.api import StudyResult, draw_study
 from hf_stability.study.checkpoints import newest_whole_checkpoint
 from hf_stability.study.executors import Event, execute_in_process
 from hf_stability.study.folder import check_folder, prune_models, read_runs
@@ -479,7 +480,9 @@ def test_stopped_runs_are_in_the_tables_and_stay_there(censored, tmp_path):
 
 def test_a_study_with_stopped_runs_has_figures_and_events(censored, tmp_path, capsys):
     shutil.copytree(censored[0], tmp_path / "study")
-    assert _end(censored[2], tmp_path / "study") == 0
+    pictures, problem = draw_study(tmp_path / "study")
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    assert tell(StudyResult(tmp_path / "study", censored[2], summary, pictures, problem)) == 0
     out, err = capsys.readouterr()
     assert "1 run(s) were stopped by an alarm: censored, not failed. 2 update steps were saved." in out
     assert "no figures" not in err and len(list((tmp_path / "study" / "figures").iterdir())) == 6

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study.folder import check_folder, read_runs

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.diagnostics.step_record import read_steps, steps_frame
 from hf_stability.study.folder import read_runs
 from hf_stability.study.job import Job

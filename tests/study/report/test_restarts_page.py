@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.restarts import tabulate

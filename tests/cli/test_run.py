@@ -1,4 +1,4 @@
-"""The command line: what it says of itself, what it refuses and how, and whole studies on tiny models."""
+"""`hf-stability run`: its dry run, what it refuses and how, and whole studies on tiny models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from hf_stability.cli import commands as cli
+from hf_stability import cli
 from hf_stability.recipe import recipe_names
+from hf_stability.study.describe import describe_methods
+from hf_stability.tasks.demo.data import demo_model_path
 from hf_stability.tasks.glue import GLUE_TASKS
 from tests.events import Events
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -710,9 +712,9 @@ def test_mrpcs_headline_is_f1_and_not_a_metric_whose_name_ends_alike(run, tiny_m
 
 
 def test_a_dry_run_has_the_rates_of_all_layers_where_they_differ():
-    job = SimpleNamespace(args={"layerwise_lr_decay": 0.5, "learning_rate": 8e-5})
-    (line,) = cli.layerwise_rates(job, cli._demo_model())
+    job = SimpleNamespace(args={"layerwise_lr_decay": 0.5, "learning_rate": 8e-5}, methods=())
+    (line,) = describe_methods(job, str(demo_model_path()))
     words = line.split(", ")
     assert words[:3] == ["learning rates: classifier 8e-05", "pooler 8e-05", "layer_11 4e-05"]
     assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: .5^13
-    assert cli.layerwise_rates(SimpleNamespace(args={}), "") == []
+    assert describe_methods(SimpleNamespace(args={}, methods=()), "") == []

@@ -1,0 +1,112 @@
+"""`hf-stability diagnose`: what went wrong in one failed run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..diagnose import report as diagnosis
+from ..errors import InputError
+from ..utils.files import write_json
+from .flags import DataArguments, ModelArguments
+from .parser import Texts, parse, study_parser, take
+
+
+TEXTS = Texts(
+    """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
+       [--memorize] [--json FILE] [any argument of the Trainer]""",
+    """Look at ONE run that failed: every known cause, in order of likelihood, with its remedy and the flags to
+use. Nothing is written but --json's file, and nothing is trained without --memorize. docs/my_run_failed.md explains
+each line.""",
+    """
+PATH is one of
+  a trainer_state.json, or a checkpoint or output folder of any Trainer; a steps.rec of StabilityCallback;
+  a run's folder in a study, results/rte/runs/devlin2019/seed-003, which says its model and data itself.
+What lies beside it is read too. More flags let it look at more; training flags say what the files do not.
+
+examples:
+  hf-stability diagnose output/checkpoint-500
+  hf-stability diagnose output --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv
+  hf-stability diagnose results/rte/runs/devlin2019/seed-003 --memorize
+
+From Python, with a live Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
+Then: hf-stability rescue --help
+""",
+)
+
+SHOWN = (
+    "model_name_or_path", "tokenizer_name", "task_name", "data_dir", "train_file", "validation_file", "max_seq_length",
+    "memorize", "memorize_rate", "json", "learning_rate", "warmup_steps", "bias_correction", "lr_bias_correction", "optim",
+    "bf16", "fp16", "use_cpu",
+)  # fmt: skip
+"""The flags that --help shows."""
+
+COLUMNS = ("text_column_names", "label_column_name")
+CUTS = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
+"""Flags of data that are refused here."""
+
+
+@dataclass
+class DiagnoseArguments:
+    """The command's own flags."""
+
+    memorize: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the model on 32 of the examples, up to 300 update steps. A model that cannot learn them by heart "
+            "has a bug (labels, tokenizer, frozen weights); one that can may be unstable."
+        },
+    )
+    memorize_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Its learning rate. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
+            "adapters 10 times that."
+        },
+    )
+    json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})
+
+
+def main(argv: Sequence[str]) -> int:
+    """Look at one run, and print what was found."""
+    hidden = dict.fromkeys((*CUTS, *COLUMNS), argparse.SUPPRESS)
+    known = study_parser(argv, {"diagnose": (DiagnoseArguments,)}, TEXTS, SHOWN, hidden)
+    known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
+    given = parse(known, argv)
+    path = given.pop("path", None)
+    if path is None:
+        raise InputError(
+            "diagnose: give the run's path first (a trainer_state.json, a steps.rec, or its folder); see --help"
+        )
+    for name in COLUMNS:
+        if name in given:
+            raise InputError(
+                f"--{name}: not for diagnose, which finds columns by their usual names; rename those of the files"
+            )
+    for name in CUTS:
+        if name in given:
+            raise InputError(f"--{name} {given[name]}: not for diagnose, which looks at whole sets; leave it out")
+    model, data, own = (take(given, cls) for cls in (ModelArguments, DataArguments, DiagnoseArguments))
+    target = Path(own.json) if own.json else None
+    if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
+        raise InputError(f"--json {target}: no file can be written there; give another")
+    found = diagnosis.diagnose(
+        path,
+        model_name_or_path=model.model_name_or_path,
+        tokenizer_name=model.tokenizer_name,
+        task_name=data.task_name,
+        data_dir=data.data_dir,
+        train_file=data.train_file,
+        validation_file=data.validation_file,
+        max_seq_length=data.max_seq_length,
+        training=given,
+        memorize=own.memorize,
+        memorize_rate=own.memorize_rate,
+        show=True,
+    )
+    print(found.to_text())
+    if target is not None:
+        write_json(target, found.to_dict())
+    return 0

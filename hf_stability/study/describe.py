@@ -1,0 +1,57 @@
+"""What a study would run, in words: the text of `--dry_run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from ..methods import METHODS, load_method
+from ..tasks.overview import columns_and_classes
+from ..tasks.task import TaskData
+from ..training_args import StableTrainingArguments
+from .job import Job
+from .policies.early_stopping import policy_sentence
+from .prepare import load_config
+from .run import settings_table
+from .stages import StagePlan, describe_stage
+
+
+def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> str:
+    """The data; then each stage, and each recipe with its runs: every value that is set, with its source.
+
+    Args:
+        jobs: one or more.
+        data, stages: the study's.
+    """
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
+    lines = [
+        f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
+        columns_and_classes(data),
+        f"model {stages.model}, weights in {jobs[0].dtype}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
+    ]
+    recipes = dict.fromkeys(job.recipe for job in jobs)
+    lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
+    for stage in stages.jobs:
+        lines += ["", describe_stage(stage, stages), settings_table(stage), *describe_methods(stage, stages.model)]
+    names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
+    for recipe in recipes:
+        runs = [job for job in jobs if job.recipe == recipe]
+        seeds = ", ".join(str(job.seed) if job.cell is None else job.name.split("/")[-1] for job in runs)
+        lines += ["", f"{recipe}: {len(runs)} run(s), seeds {seeds}"]
+        if runs[0].stages:
+            lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
+        lines += [policy_sentence(runs)] if runs[0].policy else []
+        lines += [settings_table(runs[0])]
+        lines += describe_methods(runs[0], stages.model)
+        lines += [f"ids: {', '.join(job.id for job in runs)}"]
+    lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
+    return "\n".join(lines)
+
+
+def describe_methods(job: Job, model: str) -> list[str]:
+    """What follows from the settings of the methods that are on, for a pretrained model: a line or more from each that has
+    something to say."""
+    defaults = {f.name: f.default for f in fields(StableTrainingArguments)}
+    args, methods = {**defaults, **job.args}, [*METHODS, *map(load_method, job.methods)]
+    made = [method.from_arguments(args) for method in methods]
+    return [line for method in made if method.is_on for line in method.describe(load_config(model), args)]

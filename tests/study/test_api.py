@@ -1,0 +1,228 @@
+"""A study from Python: the command's folder byte for byte, the result, what is refused, and a plan that writes nothing."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+
+import pytest
+
+import hf_stability
+from hf_stability import StudyPlan, cli, plan_study, run_study
+from hf_stability.cli.flags import DataArguments, ModelArguments, PolicyArguments, StudyArguments, names_of
+from hf_stability.diagnose.rescue import rescue_jobs
+from hf_stability.errors import InputError
+from hf_stability.study import api, prepare
+
+
+RESULTS = ("runs/*/*/run.json", "runs/*/*/steps.rec", "runs/*/*/predictions.npz", "summary.*", "figures/*")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model, tiny_csv):
+    """The keywords of a study on the tiny model and data, of few steps and in this process."""
+    return {
+        "model_name_or_path": tiny_model(),
+        "train_file": tiny_csv[0],
+        "validation_file": tiny_csv[1],
+        "workers": 0,
+        "use_cpu": True,
+        "max_steps": 4,
+    }
+
+
+def flags(keywords: dict, *more: str) -> list[str]:
+    return [str(word) for name, value in keywords.items() for word in (f"--{name}", value)] + list(more)
+
+
+def results(folder) -> dict[str, bytes]:
+    found = [path for pattern in RESULTS for path in folder.glob(pattern)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def both(tiny, tmp_path_factory):
+    """A study of two recipes and two seeds from the command, and from Python with its result. Not to be changed."""
+    folder = tmp_path_factory.mktemp("both")
+    recipes = ["devlin2019", "mosbach2021"]
+    command = flags(tiny, "--seeds", "2", "--output_dir", str(folder / "command"), "--recipe", *recipes)
+    assert cli.main(command) == 0
+    result = run_study(**tiny, seeds=2, output_dir=folder / "python", recipes=recipes, quiet=True)
+    return folder, result
+
+
+# ---- a run study ----------------------------------------------------------------------------------------------------
+
+
+def test_from_python_it_is_the_commands_folder_byte_for_byte(both):
+    folder, _ = both
+    command, python = results(folder / "command"), results(folder / "python")
+    assert python == command and len(python) == 4 * 3 + 3 + 6
+    ids = [json.loads(path.read_text())["id"] for path in sorted(folder.glob("*/runs/*/*/config.json"))]
+    assert ids[:4] == ids[4:] and len(set(ids)) == 4
+
+
+def test_the_result_has_the_summary_and_a_frame_of_a_row_per_run(both):
+    folder, result = both
+    assert result.folder == folder / "python" and result.conclusion == result.picture_error == ""
+    assert result.summary == json.loads((folder / "python" / "summary.json").read_text())
+    assert sorted(path.name for path in result.pictures) == [
+        "gradient_norms.png",
+        "score_against_train_loss.png",
+        "scores.png",
+    ]
+    frame = result.frame
+    assert list(frame["recipe"]) == ["devlin2019"] * 2 + ["mosbach2021"] * 2 and list(frame["seed"]) == [1, 2, 1, 2]
+    assert list(frame["last"]) == [run.last for run in result.runs] == list(frame["eval_accuracy"])
+    assert list(frame["id"]) == [run.id for run in result.runs] and set(frame["steps"]) == {4}
+    assert not {"metrics", "cell", "schema"} & set(frame.columns)
+
+
+def test_quiet_prints_nothing_and_otherwise_only_the_progress(both, tiny, tmp_path, capsys, caplog):
+    folder, _ = both
+    keywords = {**tiny, "seeds": 2, "recipes": ["devlin2019", "mosbach2021"], "output_dir": folder / "python"}
+    run_study(**keywords, quiet=True)
+    assert capsys.readouterr() == ("", "")
+    said = []
+    run_study(**keywords, say=said.append)
+    assert said[0] == "4 finished runs found, kept" and capsys.readouterr().out == ""
+    caplog.set_level(logging.WARNING)
+    (tmp_path / "one.csv").write_text("sentence,label\ngood film,1\nfine book,1\n")
+    one_class = {**tiny, "validation_file": tmp_path / "one.csv", "seeds": [3], "output_dir": tmp_path / "one"}
+    run_study(**one_class, quiet=True, recipes="devlin2019")
+    assert caplog.text == ""
+    run_study(**one_class, say=said.append, recipes="devlin2019")
+    assert "all 2 examples are of the class 1" in caplog.text
+
+
+def test_two_way_seeds_have_their_table_and_their_cells_in_the_frame(tiny, tmp_path):
+    result = run_study(**tiny, recipes="devlin2019", two_way=[2, 2, 1], output_dir=tmp_path, quiet=True)
+    assert result.conclusion.startswith((tmp_path / "two_way.md").read_text().strip()[:20])
+    cells = result.frame[["init", "order", "dropout"]].to_numpy().tolist()
+    assert cells == [[1, 1, 1], [1, 2, 1], [2, 1, 1], [2, 2, 1]]
+
+
+def test_restarts_end_the_worst_early(tiny, tmp_path):
+    policy = {"restarts": 2, "look_at": 0.5, "finish": 1}
+    result = run_study(**tiny, recipes="devlin2019", **policy, output_dir=tmp_path, quiet=True)
+    assert sorted(result.frame["steps"]) == [2, 4] and list(result.frame["ended_at_look"]).count(True) == 1
+
+
+# ---- a plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_writes_nothing_and_describes_itself_as_the_dry_run(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_study(**tiny, recipes=["devlin2019", "mosbach2021"], seeds=3)
+    assert isinstance(plan, StudyPlan) and capsys.readouterr() == ("", "")
+    assert str(plan.folder) == "results/custom" and plan.workers == 0 and plan.doubts == []
+    assert [job.name for job in plan.jobs][:3] == [f"devlin2019/seed-00{seed}" for seed in (1, 2, 3)]
+    assert cli.main(flags(tiny, "--recipe", "devlin2019", "mosbach2021", "--seeds", "3", "--dry_run")) == 0
+    assert capsys.readouterr().out == plan.describe() + "\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_resolved_and_arguments_built_once_per_recipe(tiny, tmp_path, monkeypatch):
+    counts = dict.fromkeys(("resolve", "resolve_model_config", "StableTrainingArguments"), 0)
+    for name in counts:
+        original = getattr(prepare, name)
+
+        def counted(*args, name=name, original=original, **kwargs):
+            counts[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(prepare, name, counted)
+    plan_study(**tiny, recipes=["devlin2019", "mosbach2021"], seeds=3, output_dir=tmp_path)
+    assert set(counts.values()) == {2}
+
+
+def test_arms_make_the_jobs(tiny, tmp_path):
+    def arms(jobs, data, config):
+        return rescue_jobs(jobs, len(data.train), config, min_steps=6)[0]
+
+    plan = plan_study(**tiny, recipes="transformers_default", seeds=2, arms=arms, output_dir=tmp_path)
+    assert list(dict.fromkeys(job.recipe for job in plan.jobs)) == ["same", "third_of_rate", "6_steps", "reinit_top"]
+    assert len(plan.jobs) == 8
+    with pytest.raises(InputError, match="no run is planned"):
+        plan_study(**tiny, arms=lambda jobs, data, config: [], output_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"seeds": 2}, [1, 2]),
+        ({"seeds": [7]}, [7]),
+        ({"seeds": (9, 3)}, [9, 3]),
+        ({"seeds": range(4, 6)}, [4, 5]),
+        ({"seeds": "1000-1001 5"}, [1000, 1001, 5]),
+        ({"seeds": ["2"]}, [1, 2]),
+        ({"restarts": 3, "look_at": 0.5, "finish": 1}, [1, 2, 3]),
+        ({"restarts": 2, "look_at": 0.5, "finish": 1, "seeds": [8, 9]}, [8, 9]),
+    ],
+)
+def test_seeds_are_a_count_a_list_or_words(tiny, tmp_path, given, seeds):
+    plan = plan_study(**tiny, recipes="devlin2019", output_dir=tmp_path, **given)
+    assert [job.seed for job in plan.jobs] == seeds
+
+
+def test_training_arguments_have_the_types_of_the_command_line(tiny, tmp_path):
+    plan = plan_study(**tiny, recipes="devlin2019", output_dir=tmp_path, learning_rate="3e-5", num_train_epochs=2)
+    args = plan.jobs[0].args
+    assert args["learning_rate"] == 3e-5 and type(args["num_train_epochs"]) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rat": 1}, "learning_rat: no such argument (did you mean learning_rate?)"),
+        ({"recipe": "devlin2019"}, "recipe: no such argument (did you mean recipes?)"),
+        ({"max_steps": "x"}, "--max_steps: expected int, found 'x'"),
+        ({"bias_correction": 1}, "--bias_correction: expected bool, found 1"),
+        ({"learning_rate": float("nan")}, "--learning_rate nan: give a number of 0 or more"),
+        ({"recipes": "mosbach2012"}, "--recipe mosbach2012: no such recipe"),
+        ({"seeds": 0}, "--seeds 0: no run"),
+        ({"seeds": []}, "--seeds : no run"),
+        ({"seeds": [3, 3]}, "--seeds 3 3: 3 is there twice"),
+        ({"seed": 3}, "--seed 3: not in a study"),
+        ({"workers": -1}, "--workers -1"),
+        ({"threads_per_run": 0}, "--threads_per_run 0"),
+        ({"dtype": "float64"}, "--dtype float64: give float32, bfloat16, float16, auto"),
+        ({"keep_model": "all"}, "--keep_model all: give none, last, failed_and_best"),
+        ({"validation_half": "third"}, "--validation_half third"),
+        ({"model_name_or_path": None}, "--model_name_or_path is missing"),
+        ({"train_file": None, "validation_file": None}, "--task_name"),
+        ({"two_way": [2, 2], "seeds": 3}, "--two_way 2 2: makes its own seeds; leave --seeds out"),
+        ({"two_way": [1, 2]}, "--two_way 1 2: give 2 to"),
+        ({"restarts": 3}, "--restarts 3: give --look_at and --finish with it"),
+        ({"restarts": 3, "look_at": 0.5, "finish": 1, "seeds": 2}, "--restarts 3: --seeds 2 are 2; give as many"),
+        ({"restarts": 3, "look_at": 0.5, "finish": 1, "two_way": [2, 2]}, "--restarts 3 with --two_way"),
+        ({"output_dir": "/proc/study"}, "--output_dir /proc/study: cannot write to /proc"),
+    ],
+)
+def test_bad_input_is_an_input_error_and_nothing_is_written(tiny, tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        run_study(**{**tiny, **given})
+    assert message in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_flag_is_a_keyword_with_the_same_default():
+    keywords = {
+        name: parameter.default
+        for name, parameter in inspect.signature(plan_study).parameters.items()
+        if name not in ("arms", "training", "output_dir")  # output_dir is a flag of the Trainer
+    }
+    own = (ModelArguments, DataArguments, StudyArguments, PolicyArguments)
+    flags = {name: getattr(cls(), name) for cls in own for name in names_of(cls) if name != "dry_run"}
+    (flags["recipes"],) = flags.pop("recipe")
+    assert flags == keywords
+
+
+def test_the_public_names_are_these():
+    assert hf_stability.run_study is api.run_study and hf_stability.StudyPlan is api.StudyPlan
+    assert {"run_study", "plan_study", "StudyPlan"} <= set(hf_stability.__all__) <= set(dir(hf_stability))
