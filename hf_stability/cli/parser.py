@@ -153,7 +153,7 @@ def study_parser(
     Args:
         argv: what was given; `--help_all` among it shows everything.
         own: the command's own dataclasses, by the title of their group.
-        texts, shown: see [`Parser`]; the arguments of common methods are shown too.
+        texts, shown: see [`Parser`]; the switches of common methods are shown too.
         helps: help by flag, instead of the dataclasses'.
 
     Raises:
@@ -166,8 +166,9 @@ def study_parser(
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
-    methods = [*(method for method in METHODS if method.is_common), *training.own_methods]
-    built = Parser(classes, texts, groups, (*shown, *argument_names(methods)), "--help_all" in argv)
+    common = [argument_names([method])[0] for method in METHODS if method.is_common]
+    shown = (*shown, *common, *argument_names(training.own_methods))
+    built = Parser(classes, texts, groups, shown, "--help_all" in argv)
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)
