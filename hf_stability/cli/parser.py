@@ -130,8 +130,8 @@ class Parser(HfArgumentParser):
         return action.dest in self.shown and not action.option_strings[0].startswith("--no_")
 
 
-def _paragraph(actions: Sequence[argparse.Action]) -> str:
-    """Flags by name only."""
+def _names(actions: Sequence[argparse.Action]) -> str:
+    """Flags by name only, without switches' `--no_` twins."""
     flags = [action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS]
     names = ", ".join(flag for flag in flags if not flag.startswith("--no_"))
     return textwrap.fill(f"{names} (--help_all explains them)", WIDTH - 4)
@@ -161,10 +161,10 @@ def study_parser(
     if "study" in named:
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
-    shown = (*shown, *argument_names(training.own_methods))
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
-    methods = [*(method for method in METHODS if method.is_common), *training.own_methods]
-    built = Parser(classes, texts, groups, (*shown, *argument_names(methods)), "--help_all" in argv)
+    common = [argument_names([method])[0] for method in METHODS if method.is_common]
+    shown = (*shown, *common, *argument_names(training.own_methods))
+    built = Parser(classes, texts, groups, shown, "--help_all" in argv)
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)
