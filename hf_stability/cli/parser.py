@@ -120,7 +120,7 @@ class Parser(HfArgumentParser):
             shown = [action for action in own if self.all_help or self._is_shown(action)]
             formatter.start_section(title)
             if title == "methods" and not self.all_help:
-                formatter.add_text(_paragraph([action for action in own if action not in shown]))
+                formatter.add_text(_names([action for action in own if action not in shown]))
             formatter.add_arguments(shown)
             formatter.end_section()
         formatter.add_text(self.epilog)
