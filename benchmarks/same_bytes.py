@@ -60,14 +60,13 @@ def main() -> int:
     parser.add_argument("before", help="A commit.")
     parser.add_argument("after", help="Another one; `.` is this clone as it is.")
     parser.add_argument("--output_dir", default="same_bytes")
-    parser.add_argument(
-        "arguments", nargs="*", help="After `--`: the study's arguments. Default: none, the demo study."
-    )
-    options = parser.parse_args()
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)  # after it: the study's arguments
+    options, arguments = parser.parse_args(given[:cut]), given[cut + 1 :]
     folder = Path(options.output_dir).absolute()
     found = []
     for side, commit in (("before", options.before), ("after", options.after)):
-        run_study(checkout(commit, folder), folder / side, options.arguments)
+        run_study(checkout(commit, folder), folder / side, arguments)
         found.append(hashes(folder / side))
     different = compare(*found)
     for path in different:
