@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -188,12 +189,25 @@ def tiny_jobs(tiny_model, tiny_csv):
 
 @pytest.fixture(scope="module")
 def no_heat_maps():
-    """No `gradients.png` of the runs in this process: it takes half of a tiny run's time."""
-    from hf_stability.diagnostics import heat_map
+    """No `gradients.png` of the runs in this process, unless a callback is given `heat_map=True`: it takes half of a tiny
+    run's time."""
+    from hf_stability import StabilityCallback
+
+    made = StabilityCallback.__init__
+
+    @functools.wraps(made)
+    def init(self, *arguments, heat_map=False, **values):
+        made(self, *arguments, heat_map=heat_map, **values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heat_map, "draw_heat_map", lambda *args: None)
+        patch.setattr(StabilityCallback, "__init__", init)
         yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """No figures at the end of a command: they take longer than a tiny study."""
+    monkeypatch.setattr("hf_stability.study.report.figures.draw_figures", lambda *arguments: [])
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from tests import toy
 from tests.events import Events, event_files
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "num_train_epochs": 2}
 
 
@@ -389,7 +391,8 @@ def test_a_run_that_learns_is_ok_and_one_with_a_mad_rate_failed_or_diverged(tmp_
     statuses = []
     for rate in (2e-3, 30.0):
         args = TrainingArguments(
-            str(tmp_path), **{**FAST, "learning_rate": rate, "num_train_epochs": 12, "eval_strategy": "epoch"}
+            str(tmp_path),
+            **{**FAST, "learning_rate": rate, "num_train_epochs": 12 if rate < 1 else 4, "eval_strategy": "epoch"},
         )
         callback = StabilityCallback(compute_metrics=toy.accuracy, tensorboard=False)
         toy.train(
@@ -603,7 +606,7 @@ def test_only_our_own_events_are_removed(tmp_path):
 
 
 def test_without_tensorboard_no_events(tmp_path):
-    stock(tmp_path, StabilityCallback(tensorboard=False))
+    stock(tmp_path, StabilityCallback(tensorboard=False, heat_map=True))
     assert sorted(os.listdir(tmp_path / "stability")) == ["gradients.png", "steps.rec", "verdict.json"]
 
 
@@ -682,7 +685,7 @@ def test_the_custom_scalars_tab_is_laid_out(tmp_path, report_to):
 
 
 def test_the_heat_map_is_a_file_and_an_image_at_the_end(tmp_path):
-    callback = StabilityCallback()
+    callback = StabilityCallback(heat_map=True)
     stock(tmp_path, callback)
     step, pixels = Events(tmp_path).image("stability/tensorboard", "gradients")
     with Image.open(tmp_path / "stability" / "gradients.png") as image:
@@ -700,7 +703,7 @@ def test_the_heat_map_is_a_file_and_an_image_at_the_end(tmp_path):
 def test_the_heat_map_says_what_it_shows(tmp_path, monkeypatch, alarming, trainer_class, values, kind):
     given = []
     monkeypatch.setattr("hf_stability.diagnostics.heat_map.draw_heat_map", lambda *arguments: given.append(arguments))
-    callback = StabilityCallback(on_alarm="none")
+    callback = StabilityCallback(on_alarm="none", heat_map=True)
     trainer_with(tmp_path, [callback], trainer_class, **values).train()
     ((record, sentence, alarm_step, found),) = given
     assert record["step"].tolist() == list(range(1, 17))
@@ -714,7 +717,7 @@ def test_a_picture_that_fails_costs_no_training(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("hf_stability.diagnostics.heat_map.draw_heat_map", fail)
     (tmp_path / "stability").mkdir()
     (tmp_path / "stability" / "gradients.png").write_bytes(b"an earlier run's")
-    trainer = stock(tmp_path, StabilityCallback())
+    trainer = stock(tmp_path, StabilityCallback(heat_map=True))
     assert "too many pixels" in caplog.text
     assert verdict_of(trainer, tmp_path) is not None and not (tmp_path / "stability" / "gradients.png").exists()
     assert Events(tmp_path).text("stability/tensorboard", "verdict")
@@ -738,7 +741,7 @@ class Unseen(TrainerCallback):
 
 
 def test_a_run_without_norms_has_no_picture(tmp_path, caplog):
-    callback = StabilityCallback()
+    callback = StabilityCallback(heat_map=True)
     stock(tmp_path, callback, Unseen(callback))
     assert np.isnan(callback.record["layer_norms"]).all() and "heat map" not in caplog.text
     assert not (tmp_path / "stability" / "gradients.png").exists()

@@ -1,5 +1,7 @@
 """The examples as a user runs them: processes of their own, offline."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np

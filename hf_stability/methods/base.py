@@ -63,7 +63,7 @@ class Method:
         Arguments: a dataclass; its fields are the method's training arguments and flags, with `help` (and `choices`) in their
             metadata. The first is the switch: with its default the method is off. A method without arguments is always on.
         ranges: what the numbers among them may be, by name.
-        is_common: whether `--help` explains its switch, not only `--help_all`.
+        is_common: whether `--help` explains its arguments, not only `--help_all`.
         needs_whole_gradients: whether it works only where each process has whole gradients (not DeepSpeed, not FSDP).
         settings: the values of `Arguments` of this object.
     """

@@ -117,3 +117,33 @@ def test_a_parser_takes_the_arguments_of_a_users_own_method():
         parse(study_parser([], own, texts, ()), ["--noisy_tune", "1"])
     with pytest.raises(InputError, match="--method no_such_module:Mine: No module named"):
         study_parser(["--method", "no_such_module:Mine"], own, texts, ())
+
+
+MINE = """
+from dataclasses import dataclass, field
+
+from hf_stability.methods import Method
+
+
+@dataclass
+class Arguments:
+    mine: float = field(default=0.0, metadata={"help": "How much of it. 0: none."})
+
+
+class Mine(Method):
+    Arguments = Arguments
+"""
+
+
+def test_a_users_own_method_brings_its_flags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_method_of_mine.py").write_text(MINE)
+    own = {"study": (StudyArguments, PolicyArguments)}
+    argv = ["--method", "a_method_of_mine.py:Mine", "--mine", "0.5", "--learning_rate", "1e-3"]
+    known = study_parser(argv, own, Texts("u", "d", "e"), ())
+    given = {"method": ["a_method_of_mine.py:Mine"], "mine": 0.5, "learning_rate": 1e-3}
+    assert parse(known, argv) == given
+    methods = known.format_help().partition("\nmethods:\n")[2].partition("\n\ndiagnostics:")[0]
+    assert "--mine X" in methods and "How much of it." in methods and "0: none" not in methods
+    with pytest.raises(InputError, match="--min: no such argument .did you mean --mine"):
+        parse(known, ["--min", "1"])

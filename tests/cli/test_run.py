@@ -26,6 +26,8 @@ from hf_stability.tasks.glue import GLUE_TASKS
 from tests.events import Events
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -103,6 +105,7 @@ def test_dry_run_shows_each_value_with_its_source_and_writes_nothing(run, tiny, 
     assert len({i for part in ids for i in part}) == 6
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_columns_and_classes_are_said_before_the_runs(run, tiny, tmp_path):
     said = "task custom: text from sentence, label from label; examples in train / validation: 0 24 / 12, 1 24 / 12"
     code, out, err = run(*tiny, "--dry_run")
@@ -111,6 +114,7 @@ def test_columns_and_classes_are_said_before_the_runs(run, tiny, tmp_path):
     assert code == 0 and out.splitlines()[0] == said
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_columns_are_chosen_and_are_part_of_what_a_study_keeps_to(run, tiny, tmp_path, caplog):
     header, rows = "date,text,y,label\n", [(f"{text} film", text) for text in ("good", "bad") * 4]
     for name in ("train", "dev"):
@@ -535,7 +539,7 @@ def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, a
     assert err.splitlines()[1:] == [f"  args.weight_decay: {float(expected[architecture][1])} -> 0.5"]
 
 
-def test_a_study_of_a_composed_recipe_and_of_a_grid(run, tiny, tmp_path):
+def test_a_study_of_a_composed_recipe_and_of_a_grid(run, tiny, tmp_path, monkeypatch):
     (tmp_path / "more.yaml").write_text(
         "args: {reinit_layers: 1, weight_decay: 0, seed_streams: true}\nreplaces: [weight_decay]\n"
     )
@@ -572,6 +576,8 @@ def test_a_study_of_a_composed_recipe_and_of_a_grid(run, tiny, tmp_path):
     assert set(Events(folder / "runs").runs) == {".", *(f"{recipe}/seed-001" for recipe in recipes)}
     assert Events(folder / "runs").hparams(f"{points[0]}/seed-001")[0]["recipe"] == points[0]
 
+    monkeypatch.setattr("hf_stability.study.report.figures.draw_figures", lambda *arguments: [])  # once is enough
+
     # A run that was not finished is run again, more values of the grid are added, and the rest is as it was.
     finished = folder / "runs" / points[0] / "seed-001" / "run.json"
     before = finished.read_bytes()
@@ -594,6 +600,7 @@ def test_a_study_of_a_composed_recipe_and_of_a_grid(run, tiny, tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_crashed_run_gives_exit_code_1_and_names_its_traceback(run, tiny, tmp_path, monkeypatch):
     from hf_stability.study import run as run_module
 
@@ -614,6 +621,7 @@ def test_a_crashed_run_gives_exit_code_1_and_names_its_traceback(run, tiny, tmp_
     assert run(*tiny, "--seeds", "2", "--output_dir", "study")[0] == 0 and not errors.exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_checkpoint_in_float16_is_trained_in_float32_and_diagnose_knows(run, tiny, tiny_model, tmp_path):
     AutoModel.from_pretrained(tiny_model(), dtype=torch.float16).save_pretrained("half")
     AutoTokenizer.from_pretrained(tiny_model()).save_pretrained("half")
@@ -635,6 +643,7 @@ def test_a_checkpoint_in_float16_is_trained_in_float32_and_diagnose_knows(run, t
     )
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_value_of_the_command_line_trains_with_it(run, tiny, tmp_path):
     flags = [
         "--learning_rate",
@@ -651,6 +660,7 @@ def test_a_value_of_the_command_line_trains_with_it(run, tiny, tmp_path):
     assert (tmp_path / "study" / "runs" / "mosbach2021" / "seed-005" / "model" / "config.json").is_file()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_mnli_is_judged_by_its_matched_development_set(run, tiny, tiny_model, tmp_path):
     words = ("entailment", "neutral", "contradiction")
     for name, size in (("train", 24), ("dev_matched", 12), ("dev_mismatched", 9)):
@@ -674,6 +684,7 @@ def test_mnli_is_judged_by_its_matched_development_set(run, tiny, tiny_model, tm
     assert record["baseline"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_stsb_is_a_regression(run, tiny_model, tmp_path):
     for name, size in (("train", 24), ("dev", 12)):
         rows = [f"{i}\tgood film {i % 5}\tbad book\t{i % 6 * 0.9:.3f}\n" for i in range(size)]
@@ -694,6 +705,7 @@ def test_stsb_is_a_regression(run, tiny_model, tmp_path):
         assert saved["labels"] == pytest.approx([round(i % 6 * 0.9, 3) for i in range(12)])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_mrpcs_headline_is_f1_and_not_a_metric_whose_name_ends_alike(run, tiny_model, tmp_path):
     (tmp_path / "MRPC").mkdir()
     for name, size in (("train", 24), ("dev", 12)):

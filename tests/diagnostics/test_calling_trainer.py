@@ -16,6 +16,9 @@ from hf_stability.diagnostics.forward_pass import ForwardHook
 from tests import toy
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 FAST = {**toy.QUIET, "num_train_epochs": 2, "eval_strategy": "epoch"}
 
 

@@ -11,6 +11,9 @@ from hf_stability.training_args import seed_streams
 from tests import toy
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 LAYERS = {
     "bert": "bert.encoder.layer",
     "roberta": "roberta.encoder.layer",

@@ -17,6 +17,9 @@ from hf_stability import StableTrainer, StableTrainingArguments
 from tests import toy
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 STEPS, WEIGHT_DECAY = 3, 0.1
 CLIPPING = {"clipped": (0.1, 1.0), "not clipped": (0.0, 0.1)}  # max_grad_norm and the rate
 METHODS = {

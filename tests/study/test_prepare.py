@@ -17,6 +17,9 @@ from hf_stability.tasks.task import Task
 from tests import toy
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 # --- seeds -----------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,9 @@ from hf_stability.study.run import make_trainer, run_job, training_arguments
 from hf_stability.study.study import StageFailed, run_jobs
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 RECIPES = {
     "base": "args: {learning_rate: 1e-3, total_train_batch_size: 16, bias_correction: true, seed_streams: true}",
     "two": """
