@@ -60,6 +60,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
         values = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
         return action.option_strings[0] + values
 
+    def add_lines(self, text: str) -> None:
+        """Text right above the next lines, without the empty line of `add_text`."""
+        self._add_item(lambda: textwrap.indent(text, " " * self._current_indent) + "\n", [])
+
 
 class FirstHelp(Help):
     """Shows the first sentence of a flag's help, and the default; of a switch only the flag itself, not its `--no_` twin."""
@@ -120,7 +124,7 @@ class Parser(HfArgumentParser):
             shown = [action for action in own if self.all_help or self._is_shown(action)]
             formatter.start_section(title)
             if title == "methods" and not self.all_help:
-                formatter.add_text(_names([action for action in own if action not in shown]))
+                formatter.add_lines(_names([action for action in own if action not in shown]))
             formatter.add_arguments(shown)
             formatter.end_section()
         formatter.add_text(self.epilog)
