@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import lru_cache
 from typing import ClassVar
 
@@ -13,9 +13,9 @@ from transformers import TrainingArguments
 
 from .diagnostics.probes import make_probes
 from .errors import InputError
-from .methods import Method, argument_names, check_methods, load_method, methods_of
+from .methods import Method, check_methods, load_method, methods_of
 from .recipe import load_recipe
-from .recipe.arguments import StabilityArguments
+from .recipe.arguments import StabilityArguments, argument_types
 from .recipe.resolve import resolve, resolve_model_config
 from .utils.batches import derived_batch_size
 
@@ -134,14 +134,7 @@ def _arguments_class(
 ) -> type[StableTrainingArguments]:
     if not methods:
         return base
-    taken = {f.name for f in fields(base)}
-    for method in methods:
-        twice = taken & set(argument_names([method]))
-        if twice:
-            raise InputError(
-                f"method {method.__name__}: there is an argument {min(twice)} already; give this one another name"
-            )
-        taken |= set(argument_names([method]))
+    argument_types(methods)  # refuses a name that is taken
     return make_dataclass(
         base.__name__,
         [],

@@ -76,7 +76,7 @@ class Parser(HfArgumentParser):
         classes: dataclasses.
         texts: of `--help`.
         groups: flags by the group's title, without dashes; a flag of no group is shown under `training`.
-        shown: the flags that `--help` shows; of the group `methods` it names all.
+        shown: the flags that `--help` shows; the others of the group `methods` it only names.
         all_help: show every flag, and the whole of its help.
     """
 
@@ -120,7 +120,7 @@ class Parser(HfArgumentParser):
             shown = [action for action in own if self.all_help or self._is_shown(action)]
             formatter.start_section(title)
             if title == "methods" and not self.all_help:
-                formatter.add_text(_paragraph([action for action in own if action not in shown]))
+                formatter.add_text(_names([action for action in own if action not in shown]))
             formatter.add_arguments(shown)
             formatter.end_section()
         formatter.add_text(self.epilog)
@@ -130,10 +130,11 @@ class Parser(HfArgumentParser):
         return action.dest in self.shown and not action.option_strings[0].startswith("--no_")
 
 
-def _paragraph(actions: Sequence[argparse.Action]) -> str:
-    """Flags by name only."""
-    names = ", ".join(action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS)
-    return textwrap.fill(f"{names}: off by default; --help_all explains them", WIDTH - 4) if names else ""
+def _names(actions: Sequence[argparse.Action]) -> str:
+    """Flags by name only, without switches' `--no_` twins."""
+    flags = [action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS]
+    names = ", ".join(flag for flag in flags if not flag.startswith("--no_"))
+    return textwrap.fill(f"{names} (--help_all explains them)", WIDTH - 4)
 
 
 def study_parser(
@@ -148,7 +149,7 @@ def study_parser(
     Args:
         argv: what was given; `--help_all` among it shows everything.
         own: the command's own dataclasses, by the title of their group.
-        texts, shown: see [`Parser`]; the arguments of common methods are shown too.
+        texts, shown: see [`Parser`]; the arguments of common methods, and of the user's own, are shown too.
         helps: help by flag, instead of the dataclasses'.
 
     Raises:
@@ -161,8 +162,9 @@ def study_parser(
         named["study"].append("output_dir")
         groups |= {"methods": method_flags(training), "diagnostics": DIAGNOSTICS}
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
-    common = argument_names([method for method in METHODS if method.is_common])
-    built = Parser(classes, texts, groups, (*shown, *common), "--help_all" in argv)
+    common = [argument_names([method])[0] for method in METHODS if method.is_common]
+    shown = (*shown, *common, *argument_names(training.own_methods))
+    built = Parser(classes, texts, groups, shown, "--help_all" in argv)
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)
@@ -180,21 +182,31 @@ def _training_class(argv: Sequence[str]) -> type[StableTrainingArguments]:
     return arguments_class([load_method(name) for name in names])
 
 
-def folder_parser(command: str, texts: Texts) -> argparse.ArgumentParser:
+class PlainParser(argparse.ArgumentParser):
+    """A parser of a command that takes no model: it raises InputError, too.
+
+    Args:
+        command: the subcommand.
+        texts: of `--help`.
+    """
+
+    def __init__(self, command: str, texts: Texts):
+        super().__init__(
+            prog=f"{PROG} {command}",
+            usage=texts.usage,
+            description=texts.description,
+            epilog=texts.examples,
+            formatter_class=Help,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        raise InputError(message)
+
+
+def folder_parser(command: str, texts: Texts) -> PlainParser:
     """The parser of a command that reads a study's folder."""
-
-    class FolderParser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(message)
-
-    built = FolderParser(
-        prog=f"{PROG} {command}",
-        usage=texts.usage,
-        description=texts.description,
-        epilog=texts.examples,
-        formatter_class=Help,
-        allow_abbrev=False,
-    )
+    built = PlainParser(command, texts)
     built.add_argument("study_folder", nargs="?", help="The study's folder, its --output_dir.")
     built.add_argument("--recipe", nargs="+", help="Only these, in this order. Default: all of the study.")
     return built

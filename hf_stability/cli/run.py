@@ -65,9 +65,9 @@ The same command goes on with an interrupted study, and more --seeds add to it.
 """
 
 SHOWN = (
-    "model_name_or_path", "task_name", "data_dir", "train_file", "validation_file", "max_seq_length", "recipe",
+    "model_name_or_path", "task_name", "data_dir", "train_file", "validation_file", "recipe",
     "seeds", "workers", "keep_model", "dry_run", "output_dir", "two_way", "restarts", "learning_rate",
-    "num_train_epochs", "total_train_batch_size", "warmup_steps", "bf16", "on_alarm",
+    "num_train_epochs", "total_train_batch_size", "warmup_steps", "on_alarm",
     "diagnostics",
 )  # fmt: skip
 """The flags that --help shows."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..study.model import load_model, model_config
-from ..study.prepare import DTYPES, load_config, load_tokenizer
+from ..study.pretrained import DTYPES, load_config, load_tokenizer
 from ..verdicts.constants import IGNORED_LABEL
 from .files import Run
 from .finding import Checked, Fault, Finding

@@ -16,9 +16,9 @@ from ..study.run import quiet
 from ..utils.files import finite
 from ..utils.text import share_text
 from .causes import run_checks
-from .files import read_run_files
+from .files import Run, read_run_files
 from .finding import BUGS, LIKELIHOODS, Finding
-from .inputs import MAX_SEQ_LENGTH, Named, load_inputs
+from .inputs import MAX_SEQ_LENGTH, Inputs, Named, load_inputs
 from .live import live_inputs, read_trainer
 from .memorize import try_memorize
 from .model_values import adapter_values
@@ -154,10 +154,6 @@ def diagnose(
     Raises:
         InputError: there is no run, or something named cannot be loaded.
     """
-    live = isinstance(source, Trainer)
-    run = read_trainer(source) if live else read_run_files(source)
-    run.args |= training or {}
-    run.certain |= set(training or ())
     named = Named(
         model_name_or_path=model_name_or_path,
         tokenizer_name=tokenizer_name,
@@ -170,16 +166,14 @@ def diagnose(
         max_seq_length=max_seq_length,
         dtype=dtype,
     )
+    run = read_trainer(source) if isinstance(source, Trainer) else read_run_files(source)
+    run.args |= training or {}
+    run.certain |= set(training or ())
     with quiet():
-        inputs = live_inputs(source) if live else load_inputs(run, named)
-        if live and named:
-            more = load_inputs(run, named)
-            inputs.values |= more.values
-            inputs.findings += more.findings
+        inputs = _inputs_of(source, run, named)
         values = {**inputs.values, **training_values(run)}
         if run.adapter:
-            more = values.get("missing_weights"), values.get("base_prefix", "")
-            values |= adapter_values(run.adapter, *more)
+            values |= adapter_values(run.adapter, values.get("missing_weights"), values.get("base_prefix", ""))
         needs = inputs.no_memorize
         if memorize:
             values["memorized"], needs = try_memorize(inputs, memorize_rate, show)
@@ -196,10 +190,6 @@ def diagnose(
     findings = sorted([*inputs.findings, *findings], key=lambda finding: LIKELIHOODS.index(finding.likelihood))
     for finding in inputs.findings:
         missing.pop(finding.name, None)
-    share = None
-    if status in ("ok", "failed", "diverged"):
-        failed = int(status != "ok")
-        share = (float(failed), *(float(value) for value in wilson_interval(failed, 1)))
     known_length = values.get("max_seq_length")  # a study's run has its own
     length = max_seq_length if known_length is None else known_length
     if values.get("adapters"):
@@ -208,12 +198,33 @@ def diagnose(
         source=run.source,
         status=status,
         sentence=sentence,
-        failed_share=share,
+        failed_share=_failed_share(status),
         findings=findings,
         not_looked_at=missing,
         next_steps=_next_steps(findings, missing, status, bool(values.get("adapters"))),
         rescue=rescue_command(run, named, length),
     )
+
+
+def _inputs_of(source: str | os.PathLike | Trainer, run: Run, named: Named) -> Inputs:
+    """Data and model: a live Trainer's, with what the user names on top; else what [`load_inputs`] finds."""
+    if not isinstance(source, Trainer):
+        return load_inputs(run, named)
+    inputs = live_inputs(source)
+    if named:
+        more = load_inputs(run, named)
+        inputs.values |= more.values
+        inputs.findings += more.findings
+    return inputs
+
+
+def _failed_share(status: str | None) -> tuple[float, float, float] | None:
+    """The failed share of this one run, with its 95% interval; None if its status does not tell."""
+    if status not in ("ok", "failed", "diverged"):
+        return None
+    failed = int(status != "ok")
+    low, high = wilson_interval(failed, 1)
+    return float(failed), float(low), float(high)
 
 
 def _next_steps(

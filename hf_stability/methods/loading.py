@@ -77,8 +77,15 @@ def _load_module(name: str, folders: list[Path]):
                 return known
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)  # what is pickled finds it
-        spec.loader.exec_module(module)
+        name = path.stem
+        if name in sys.modules:  # another file's
+            name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        sys.modules[name] = module  # what is pickled finds it
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
         return module
     for folder in folders:
         if str(folder) not in sys.path:

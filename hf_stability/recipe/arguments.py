@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..diagnostics.probes import PROBES
+from ..errors import InputError
 from ..methods import Method, MethodArguments
 
 
@@ -68,9 +69,15 @@ def argument_types(methods: tuple[type[Method], ...] = ()) -> dict[str, Any]:
 
     Args:
         methods: the user's own, whose arguments come with the others.
+
+    Raises:
+        InputError: one of their arguments is there already.
     """
     types: dict[str, Any] = {}
     for part in (TrainingArguments, StabilityArguments, *(method.Arguments for method in methods)):
         hints = typing.get_type_hints(part)
-        types |= {f.name: hints[f.name] for f in dataclasses.fields(part) if f.init}
+        own = {f.name: hints[f.name] for f in dataclasses.fields(part) if f.init}
+        if twice := types.keys() & own.keys():
+            raise InputError(f"{part.__name__}: there is an argument {min(twice)} already; give this one another name")
+        types |= own
     return types

@@ -21,9 +21,9 @@ MAX_GRID = 1000  # recipes; more is a mistake
 def compose(parts: Sequence[Recipe]) -> Recipe:
     """One recipe that sets what any of its parts sets: a base and what is added to it.
 
-    No part is stronger than another: where two set the same argument to different values, for whatever model type, they
-    are refused, unless one of them lists it under `replaces`. Its value is then meant to go over the others'. Epochs in one
-    and `max_steps` in another are the length of training twice: refused, or replaced, as one argument.
+    No part is stronger than another. Two that set the same argument to different values, for any model type, are refused,
+    unless one of them lists it under `replaces`: then its value is in force. Epochs in one and `max_steps` in another count
+    as the same argument, since both set the length of training.
 
     Args:
         parts: one recipe or more, as read from their files.
@@ -60,7 +60,8 @@ def extend(base: Recipe, own: Recipe) -> Recipe:
     - A value in `args`, `model_config` or `grid` takes the place of the inherited one in any of these, and of those under
       `model_types`: it is in force for every model type.
     - A value under `model_types` takes the place of the inherited ones for that model type.
-    - `num_train_epochs` and `max_steps` both set the length of training: either takes the place of both.
+    - `num_train_epochs` and `max_steps` both set the length of training: either takes the place of both, but
+      `max_steps: -1` (no limit) only of inherited `max_steps`.
     - `stages` take the place of all inherited stages. `replaces` and `methods` are added to the inherited ones.
 
     Not inherited: the name, and the place beside a task's preset. An inherited value of a packaged recipe is under the
@@ -73,7 +74,9 @@ def extend(base: Recipe, own: Recipe) -> Recipe:
     Raises:
         InputError: the file sets something for a model type that an inherited grid, or inherited `max_steps`, would hide.
     """
-    inherited = _without(base, _with_length(set_keys(own)))
+    keys = set_keys(own)
+    no_limit = own.args.get("max_steps", 1) <= 0
+    inherited = _without(base, keys if no_limit else _with_length(keys))
     refuse(own.path, _hidden(inherited, own))
     if own.stages:
         inherited = _changed(inherited, lambda part: replace(part, stages=()))
@@ -93,8 +96,8 @@ def extend(base: Recipe, own: Recipe) -> Recipe:
 def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
     """The recipes of a grid, one for each combination, the last argument's values next to each other.
 
-    Each has its place in its name, arguments of one value too: a grid can be given more values, and its runs keep their
-    folders. Names have no character that a shell, a file system or a table would take for something else.
+    A recipe's name has its place in the grid, with arguments of a single value too: if the grid gets more values later, its
+    runs keep their folders. Names are safe in a shell, a file system and a table.
 
     Args:
         recipe: a checked recipe. Without a grid it is the only one.

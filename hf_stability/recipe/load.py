@@ -21,8 +21,8 @@ MAX_NAME = 255  # bytes of a folder's name, on all common file systems
 def recipe_dir() -> Path:
     """The folder of the packaged recipes.
 
-    Installed, they are the package `hf_stability.recipes`, below this folder; in a clone they stand beside it, also where
-    the clone's folder shadows an installed package.
+    Installed, they are the package `hf_stability.recipes`. In a clone they are in `recipes/` beside the package, also if the
+    clone's folder shadows an installed package.
     """
     package = Path(__file__).parents[1]
     in_clone = (package.parent / "setup.cfg").is_file() and (package.parent / "recipes").is_dir()

@@ -14,17 +14,21 @@ from ..errors import InputError
 from .schema import CONFIG, LENGTH, Recipe, Stage
 
 
-# What a stage does not take from its recipe and the command line: it is never stopped early, ...
+# A stage ignores these: no alarm stops it.
 NOT_A_STAGES = ("on_alarm", "audit_alarms")
-# ... nor is its evaluation's cadence on the command line, which is in update steps of the target, ...
+# A stage ignores these on the command line: they count update steps of the target.
 TARGETS_CADENCE = ("eval_strategy", "eval_steps", "eval_delay")
-# ... and where it sets the first of these itself, the second from elsewhere would say something else of the same thing.
+# If the stage sets the first, ignore an inherited second.
 SAME_THING = dict([LENGTH, ("total_train_batch_size", "per_device_train_batch_size")])
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A value and where it came from: `"--learning_rate"`, `"task preset"`, `"recipe mosbach2021, roberta"`, ..."""
+    """A value and where it came from: `"--learning_rate"`, `"task preset"`, `"recipe devlin2019, roberta"`, ...
+
+    Of a recipe file that `extends` another, an inherited value names the file that holds it: `"recipe devlin2019"` in
+    `mosbach2021`.
+    """
 
     value: Any
     source: str
@@ -44,11 +48,11 @@ def resolve(
 
     Args:
         recipe: a checked recipe, or None.
-        model_type: `config.model_type`; a model type that the recipe has no part for takes the recipe's common values.
-        preset: the task's own values (the bundled demo's); over packaged recipes, under a user's own files.
-        given: what the user gave on the command line or as keywords; wins.
-        given_name: how a given value's source is called, `{}` being the field.
-        base, base_name: values that everything else goes over, instead of the Trainer's defaults.
+        model_type: `config.model_type`. A type that the recipe has no part for gets the recipe's common values.
+        preset: the task's own values (the bundled demo's). They win over packaged recipe files, not over the user's own.
+        given: what the user gave on the command line or as keywords. It wins over all else.
+        given_name: the source of a given value, `{}` for the field.
+        base, base_name: defaults that replace the Trainer's, and their source.
 
     Raises:
         InputError: something is given that the recipe's grid varies.
@@ -81,11 +85,13 @@ def resolve_stage(
 ) -> dict[str, Resolved]:
     """The training arguments of one of a recipe's stages, with where each came from.
 
-    They are the recipe's (see [`resolve`]: its place in a grid and the command line included), and over all of these the
-    stage's own `args`: a flag on the command line is meant for the target first. Not taken over: alarms that would stop it;
-    the command line's `eval_strategy`, `eval_steps` and `eval_delay`, which would evaluate a long stage very often;
-    `max_steps` where the stage sets `num_train_epochs`; `per_device_train_batch_size` where it sets
-    `total_train_batch_size`.
+    They are the recipe's, with its place in a grid and the command line (see [`resolve`]). The stage's own `args` win over all
+    of these: a flag on the command line is meant for the target first. A stage does not inherit:
+
+    - `on_alarm` and `audit_alarms`: no alarm stops it;
+    - the command line's `eval_strategy`, `eval_steps` and `eval_delay`, which would evaluate a long stage very often;
+    - `max_steps`, if it sets `num_train_epochs`;
+    - `per_device_train_batch_size`, if it sets `total_train_batch_size`.
 
     Args:
         recipe, stage: a checked recipe, and one of its stages.

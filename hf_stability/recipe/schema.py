@@ -36,14 +36,14 @@ from .arguments import argument_types
 
 SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages", "methods")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
-CONFIG = "model_config."  # what a field of the model's config begins with where arguments stand too
+CONFIG = "model_config."  # prefix of the config's fields in `grid` and `replaces`, beside arguments
 
-# What a run sets for itself: a recipe that sets these would not be the same recipe over seeds.
+# A run sets these itself. A recipe that set them would not be the same recipe for every seed.
 NOT_A_RECIPES = ("output_dir", "seed", "data_seed", "init_seed", "dropout_seed", "per_device_train_batch_size")
 
 ONE_A_STUDY = ("model_name_or_path", "task_name")
 
-# Both say how long training is; the second goes over the first without a word.
+# Both set the length of training. Where both are there, the Trainer silently uses the second.
 LENGTH = ("num_train_epochs", "max_steps")
 
 
@@ -52,10 +52,10 @@ class Stage:
     """An intermediate training before the target task: STILTs (Phang, Févry & Bowman 2018, arXiv 1811.01088).
 
     Args:
-        task_name, data_dir, train_file, validation_file: its data, as the command's flags of the same names, files as seen
-            from the working folder. A GLUE task without `data_dir` is looked for in the command's own, if that has one.
-        args: training arguments that go over all others in this stage (see [`resolve_stage`]).
-        seed: of its run, of which there is one; default 1.
+        task_name, data_dir, train_file, validation_file: its data, as in the command's flags of the same names. Files are
+            relative to the working folder. A GLUE task without `data_dir` uses the command's `--data_dir`, if given.
+        args: training arguments that win over all others in this stage (see [`resolve_stage`]).
+        seed: of its single run; default 1.
     """
 
     task_name: str | None = None

@@ -212,7 +212,7 @@ def plan_study(
     dtype: str = "float32",
     keep_model: str = "none",
     output_dir: str | os.PathLike | None = None,
-    methods: Sequence[str | type[Method]] = (),
+    methods: str | type[Method] | Sequence[str | type[Method]] = (),
     arms: Arms | None = None,
     **training: Any,
 ) -> StudyPlan:
@@ -254,7 +254,7 @@ def plan_study(
     seeds = _seeds(seeds, policy)
     names = [recipes] if isinstance(recipes, (str, os.PathLike)) else recipes
     loaded = [recipe for name in names for recipe in load_recipes(os.fspath(name))]
-    methods = [method_name(method) for method in methods]
+    methods = [method_name(method) for method in ([methods] if isinstance(methods, (str, type)) else methods)]
     named = dict.fromkeys([*methods, *(name for recipe in loaded for name in recipe.methods)])
     training = _checked_training(training, tuple(map(load_method, named)))
     prepare.check_given(training)

@@ -135,7 +135,8 @@ def own_methods(recipe: Recipe, given: Mapping[str, Any], methods: Sequence[str]
         given: training arguments.
         methods: names of those for all recipes.
     """
-    own = {name: load_method(name) for name in dict.fromkeys((*methods, *recipe.methods))}
+    by_class = {load_method(name): name for name in dict.fromkeys((*methods, *recipe.methods))}  # each once
+    own = {name: method for method, name in by_class.items()}
     known = argument_types(tuple(own.values()))
     return own, {name: value for name, value in given.items() if name in known}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,9 @@ from hf_stability.cli.parser import Texts, parse, study_parser
 from hf_stability.errors import InputError
 from hf_stability.methods import argument_names
 from hf_stability.recipe.arguments import argument_types
-from hf_stability.training_args import StableTrainingArguments
 
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 GROUPS = ("model", "data", "study", "training", "methods", "diagnostics")
 
 
@@ -102,17 +102,47 @@ def test_a_typo_is_one_line_with_the_nearest_name(capsys, argv, message):
     assert message in err
 
 
-@dataclass
-class WithMine(StableTrainingArguments):
-    """The arguments of a user's own method too."""
+def test_a_parser_takes_the_arguments_of_a_users_own_method():
+    own, texts = {"study": (StudyArguments, PolicyArguments)}, Texts("u", "d", "e")
+    named = ["--method", f"{EXAMPLES / 'own_method.py'}:NoisyTune"]
+    for argv in (named, ["--recipe", f"devlin2019+{EXAMPLES / 'own_method.yaml'}"]):
+        known = study_parser(argv, own, texts, ("noisy_tune",))
+        given = parse(known, [*argv, "--noisy_tune", "0.5", "--learning_rate", "1e-3"])
+        assert given["noisy_tune"] == 0.5 and given["learning_rate"] == 1e-3
+        methods = known.format_help().partition("\nmethods:\n")[2].partition("\n\ndiagnostics:")[0]
+        assert "--noisy_tune X" in methods and "the paper's on GLUE: 0.15" in methods
+        with pytest.raises(InputError, match="--noisy: no such argument .did you mean --noisy_tune"):
+            parse(known, [*argv, "--noisy", "1"])
+    with pytest.raises(InputError, match="--noisy_tune: no such argument"):
+        parse(study_parser([], own, texts, ()), ["--noisy_tune", "1"])
+    with pytest.raises(InputError, match="--method no_such_module:Mine: No module named"):
+        study_parser(["--method", "no_such_module:Mine"], own, texts, ())
 
+
+MINE = """
+from dataclasses import dataclass, field
+
+from hf_stability.methods import Method
+
+
+@dataclass
+class Arguments:
     mine: float = field(default=0.0, metadata={"help": "How much of it. 0: none."})
 
 
-def test_a_parser_takes_a_users_own_arguments(capsys):
+class Mine(Method):
+    Arguments = Arguments
+"""
+
+
+def test_a_users_own_method_brings_its_flags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_method_of_mine.py").write_text(MINE)
     own = {"study": (StudyArguments, PolicyArguments)}
-    known = study_parser([], own, Texts("u", "d", "e"), ("mine",), training=WithMine)
-    assert parse(known, ["--mine", "0.5", "--learning_rate", "1e-3"]) == {"mine": 0.5, "learning_rate": 1e-3}
+    argv = ["--method", "a_method_of_mine.py:Mine", "--mine", "0.5", "--learning_rate", "1e-3"]
+    known = study_parser(argv, own, Texts("u", "d", "e"), ())
+    given = {"method": ["a_method_of_mine.py:Mine"], "mine": 0.5, "learning_rate": 1e-3}
+    assert parse(known, argv) == given
     methods = known.format_help().partition("\nmethods:\n")[2].partition("\n\ndiagnostics:")[0]
     assert "--mine X" in methods and "How much of it." in methods and "0: none" not in methods
     with pytest.raises(InputError, match="--min: no such argument .did you mean --mine"):

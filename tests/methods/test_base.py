@@ -198,7 +198,7 @@ def test_a_name_that_is_taken_is_refused():
         pass
 
     Mine.Arguments = Arguments
-    with pytest.raises(InputError, match="method Mine: there is an argument mixout already"):
+    with pytest.raises(InputError, match="there is an argument mixout already; give this one another name"):
         arguments_class([Mine])
 
 

@@ -152,6 +152,8 @@ def test_steps_take_the_place_of_inherited_epochs_and_epochs_that_of_steps(tmp_p
     assert steps.args == {"max_steps": 5}
     epochs = load(tmp_path, base="args: {max_steps: 5}", mine="extends: base.yaml\nargs: {num_train_epochs: 3}")
     assert epochs.args == {"num_train_epochs": 3}
+    no_limit = load(tmp_path, base="args: {num_train_epochs: 3}", mine="extends: base.yaml\nargs: {max_steps: -1}")
+    assert no_limit.args == {"num_train_epochs": 3, "max_steps": -1}
     # A base that replaces the one replaces the other, too.
     base = "args: {num_train_epochs: 3}\nreplaces: [num_train_epochs]"
     names = files(
@@ -220,6 +222,8 @@ def written_out(base, own):
     here = {section: own.get(section, {}) for section in ("args", "model_config", "grid")}
     for name in (*here["args"], *here["grid"]):
         for gone in (name, LENGTH.get(name, name)):
+            if gone != name and here["args"].get(name) == -1:  # no limit
+                continue
             whole.get("args", {}).pop(gone, None)
             whole.get("grid", {}).pop(gone, None)
             for kind in TYPES:
@@ -250,6 +254,8 @@ def contents(draw):
     args = subset("weight_decay", "adam_beta1", "num_train_epochs", "max_steps")
     config = subset("hidden_dropout_prob")
     content = {"args": draw(args), "model_config": draw(config)}
+    if draw(st.booleans()) and "max_steps" in content["args"]:
+        content["args"]["max_steps"] = -1
     part = st.fixed_dictionaries({"args": args, "model_config": config})
     content["model_types"] = draw(st.dictionaries(st.sampled_from(TYPES), part))
     grid = draw(subset("weight_decay", "max_steps", "model_config.hidden_dropout_prob"))

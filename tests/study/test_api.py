@@ -52,6 +52,12 @@ def both(tiny, tmp_path_factory):
     return folder, result
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures take longer than all the rest."""
+    monkeypatch.setattr(api, "draw_study", lambda folder: ([], ""))
+
+
 # ---- a run study ----------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +85,7 @@ def test_the_result_has_the_summary_and_a_frame_of_a_row_per_run(both):
     assert not {"metrics", "cell", "schema"} & set(frame.columns)
 
 
-def test_quiet_prints_nothing_and_otherwise_only_the_progress(both, tiny, tmp_path, capsys, caplog):
+def test_quiet_prints_nothing_and_otherwise_only_the_progress(both, tiny, tmp_path, capsys, caplog, no_figures):
     folder, _ = both
     keywords = {**tiny, "seeds": 2, "recipes": ["devlin2019", "mosbach2021"], "output_dir": folder / "python"}
     run_study(**keywords, quiet=True)
@@ -96,14 +102,14 @@ def test_quiet_prints_nothing_and_otherwise_only_the_progress(both, tiny, tmp_pa
     assert "all 2 examples are of the class 1" in caplog.text
 
 
-def test_two_way_seeds_have_their_table_and_their_cells_in_the_frame(tiny, tmp_path):
+def test_two_way_seeds_have_their_table_and_their_cells_in_the_frame(tiny, tmp_path, no_figures):
     result = run_study(**tiny, recipes="devlin2019", two_way=[2, 2, 1], output_dir=tmp_path, quiet=True)
     assert result.conclusion.startswith((tmp_path / "two_way.md").read_text().strip()[:20])
     cells = result.frame[["init", "order", "dropout"]].to_numpy().tolist()
     assert cells == [[1, 1, 1], [1, 2, 1], [2, 1, 1], [2, 2, 1]]
 
 
-def test_restarts_end_the_worst_early(tiny, tmp_path):
+def test_restarts_end_the_worst_early(tiny, tmp_path, no_figures):
     policy = {"restarts": 2, "look_at": 0.5, "finish": 1}
     result = run_study(**tiny, recipes="devlin2019", **policy, output_dir=tmp_path, quiet=True)
     assert sorted(result.frame["steps"]) == [2, 4] and list(result.frame["ended_at_look"]).count(True) == 1

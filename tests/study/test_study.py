@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from scipy.stats import binom, binomtest
 from transformers import AutoModelForSequenceClassification
 
 from hf_stability.callback import StabilityCallback
@@ -22,33 +20,14 @@ from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study import study as study_module
 from hf_stability.study.api import StudyResult, draw_study
-from hf_stability.study.checkpoints import newest_whole_checkpoint
 from hf_stability.study.executors import Event, execute_in_process
-from hf_stability.study.folder import check_folder, prune_models, read_runs
-from hf_stability.study.records import RunRecord, read_run
-from hf_stability.study.run import AUDIT_STREAM, audits, run_job
+from hf_stability.study.folder import check_folder, read_runs
+from hf_stability.study.records import read_run
+from hf_stability.study.run import run_job
 from hf_stability.study.study import run_jobs
-from hf_stability.training_args import seed_streams
 from hf_stability.utils.files import write_json
 from tests.events import Events
-
-
-RUN_FILES = [
-    "config.json", "gradients.png", "metrics.json", "predictions.npz", "run.json", "steps.rec", "times.json",
-    "verdict.json",
-]  # fmt: skip
-SUMMARIES = ["summary.csv", "summary.json", "summary.md"]
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    """Every file of a study that must be the same bytes each time."""
-    names = {*RUN_FILES, *SUMMARIES} - {"config.json", "times.json"}  # paths, versions; seconds
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in names}
-
-
-def names_in(folder: Path) -> list[str]:
-    """What is in a run's folder, without TensorBoard's event files, whose names have the time."""
-    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("events.out.tfevents."))
+from tests.study.tools import RUN_FILES, SUMMARIES, Killed, names_in, results
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -230,67 +209,6 @@ def test_an_interruption_leaves_finished_runs_whole(study):
     assert results(folder) == before
 
 
-class Killed(BaseException):
-    """As abrupt as a kill: nothing of ours catches it."""
-
-
-@pytest.mark.parametrize("last", [5, 8], ids=["in mid-epoch", "after its last step"])
-def test_a_run_is_resumed_bit_by_bit(tiny_jobs, tmp_path, monkeypatch, last):
-    (job,) = tiny_jobs(tmp_path, seeds=(1,), max_steps=8, save_strategy="steps", save_steps=2, logging_steps=2)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_job(job, whole)
-    seen = []
-
-    def killed(*_):
-        raise Killed
-
-    with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr(run_module, "write_results", killed)
-        run_job(job, cut, lambda step, total: step == last < total and killed())
-    (cut / "error.txt").write_text("of an earlier crash")
-    (cut / "checkpoint-7").mkdir()  # one whose writing was cut off: the Trainer writes its state last
-    start = int(newest_whole_checkpoint(cut).rpartition("-")[2])
-    assert start == 4  # epochs have 3 steps: 6 was saved before the evaluation that ends its epoch
-    run_job(job, cut, lambda step, total: seen.append(step))
-    assert seen == list(range(start + 1, 9))
-    assert results(cut) == results(whole)
-    assert names_in(cut) == RUN_FILES  # no checkpoint, no error.txt
-
-
-def test_a_run_whose_record_has_lost_steps_is_begun_anew(tiny_jobs, tmp_path, caplog):
-    (job,) = tiny_jobs(tmp_path, seeds=(1,), max_steps=8, save_strategy="steps", save_steps=2, logging_steps=2)
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    run_job(job, whole)
-
-    def killed(step, total):
-        if step == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_job(job, torn, killed)
-    record = torn / "steps.rec"
-    record.write_bytes(record.read_bytes()[:-70])  # a power cut: the last rows are gone, the checkpoint is not
-    seen = []
-    run_job(job, torn, lambda step, total: seen.append(step))
-    assert seen == list(range(1, 9)) and "has lost update steps; the run begins anew" in caplog.text
-    assert results(torn) == results(whole)
-
-
-def test_a_run_with_other_settings_is_not_resumed(tiny_jobs, tmp_path):
-    (job,) = tiny_jobs(tmp_path, seeds=(1,), save_strategy="steps", save_steps=2)
-    (other,) = tiny_jobs(tmp_path, seeds=(1,), save_strategy="steps", save_steps=2, learning_rate=1e-3)
-
-    def killed(step, total):
-        if step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_job(job, tmp_path / "run", killed)
-    seen = []
-    run_job(other, tmp_path / "run", lambda step, total: seen.append(step))
-    assert seen == [1, 2, 3, 4]
-
-
 def test_it_is_said_where_a_finished_run_has_no_model_to_keep(study, tiny_jobs):
     folder, jobs = study
     lines = []
@@ -311,30 +229,6 @@ def test_the_last_model_is_kept(tiny_jobs, tmp_path):
         assert (path / "model" / "tokenizer.json").is_file()  # so that it can be used as it is
 
 
-def record(seed: int, last: float | None, status: str = "ok", recipe: str = "a") -> RunRecord:
-    return RunRecord("id", recipe, seed, "rte", status, "accuracy", last=last)
-
-
-def test_of_the_models_only_failed_ones_and_each_recipes_best_are_kept(tmp_path):
-    runs = [
-        record(1, 0.7),
-        record(2, 0.8),
-        record(3, 0.8),
-        record(4, 0.5, "failed"),
-        record(5, None, "diverged"),
-        record(6, None, "stopped"),
-        record(1, 0.6, recipe="b"),
-    ]
-    for run in runs:
-        (tmp_path / "runs" / run.name / "model").mkdir(parents=True)
-    for keep_model in ("none", "last"):
-        prune_models(tmp_path, runs, keep_model)
-        assert len(list(tmp_path.glob("runs/*/*/model"))) == 7
-    prune_models(tmp_path, runs, "failed_and_best")
-    kept = sorted(str(p.parent.relative_to(tmp_path / "runs")) for p in tmp_path.glob("runs/*/*/model"))
-    assert kept == ["a/seed-002", "a/seed-004", "a/seed-005", "b/seed-001"]  # of equals the first
-
-
 def test_models_are_pruned_while_the_study_runs(tiny_jobs, tmp_path):
     jobs = tiny_jobs(
         tmp_path, ["transformers_default"], seeds=(1, 2, 3), keep_model="failed_and_best", learning_rate=1e-3
@@ -343,16 +237,6 @@ def test_models_are_pruned_while_the_study_runs(tiny_jobs, tmp_path):
     best = max(runs, key=lambda run: (run.last, -run.seed))
     expected = {run.name for run in runs if run.status != "ok" or run is best}
     assert {str(p.parent.relative_to(tmp_path / "runs")) for p in tmp_path.glob("runs/*/*/model")} == expected
-
-
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/study", "x" * 300])
-def test_a_folder_that_cannot_be_written_to_is_refused(tiny_jobs, tmp_path, monkeypatch, place):
-    monkeypatch.chdir(tmp_path)
-    jobs = tiny_jobs(tmp_path / "data", seeds=(1,))
-    Path("file").write_text("mine")
-    with pytest.raises(InputError, match="--output_dir .*give a"):
-        run_jobs(jobs, place, quiet=True)
-    assert Path("file").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["data", "file"]
 
 
 def test_a_run_whose_settings_are_lost_is_named(study):
@@ -518,30 +402,6 @@ def test_a_run_that_diverges_is_no_censored_one_though_its_alarm_ends_it(tiny_jo
     assert stopped.last is None and not stopped.audited and not audited.audited
 
 
-def test_audits_are_drawn_from_the_seed_alone():
-    shares = (0.0, 0.1, 0.2, 0.5, 1.0)
-    drawn = np.array([[audits(seed, share) for share in shares] for seed in range(2000)])
-    assert (np.diff(drawn.astype(int)) >= 0).all()  # audited at one share, audited at every greater one
-    for share, count in zip(shares, drawn.sum(0), strict=True):
-        low, high = binom.interval(0.999, 2000, share) if 0 < share < 1 else (2000 * share, 2000 * share)
-        assert low <= count <= high
-    assert [seed for seed in range(1, 21) if audits(seed, 0.2)] == [4, 5, 10]  # the same in every process and version
-    state = np.random.get_state()[1].copy(), torch.get_rng_state()
-    audits(3, 0.2)
-    assert (np.random.get_state()[1] == state[0]).all() and torch.equal(torch.get_rng_state(), state[1])
-
-
-def test_an_audit_says_nothing_of_the_streams_of_training():
-    seeds = range(500)
-    drawn = [audits(seed, 0.5) for seed in seeds]
-    for stream in seed_streams(1):
-        parity = [seed_streams(seed)[stream] % 2 == 1 for seed in seeds]
-        agree = sum(a == b for a, b in zip(drawn, parity, strict=True))
-        assert binomtest(agree, len(drawn)).pvalue > 0.001
-    keys = [child.spawn_key for child in np.random.SeedSequence(1).spawn(3)]
-    assert (AUDIT_STREAM,) not in keys
-
-
 def test_more_diagnostics_change_no_result(finished, tiny_jobs, tmp_path):
     folder, jobs, runs = finished
     more = tiny_jobs(tmp_path, ["devlin2019", "mosbach2021"], diagnostics=["all"])
@@ -553,17 +413,3 @@ def test_more_diagnostics_change_no_result(finished, tiny_jobs, tmp_path):
     assert (tmp_path / "runs" / more[0].name / "steps.rec").stat().st_size > (
         folder / "runs" / jobs[0].name / "steps.rec"
     ).stat().st_size
-
-
-def test_a_checkpoint_of_the_model_alone_is_not_resumed_from(tiny_jobs, tmp_path):
-    from hf_stability.study.checkpoints import newest_whole_checkpoint
-
-    whole = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
-    checkpoint = tmp_path / "checkpoint-2"
-    checkpoint.mkdir()
-    state = '{"global_step": 2, "max_steps": 8, "epoch": 0.5, "log_history": []}'
-    for name in whole:
-        (checkpoint / name).write_text(state)
-    assert newest_whole_checkpoint(tmp_path) == str(checkpoint)
-    (checkpoint / "optimizer.pt").unlink()
-    assert newest_whole_checkpoint(tmp_path) is None

@@ -1,0 +1,34 @@
+"""A run: which ones are audited."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.stats import binom, binomtest
+
+from hf_stability.study.run import AUDIT_STREAM, audits
+from hf_stability.training_args import seed_streams
+
+
+def test_audits_are_drawn_from_the_seed_alone():
+    shares = (0.0, 0.1, 0.2, 0.5, 1.0)
+    drawn = np.array([[audits(seed, share) for share in shares] for seed in range(2000)])
+    assert (np.diff(drawn.astype(int)) >= 0).all()  # audited at one share, audited at every greater one
+    for share, count in zip(shares, drawn.sum(0), strict=True):
+        low, high = binom.interval(0.999, 2000, share) if 0 < share < 1 else (2000 * share, 2000 * share)
+        assert low <= count <= high
+    assert [seed for seed in range(1, 21) if audits(seed, 0.2)] == [4, 5, 10]  # the same in every process and version
+    state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    audits(3, 0.2)
+    assert (np.random.get_state()[1] == state[0]).all() and torch.equal(torch.get_rng_state(), state[1])
+
+
+def test_an_audit_says_nothing_of_the_streams_of_training():
+    seeds = range(500)
+    drawn = [audits(seed, 0.5) for seed in seeds]
+    for stream in seed_streams(1):
+        parity = [seed_streams(seed)[stream] % 2 == 1 for seed in seeds]
+        agree = sum(a == b for a, b in zip(drawn, parity, strict=True))
+        assert binomtest(agree, len(drawn)).pvalue > 0.001
+    keys = [child.spawn_key for child in np.random.SeedSequence(1).spawn(3)]
+    assert (AUDIT_STREAM,) not in keys
