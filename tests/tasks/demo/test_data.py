@@ -8,16 +8,11 @@ import pytest
 
 from hf_stability.errors import InputError
 from hf_stability.tasks.demo import data
-from hf_stability.tasks.demo.data import DEMO_TASKS, SPLIT_SIZES, demo_splits
+from hf_stability.tasks.demo.data import DEMO_TASKS, SPLIT_SIZES
 from hf_stability.tasks.demo.grammar import WORDS
 
 
 TASKS = tuple(DEMO_TASKS)
-
-
-@pytest.fixture(scope="module")
-def splits() -> dict[str, dict[str, list[dict]]]:
-    return {name: demo_splits(name) for name in TASKS}
 
 
 def fingerprint(rows: list) -> str:

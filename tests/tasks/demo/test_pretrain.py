@@ -23,7 +23,7 @@ from transformers import (
 
 from hf_stability.errors import InputError
 from hf_stability.tasks.demo import grammar, pretrain
-from hf_stability.tasks.demo.data import DEMO_TASKS, demo_model_path, demo_splits, pretraining_pairs
+from hf_stability.tasks.demo.data import DEMO_TASKS, demo_model_path, pretraining_pairs
 from hf_stability.tasks.demo.model import ARCHITECTURES, build_tokenizer
 from hf_stability.tasks.demo.pretrain import IGNORED
 
@@ -48,7 +48,7 @@ def trained(request, tmp_path_factory) -> tuple[str, Path]:
     return request.param, folder
 
 
-def test_a_pretrained_folder_loads_for_both_uses_without_missing_weights(trained):
+def test_a_pretrained_folder_loads_for_both_uses_without_missing_weights(trained, splits):
     _, folder = trained
     _, loading = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["mismatched_keys"]
@@ -56,7 +56,7 @@ def test_a_pretrained_folder_loads_for_both_uses_without_missing_weights(trained
     assert all(key.startswith("classifier.") for key in loading["missing_keys"])
     assert not loading["mismatched_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = demo_splits("demo_pair")["validation"][:8]
+    rows = splits["demo_pair"]["validation"][:8]
     inputs = tokenizer(
         [row["sentence1"] for row in rows], [row["sentence2"] for row in rows], padding=True, return_tensors="pt"
     )
@@ -261,10 +261,10 @@ def test_tokenizer_round_trip(seed):
 
 
 @pytest.mark.parametrize("name", list(DEMO_TASKS))
-def test_no_split_has_an_unknown_word_or_a_text_too_long(name):
+def test_no_split_has_an_unknown_word_or_a_text_too_long(splits, name):
     tokenizer = build_tokenizer("bert")
     columns = DEMO_TASKS[name].text_columns
-    for rows in demo_splits(name).values():
+    for rows in splits[name].values():
         encoded = tokenizer(*[[row[column] for row in rows] for column in columns])["input_ids"]
         assert all(tokenizer.unk_token_id not in ids for ids in encoded)
         assert max(map(len, encoded)) <= 64
