@@ -29,8 +29,8 @@ from hf_stability import cli
 from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.summary import NOT_OK
 from hf_stability.utils.text import decimal, markdown_table
+from hf_stability.verdicts.verdict import NOT_OK
 
 
 HERE = Path(__file__).parent / "recipes_study"

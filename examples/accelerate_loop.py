@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, get_linear_s
 from hf_stability import layer_grad_norms
 from hf_stability.diagnostics.early_warning import find_alarm
 from hf_stability.diagnostics.step_record import StepRecord, training_evidence
-from hf_stability.verdicts.verdict import judge
+from hf_stability.verdicts import judge
 
 
 EPOCHS, BATCH, WORDS = 2, 16, 100

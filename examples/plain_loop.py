@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from hf_stability import layer_grad_norms
 from hf_stability.diagnostics.early_warning import find_alarm
 from hf_stability.diagnostics.step_record import StepRecord, training_evidence
-from hf_stability.verdicts.verdict import judge
+from hf_stability.verdicts import judge
 
 
 STEPS, WARMUP, BATCH, WORDS = 100, 10, 16, 100

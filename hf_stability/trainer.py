@@ -67,7 +67,7 @@ class StabilityMixin:
 
     def _prepare_model(self, model, seed: int | None = None) -> None:
         """What methods do to a model before its training, while it has its pretrained weights."""
-        warn_of_another_config(self.args, model.config)
+        warn_of_another_config(self.args, model)
         given = make_methods(self.args)
         self.methods = ActiveMethods(self, [*given, *self._passed_methods], len(self._passed_methods))
         self.methods.prepare_model(model, seed)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
+import torch
 from transformers import TrainingArguments
 
 from .diagnostics.probes import make_probes
@@ -103,8 +104,9 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         return args
 
 
-def warn_of_another_config(args: TrainingArguments, config) -> None:
+def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> None:
     """Warn where a model's config has other values than the recipe of these arguments has, or no such field."""
+    config = getattr(model, "config", None)
     for name, value in getattr(args, "recipe_model_config", {}).items():
         says = f"recipe {args.recipe} has {name} {value}, the model's config"
         if not hasattr(config, name):

@@ -28,11 +28,12 @@ from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.figures import draw_figures
 from hf_stability.study.report.statistics import fisher_exact_p, holm, t_interval, wilson_interval
-from hf_stability.study.report.summary import NOT_OK, summarize
+from hf_stability.study.report.summary import summarize
 from hf_stability.study.report.summary_page import RUN_COLUMNS, recipes_table, to_markdown
 from hf_stability.utils.files import write_text
 from hf_stability.utils.text import markdown_table
 from hf_stability.verdicts.constants import label_entropy
+from hf_stability.verdicts.verdict import NOT_OK
 
 
 RESULTS = Path(__file__).parent / "results"

@@ -43,7 +43,6 @@ SHOWN = (
 )  # fmt: skip
 """The flags that --help shows."""
 
-COLUMNS = ("text_column_names", "label_column_name")
 CUTS = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
 """Flags of data that are refused here."""
 
@@ -71,7 +70,7 @@ class DiagnoseArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Look at one run, and print what was found."""
-    hidden = dict.fromkeys((*CUTS, *COLUMNS), argparse.SUPPRESS)
+    hidden = dict.fromkeys(CUTS, argparse.SUPPRESS)
     known = study_parser(argv, {"diagnose": (DiagnoseArguments,)}, TEXTS, SHOWN, hidden)
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
     given = parse(known, argv)
@@ -80,11 +79,6 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             "diagnose: give the run's path first (a trainer_state.json, a steps.rec, or its folder); see --help"
         )
-    for name in COLUMNS:
-        if name in given:
-            raise InputError(
-                f"--{name}: not for diagnose, which finds columns by their usual names; rename those of the files"
-            )
     for name in CUTS:
         if name in given:
             raise InputError(f"--{name} {given[name]}: not for diagnose, which looks at whole sets; leave it out")
@@ -100,6 +94,8 @@ def main(argv: Sequence[str]) -> int:
         data_dir=data.data_dir,
         train_file=data.train_file,
         validation_file=data.validation_file,
+        text_column_names=data.text_column_names,
+        label_column_name=data.label_column_name,
         max_seq_length=data.max_seq_length,
         training=given,
         memorize=own.memorize,

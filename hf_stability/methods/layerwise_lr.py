@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..utils.layers import layers_of, without_weights
+from ..utils.text import markdown_table
 from .base import Method, Range
 
 
@@ -89,11 +90,11 @@ def _is_below(name: str) -> bool:
 
 def groups_table(groups: Sequence[Mapping[str, Any]]) -> str:
     """The groups as a Markdown table: name, rate, weight decay, number of parameters."""
-    rows = ["| group | learning rate | weight decay | parameters |", "| --- | --- | --- | --- |"]
+    rows = []
     for group in groups:
         count = sum(parameter.numel() for parameter in group["params"])
-        rows.append(f"| {group['name']} | {group['lr']:.3g} | {group['weight_decay']:g} | {count:,} |")
-    return "\n".join(rows)
+        rows.append([group["name"], f"{group['lr']:.3g}", f"{group['weight_decay']:g}", f"{count:,}"])
+    return markdown_table(["group", "learning rate", "weight decay", "parameters"], rows, lined_up=False)
 
 
 @dataclass

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..tasks.load import is_saved
+from ..verdicts.verdict import NOT_OK
 from .job import Job, differences
 from .records import LOOK, RunRecord, read_run
-from .report.summary import NOT_OK
 
 
 TABLES = ("summary.md", "summary.csv", "summary.json")

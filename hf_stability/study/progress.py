@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tqdm.auto import tqdm
 
+from ..utils.batches import total_batch_size
 from .executors import Event
 from .job import Job
 from .policies.early_stopping import look_sentence
@@ -80,6 +81,4 @@ def _work(job: Job) -> float:
     """How much work a job is, next to the study's others: in update steps or, where epochs are given, epochs / batch."""
     if job.args.get("max_steps", -1) > 0:
         return job.args["max_steps"]
-    accumulated = job.args.get("per_device_train_batch_size", 8) * job.args.get("gradient_accumulation_steps", 1)
-    batch = job.args.get("total_train_batch_size") or accumulated * job.processes
-    return job.args.get("num_train_epochs", 3.0) / batch
+    return job.args.get("num_train_epochs", 3.0) / total_batch_size(job.args, job.processes)

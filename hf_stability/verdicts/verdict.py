@@ -54,6 +54,9 @@ STATUSES = ("ok", "failed", "diverged", "unknown", "stopped", "stopped early", "
 """The statuses. `judge` gives the first four. The others come from what stopped or lost the run: its alarm, a crash, or a
 policy that finishes other runs or cannot choose yet."""
 
+NOT_OK = ("failed", "diverged")
+"""Statuses that count as failed."""
+
 CENSORED = ("stopped", "stopped early")
 """Runs that were ended early: nobody knows how they would have ended."""
 

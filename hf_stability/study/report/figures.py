@@ -18,11 +18,10 @@ from ...diagnostics.step_record import read_steps
 from ...errors import InputError
 from ...utils.files import write_bytes
 from ...verdicts.constants import label_entropy
-from ...verdicts.verdict import CENSORED
+from ...verdicts.verdict import CENSORED, NOT_OK
 from ..folder import read_runs
 from ..records import RunRecord
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
-from .summary import NOT_OK
 
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ...verdicts.verdict import CENSORED
+from ...verdicts.verdict import CENSORED, NOT_OK
 from ..records import RunRecord
 from .sentences import BOUNDS, comparison_sentence
 from .statistics import (
@@ -34,9 +34,6 @@ from .statistics import (
 
 
 SUMMARY_SCHEMA = "hf_stability.summary/4"
-
-NOT_OK = ("failed", "diverged")
-"""Statuses that count as failed."""
 
 NO_RESULT = ("crashed", "waiting", "unknown")
 """Statuses of runs that are in no figure."""

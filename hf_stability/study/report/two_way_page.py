@@ -15,10 +15,10 @@ import numpy as np
 from ...errors import InputError
 from ...utils.files import write_text
 from ...utils.text import markdown_table
+from ...verdicts.verdict import NOT_OK
 from ..records import RunRecord
 from . import variance_components as components
 from .scores import read_recipes, read_scores
-from .summary import NOT_OK
 
 
 FEW_FAILURES = 10
