@@ -795,7 +795,7 @@ def test_a_writer_of_another_library_gets_the_same_numbers(tmp_path):
         def __getattr__(self, name):
             return lambda *arguments, **kwargs: self.calls.append((name, arguments))
 
-    writer, callback = Other(), StabilityCallback()
+    writer, callback = Other(), StabilityCallback(heat_map=True)
     trainer_with(tmp_path, [TensorBoardCallback(writer), callback], StableTrainer).train()
     found = {arguments[0]: arguments[1:] for name, arguments in writer.calls if name == "add_scalar"}
     assert set(found) >= DIAGNOSTICS
