@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...diagnostics.plots import own_style
+from ...diagnostics.plots import own_style, window_medians
 from ...diagnostics.step_record import read_steps
 from ...errors import InputError
 from ...utils.files import write_bytes
@@ -234,20 +233,6 @@ def read_step_summary(folder: Path, runs: Sequence[RunRecord]) -> StepSummary | 
         window=window,
         label_counts=np.sum(counts, axis=0),
     )
-
-
-def window_medians(steps: np.ndarray, norms: np.ndarray, window: int, windows: int) -> np.ndarray:
-    """Median of each `window` update steps, `(steps, layers)` -> `(windows, layers)`, without NaN and Inf.
-
-    NaN where a window has no finite norm. Steps count from 1; those after the last window are left out.
-    """
-    padded = np.full((windows * window, norms.shape[1]), np.nan)
-    rows = steps.astype(int) - 1
-    kept = rows < len(padded)
-    padded[rows[kept]] = np.where(np.isfinite(norms[kept]), norms[kept], np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a window without a norm
-        return np.nanmedian(padded.reshape(windows, window, -1), axis=1)
 
 
 # ---- small things ---------------------------------------------------------------------------------------------------
