@@ -254,26 +254,3 @@ def draw(found: Sequence[RecipeRestarts], folder: Path) -> list[Path]:
         body.supylabel(f"expected {name}\nof the best run", fontsize="medium")
         folder.mkdir(exist_ok=True)
         return write_figure(figure, folder, "restarts")
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-USAGE = "hf-stability restarts STUDY_FOLDER [--budget RUNS] [--recipe R ...]"
-
-DESCRIPTION = """What would restarts have been worth? From the finished runs of a study: the expected score of the best of n runs,
-and at an equal budget what it brings to start more runs, look at them early and finish only the best. Nothing is trained.
-Writes restarts.md and figures/restarts.png into the study's folder."""
-
-EXAMPLES = """
-examples:
-  # a study with a half of the development set that selects and one that reports, looked at every 10% of 468 update steps
-  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --seeds 25 --output_dir rte \\
-      --validation_half both --eval_strategy steps --eval_steps 47
-  hf-stability restarts rte --budget 10
-
-How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +.012 (.006)" says that 20 runs of which 13 are
-stopped after a fifth of training cost as much as 9.6 whole runs, and end .012 higher than the best of 9.6 whole ones.
-The row with the largest gain was chosen by that gain; on other seeds it will be smaller. Runs that crashed are left out
-and counted; diverged ones count; a recipe whose runs an alarm stopped is refused. To run such a policy on new seeds and
-save the compute: hf-stability --restarts T --look_at F --finish P (see hf-stability --help).
-"""

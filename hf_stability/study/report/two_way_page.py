@@ -162,25 +162,3 @@ def counts_table(failures: components.Failures, init_seeds: Sequence, data_seeds
     sums = [f"{total}/{i * r}" for total in failures.by_data_order]
     rows.append(["all", *sums, f"{sum(failures.by_data_order)}/{i * j * r}"])
     return markdown_table(header, rows)
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-USAGE = "hf-stability two_way STUDY_FOLDER [--recipe R ...]"
-
-DESCRIPTION = """Where does the variance over seeds come from: the new head's initialisation, the order of the training data, their
-interaction, or dropout? For a study that was run with --two_way. Writes two_way.md into its folder, and prints it."""
-
-EXAMPLES = """
-examples:
-  # 5 initialisations x 5 data orders, each pair twice with other dropout: 50 runs, and the table at the end
-  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 5 5 2 --output_dir two_way
-  # more of each: what is there is kept
-  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 10 10 2 --output_dir two_way
-  # the table again
-  hf-stability two_way two_way
-
-How to read it: "variance" is what each source adds to the scores' variance, "share" its part of the sum. With one run a pair
-of seeds (--two_way 5 5 1) interaction and dropout cannot be told apart. Where few runs fail the counts of failed runs come
-first: a row that fails points to an initialisation, a column to a data order.
-"""
