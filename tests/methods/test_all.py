@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,49 @@ from transformers import (
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
 from hf_stability.errors import InputError
 from hf_stability.methods import METHODS as CLASSES
+from hf_stability.methods import argument_names
+from hf_stability.methods.adamw import BiasCorrection
 from hf_stability.methods.mixout import MixLinear
+from hf_stability.recipe import load_recipe, recipe_names
 from tests import toy
 from tests.processes import run_script
 
 
-# Values that change the training, and values that must not.
+# Values at which a toy model shows what a method does, where the packaged recipe's are for large models.
+TOY = {
+    "reinit": {"reinit_layers": 1},
+    "mixout": {"mixout": 0.6},
+    "prior_decay": {"prior_decay": 5.0},
+    "l2_sp": {"prior_decay": 5.0},
+    "layerwise_lr": {"layerwise_lr_decay": 0.7},
+    "component_clip": {"component_clip": 0.02},
+    "r_drop": {"r_drop": 1.0},
+    "r3f": {"r3f_eps": 0.1},
+}
+# Neutral values, where these are not the switch's default alone.
+NEUTRAL = {
+    "l2_sp": {"prior_decay_form": "l2_sp"},
+    "child_tuning_f": {"child_tuning": "F", "child_tuning_share": 1.0},
+    "child_tuning_d": {"child_tuning": "D", "child_tuning_share": 1.0},
+}
+
+
+def packaged() -> dict[str, tuple[dict, dict]]:
+    """By recipe, of all that switch on a method: values that change the training, and values that must not."""
+    found = {}
+    for recipe in (load_recipe(name) for name in recipe_names() if "grid" not in name):
+        for method in CLASSES:
+            values = {name: value for name, value in recipe.args.items() if name in argument_names([method])}
+            if method.from_arguments(values).is_on and not isinstance(method(), BiasCorrection):
+                switch = fields(method.Arguments)[0]
+                neutral = NEUTRAL.get(recipe.name, {switch.name: switch.default})
+                found[recipe.name] = {**values, **TOY.get(recipe.name, {})}, neutral
+    return found
+
+
 METHODS = {
-    "reinit": ({"reinit_layers": 1}, {"reinit_layers": 0}),
-    "mixout": ({"mixout": 0.6}, {"mixout": 0.0}),
+    **packaged(),
     "mixout_all": ({"mixout": 0.6, "mixout_where": "all", "mixout_rescale_grad": True}, {"mixout_where": "all"}),
-    "prior_decay": ({"prior_decay": 5.0}, {"prior_decay": 0.0}),
-    "l2_sp": ({"prior_decay": 5.0, "prior_decay_form": "l2_sp"}, {"prior_decay_form": "l2_sp"}),
-    "layerwise_lr": ({"layerwise_lr_decay": 0.7}, {"layerwise_lr_decay": 1.0}),
-    "component_clip": ({"component_clip": 0.02}, {"component_clip": 0.0}),
-    "r_drop": ({"r_drop": 1.0}, {"r_drop": 0.0}),
-    "r3f": ({"r3f": 1.0, "r3f_eps": 0.1}, {"r3f": 0.0}),
-    "child_tuning_f": ({"child_tuning": "F"}, {"child_tuning": "F", "child_tuning_share": 1.0}),
-    "child_tuning_d": ({"child_tuning": "D"}, {"child_tuning": "D", "child_tuning_share": 1.0}),
 }
 ARCHITECTURES = ("bert", "roberta", "albert")
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "max_steps": 4, "eval_strategy": "no", "weight_decay": 0.1}
@@ -59,7 +85,12 @@ def plain(tmp_path_factory):
     return {name: toy.weights(toy.train(Trainer, args, architecture=name)) for name in ARCHITECTURES}
 
 
-def test_every_method_argument_is_here():
+def test_every_method_has_a_recipe_and_every_number_is_tried():
+    for method in CLASSES:
+        switch = fields(method.Arguments)[0].name
+        assert method is BiasCorrection or any(switch in values for values, _ in METHODS.values()), method
+    used = {name for values, _ in METHODS.values() for name in values}
+    assert {name for method in CLASSES for name in method.ranges} <= used
     used = {name for values, _ in METHODS.values() for name in values} | {"child_tuning_share"}
     assert {name for method in CLASSES for name in method.ranges} <= used
 
