@@ -49,13 +49,15 @@ class StabilityMixin:
     """
 
     def __init__(self, *args, methods: Sequence[Method] = (), **kwargs):
-        self._passed_methods = list(methods)
+        self._passed_methods = methods if isinstance(methods, (list, tuple)) else [methods]
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
             found = [StabilityCallback()]
             self.add_callback(found[0])
         self.stability = found[0]
+        if self.model_init is not None:
+            self.stability.adds_loss_terms = self.methods.change_loss
         self._final_history: list[dict] | None = None  # the log as training left it
         self._flow = StableFlowCallback()
         self.add_callback(self._flow)
@@ -68,9 +70,10 @@ class StabilityMixin:
     def _prepare_model(self, model, seed: int | None = None) -> None:
         """What methods do to a model before its training, while it has its pretrained weights."""
         warn_of_another_config(self.args, model)
-        given = make_methods(self.args)
-        self.methods = ActiveMethods(self, [*given, *self._passed_methods], len(self._passed_methods))
+        self.methods = ActiveMethods(self, self._passed_methods)
         self.methods.prepare_model(model, seed)
+        if "stability" in vars(self):  # not yet where the Trainer's own __init__ makes the model
+            self.stability.adds_loss_terms = self.methods.change_loss
         if getattr(self, "_begins_training", False):
             self.methods.begin_training(model)
 
@@ -97,7 +100,6 @@ class StabilityMixin:
         return optimizer_cls, kwargs
 
     def create_optimizer(self, *args, **kwargs):
-        self.stability.adds_loss_terms = self.methods.change_loss
         self.methods.make_optimizer()
         optimizer = super().create_optimizer(*args, **kwargs)
         self.methods.attach_to_optimizer(inner_optimizer(optimizer))  # a second training's has accelerate's wrapper
@@ -198,6 +200,7 @@ class StabilityMixin:
     def train(self, *args, **kwargs):
         self._final_history = None
         self.stability.share_tensorboard(self)
+        self.stability.adds_loss_terms = self.methods.change_loss
         if self.model_init is None:
             self.methods.begin_training(self.model)
         self._begins_training = True

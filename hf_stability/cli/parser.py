@@ -168,7 +168,10 @@ def study_parser(
     classes = (ModelArguments, DataArguments, *(cls for classes in own.values() for cls in classes), training)
     common = [argument_names([method])[0] for method in METHODS if method.is_common]
     shown = (*shown, *common, *argument_names(training.own_methods))
-    built = Parser(classes, texts, groups, shown, "--help_all" in argv)
+    try:
+        built = Parser(classes, texts, groups, shown, "--help_all" in argv)
+    except argparse.ArgumentError as error:  # a method's argument is called like a flag of ours
+        raise InputError(f"--method: {error}; give its argument another name") from None
     helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)

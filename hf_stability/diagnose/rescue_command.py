@@ -55,6 +55,7 @@ def rescue_command(run: Run, named: Named, max_seq_length: int | None = None) ->
         flags["train_file"], flags["validation_file"] = "TRAIN", "DEV"
     flags["max_seq_length"] = max_seq_length if max_seq_length != MAX_SEQ_LENGTH else None
     flags["dtype"] = named.dtype if named.dtype != "float32" else None  # a study's default
+    flags["method"] = list(job.methods) if job is not None else None
     flags |= _arguments_of_run(run) if job is None else _arguments_of_job(job)
     words = (f"--{name} {_words(value)}" for name, value in flags.items() if value not in (None, "", [], {}))
     return " ".join(["hf-stability rescue", *words])

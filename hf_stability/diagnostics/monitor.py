@@ -30,7 +30,7 @@ from .verdict_file import VERDICT, VerdictFile
 from .watch import Watch, respond
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hf_stability.callback")  # whose lines they are for a user
 
 
 class Monitor:

@@ -15,7 +15,7 @@ from .guard import Guard
 from .recorder import RECORD, Recorder
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hf_stability.callback")  # whose lines they are for a user
 
 EARLY_WARNING = "the early warning"
 """The part's name in warnings."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..utils.optimizers import inner_optimizer
 from .base import Method
+from .packaged import make_methods
 
 
 class ActiveMethods:
@@ -19,27 +20,37 @@ class ActiveMethods:
 
     Args:
         trainer: the trainer.
-        methods: those of its arguments, then those that were passed to it.
-        passed: how many of them were passed.
+        passed: those that were passed to it, beside those of its training arguments.
 
-    Attributes:
-        on: those that change anything, in their order.
-        begun: whether they know that training begins.
+    Raises:
+        InputError: a passed one that is none, or has values that cannot be, or contradicts another.
     """
 
-    def __init__(self, trainer: Any, methods: Sequence[Method], passed: int = 0):
-        for method in methods[len(methods) - passed :]:
-            method.check_values()  # those of the arguments were checked with these
+    def __init__(self, trainer: Any, passed: Sequence[Method] = ()):
+        for method in passed:
+            if not isinstance(method, Method):
+                raise InputError(f"methods={method!r}: give objects, such as methods=[Mine()]")
         self.trainer = trainer
-        self.passed = [method for method in methods[len(methods) - passed :] if method.is_on]
-        self.on = [method for method in methods if method.is_on]
-        self.begun = False
+        self.passed = list(passed)
+        self.methods = [*make_methods(trainer.args), *self.passed]
+        self._check_passed()
+        self._begun: set[int] = set()
         self._step_hooks: list[Any] = []
         self._own_optimizer: torch.optim.Optimizer | None = None
 
+    def _check_passed(self) -> None:
+        """Those of the arguments were checked with these."""
+        values = dict(vars(self.trainer.args))
+        for method in self.passed:
+            method.check_values()
+            values |= vars(method.settings)
+        for method in self.methods if self.passed else ():
+            if method.is_on:
+                method.check(values)
+
     def having(self, hook: str) -> list[Method]:
-        """The active methods that define a hook."""
-        return [method for method in self.on if method.defines(hook)]
+        """The methods that define a hook and are on by now."""
+        return [method for method in self.methods if method.defines(hook) and method.is_on]
 
     def prepare_model(self, model: nn.Module, seed: int | None) -> None:
         """Change a model that has its pretrained weights; what is drawn comes from the seed, or torch's global stream."""
@@ -48,17 +59,18 @@ class ActiveMethods:
             method.prepare_model(model, self.trainer, generator)
 
     def begin_training(self, model: nn.Module) -> None:
-        """Once per model."""
-        for method in self.having("begin_training") if not self.begun else ():
-            method.begin_training(model, self.trainer)
-        self.begun = True
+        """Once per model and method."""
+        for method in self.having("begin_training"):
+            if id(method) not in self._begun:
+                method.begin_training(model, self.trainer)
+                self._begun.add(id(method))
 
     # ---- optimizer and schedule ------------------------------------------------------------------------------------------
 
     def make_optimizer(self) -> None:
         """Give the trainer an optimizer with a method's parameter groups, or of a passed method's class, where one wants that."""
         trainer, grouping = self.trainer, self.having("parameter_groups")
-        changing = [method for method in self.passed if method.defines("change_optimizer")]
+        changing = [method for method in self.having("change_optimizer") if method in self.passed]
         if not grouping and not changing:
             return
         if trainer.optimizer is not None:
@@ -131,7 +143,7 @@ class ActiveMethods:
 
     def refuse_parts_of_gradients(self) -> None:
         """Where gradients are sharded, hidden, or of several kinds, some methods would change nothing, or a part only."""
-        used = [method for method in self.on if method.needs_whole_gradients]
+        used = [method for method in self.methods if method.needs_whole_gradients and method.is_on]
         if used:
             raise InputError(
                 f"{used[0].flag()}: needs whole gradients of one kind in each process, not DeepSpeed, FSDP or mixed devices"

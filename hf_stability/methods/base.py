@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -40,6 +41,33 @@ class NoArguments:
     """The arguments of a method that has none."""
 
 
+class LiveSettings:
+    """A method's settings as training arguments have them at any time; missing ones have their defaults.
+
+    Args:
+        arguments: the method's dataclass of arguments.
+        args: training arguments.
+    """
+
+    def __init__(self, arguments: type, args: Any):
+        self._defaults, self._args = defaults_of(arguments), args
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._defaults:
+            raise AttributeError(name)
+        return getattr(self._args, name, self._defaults[name])
+
+
+@lru_cache
+def defaults_of(arguments: type) -> dict[str, Any]:
+    """The defaults of a dataclass of arguments, by name."""
+    missing = dataclasses.MISSING
+    return {
+        field.name: field.default if field.default_factory is missing else field.default_factory()
+        for field in dataclasses.fields(arguments)
+    }
+
+
 class Method:
     """One idea of how to train: what it does to the model, the optimizer, the loss or the gradients.
 
@@ -65,7 +93,8 @@ class Method:
         ranges: what the numbers among them may be, by name.
         is_common: whether `--help` explains its arguments, not only `--help_all`.
         needs_whole_gradients: whether it works only where each process has whole gradients (not DeepSpeed, not FSDP).
-        settings: the values of `Arguments` of this object.
+        settings: the values of `Arguments` of this object. A trainer's own follow its training arguments, which somebody may
+            change until, or while, it trains.
     """
 
     Arguments: ClassVar[type] = NoArguments
@@ -78,21 +107,28 @@ class Method:
 
     @classmethod
     def from_arguments(cls, args: Any) -> Method:
-        """The method with the values of training arguments, an object or a mapping; missing ones have their defaults."""
-        content = args if isinstance(args, Mapping) else vars(args)
-        return cls(**{f.name: content[f.name] for f in dataclasses.fields(cls.Arguments) if f.name in content})
+        """The method with the values of training arguments; missing ones have their defaults.
+
+        Args:
+            args: a mapping, or an object, whose values it follows.
+        """
+        if isinstance(args, Mapping):
+            return cls(**{name: args[name] for name in defaults_of(cls.Arguments) if name in args})
+        method = cls()
+        method.settings = LiveSettings(cls.Arguments, args)
+        return method
 
     @classmethod
     def flag(cls) -> str:
         """What messages call it: the flag that switches it on, `--mixout`; without arguments the class's name."""
-        fields = dataclasses.fields(cls.Arguments)
-        return f"--{fields[0].name}" if fields else cls.__name__
+        switch = next(iter(defaults_of(cls.Arguments)), None)
+        return cls.__name__ if switch is None else f"--{switch}"
 
     @property
     def is_on(self) -> bool:
         """Whether it changes the training."""
-        fields = dataclasses.fields(self.Arguments)
-        return not fields or getattr(self.settings, fields[0].name) != fields[0].default
+        switch, default = next(iter(defaults_of(self.Arguments).items()), (None, None))
+        return switch is None or getattr(self.settings, switch) != default
 
     def defines(self, hook: str) -> bool:
         """Whether this class has the hook."""

@@ -193,7 +193,8 @@ class ChildTuningMethod(Method):
 
     def begin_training(self, model, trainer):
         args, share = trainer.args, self.settings.child_tuning_share
-        seed = args.seed if args.dropout_seed is None else args.dropout_seed
+        seed = getattr(args, "dropout_seed", None)
+        seed = args.seed if seed is None else seed
         if self.settings.child_tuning == "F":
             self.child = ChildTuning([p for p in model.parameters() if p.requires_grad], share, seed)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -44,25 +45,43 @@ def load_method(name: str, folder: Path | None = None) -> type[Method]:
         raise InputError(f"--method {name}: no {class_name} in this module{nearest(class_name, classes)}{there}")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InputError(f"--method {name}: {class_name} is no subclass of hf_stability.methods.Method")
+    _check_arguments(found)
     return found
+
+
+def _check_arguments(method: type[Method]) -> None:
+    """Refuse arguments of a method that could not be flags."""
+    arguments = method.Arguments
+    if not dataclasses.is_dataclass(arguments):
+        raise InputError(f"method {method.__name__}: its Arguments are no dataclass; put @dataclass before the class")
+    for field in dataclasses.fields(arguments):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"method {method.__name__}: its argument {field.name} has no default; give it one")
 
 
 def method_name(method: str | type[Method]) -> str:
     """A name by which [`load_method`] finds a method from any folder and in any process.
 
     Raises:
-        InputError: a class that was made inside a function.
+        InputError: a class that was made inside a function, or is in no file.
     """
     if isinstance(method, str):
         module, _, name = method.rpartition(":")
         return f"{Path(module).resolve()}:{name}" if module.endswith(".py") and Path(module).is_file() else method
-    if "<locals>" in method.__qualname__:
+    try:
+        file = Path(inspect.getfile(method))
+    except (TypeError, OSError):
+        file = None
+    at_top = getattr(sys.modules.get(method.__module__), method.__name__, None) is method
+    if file is None or not file.is_file() or not at_top:
         raise InputError(
-            f"method {method.__name__}: made inside a function; worker processes need it at a module's top level"
+            f"method {getattr(method, '__name__', method)}: put the class at the top level of a file; other processes read it there"
         )
-    if method.__module__ == "__main__":
-        return f"{Path(inspect.getfile(method)).resolve()}:{method.__qualname__}"
-    return f"{method.__module__}:{method.__qualname__}"
+    return (
+        f"{file.resolve()}:{method.__qualname__}"
+        if method.__module__ == "__main__"
+        else (f"{method.__module__}:{method.__qualname__}")
+    )
 
 
 def _load_module(name: str, folders: list[Path]):
@@ -70,27 +89,36 @@ def _load_module(name: str, folders: list[Path]):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise FileNotFoundError(f"no such file in {' or '.join(map(str, folders))}")
-        path = path.resolve()
-        for known in list(sys.modules.values()):
-            file = getattr(known, "__file__", None)
-            if file and file.endswith(path.name) and Path(file).resolve() == path:
-                return known
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        name = path.stem
-        if name in sys.modules:  # another file's
-            name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        sys.modules[name] = module  # what is pickled finds it
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module
+        return _loaded_from(path.resolve()) or _load_file(path.resolve())
     for folder in folders:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-    return importlib.import_module(name)
+    spec = importlib.util.find_spec(name) if name not in sys.modules else None
+    known = _loaded_from(Path(spec.origin)) if spec is not None and spec.has_location else None
+    return known or importlib.import_module(name)
+
+
+def _loaded_from(path: Path):
+    """The module that was read from a file, under whatever name; None without."""
+    for known in list(sys.modules.values()):
+        file = getattr(known, "__file__", None)
+        if file and file.endswith(path.name) and Path(file).resolve() == path:
+            return known
+    return None
+
+
+def _load_file(path: Path):
+    """Read a file as a module with a name of its own, which hides no other module."""
+    name = f"hf_stability_method_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # what is pickled finds it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def source_hash(method: type[Method]) -> str:

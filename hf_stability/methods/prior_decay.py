@@ -149,6 +149,7 @@ class PriorDecayMethod(Method):
     Arguments = PriorDecayArguments
     ranges = {"prior_decay": Range()}
     needs_whole_gradients = True
+    prior: PriorDecay | None = None  # where it was off when the model was prepared
 
     def prepare_model(self, model, trainer, generator=None):
         decoupled = self.settings.prior_decay_form == "decoupled"
@@ -156,9 +157,9 @@ class PriorDecayMethod(Method):
         self.prior = PriorDecay(pretrained_parameters(model, names), self.settings.prior_decay)
 
     def add_gradients(self):
-        if self.settings.prior_decay_form == "l2_sp":
+        if self.prior is not None and self.settings.prior_decay_form == "l2_sp":
             self.prior.add_gradient()
 
     def before_step(self, optimizer, steps_done):
-        if self.settings.prior_decay_form == "decoupled":
+        if self.prior is not None and self.settings.prior_decay_form == "decoupled":
             self.prior.step(optimizer)

@@ -17,19 +17,16 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..methods import Method, load_method, method_name
 from ..recipe import Stage, load_recipes
-from ..recipe.arguments import argument_types
-from ..recipe.schema import coerce
 from ..tasks.demo.data import demo_model_path
 from ..tasks.load import (
     TokenizedData,
@@ -46,10 +43,9 @@ from ..tasks.task import TaskData
 from . import prepare, pretrained
 from .describe import describe_study
 from .folder import check_folder, read_runs
+from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
-from .policies.early_stopping import EarlyStopping, check_policy
 from .policies.policy import Policy
-from .policies.two_way import TwoWay, check_sizes
 from .records import RunRecord
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
@@ -64,9 +60,6 @@ logger = logging.getLogger(__name__)
 
 Arms = Callable[[list[Job], TaskData, Any], list[Job]]
 """`arms(jobs, data, config)`: the jobs to run instead of those planned; the data as text, the pretrained model's config."""
-
-SEEDS = 5
-"""Seeds per recipe, unless told otherwise."""
 
 TELL_TRUNCATED = 0.05  # share of truncated training examples from which on the user is told
 
@@ -131,7 +124,7 @@ class StudyPlan:
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and are in the tables.
         """
         distributed = self.jobs[0].processes > 1
-        workers = self.workers if workers is None or distributed else _checked_workers(workers)
+        workers = self.workers if workers is None or distributed else check_workers(workers)
         main = is_main_process(self.jobs)
         if main:
             self.tokens.save(self.jobs[0].data_folder)
@@ -248,23 +241,25 @@ def plan_study(
         InputError: anything is wrong with any of these. The message names the command's flag, the value and the way out.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes start after it was used
+    check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
+    check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
     if two_way is not None and seeds is not None:
         raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
-    policy = _policy(two_way, restarts, look_at, finish)
-    seeds = _seeds(seeds, policy)
-    names = [recipes] if isinstance(recipes, (str, os.PathLike)) else recipes
-    loaded = [recipe for name in names for recipe in load_recipes(os.fspath(name))]
-    methods = [method_name(method) for method in ([methods] if isinstance(methods, (str, type)) else methods)]
-    named = dict.fromkeys([*methods, *(name for recipe in loaded for name in recipe.methods)])
-    training = _checked_training(training, tuple(map(load_method, named)))
+    policy = policy_of(two_way, restarts, look_at, finish)
+    seeds = seeds_of(seeds, policy)
+    loaded = [recipe for name in names_of(recipes, "recipes") for recipe in load_recipes(name)]
+    methods = [method_name(method) for method in names_of(methods, "methods")]
+    named = [*methods, *(name for recipe in loaded for name in recipe.methods)]
+    own = tuple(dict.fromkeys(map(load_method, named)))
+    training = training_arguments(training, own, inspect.signature(plan_study).parameters)
     prepare.check_given(training)
-    if threads_per_run < 1:
+    if threads_per_run is None or threads_per_run < 1:
         raise InputError(f"--threads_per_run {threads_per_run}: give 1 or more")
     if workers is not None:
-        _checked_workers(workers)
-    _check_choice("dtype", dtype, (*pretrained.DTYPES, "auto"))
-    _check_choice("keep_model", keep_model, KEEP_MODEL)
-    data_dir, train_file, validation_file = map(_path, (data_dir, train_file, validation_file))
+        check_workers(workers)
+    check_choice("dtype", dtype, (*pretrained.DTYPES, "auto"))
+    check_choice("keep_model", keep_model, KEEP_MODEL)
+    data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
     data = load_task_data(task_name, data_dir, train_file, validation_file, *columns)
     data = half_of_validation(data, validation_half)
@@ -273,8 +268,8 @@ def plan_study(
         raise InputError(f"--max_train_samples {max_train_samples}: these examples are all of one class; give more")
     said = doubts(data)
     preset = task_preset(data.task.name)
-    folder = Path(_path(output_dir) or f"results/{data.task.name}")
-    model = _path(model_name_or_path) or (str(demo_model_path()) if data.task.name.startswith("demo_") else None)
+    folder = Path(path_of(output_dir) or f"results/{data.task.name}")
+    model = path_of(model_name_or_path) or (str(demo_model_path()) if data.task.name.startswith("demo_") else None)
     if model is None:
         raise InputError(
             "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
@@ -282,7 +277,7 @@ def plan_study(
     config = pretrained.load_config(model)
     settings = [prepare.resolved_settings(recipe, config.model_type, preset, training, methods) for recipe in loaded]
     dtype = pretrained.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
-    tokenizer_name = _path(tokenizer_name) or model
+    tokenizer_name = path_of(tokenizer_name) or model
     tokenizer = pretrained.load_tokenizer(tokenizer_name)
 
     def tokens_of(texts: TaskData, whose: str = "") -> TokenizedData:
@@ -336,79 +331,6 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
     except Exception as error:
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
     return pictures, ""
-
-
-# ---- what is given --------------------------------------------------------------------------------------------------
-
-
-def _policy(two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None) -> Policy:
-    """What the study does with seeds; the plain [`Policy`] runs each recipe's one after the other."""
-    if any(value is not None for value in (restarts, look_at, finish)):
-        check_policy(restarts, look_at, finish)
-        if two_way is not None:
-            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
-        return EarlyStopping(restarts, look_at, finish)
-    return Policy() if two_way is None else TwoWay(*check_sizes(two_way))
-
-
-def _seeds(seeds: int | str | Sequence[int | str] | None, policy: Policy) -> list[int]:
-    """The seeds to plan.
-
-    Raises:
-        InputError: seeds that are none, or another number than are restarted.
-    """
-    own = policy.planned_seeds()
-    if seeds is None:
-        return prepare.parse_seeds([str(SEEDS)]) if own is None else own
-    words = _seed_words(seeds)
-    found = prepare.parse_seeds(words)
-    if own is not None and len(found) != len(own):
-        raise InputError(
-            f"--restarts {len(own)}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
-        )
-    return found
-
-
-def _seed_words(seeds: int | str | Sequence[int | str]) -> list[str]:
-    """Seeds in the command's words: a number alone is a count, a list of one number is this seed (`7-7`)."""
-    if isinstance(seeds, str):
-        return seeds.split()
-    if not isinstance(seeds, Sequence):
-        return [str(seeds)]
-    one = len(seeds) == 1 and not isinstance(seeds[0], str)
-    return [f"{seeds[0]}-{seeds[0]}"] if one else [str(seed) for seed in seeds]
-
-
-def _checked_training(training: Mapping[str, Any], methods: tuple[type[Method], ...]) -> dict[str, Any]:
-    """The training arguments with their types put right, as in a recipe. Raises InputError for unknown names and for values
-    of another type."""
-    types = argument_types(methods)
-    values = {}
-    for name, value in training.items():
-        if name not in types:
-            known = [*types, *inspect.signature(plan_study).parameters]
-            raise InputError(f"{name}: no such argument{nearest(name, known)}")
-        finite = not isinstance(value, float) or math.isfinite(value)  # what cannot be infinite is checked later
-        try:
-            values[name] = coerce(value, types[name]) if finite else value
-        except (TypeError, ValueError) as error:
-            raise InputError(f"--{name}: {error}") from None
-    return values
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"--{name} {value}: give {', '.join(choices)}")
-
-
-def _checked_workers(workers: int) -> int:
-    if workers < 0:
-        raise InputError(f"--workers {workers}: give 0 (in this process) or more")
-    return workers
-
-
-def _path(given: str | os.PathLike | None) -> str | None:
-    return None if given is None else os.fspath(given)
 
 
 def _default_workers(job: Job) -> int:

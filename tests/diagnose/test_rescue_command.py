@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -158,3 +159,14 @@ def test_a_recipe_of_ones_own_is_spelt_out(study):
 def test_a_state_names_what_it_knows(output):
     command = diagnose(output, task_name="demo_pair").rescue
     assert "--task_name demo_pair" in command and "--learning_rate 0.001" in command and "--max_steps 8" in command
+
+
+def test_a_method_of_ones_own_is_named(tmp_path, tiny_study, monkeypatch):
+    """The printed command is one that can be run."""
+    monkeypatch.chdir(tmp_path)
+    example = Path(__file__).parents[2] / "examples" / "own_method.py"
+    own = ["--method", f"{example}:NoisyTune", "--noisy_tune", "0.5", "--max_steps", "2", "--seeds", "1"]
+    assert cli.main([*tiny_study, *own, "--output_dir", "study"]) == 0
+    command = diagnose("study/runs/devlin2019/seed-001").rescue
+    assert f"--method {example}:NoisyTune " in command and "--noisy_tune 0.5" in command
+    assert given_by(command)["noisy_tune"] == 0.5

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments
 from hf_stability.errors import InputError
 from hf_stability.methods import METHODS, Method, Range, argument_names
+from hf_stability.methods.child_tuning import ChildTuningMethod
+from hf_stability.methods.mixout import Mixout
+from hf_stability.methods.reinit import Reinit
 from hf_stability.recipe.arguments import argument_types
 from hf_stability.training_args import arguments_class
 from tests import toy
@@ -220,6 +223,100 @@ def test_an_optimizer_that_was_passed_in_is_not_silently_left_alone(tmp_path):
     trainer = StableTrainer(model, args, train_dataset=toy.data(16), optimizers=optimizers, methods=[Twist(twist=0.5)])
     with pytest.raises(InputError, match="--twist: an optimizer was passed to the Trainer"):
         trainer.train()
+
+
+def test_arguments_may_change_until_training_begins_and_while_it_goes_on(tmp_path):
+    def weights(change=None, during=None, **values):
+        args = StableTrainingArguments(str(tmp_path), **{**FAST, "max_steps": 3}, **values)
+        trainer = StableTrainer(toy.model(), args, train_dataset=toy.data(24), callbacks=[StabilityCallback(**QUIET)])
+        for name, value in (change or {}).items():
+            setattr(trainer.args, name, value)
+        if during:
+            trainer.add_callback(during)
+        trainer.train()
+        return toy.weights(trainer)
+
+    class Later(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            args.component_clip = 0.01
+
+    plain = weights()
+    for name, value in {
+        "component_clip": 0.01, "r_drop": 2.0, "layerwise_lr_decay": 0.5, "child_tuning": "F", "bias_correction": False,
+    }.items():  # fmt: skip
+        changed = weights({name: value})
+        assert torch.equal(changed, weights(**{name: value})) and not torch.equal(changed, plain), name
+    both = {"bias_correction": False, "lr_bias_correction": True}
+    assert torch.equal(weights(both), weights(**both))
+    assert torch.equal(weights({"r_drop": 0.0}, r_drop=2.0), plain)
+    assert not torch.equal(weights(during=Later()), plain)
+    assert torch.equal(
+        weights({"prior_decay": 5.0}), plain
+    )  # there was nothing to remember when the model was prepared
+
+
+def test_arguments_of_a_class_or_a_property_count(tmp_path):
+    class Own(TrainingArguments):
+        component_clip = 0.01
+
+        @property
+        def bias_correction(self):
+            return False
+
+    train(tmp_path, Own(str(tmp_path), **FAST))
+    trainer = train(tmp_path, Own(str(tmp_path), **FAST))
+    assert [method.flag() for method in trainer.methods.methods if method.is_on] == [
+        "--bias_correction",
+        "--component_clip",
+    ]
+    assert not torch.equal(
+        toy.weights(trainer), toy.weights(train(tmp_path, TrainingArguments(str(tmp_path), **FAST)))
+    )
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_who_makes_their_own_optimizer_still_has_terms_known(init, tmp_path):
+    class Own(StableTrainer):
+        def create_optimizer(self, *args, **kwargs):
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+            return self.optimizer
+
+    args = StableTrainingArguments(str(tmp_path), **FAST, r_drop=1.0)
+    model = {"model_init": lambda: toy.model()} if init else {"model": toy.model()}
+    trainer = Own(args=args, train_dataset=toy.data(16), callbacks=[StabilityCallback(**QUIET)], **model)
+    assert trainer.stability.adds_loss_terms
+    trainer.train()
+    assert trainer.stability.adds_loss_terms
+
+
+def test_methods_that_are_passed_are_checked_like_those_of_the_arguments(tmp_path):
+    args = StableTrainingArguments(str(tmp_path), **FAST)
+    for methods, message in (
+        ([Reinit(reinit_layers=1), Mixout(mixout=0.5)], "--reinit_layers 1 with --mixout 0.5"),
+        ([Twist], "give objects, such as methods=.Mine"),
+        (Twist, "give objects"),
+        ([3], "give objects"),
+    ):
+        with pytest.raises(InputError, match=message):
+            StableTrainer(toy.model(), args, train_dataset=toy.data(16), methods=methods)
+    with pytest.raises(InputError, match="--reinit_layers 1 with --mixout 0.5"):
+        other = StableTrainingArguments(str(tmp_path), **FAST, mixout=0.5)
+        StableTrainer(toy.model(), other, train_dataset=toy.data(16), methods=[Reinit(reinit_layers=1)])
+    stock = TrainingArguments(str(tmp_path), **FAST)
+    trainer = train(tmp_path, stock, methods=ChildTuningMethod(child_tuning="F"))  # one alone, without our arguments
+    assert not torch.equal(toy.weights(trainer), toy.weights(train(tmp_path, stock)))
+
+
+def test_a_switch_that_is_a_list_is_off_by_default():
+    @dataclass
+    class Arguments:
+        parts: list[str] = field(default_factory=list, metadata={"help": "Which parts."})
+
+    class Parts(Method):
+        pass
+
+    Parts.Arguments = Arguments
+    assert not Parts().is_on and Parts(parts=["a"]).is_on and Parts.flag() == "--parts"
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)

@@ -1,10 +1,11 @@
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from hf_stability.errors import InputError
-from hf_stability.methods import Method, load_method, source_hash
+from hf_stability.methods import Method, load_method, method_name, source_hash
 
 
 SOURCE = """
@@ -39,7 +40,9 @@ def test_a_module_of_the_working_folder_and_a_file_are_found(module, tmp_path):
     other.parent.mkdir()
     other.write_text(module.read_text())
     found = load_method("other_module_of_methods.py:Mine", other.parent)  # beside a recipe file
-    assert found is not by_module and sys.modules["other_module_of_methods"].Mine is found
+    assert found is not by_module and sys.modules[found.__module__].Mine is found
+    sys.path.insert(0, str(other.parent))
+    assert load_method("other_module_of_methods:Mine") is found  # the same file by its module's name
 
 
 def test_another_source_has_another_hash(module):
@@ -71,3 +74,38 @@ def test_an_error_in_their_module_says_what_it_was(module):
     module.write_text("1 / 0")
     with pytest.raises(InputError, match="importing it raised ZeroDivisionError: division by zero"):
         load_method("their_module_of_methods:Mine")
+
+
+def test_a_file_hides_no_module_of_its_name(module, tmp_path):
+    (tmp_path / "wave.py").write_text(module.read_text())
+    load_method(f"{tmp_path / 'wave.py'}:Mine")
+    import wave
+
+    assert hasattr(wave, "open") and Path(wave.__file__).parent != tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("@dataclass\nclass Arguments:\n    a: int\n", "its argument a has no default; give it one"),
+        ("class Arguments:\n    a: int = 1\n", "its Arguments are no dataclass; put @dataclass before"),
+    ],
+)
+def test_arguments_that_could_not_be_flags_are_refused(module, arguments, message):
+    source = "from dataclasses import dataclass\n" + arguments
+    module.write_text(source + textwrap.dedent(SOURCE).replace("'''Mine.'''", "Arguments = Arguments"))
+    with pytest.raises(InputError, match=message):
+        load_method("their_module_of_methods:Mine")
+
+
+def test_a_class_that_other_processes_cannot_read_is_refused(module):
+    class Local(Method):
+        pass
+
+    scope = {"__name__": "__main__", "Method": Method}
+    exec("class Typed(Method):\n    pass", scope)
+    for method in (Local, scope["Typed"]):
+        with pytest.raises(InputError, match="put the class at the top level of a file"):
+            method_name(method)
+    assert method_name(load_method("their_module_of_methods:Mine")) == "their_module_of_methods:Mine"
+    assert method_name("their_module_of_methods.py:Mine") == f"{module}:Mine"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hf_stability
@@ -13,6 +16,7 @@ from hf_stability import StudyPlan, cli, plan_study, run_study
 from hf_stability.cli.flags import DataArguments, ModelArguments, PolicyArguments, StudyArguments, names_of
 from hf_stability.diagnose.rescue import rescue_jobs
 from hf_stability.errors import InputError
+from hf_stability.recipe import load_recipe
 from hf_stability.study import api, prepare
 
 
@@ -215,6 +219,65 @@ def test_bad_input_is_an_input_error_and_nothing_is_written(tiny, tmp_path, monk
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"workers": "2"}, "--workers '2': give a whole number"),
+        ({"workers": 2.0}, "--workers 2.0: give a whole number"),
+        ({"workers": True}, "--workers True: give a whole number"),
+        ({"threads_per_run": None}, "--threads_per_run None: give 1 or more"),
+        ({"max_train_samples": "100"}, "--max_train_samples '100': give a whole number"),
+        ({"max_seq_length": "20"}, "--max_seq_length '20': give a whole number"),
+        ({"two_way": 2}, "--two_way 2: give whole numbers"),
+        ({"two_way": "2 2"}, "--two_way '2 2': give whole numbers"),
+        ({"restarts": "3", "look_at": 0.5, "finish": 1}, "--restarts '3': give a whole number"),
+        ({"restarts": 3, "look_at": "x", "finish": 1}, "--look_at 'x': give a fraction"),
+        ({"recipes": load_recipe("devlin2019")}, "recipes: give names, not Recipe"),
+        ({"methods": [3]}, "methods: give names, not 3"),
+        ({"seeds": b"3"}, "--seeds b'3'"),
+    ],
+)
+def test_values_of_another_type_are_refused(tiny, tmp_path, keywords, message):
+    with pytest.raises(InputError, match=message):
+        plan_study(**{**tiny, "output_dir": tmp_path, **keywords})
+
+
+def test_forms_that_are_as_good(tiny, tmp_path):
+    plan = plan_study(**tiny, seeds=np.arange(3, 5), methods=None, diagnostics="all", output_dir=tmp_path)
+    assert [job.seed for job in plan.jobs] == [3, 4] and plan.jobs[0].args["diagnostics"] == ["all"]
+
+
+CLASH = """
+from dataclasses import dataclass, field
+
+from hf_stability.methods import Method
+
+
+@dataclass
+class Arguments:
+    seeds: float = field(default=0.0, metadata={"help": "Not those seeds."})
+
+
+class Clash(Method):
+    Arguments = Arguments
+"""
+
+
+def test_own_methods_by_two_names_and_with_a_flags_name(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("clash_in_a_test.py").write_text(CLASH)
+    with pytest.raises(InputError, match="method Clash: seeds is a flag of a study"):
+        plan_study(**tiny, methods="clash_in_a_test.py:Clash", output_dir=tmp_path)
+    assert cli.main(["--method", "clash_in_a_test.py:Clash", "--dry_run"]) == 2
+    assert "--method: argument --seeds: conflicting option" in capsys.readouterr().err
+    Path("mine_in_a_test.py").write_text(CLASH.replace("seeds: ", "mine: ").replace("Clash", "Mine"))
+    Path("mine.yaml").write_text("methods: [mine_in_a_test.py:Mine]\nargs: {mine: 0.5}\n")
+    both = {"recipes": "devlin2019+mine.yaml", "methods": "mine_in_a_test:Mine"}
+    (job,) = plan_study(**tiny, **both, seeds=1, output_dir=tmp_path).jobs
+    assert len(job.methods) == len(job.method_hashes) == 1
 
 
 def test_every_flag_is_a_keyword_with_the_same_default():

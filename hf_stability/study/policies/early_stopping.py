@@ -39,8 +39,8 @@ def check_policy(started: int | None, fraction: float | None, finished: int | No
         raise InputError(f"{given} {flags[given]}: give {' and '.join(missing)} with it")
     if started < 2:
         raise InputError(f"--restarts {started}: give 2 or more seeds to start")
-    if not 0 < fraction < 1:
-        raise InputError(f"--look_at {fraction}: give a fraction of training, between 0 and 1")
+    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise InputError(f"--look_at {fraction!r}: give a fraction of training, between 0 and 1")
     if not 1 <= finished < started:
         raise InputError(f"--finish {finished}: give 1 to {started - 1}, fewer than are started")
 

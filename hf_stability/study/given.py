@@ -1,0 +1,141 @@
+"""What a study is given from Python, checked: seeds and policy, numbers, paths, training arguments."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import InputError, nearest
+from ..methods import Method
+from ..recipe.arguments import argument_types
+from ..recipe.schema import coerce
+from .policies.early_stopping import EarlyStopping, check_policy
+from .policies.policy import Policy
+from .policies.two_way import TwoWay, check_sizes
+from .prepare import parse_seeds
+
+
+SEEDS = 5
+"""Seeds per recipe, unless told otherwise."""
+
+
+def policy_of(
+    two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None
+) -> Policy:
+    """What the study does with seeds; the plain [`Policy`] runs each recipe's one after the other."""
+    if any(value is not None for value in (restarts, look_at, finish)):
+        check_policy(restarts, look_at, finish)
+        if two_way is not None:
+            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
+        return EarlyStopping(restarts, look_at, finish)
+    if two_way is None:
+        return Policy()
+    if isinstance(two_way, (str, bytes)) or not isinstance(two_way, Iterable) or not all(map(_is_whole, two_way)):
+        raise InputError(f"--two_way {two_way!r}: give whole numbers, I J [R], such as [5, 5, 2]")
+    return TwoWay(*check_sizes(list(two_way)))
+
+
+def seeds_of(seeds: int | str | Iterable[int | str] | None, policy: Policy) -> list[int]:
+    """The seeds to plan.
+
+    Raises:
+        InputError: seeds that are none, or another number than are restarted.
+    """
+    own = policy.planned_seeds()
+    if seeds is None:
+        return parse_seeds([str(SEEDS)]) if own is None else own
+    words = _seed_words(seeds)
+    found = parse_seeds(words)
+    if own is not None and len(found) != len(own):
+        raise InputError(
+            f"--restarts {len(own)}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
+        )
+    return found
+
+
+def _seed_words(seeds: int | str | Iterable[int | str]) -> list[str]:
+    """Seeds in the command's words: a number alone is a count, a list of one number is this seed (`7-7`)."""
+    if isinstance(seeds, str):
+        return seeds.split()
+    if isinstance(seeds, bytes) or not isinstance(seeds, Iterable):
+        return [str(seeds)]
+    seeds = list(seeds)
+    one = len(seeds) == 1 and not isinstance(seeds[0], str)
+    return [f"{seeds[0]}-{seeds[0]}"] if one else [str(seed) for seed in seeds]
+
+
+def names_of(given: Any, what: str) -> list[Any]:
+    """A name, or several, as a list; None is none."""
+    if given is None:
+        return []
+    if isinstance(given, (str, os.PathLike, type)) or not isinstance(given, Iterable):
+        given = [given]
+    for name in given:
+        if not isinstance(name, (str, os.PathLike)) and not (isinstance(name, type) and issubclass(name, Method)):
+            raise InputError(f"{what}: give names, not {name!r}")
+    return [name if isinstance(name, type) else os.fspath(name) for name in given]
+
+
+def training_arguments(
+    given: Mapping[str, Any], methods: tuple[type[Method], ...], keywords: Iterable[str]
+) -> dict[str, Any]:
+    """Training arguments with their types put right, as in a recipe.
+
+    Args:
+        given: by name.
+        methods: the user's own, which have arguments too.
+        keywords: the other names that could have been meant.
+
+    Raises:
+        InputError: a name that is not known, or a value of another type; or a method's argument is called like a keyword.
+    """
+    types = argument_types(methods)
+    for method in methods:
+        if twice := set(keywords) & set(argument_types((method,))) - set(argument_types()):
+            raise InputError(
+                f"method {method.__name__}: {min(twice)} is a flag of a study; give its argument another name"
+            )
+    values = {}
+    for name, value in given.items():
+        if name not in types:
+            raise InputError(f"{name}: no such argument{nearest(name, [*types, *keywords])}")
+        if name == "diagnostics" and isinstance(value, str):
+            value = [value]
+        finite = not isinstance(value, float) or math.isfinite(value)  # what cannot be infinite is checked later
+        try:
+            values[name] = coerce(value, types[name]) if finite else value
+        except (TypeError, ValueError) as error:
+            raise InputError(f"--{name}: {error}") from None
+    return values
+
+
+def check_whole(**numbers: int | None) -> None:
+    """Refuse what is no whole number, by name; None is nothing given."""
+    for name, number in numbers.items():
+        if number is not None and not _is_whole(number):
+            raise InputError(f"--{name} {number!r}: give a whole number")
+
+
+def check_workers(workers: int) -> int:
+    """Refuse a number of workers that is none."""
+    check_whole(workers=workers)
+    if workers < 0:
+        raise InputError(f"--workers {workers}: give 0 (in this process) or more")
+    return workers
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is not among the choices."""
+    if value not in choices:
+        raise InputError(f"--{name} {value}: give {', '.join(choices)}")
+
+
+def path_of(given: str | os.PathLike | None) -> str | None:
+    """A path as text."""
+    return None if given is None else os.fspath(given)
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
