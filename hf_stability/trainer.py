@@ -56,14 +56,13 @@ class StabilityMixin:
             found = [StabilityCallback()]
             self.add_callback(found[0])
         self.stability = found[0]
-        if self.model_init is not None:
-            self.stability.adds_loss_terms = self.methods.change_loss
         self._final_history: list[dict] | None = None  # the log as training left it
         self._flow = StableFlowCallback()
         self.add_callback(self._flow)
         if self.model_init is None:
             streams = getattr(self.args, "seed_streams", False)
             self._prepare_model(self.model, self.args.init_seed if streams else None)
+        self.stability.adds_loss_terms = self.methods.change_loss
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
@@ -72,8 +71,6 @@ class StabilityMixin:
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)
         self.methods.prepare_model(model, seed)
-        if "stability" in vars(self):  # not yet where the Trainer's own __init__ makes the model
-            self.stability.adds_loss_terms = self.methods.change_loss
         if getattr(self, "_begins_training", False):
             self.methods.begin_training(model)
 
@@ -90,6 +87,7 @@ class StabilityMixin:
         if trial is not None and self.model_init is not None:
             check_methods(vars(self.args), methods_of(self.args))
             self._prepare_model(self.model)
+            self.stability.adds_loss_terms = self.methods.change_loss
 
     @classmethod
     def get_optimizer_cls_and_kwargs(cls, args, model=None) -> tuple[Any, dict[str, Any]]:

@@ -73,10 +73,10 @@ class ActiveMethods:
         changing = [method for method in self.having("change_optimizer") if method in self.passed]
         if not grouping and not changing:
             return
+        flag = (grouping or changing)[0].flag()
         if trainer.optimizer is not None:
             if inner_optimizer(trainer.optimizer) is self._own_optimizer:
                 return  # a second training
-            flag = (grouping or changing)[0].flag()
             raise InputError(f"{flag}: an optimizer was passed to the Trainer, which has its rates already")
         cls, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
             trainer.args, trainer.model
@@ -84,7 +84,6 @@ class ActiveMethods:
         for method in changing:
             cls, kwargs = method.change_optimizer(cls, kwargs, trainer.args)
         if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or "params" in kwargs:
-            flag = (grouping or changing)[0].flag()
             raise InputError(f"{flag}: --optim {trainer.args.optim} makes parameter groups of its own")
         groups = None
         for method in grouping:
@@ -105,8 +104,8 @@ class ActiveMethods:
         """Make `before_step` part of its steps, and have it looked at."""
         for handle in self._step_hooks:  # of an earlier training with this optimizer
             handle.remove()
-        steps_done = partial(_global_step, self.trainer)
-        self._step_hooks = [method.attach(optimizer, steps_done) for method in self.having("before_step")]
+        hooks = self.having("before_step")
+        self._step_hooks = [method.attach(optimizer, lambda: self.trainer.state.global_step) for method in hooks]
         for method in self.having("check_optimizer"):
             method.check_optimizer(optimizer)
 
@@ -148,7 +147,3 @@ class ActiveMethods:
             raise InputError(
                 f"{used[0].flag()}: needs whole gradients of one kind in each process, not DeepSpeed, FSDP or mixed devices"
             )
-
-
-def _global_step(trainer: Any) -> int:
-    return trainer.state.global_step

@@ -42,7 +42,7 @@ from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
 from . import prepare, pretrained
 from .describe import describe_study
-from .folder import check_folder, read_runs
+from .folder import check_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
 from .policies.policy import Policy
@@ -307,8 +307,7 @@ def plan_study(
     if not jobs:
         raise InputError("no run is planned: give one recipe and one seed or more")
     check_jobs(jobs)
-    check_folder(jobs, folder, stages.jobs)
-    policy.check_runs(jobs, read_runs(folder))
+    policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
     if workers is None or jobs[0].processes > 1:
         workers = _default_workers(jobs[0])
     return StudyPlan(folder, jobs, data, tokens, stages, policy, workers, said)

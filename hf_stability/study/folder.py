@@ -63,7 +63,7 @@ def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> No
             shutil.rmtree(folder / "runs" / run.name / "model", ignore_errors=True)
 
 
-def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> None:
+def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> list[RunRecord]:
     """Refuse a folder that is none, cannot be written to, or holds runs with other settings, whole or looked at.
 
     Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
@@ -71,6 +71,9 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
     Args:
         jobs, folder: what is to be run, and where.
         stages: the jobs' stages, to say in what they are others than those of the folder.
+
+    Returns:
+        the folder's finished runs.
     """
     try:
         nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -82,7 +85,8 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
         raise InputError(f"--output_dir {folder}: cannot write to {nearest_existing}; give another folder")
     _check_nothing_in_the_way(jobs, folder, stages)
     by_recipe = {job.recipe: job for job in jobs}
-    for run in [*read_runs(folder), *read_looks(folder)]:
+    finished = read_runs(folder)
+    for run in [*finished, *read_looks(folder)]:
         path = folder / "runs" / run.name / "config.json"
         try:
             old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
@@ -99,6 +103,7 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
                 f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
+    return finished
 
 
 def _check_nothing_in_the_way(jobs: Sequence[Job], folder: Path, stages: Sequence[Job]) -> None:
