@@ -136,7 +136,7 @@ class StudyArguments:
 
 @dataclass
 class PolicyArguments:
-    """What a study does with seeds, other than to run a recipe's one after the other."""
+    """Ways to run seeds other than each to its end: two-way seeds, restarts with early stopping."""
 
     two_way: list[int] | None = field(
         default=None,

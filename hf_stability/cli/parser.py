@@ -246,5 +246,5 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]
 
 
 def take(given: dict[str, Any], cls: type) -> Any:
-    """What was given, taken out of it into this dataclass."""
+    """Move the flags of this dataclass out of `given`, into an object of it."""
     return cls(**{name: given.pop(name) for name in names_of(cls) if name in given})

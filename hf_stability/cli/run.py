@@ -72,7 +72,7 @@ SHOWN = (
 )  # fmt: skip
 """The flags that --help shows."""
 
-# What is run where neither data nor a model is named. Seeds: as many as two cores do in less than five minutes.
+# The study without data and model. Its seeds take two cores less than five minutes.
 DEMO = {"task_name": "demo_pair", "recipe": ["transformers_default", "devlin2019", "mosbach2021"], "seeds": ["4"]}
 NAMES_DATA = (
     "task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name", "model_name_or_path",

@@ -255,7 +255,7 @@ def labels_of(rows) -> np.ndarray | None:
 
 
 def _or_none(load: Callable, *names) -> Any:
-    """What the first of these names loads; None if none does: the user named none of them."""
+    """Load the first of these names that can be loaded; None if none can. The user named none of them."""
     for name in filter(None, names):
         try:
             return load(str(name))

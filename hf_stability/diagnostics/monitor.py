@@ -94,7 +94,7 @@ class Monitor:
             self.sinks.tell("open", self.recorder.record.columns)
 
     def _warn(self) -> None:
-        """Of settings with which there is less to see."""
+        """Warn about settings that hide something from us."""
         smoothing = self.args.label_smoothing_factor
         if smoothing and self.on_alarm != "none":
             logger.warning(
