@@ -47,7 +47,7 @@ INPUTS: dict[str, dict[str, Callable[[dict], list[str]]]] = {
 
 
 def score(features: Callable[[dict], list[str]], splits: dict[str, list[dict]]) -> tuple[float, float]:
-    """Accuracy and Matthews correlation of a logistic regression (C = .1) on the test set."""
+    """Accuracy and Matthews correlation of a logistic regression (C = 0.1) on the test set."""
     vectorizer = CountVectorizer(analyzer=features)
     train = vectorizer.fit_transform(splits["train_full"])
     model = LogisticRegression(C=0.1, max_iter=2000).fit(train, [row["label"] for row in splits["train_full"]])
@@ -70,7 +70,7 @@ def main() -> None:
         splits = demo_splits(task)
         labels = [row["label"] for row in splits["test"]]
         constant = max(sum(labels), len(labels) - sum(labels)) / len(labels)
-        print(f"| {task} | none: the constant | {constant:.3f} | .000 |")
+        print(f"| {task} | none: the constant | {constant:.3f} | 0.000 |")
         for name, features in INPUTS[task].items():
             accuracy, matthews = score(features, splits)
             print(f"| {task} | {name} | {accuracy:.3f} | {matthews:.3f} |", flush=True)

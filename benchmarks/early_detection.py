@@ -749,7 +749,7 @@ def report(output_dir: Path) -> None:
             ],
         ),
         "",
-        "Goals (lower 95% limits): AUC .95 at 30%; precision .9 and recall .8 at 40%.",
+        "Goals (lower 95% limits): AUC 0.95 at 30%; precision 0.9 and recall 0.8 at 40%.",
         "",
         *table(
             ["setting", "AUC at 30%", "precision, recall at 40%"], [goals(rows, name, threshold) for name in SETTINGS]
@@ -780,7 +780,7 @@ def counts(rows: list[dict[str, Any]], setting: str) -> list[int]:
 
 
 def share(part: int, whole: int) -> str:
-    """`47/50 = .94 (.84-.98)`, with Wilson's interval."""
+    """`47/50 = 0.94 (0.84-0.98)`, with Wilson's interval."""
     if not whole:
         return "-"
     low, high = wilson_interval(part, whole)

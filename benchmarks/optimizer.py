@@ -82,7 +82,7 @@ class LoopAdamW(torch.optim.Optimizer):
 
 
 def bert_parameters(seed: int = 0) -> list[torch.nn.Parameter]:
-    """Parameters of the shapes of a 6-layer BERT with a classifier, N(0, .02), each with a gradient N(0, .001)."""
+    """Parameters of the shapes of a 6-layer BERT with a classifier, N(0, 0.02), each with a gradient N(0, 0.001)."""
     config = BertConfig(
         vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )

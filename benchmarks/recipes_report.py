@@ -356,11 +356,11 @@ def control_table(studies: Mapping[tuple[str, str], Mapping[str, Arm]]) -> str:
 
 
 def p_text(p: float) -> str:
-    return "< .001" if p < 0.001 else decimal(p)
+    return "< 0.001" if p < 0.001 else decimal(p)
 
 
 def difference_text(mean: float, low: float, high: float) -> str:
-    """`+.012 (-.003 to +.027)`; `.000` has no sign. Without an interval (one run) the mean alone."""
+    """`+0.012 (-0.003 to +0.027)`; `0.000` has no sign. Without an interval (one run) the mean alone."""
     if not np.isfinite([low, high]).all():
         return "+" * (round(mean, 3) > 0) + decimal(mean)
     mean, low, high = ("+" * (round(value, 3) > 0) + decimal(value) for value in (mean, low, high))

@@ -96,7 +96,7 @@ def summed_rate(folder: Path, corrected: bool) -> float:
 
 
 def p_text(p: float) -> str:
-    return "< .001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def share(count: int, n: int) -> str:
@@ -144,7 +144,7 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
         "# The confirmatory run",
         f"Second half of the development set, learning rate {study.RATE:g} where the arm has none of its own; see PROTOCOL.md.",
         f"1. Primary: devlin2019 failed {share(*a)}, mosbach2021 {share(*b)}; Fisher's exact p = {fisher_exact_p(*a, *b):.2g}.",
-        f"2. Window (.3 to .7 of the devlin2019 runs fail): {'met' if window else 'not met'}, {a[0] / a[1]:.2f}.",
+        f"2. Window (0.3 to 0.7 of the devlin2019 runs fail): {'met' if window else 'not met'}, {a[0] / a[1]:.2f}.",
         f"3. {gap_sentence(runs, folder)}",
         contrasts_text(arms),
         f"{AFTER_CONTRASTS}, spread included:",

@@ -155,7 +155,7 @@ class PolicyArguments:
     look_at: float | None = field(
         default=None,
         metadata={
-            "help": "With --restarts: the fraction of training after which the seeds are looked at, for example .25."
+            "help": "With --restarts: the fraction of training after which the seeds are looked at, for example 0.25."
         },
     )
     finish: int | None = field(

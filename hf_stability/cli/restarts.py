@@ -20,8 +20,8 @@ examples:
       --output_dir rte --validation_half both --eval_strategy steps --eval_steps 47
   hf-stability restarts rte --budget 10
 
-How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +.012 (.006)" says: 20 runs, 13 of them
-stopped after a fifth of training, cost as much as 9.6 whole runs, and end .012 higher than the best of 9.6 whole
+How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +0.012 (0.006)" says: 20 runs, 13 of them
+stopped after a fifth of training, cost as much as 9.6 whole runs, and end 0.012 higher than the best of 9.6 whole
 ones. The row with the largest gain was chosen by that gain; on other seeds it will be smaller. Crashed runs are left
 out and counted, diverged ones count, and a recipe with runs that an alarm stopped is refused. To run such a policy on
 new seeds and save the compute: hf-stability --restarts T --look_at F --finish P (see hf-stability --help).

@@ -80,7 +80,7 @@ def check_class_shares(
     dev_labels: np.ndarray | None = None,
     train_names: Sequence[str] | None = None,
 ) -> Checked | None:
-    """Class shares: one class that dominates, and train and dev that differ (chi-square test at .001)."""
+    """Class shares: one class that dominates, and train and dev that differ (chi-square test at 0.001)."""
     if train_labels is None or dev_labels is None:
         return None
     train, dev = (np.asarray(part)[np.asarray(part) >= 0] for part in (train_labels, dev_labels))

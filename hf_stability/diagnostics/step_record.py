@@ -24,7 +24,7 @@ With `diagnostics` also those that were asked for; [`probes`][hf_stability.diagn
 | `clip_factor` | what clipping multiplies the gradient by, in [0, 1]: norms after clipping are those before it times this |
 | `update_ratio/<layer>` | norm of the step over the norm of the layer's weights |
 | `step_factor` | what bias correction multiplies the step by; `learning_rate` times this is the rate in effect |
-| `pooler_saturation` | share of the pooler's tanh outputs beyond .99, in [0, 1] |
+| `pooler_saturation` | share of the pooler's tanh outputs beyond 0.99, in [0, 1] |
 | `prediction_entropy` | entropy of the predicted probabilities, mean over the step's examples (nats) |
 | `one_class_share` | share of the step's examples that are predicted as the most predicted class, in (0, 1] |
 | `distance/<layer>` | norm of the layer's weights minus those that training began with |

@@ -16,7 +16,7 @@ from .base import Method
 
 
 # Where the step counter starts without bias correction. Both factors, 1 - beta1^t and 1 - beta2^t, are then exactly 1
-# in double precision (for any beta below .999996), so that torch's own kernels run uncorrected and unchanged. It is
+# in double precision (for any beta below 0.999996), so that torch's own kernels run uncorrected and unchanged. It is
 # not larger because the counter is a float32, which counts in ones only up to 2^24 = 16 777 216: this leaves 6.7
 # million updates, after which the counter stands still and the factors still are 1.
 UNCORRECTED_START = 10_000_000
@@ -36,7 +36,7 @@ def effective_step_factor(
 
     | t      | 1     | 10    | 100   | 156   | 468   | 1000  |
     | ------ | ----- | ----- | ----- | ----- | ----- | ----- |
-    | factor | .3162 | .1532 | .3086 | .3801 | .6115 | .7952 |
+    | factor | 0.3162 | 0.1532 | 0.3086 | 0.3801 | 0.6115 | 0.7952 |
 
     The factor stays below 1 for the first thousands of updates: leaving the correction out enlarges the steps of the
     start, 3.2-fold at the first update and 6.5-fold at the tenth. A fine-tuning run on a small data set ends before

@@ -34,7 +34,7 @@ def layer_rates(layers: Sequence[str], learning_rate: float, decay: float) -> di
         layers: names from input to output, as [`layers_of`][hf_stability.utils.layers.layers_of] gives them. A
             layer that a model uses many times over (ALBERT) is one layer, one power below the head.
         learning_rate: of the head.
-        decay: in (0, 1]; Zhang et al.: .95. 1 is one rate for all.
+        decay: in (0, 1]; Zhang et al.: 0.95. 1 is one rate for all.
 
     Raises:
         InputError: `decay` is outside of (0, 1].
@@ -105,7 +105,7 @@ class LayerwiseLRArguments:
         default=1.0,
         metadata={
             "help": "Rate of each layer as a share of the one above; head and pooler have the full rate (Zhang et al. 2021: "
-            ".95). 1: one rate for all."
+            "0.95). 1: one rate for all."
         },
     )
 

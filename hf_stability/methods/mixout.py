@@ -175,7 +175,7 @@ class MixoutArguments:
     mixout: float = field(
         default=0.0,
         metadata={
-            "help": "Mixout's probability (Lee et al. 2020: .7 to .9): so many input neurons of a layer have their pretrained "
+            "help": "Mixout's probability (Lee et al. 2020: 0.7 to 0.9): so many input neurons of a layer have their pretrained "
             "weights at each forward pass. It takes dropout's place: set the model's hidden_dropout_prob to 0."
         },
     )

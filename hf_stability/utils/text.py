@@ -1,12 +1,11 @@
 """Numbers, lists and tables as text: the one home of how this package prints them.
 
-Scores and shares have no leading zero (`.527`), and a table is Markdown that reads in a terminal too.
+A number below one has its leading zero (`0.527`). A table is Markdown that also reads in a terminal.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 
@@ -18,23 +17,21 @@ MOST_DECIMALS = 9
 
 
 def decimal(value: float | None, decimals: int = 3, minus_zero: bool = False) -> str:
-    """`.827`, `-.012`, `1.000`; `-` for None.
+    """`0.827`, `-0.012`, `1.000`; `-` for None.
 
     Args:
         value: any number; `nan` and `inf` are spelled so.
         decimals: how many.
-        minus_zero: whether a negative value that rounds to zero keeps its sign: `-.000`, not `.000`.
+        minus_zero: whether a negative value that rounds to zero keeps its sign: `-0.000`, not `0.000`.
     """
     if value is None:
         return "-"
     text = f"{value:.{decimals}f}"
-    if not minus_zero and not text.strip("-0."):
-        text = text.removeprefix("-")
-    return re.sub(r"^(-?)0\.", r"\1.", text)
+    return text if minus_zero or text.strip("-0.") else text.removeprefix("-")
 
 
 def apart(*values: float | None, decimals: int = 3, minus_zero: bool = False) -> list[str]:
-    """Numbers with three decimals, or with as many as it takes to tell them apart: `.5002` and `.5001`.
+    """Numbers with three decimals, or with as many as it takes to tell them apart: `0.5002` and `0.5001`.
 
     Numbers that are the same to `MOST_DECIMALS` stay at `decimals`.
 
@@ -59,17 +56,17 @@ def share_text(share: float) -> str:
 
 
 def p_text(p: float, two_decimals_from: float = math.inf) -> str:
-    """A p-value: `p = .043`, `p < .001`.
+    """A p-value: `p = 0.043`, `p < 0.001`.
 
     Args:
         p: in [0, 1].
         two_decimals_from: a p of this or more gets two decimals instead of three; default: none does.
     """
-    return "p < .001" if p < 0.001 else f"p = {decimal(p, 2 if p >= two_decimals_from else 3)}"
+    return "p < 0.001" if p < 0.001 else f"p = {decimal(p, 2 if p >= two_decimals_from else 3)}"
 
 
 def loss_text(loss: float) -> str:
-    """A loss with two decimals; a small one with one significant digit: `.69`, `0.04`, `3e-05`."""
+    """A loss with two decimals; a small one with one significant digit: `0.69`, `0.04`, `3e-05`."""
     return decimal(loss, 2) if abs(loss) >= 0.095 else f"{loss:.1g}"
 
 

@@ -43,7 +43,7 @@ def at_or_below(score: float, baseline: float, examples: int | None = None, smal
 def label_entropy(counts: np.ndarray) -> np.ndarray:
     """Entropy of a label distribution: the cross-entropy loss of the best predictor that ignores its input.
 
-    `H = -sum_k p_k ln p_k` with `p = counts / sum(counts)`, in nats; two even classes: ln 2 = .693.
+    `H = -sum_k p_k ln p_k` with `p = counts / sum(counts)`, in nats; two even classes: ln 2 = 0.693.
 
     Args:
         counts: (..., K), how many examples each class has, at least one in all.

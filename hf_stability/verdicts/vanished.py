@@ -35,8 +35,8 @@ def vanished_mask(
     it stays so until it is above `heal` times either bound. Only ratios enter: scaling all norms changes nothing.
 
     Where the bounds come from (12 layers, 188 steps, medians of 11 failed and 13 successful runs without bias
-    correction): in failed runs layer 1 falls from .27 in the first 6% of training to .0054 at 30-40% (to .02 of its
-    own level), which is .005 of the classifier's 1.11; in successful runs it is at .48 there, half of the classifier's.
+    correction): in failed runs layer 1 falls from 0.27 in the first 6% of training to 0.0054 at 30-40% (to 0.02 of its
+    own level), which is 0.005 of the classifier's 1.11; in successful runs it is at 0.48 there, half of the classifier's.
 
     Args:
         steps: (T,), ascending update steps, from 1.

@@ -79,7 +79,7 @@ def test_a_sign_flip_test_of_a_clear_difference():
 
 # ---- the report -------------------------------------------------------------------------------------------------------
 
-# Failed seeds and accuracy of the others, by arm; a failed run has .5. The accuracies differ by seed a little.
+# Failed seeds and accuracy of the others, by arm; a failed run has 0.5. The accuracies differ by seed a little.
 MADE = {
     "transformers_default": ([], 0.85),
     "devlin2019": (range(1, 11), 0.70),
@@ -102,7 +102,7 @@ def studies(tmp_path, monkeypatch):
         for seed in (*range(11, 21), *range(1, 11)):
             status = "failed" if seed in bad else "ok"
             last = 0.5 if seed in bad else score + seed / 1000
-            loss = 0.562 if seed in bad else 0.2  # .56 is the entropy of leave_run's labels, a quarter of which are 1
+            loss = 0.562 if seed in bad else 0.2  # 0.56 is the entropy of leave_run's labels, a quarter of which are 1
             leave_run(tmp_path / "confirm", arm, seed, status, last=last, train_loss=loss, baseline=0.52)
     for recipe in run.RECIPES:
         for rate in run.GRID:
@@ -130,7 +130,7 @@ def test_the_report_says_what_the_runs_say(studies, monkeypatch):
     assert (
         "devlin2019 failed 10 of 20 (0.30-0.70), mosbach2021 0 of 20 (0.00-0.16); Fisher's exact p = 0.00044" in text
     )
-    assert "(.3 to .7 of the devlin2019 runs fail): met, 0.50." in text
+    assert "(0.3 to 0.7 of the devlin2019 runs fail): met, 0.50." in text
     assert (
         "of 16 failed runs 0 have a train loss below 0.95" in text
         and "of 184 others 0" in text
@@ -141,12 +141,12 @@ def test_the_report_says_what_the_runs_say(studies, monkeypatch):
         for line in text.splitlines()
         if " - " in line and line.startswith("|")
     }
-    # On, seed by seed, is better by .16 where both are ok and by .36 + seed / 1000 where off failed: .26 + .0055 / 2.
+    # On, seed by seed, is better by 0.16 where both are ok and by 0.36 + seed / 1000 where off failed: 0.26 + 0.0055 / 2.
     failures, p_failed, difference, p_mean = rows["on_3 - devlin2019"]
     assert (
         failures == "0 of 20, 10 of 20" and difference.startswith("+0.263 (+0.2") and p_mean == "0.001"
     )  # 2 of 10 000, times five
-    assert p_failed == "0.002"  # Fisher's .00044, times five
+    assert p_failed == "0.002"  # Fisher's 0.00044, times five
     assert rows["off_3_factor - on_3"] == ["0 of 20, 0 of 20", "1.000", "+0.000 (+0.000 to +0.000)", "1.000"]
     assert rows["off_20 - mosbach2021"][2].startswith("-0.1")
     assert text.count("against") and "transformers_default against" not in text  # only the planned comparisons

@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def rows(kinds, alarmed=(), setting="bert"):
-    """A run of each kind, with checks at all fractions; those numbered in `alarmed` look bad from .3 on."""
+    """A run of each kind, with checks at all fractions; those numbered in `alarmed` look bad from 0.3 on."""
     made = []
     for seed, kind in enumerate(kinds):
         for fraction in np.arange(0.05, 1, 0.05).round(2):

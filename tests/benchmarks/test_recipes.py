@@ -57,7 +57,7 @@ def test_every_recipe_of_the_protocol_loads_with_the_grid_and_with_a_rate(tmp_pa
 
 def test_rates_and_differences_are_written_as_one_would():
     assert [recipes.rate_text(rate) for rate in (1e-4, 2.5e-4, 3.75e-3)] == ["1e-4", "2.5e-4", "3.75e-3"]
-    assert recipes_report.difference_text(0.0121, -0.0004, 0.0271) == "+.012 (.000 to +.027)"
+    assert recipes_report.difference_text(0.0121, -0.0004, 0.0271) == "+0.012 (0.000 to +0.027)"
 
 
 def test_holm_is_holms():
@@ -84,7 +84,7 @@ def test_the_tables_have_every_recipe_and_the_counts(arms, monkeypatch):
     assert costs["`mosbach2021`"] == "6.67" and costs["`devlin2019+stilts_demo` with its stage"] == "8.50"
     assert costs["`devlin2019+stilts_demo` with 1/20 of its stage"] == "1.38"
     same = same_rate_table(arms)
-    assert same.count("< .001") == len(arms) - 1 and "all at 2.5e-4" in same
+    assert same.count("< 0.001") == len(arms) - 1 and "all at 2.5e-4" in same
 
 
 def test_a_small_spread_of_failed_runs_or_none_is_marked():
@@ -120,8 +120,8 @@ def test_scores_of_runs_that_diverged_are_left_out_of_the_intervals():
 
 
 def test_one_run_has_a_difference_without_an_interval():
-    assert difference_text(*paired_difference(np.array([0.9]), np.array([0.8]))) == "+.100"
-    assert difference_text(0.1, 0.05, 0.15) == "+.100 (+.050 to +.150)"
+    assert difference_text(*paired_difference(np.array([0.9]), np.array([0.8]))) == "+0.100"
+    assert difference_text(0.1, 0.05, 0.15) == "+0.100 (+0.050 to +0.150)"
 
 
 def test_power_is_what_the_protocol_says(monkeypatch):
@@ -134,7 +134,7 @@ def test_power_is_what_the_protocol_says(monkeypatch):
 
 
 def leave(folder, recipe, rate, seed, last, report, stage=None):
-    """A run's folder, as far as the report reads it: 500 examples a half, the second half's constant has .504."""
+    """A run's folder, as far as the report reads it: 500 examples a half, the second half's constant has 0.504."""
     place = folder / "runs" / recipe / f"seed-{seed:03d}"
     place.mkdir(parents=True)
     metrics = {"eval_second_accuracy": report}
@@ -185,12 +185,14 @@ def studies(tmp_path, monkeypatch):
 def test_the_page_is_made_from_the_runs(studies, monkeypatch):
     recipes.pick(studies)
     assert set(json.loads((studies / "chosen.json").read_text())["demo_cola"].values()) == {4e-5}
-    assert "| `mosbach2021`            | 1.000 | 1.000 | 1.000  | .999 | 4e-5*" in (studies / "chosen.md").read_text()
+    assert "| `mosbach2021`            | 1.000 | 1.000 | 1.000  | 0.999 | 4e-5*" in (studies / "chosen.md").read_text()
     monkeypatch.setattr("sys.argv", ["recipes_report.py", "--output_dir", str(studies)])
     assert recipes_report.main() == 0
     page = (studies / "README.md").read_text()
     assert page.startswith(f"before\n{MARKS[0]}\nn = 20 ") and page.endswith(f"{MARKS[1]}\nafter\n")
-    assert "| 4e-5*" in page and "old" not in page and "| 10 = .50 (.30-.70) " in page  # at the second half's constant
+    assert (
+        "| 4e-5*" in page and "old" not in page and "| 10 = 0.50 (0.30-0.70) " in page
+    )  # at the second half's constant
     rows = list(csv.DictReader((studies / "runs.csv").read_text().splitlines()))
     assert len(rows) == 20 * 3 * 3 + 20 * 3 and sum(int(row["failed"]) for row in rows) == 30
     assert page.count("`devlin2019+no_dropout`") == 3

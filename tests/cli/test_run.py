@@ -729,5 +729,5 @@ def test_a_dry_run_has_the_rates_of_all_layers_where_they_differ():
     (line,) = describe_methods(job, str(demo_model_path()))
     words = line.split(", ")
     assert words[:3] == ["learning rates: classifier 8e-05", "pooler 8e-05", "layer_11 4e-05"]
-    assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: .5^13
+    assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: 0.5^13
     assert describe_methods(SimpleNamespace(args={}, methods=()), "") == []

@@ -50,7 +50,7 @@ def test_one_run_says_little_of_its_settings(study):
     assert "(95% interval)" in report.to_text()
 
 
-@pytest.mark.parametrize(("share", "text"), [((1.0, 0.2065, 1.0), "is .21-1 "), ((0.0, 0.0, 0.7935), "is 0-.79 ")])
+@pytest.mark.parametrize(("share", "text"), [((1.0, 0.2065, 1.0), "is 0.21-1 "), ((0.0, 0.0, 0.7935), "is 0-0.79 ")])
 def test_the_failed_share_of_one_run_in_words(share, text):
     assert text in share_sentence(share)
 

@@ -139,7 +139,7 @@ def test_what_held_is_said_with_how_little_that_is():
         )
     )
     assert "Held: third_of_rate (0 of 3 failed), reinit_top (0 of 3 failed)." in text
-    assert "0 of 3 is weak: the failed share may be up to .56 (95% interval)." in text
+    assert "0 of 3 is weak: the failed share may be up to 0.56 (95% interval)." in text
     assert "Failed: same (3 of 3), long (1 of 3)." in text
     assert "of what held, reinit_top has the best mean score" in text and "--seeds 20" in text
 
@@ -158,10 +158,10 @@ def test_where_no_run_at_all_is_ok_a_bug_is_likelier():
 def test_where_some_runs_of_every_arm_failed_the_best_arm_is_named_and_no_bug_is_looked_for():
     text = conclusion(runs(same=[FAILED] * 3, third_of_rate=[OK, OK, FAILED], long=[OK, FAILED, FAILED]))
     assert "Failed: same (3 of 3), third_of_rate (1 of 3), long (2 of 3)." in text
-    assert "third_of_rate failed least: 1 of 3, a failed share of .06 to .79 (95% interval)." in text
+    assert "third_of_rate failed least: 1 of 3, a failed share of 0.06 to 0.79 (95% interval)." in text
     assert "look for a bug" not in text and "Held" not in text and "a smaller --learning_rate" in text
     text = conclusion(runs(same=[OK] * 19 + [FAILED], third_of_rate=[FAILED] * 20))
-    assert "same failed least: 1 of 20, a failed share of .01 to .24" in text
+    assert "same failed least: 1 of 20, a failed share of 0.01 to 0.24" in text
 
 
 def test_of_arms_that_failed_as_often_the_one_with_the_better_scores_is_named():
@@ -173,7 +173,7 @@ def test_runs_that_did_not_end_are_no_evidence():
     text = conclusion(runs(same=[FAILED, FAILED], third_of_rate=[OK, OK, ("stopped", None)]))
     assert "Held: third_of_rate (0 of 2 failed)." in text and "Failed: same (2 of 2)." in text
     text = conclusion(runs(same=[FAILED] * 2, third_of_rate=[OK] * 3, long=[OK]))
-    assert "0 of 1 is weak: the failed share may be up to .79" in text  # the arm of which least is known
+    assert "0 of 1 is weak: the failed share may be up to 0.79" in text  # the arm of which least is known
 
 
 def test_crashed_runs_are_no_evidence():

@@ -22,9 +22,9 @@ def test_the_alarm_says_what_was_seen_and_what_to_change():
 
 
 def test_a_verdict_tells_of_the_alarm():
-    assert verdict_after_alarm("ok: accuracy .794.", "a false alarm", 70, 200, 0.9449) == (
-        "ok: accuracy .794; a false alarm at step 70 of 200 (risk 0.94)."
+    assert verdict_after_alarm("ok: accuracy 0.794.", "a false alarm", 70, 200, 0.9449) == (
+        "ok: accuracy 0.794; a false alarm at step 70 of 200 (risk 0.94)."
     )
-    assert stopped_by_alarm("failed: accuracy .5.", 70, 200, 1.0) == (
-        "stopped by the alarm at step 70 of 200 (risk 1.00): censored, not failed; until then failed: accuracy .5."
+    assert stopped_by_alarm("failed: accuracy 0.5.", 70, 200, 1.0) == (
+        "stopped by the alarm at step 70 of 200 (risk 1.00): censored, not failed; until then failed: accuracy 0.5."
     )

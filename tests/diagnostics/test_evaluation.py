@@ -115,7 +115,7 @@ def test_one_output_for_two_classes(labels, sigmoid):
 
 def test_the_threshold_is_the_one_that_gives_the_reported_accuracy():
     labels = LABELS % 2
-    outputs = np.where(labels == 1, 0.9, 0.2) + np.where(np.arange(20) == 0, 3, 0)  # fitted by squared error: .5
+    outputs = np.where(labels == 1, 0.9, 0.2) + np.where(np.arange(20) == 0, 3, 0)  # fitted by squared error: 0.5
     assert (
         read(outputs, labels, {"eval_accuracy": (labels == (outputs > 0.5)).mean()}).classes == (outputs > 0.5)
     ).all()

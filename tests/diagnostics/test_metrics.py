@@ -62,7 +62,7 @@ def test_baselines_are_the_best_of_all_constants(labels):
 
 
 def test_the_f1_of_two_classes_is_that_of_the_positive_one():
-    labels = np.repeat([0, 1], [129, 279])  # MRPC's development set: always positive has an F1 of .812
+    labels = np.repeat([0, 1], [129, 279])  # MRPC's development set: always positive has an F1 of 0.812
     assert constant_score("f1", labels) == {"score": pytest.approx(2 * 279 / (408 + 279)), "constant": 1}
 
 

@@ -107,7 +107,7 @@ def test_factor_of_a_number_is_a_float_and_of_an_array_an_array():
 
 
 def test_share_of_the_steps_that_correction_leaves():
-    """Summed over the schedule of 10% warmup: .37 for RTE x 3 epochs (468 updates), .76 for RTE x 20 (3120)."""
+    """Summed over the schedule of 10% warmup: 0.37 for RTE x 3 epochs (468 updates), 0.76 for RTE x 20 (3120)."""
     for total, share in ((468, 0.37), (3120, 0.76)):
         t = np.arange(1, total + 1)
         warmup = int(0.1 * total)

@@ -14,15 +14,15 @@ from hf_stability.utils.text import apart, decimal, joined, loss_text, markdown_
 @pytest.mark.parametrize(
     ("value", "decimals", "text"),
     [
-        (0.5274, 3, ".527"),
-        (-0.0123, 3, "-.012"),
+        (0.5274, 3, "0.527"),
+        (-0.0123, 3, "-0.012"),
         (1.0, 3, "1.000"),
         (0.9996, 3, "1.000"),
         (-0.9996, 3, "-1.000"),
         (10.5, 2, "10.50"),
-        (-0.0001, 3, ".000"),
-        (-0.0, 3, ".000"),
-        (0.5, 1, ".5"),
+        (-0.0001, 3, "0.000"),
+        (-0.0, 3, "0.000"),
+        (0.5, 1, "0.5"),
         (2, 2, "2.00"),
         (math.inf, 3, "inf"),
         (-math.inf, 3, "-inf"),
@@ -35,8 +35,8 @@ def test_a_decimal_has_no_zero_before_the_point(value, decimals, text):
 
 
 def test_a_minus_before_zero_is_kept_on_demand():
-    assert decimal(-0.0001, minus_zero=True) == "-.000" and decimal(0.0001, minus_zero=True) == ".000"
-    assert decimal(-0.5, minus_zero=True) == "-.500"
+    assert decimal(-0.0001, minus_zero=True) == "-0.000" and decimal(0.0001, minus_zero=True) == "0.000"
+    assert decimal(-0.5, minus_zero=True) == "-0.500"
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 9))
@@ -47,15 +47,15 @@ def test_a_decimal_reads_back_as_the_rounded_number(value, decimals):
 
 
 def test_numbers_that_look_alike_get_more_decimals():
-    assert apart(0.5, 0.6) == [".500", ".600"]
-    assert apart(0.50020, 0.50010) == [".5002", ".5001"]
-    assert apart(0.5, 0.5) == apart(0.5, 0.5 + 1e-12) == [".500", ".500"]
-    assert apart(0.12345499999, 0.12345500001) == [".123", ".123"]  # the same to 9 decimals, though not to 5
-    assert apart(0.1, 0.1, 0.1004) == [".1000", ".1000", ".1004"]
-    assert apart(None, 0.5) == ["-", ".500"] and apart(None, None) == ["-", "-"]
-    assert apart(-0.0001, 0.0) == ["-.0001", ".0000"]
-    assert apart(-0.0001, 0.0, minus_zero=True) == ["-.000", ".000"]
-    assert apart(0.5, 0.5, decimals=1) == [".5", ".5"]
+    assert apart(0.5, 0.6) == ["0.500", "0.600"]
+    assert apart(0.50020, 0.50010) == ["0.5002", "0.5001"]
+    assert apart(0.5, 0.5) == apart(0.5, 0.5 + 1e-12) == ["0.500", "0.500"]
+    assert apart(0.12345499999, 0.12345500001) == ["0.123", "0.123"]  # the same to 9 decimals, though not to 5
+    assert apart(0.1, 0.1, 0.1004) == ["0.1000", "0.1000", "0.1004"]
+    assert apart(None, 0.5) == ["-", "0.500"] and apart(None, None) == ["-", "-"]
+    assert apart(-0.0001, 0.0) == ["-0.0001", "0.0000"]
+    assert apart(-0.0001, 0.0, minus_zero=True) == ["-0.000", "0.000"]
+    assert apart(0.5, 0.5, decimals=1) == ["0.5", "0.5"]
 
 
 @given(st.floats(-2, 2), st.floats(-1e-3, 1e-3))
@@ -67,19 +67,19 @@ def test_numbers_that_differ_to_nine_decimals_are_told_apart(value, step):
 
 
 def test_shares():
-    assert [share_text(share) for share in (0, 0.0, 0.004, 0.45, 0.996, 1)] == ["0", "0", ".00", ".45", "1.00", "1"]
+    assert [share_text(share) for share in (0, 0.0, 0.004, 0.45, 0.996, 1)] == ["0", "0", "0.00", "0.45", "1.00", "1"]
 
 
 def test_p_values():
     assert [p_text(p) for p in (0.0009, 0.001, 0.043, 0.5, 1.0)] == [
-        "p < .001", "p = .001", "p = .043", "p = .500", "p = 1.000",
+        "p < 0.001", "p = 0.001", "p = 0.043", "p = 0.500", "p = 1.000",
     ]  # fmt: skip
-    assert [p_text(p, 0.1) for p in (0.0009, 0.0996, 0.1, 1.0)] == ["p < .001", "p = .100", "p = .10", "p = 1.00"]
+    assert [p_text(p, 0.1) for p in (0.0009, 0.0996, 0.1, 1.0)] == ["p < 0.001", "p = 0.100", "p = 0.10", "p = 1.00"]
 
 
 def test_losses():
     assert [loss_text(loss) for loss in (14.19, 0.69, 0.095, 0.04, 3e-5, 0.0)] == [
-        "14.19", ".69", ".10", "0.04", "3e-05", "0",
+        "14.19", "0.69", "0.10", "0.04", "3e-05", "0",
     ]  # fmt: skip
 
 

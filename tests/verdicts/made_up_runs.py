@@ -33,7 +33,7 @@ def trace(*points, steps=STEPS):
 
 
 def norms_of(lower, upper=None, rng=None):
-    """(T, L): embeddings and layers 00-09 follow `lower`, layers 10-11 and pooler stand at .2, the classifier at 1."""
+    """(T, L): embeddings and layers 00-09 follow `lower`, layers 10-11 and pooler stand at 0.2, the classifier at 1."""
     norms = np.full((len(STEPS), len(LAYERS)), 0.2)
     norms[:, :11] = lower[:, None]
     norms[:, -1] = 1.0 if upper is None else upper

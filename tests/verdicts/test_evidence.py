@@ -80,7 +80,7 @@ def test_nan_that_the_trainers_filter_hides_is_divergence():
     assert verdict.status == "diverged" and verdict.evidence["first_nonfinite_step"] == 61
     assert verdict.sentence == (
         "diverged: NaN or Inf in train loss, first at step 61 of 188 (the Trainer's logging_nan_inf_filter hides it "
-        "from the log); accuracy .794 on 277 examples, above the constant's .527 (p < .001)."
+        "from the log); accuracy 0.794 on 277 examples, above the constant's 0.527 (p < 0.001)."
     )
     losses[:] = 0.6
     losses[5] = np.inf
@@ -152,10 +152,10 @@ def test_failed_generalisation_and_no_gradient_verdict_for_a_fitted_run():
     verdict = judge(eval_labels=RTE, eval_predictions=answers(RTE, 140), **run(end=0.001))
     assert verdict.evidence["failure"] == "failed generalisation" and "gradients" not in verdict.evidence
     assert verdict.sentence.endswith(
-        "train loss 0.001 is clearly below the label entropy (.69): failed generalisation."
+        "train loss 0.001 is clearly below the label entropy (0.69): failed generalisation."
     )
     between = judge(eval_labels=RTE, eval_predictions=answers(RTE, 140), **run(end=0.62))
-    assert "train loss .62 is little below the label entropy (.69); gradients of" in between.sentence
+    assert "train loss 0.62 is little below the label entropy (0.69); gradients of" in between.sentence
     assert "failure" not in between.evidence
 
 

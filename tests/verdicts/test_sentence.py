@@ -17,8 +17,8 @@ def test_the_whole_sentence_of_a_failed_run():
     verdict = judge(eval_labels=RTE, eval_predictions=np.zeros((277, 2)), label_names=RTE_NAMES, **run())
     first = verdict.evidence["gradients"]["first_step"]
     assert verdict.sentence == (
-        "failed: accuracy .527 on 277 examples is the constant's (.527, always 'entailment'); predicts one class "
-        "('entailment'); train loss .69 stayed at the label entropy (.69): failed optimisation; "
+        "failed: accuracy 0.527 on 277 examples is the constant's (0.527, always 'entailment'); predicts one class "
+        "('entailment'); train loss 0.69 stayed at the label entropy (0.69): failed optimisation; "
         f"gradients of embeddings and layers 00-09 vanished from step {first} on."
     )
     assert verdict.evidence["failure"] == "failed optimisation"
@@ -36,13 +36,13 @@ def test_clearly_above_the_constant():
     verdict = judge(
         eval_labels=RTE, eval_predictions=answers(RTE, 220), score=220 / 277, baseline=0.5, metric="accuracy"
     )
-    assert verdict.sentence == "ok: accuracy .794 on 277 examples, above the constant's .527 (p < .001)."
+    assert verdict.sentence == "ok: accuracy 0.794 on 277 examples, above the constant's 0.527 (p < 0.001)."
 
 
 def test_below_the_constant_with_two_classes_gives_the_test():
     verdict = judge(eval_labels=RTE, eval_predictions=answers(RTE, 140), score=0.1, metric="matthews")
-    assert "is below the constant's (.527, always class 0; exact McNemar p = " in verdict.sentence
-    assert verdict.sentence.endswith("; matthews .100.")
+    assert "is below the constant's (0.527, always class 0; exact McNemar p = " in verdict.sentence
+    assert verdict.sentence.endswith("; matthews 0.100.")
 
 
 def test_scores_that_look_alike_get_more_decimals():
@@ -50,7 +50,7 @@ def test_scores_that_look_alike_get_more_decimals():
     predictions = np.zeros(10000, int)
     predictions[-1] = 1
     sentence = judge(eval_labels=labels, eval_predictions=predictions).sentence
-    assert "accuracy .5002 on 10000 examples against .5001 (exact McNemar p = 1.00)" in sentence
+    assert "accuracy 0.5002 on 10000 examples against 0.5001 (exact McNemar p = 1.00)" in sentence
 
 
 def test_nearly_one_class_gives_its_share():
@@ -64,10 +64,10 @@ def test_nearly_one_class_gives_its_share():
 @pytest.mark.parametrize(
     ("score", "status", "text"),
     [
-        (0.0, "failed", "matthews .000 is the best constant's .000"),
-        (math.nan, "failed", "matthews .000 is the best constant's .000"),
-        (-0.1, "failed", "matthews -.100 is below the best constant's .000"),
-        (0.4, "ok", "matthews .400, above the best constant's .000"),
+        (0.0, "failed", "matthews 0.000 is the best constant's 0.000"),
+        (math.nan, "failed", "matthews 0.000 is the best constant's 0.000"),
+        (-0.1, "failed", "matthews -0.100 is below the best constant's 0.000"),
+        (0.4, "ok", "matthews 0.400, above the best constant's 0.000"),
     ],
 )
 def test_a_score_against_its_baseline(score, status, text):
@@ -80,13 +80,13 @@ def test_a_smaller_error_is_a_better_one():
     common = {"metric": "mse", "baseline": 0.12, "smaller_is_better": True}
     good, bad, equal = (judge(score=score, **common) for score in (0.05, 0.2, 0.12))
     assert [good.status, bad.status, equal.status] == ["ok", "failed", "failed"]
-    assert "mse .050, below the best constant's .120" in good.sentence
-    assert "mse .200 is above the best constant's .120" in bad.sentence and "is the best" in equal.sentence
+    assert "mse 0.050, below the best constant's 0.120" in good.sentence
+    assert "mse 0.200 is above the best constant's 0.120" in bad.sentence and "is the best" in equal.sentence
 
 
 def test_weights_in_half_precision_stand_first():
     verdict = judge(eval_labels=RTE, eval_predictions=answers(RTE, 220), half_precision="4 of 4 weights are float16.")
-    assert verdict.sentence.startswith("ok: 4 of 4 weights are float16; accuracy .794")
+    assert verdict.sentence.startswith("ok: 4 of 4 weights are float16; accuracy 0.794")
     assert verdict.evidence["half_precision"]
 
 

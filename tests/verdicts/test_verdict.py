@@ -42,12 +42,12 @@ def test_rte_at_either_constant_has_failed():
     majority = judge(eval_labels=RTE, eval_predictions=np.zeros(277, int), label_names=RTE_NAMES)
     assert majority.status == "failed" and majority.basis == "eval_accuracy"
     assert majority.sentence == (
-        "failed: accuracy .527 on 277 examples is the constant's (.527, always 'entailment'); "
+        "failed: accuracy 0.527 on 277 examples is the constant's (0.527, always 'entailment'); "
         "predicts one class ('entailment')."
     )
     wrong = judge(eval_labels=RTE, eval_predictions=np.ones(277, int), label_names=RTE_NAMES)
     assert wrong.sentence == (
-        "failed: accuracy .473 on 277 examples is below the constant's (.527, always 'entailment'); "
+        "failed: accuracy 0.473 on 277 examples is below the constant's (0.527, always 'entailment'); "
         "predicts one class ('not_entailment')."
     )
 
@@ -59,8 +59,8 @@ def test_mrpc_with_an_f1_below_always_positive_has_not_failed():
     baseline = best_constant_score(compute_glue, predictions, MRPC, 2, "f1")["score"]
     verdict = judge(eval_labels=MRPC, eval_predictions=predictions, score=f1, baseline=baseline, metric="eval_f1")
     assert verdict.sentence == (
-        "ok: accuracy .782 on 408 examples, above the constant's .684 (p = .008); "
-        "f1 .810 is below the best constant's .812, which by itself is no failure."
+        "ok: accuracy 0.782 on 408 examples, above the constant's 0.684 (p = 0.008); "
+        "f1 0.810 is below the best constant's 0.812, which by itself is no failure."
     )
 
 
@@ -69,7 +69,7 @@ def test_one_example_more_than_the_constant_is_ok_but_noise():
     verdict = judge(eval_labels=RTE, eval_predictions=predictions)
     assert verdict.status == "ok" and verdict.evidence["within_noise"]
     assert verdict.sentence.startswith(
-        "ok, but within sampling noise of the constant: accuracy .531 on 277 examples against .527 (exact McNemar p = "
+        "ok, but within sampling noise of the constant: accuracy 0.531 on 277 examples against 0.527 (exact McNemar p = "
     )
     assert judge(eval_labels=RTE, eval_predictions=answers(RTE, 146)).status == "failed"
 
@@ -93,7 +93,7 @@ def test_regression_by_r2():
         eval_labels=labels, eval_predictions=labels + 0.1, regression=True, score=0.9, baseline=0, metric="pearson"
     )
     assert good.status == "ok"
-    assert "better than always answering the mean; pearson .900, above the best constant's .000" in good.sentence
+    assert "better than always answering the mean; pearson 0.900, above the best constant's 0.000" in good.sentence
     wild = judge(eval_labels=labels, eval_predictions=labels * -1e200, regression=True)
     assert wild.status == "failed" and wild.evidence["r2"] is None
     json.dumps(wild.to_dict(), allow_nan=False)
@@ -111,7 +111,7 @@ def test_a_headline_metric_clears_a_run_whose_accuracy_equals_the_constants():
     verdict = judge(eval_labels=labels, eval_predictions=predicted, headline_lead=lead)
     assert verdict.evidence["accuracy"] == verdict.evidence["constant_accuracy"] == 0.93
     assert verdict.status == "ok" and verdict.evidence["paper_rule"] == "failed"
-    assert "f1 .667 is clearly above the best constant's .130" in verdict.sentence
+    assert "f1 0.667 is clearly above the best constant's 0.130" in verdict.sentence
     for not_clear in (None, {**lead, "low": -0.01}):
         assert judge(eval_labels=labels, eval_predictions=predicted, headline_lead=not_clear).status == "failed"
     predicted[:40] = 1  # its accuracy is clearly below
@@ -157,10 +157,10 @@ def test_training_alone_is_unknown_whatever_loss_and_gradients_say():
     verdict = judge(**run())
     assert (verdict.status, verdict.basis) == ("unknown", "training_only")
     assert verdict.sentence.startswith(
-        f"{NOTHING_ELSE}{LIKE_FAILED}; train loss .69 stayed at the label entropy (.69); gra"
+        f"{NOTHING_ELSE}{LIKE_FAILED}; train loss 0.69 stayed at the label entropy (0.69); gra"
     )
     good = judge(**run(end=0.1), train_predicted_counts=[5, 6])
-    assert good.sentence == f"{NOTHING_ELSE}; train loss .10 is clearly below the label entropy (.69)."
+    assert good.sentence == f"{NOTHING_ELSE}; train loss 0.10 is clearly below the label entropy (0.69)."
     assert judge(**run(end=0.6)).status == "unknown"
 
 
@@ -357,11 +357,11 @@ def test_the_room_needs_neither_torch_nor_a_trainer_to_be_imported(path):
 
 def test_a_run_that_others_ended_early_is_censored_unless_it_had_diverged():
     for status in ("ok", "failed"):
-        verdict = ended_early(Verdict(status, f"{status}: accuracy .512.", {"a": 1}, "eval_accuracy"), 25, 100)
+        verdict = ended_early(Verdict(status, f"{status}: accuracy 0.512.", {"a": 1}, "eval_accuracy"), 25, 100)
         assert verdict.status == "stopped early" and verdict.status in CENSORED and set(CENSORED) < set(STATUSES)
         assert (
             verdict.sentence
-            == f"stopped early at step 25 of 100: censored, not failed; until then {status}: accuracy .512."
+            == f"stopped early at step 25 of 100: censored, not failed; until then {status}: accuracy 0.512."
         )
         assert (verdict.evidence, verdict.basis) == ({"a": 1}, "eval_accuracy")
         assert Verdict.from_dict(verdict.to_dict()) == verdict

@@ -5,7 +5,7 @@
 | `clipping` | `clip_factor` | what clipping multiplies the gradient by |
 | `update_ratio` | `update_ratio/<layer>` | size of the step over the size of the weights |
 | `step_factor` | `step_factor` | what bias correction multiplies Adam's step by |
-| `pooler_saturation` | `pooler_saturation` | share of the pooler's tanh outputs beyond .99 |
+| `pooler_saturation` | `pooler_saturation` | share of the pooler's tanh outputs beyond 0.99 |
 | `prediction_entropy` | `prediction_entropy`, `one_class_share` | how sure, and how one-sided, the predictions are |
 | `distance` | `distance/<layer>` | how far the weights are from where training began |
 | `cls_variance` | `cls_variance` | how far the [CLS] states of different inputs differ |

@@ -1,4 +1,4 @@
-"""The diagnostic `pooler_saturation`: share of the pooler's tanh outputs beyond .99."""
+"""The diagnostic `pooler_saturation`: share of the pooler's tanh outputs beyond 0.99."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def saturated_share(outputs: Tensor, bound: float = SATURATED) -> Tensor:
 
 
 class PoolerSaturation(OutputProbe):
-    """`pooler_saturation`: share of the pooler's tanh outputs beyond .99, before its dropout; see [`saturated_share`].
+    """`pooler_saturation`: share of the pooler's tanh outputs beyond 0.99, before its dropout; see [`saturated_share`].
 
-        mean over the step's examples and the pooler's units of [|tanh| > .99]
+        mean over the step's examples and the pooler's units of [|tanh| > 0.99]
 
     A saturated unit passes no gradient on to the encoder. The tanh is that of BERT's and ALBERT's pooler (and of others
     of their make), or of the classification head of RoBERTa's kind (`dense`, then tanh). NaN for a model without one,
     as ELECTRA and DistilBERT.
 
-    Source: `tanh_saturation` in the code of Mosbach et al. (which looks behind the dropout, and takes .99 itself in).
+    Source: `tanh_saturation` in the code of Mosbach et al. (which looks behind the dropout, and takes 0.99 itself in).
     Cost: memory for examples x width numbers until the step; no pass over the parameters.
     """
 

@@ -24,7 +24,7 @@ def step_factor(step: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> Tenso
         step: `(...)` number of the update t, from 1, of a floating type.
         beta1, beta2: Adam's decay rates, in [0, 1).
     """
-    # 1 - beta^t = -expm1(t log beta): exact in float32 too, where 1 - .999 has lost four digits.
+    # 1 - beta^t = -expm1(t log beta): exact in float32 too, where 1 - 0.999 has lost four digits.
     log1, log2 = (math.log(beta) if beta > 0 else -math.inf for beta in (beta1, beta2))
     return torch.sqrt(-torch.expm1(step * log2)) / -torch.expm1(step * log1)
 

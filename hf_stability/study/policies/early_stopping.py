@@ -125,7 +125,7 @@ def look_score(run: RunRecord) -> float:
 
 
 def look_sentence(run: RunRecord) -> str:
-    """`accuracy .512 at step 25 of 100`."""
+    """`accuracy 0.512 at step 25 of 100`."""
     return f"{run.metric} {decimal(look_score(run))} at step {run.steps} of {run.planned_steps}"
 
 

@@ -25,7 +25,7 @@ from ...errors import InputError
 
 
 ROUNDING = 1e-9
-"""A budget that is missed by less than this, in runs, is met: `5 * .2 + 4 * .8` may be above 4.2."""
+"""A budget that is missed by less than this, in runs, is met: `5 * 0.2 + 4 * 0.8` may be above 4.2."""
 
 
 # ---- restarts -------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: n
     """Expected report score of plain restarts that cost `budget` runs; not a whole number, in general.
 
     Linear between the whole numbers of runs, where it is [`expected_maximum`] without replacement: 3.4 is 4 runs with
-    probability .4 and 3 otherwise, which costs 3.4 on average.
+    probability 0.4 and 3 otherwise, which costs 3.4 on average.
 
     Args:
         scores: (N,), what selects; larger is better.

@@ -121,7 +121,7 @@ def _smaller(values: Sequence[float | None]) -> int | None:
 
 
 def _shown(p: float) -> bool:
-    """Whether p, as it is printed, is below the level: one that reads .050 is not."""
+    """Whether p, as it is printed, is below the level: one that reads 0.050 is not."""
     return round(p, 3) < LEVEL
 
 

@@ -41,7 +41,7 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) 
         (count + z^2/2 -+ z sqrt(count (n - count) / n + z^2/4)) / (n + z^2)
 
     with z the normal's quantile at (1 + confidence) / 2, 1.96 for 95%. Unlike `share -+ z SE` it stays in [0, 1] and
-    has a width where nothing, or everything, was counted: 0 of 20 gives 0 to .161 (Wilson 1927, JASA 22, p. 209).
+    has a width where nothing, or everything, was counted: 0 of 20 gives 0 to 0.161 (Wilson 1927, JASA 22, p. 209).
 
     Args:
         count: (...), of n, for example failed runs; at least 0, at most n.
@@ -79,9 +79,9 @@ def audited_failed_share(
 
     The interval: Wilson's limits of s are put in its place, and of the lower (upper) count that this makes, Wilson's
     lower (upper) limit is taken. It lies within the outer limits of the bounds, is Wilson's own where nothing was
-    stopped, and is wide where few were audited: of one run that failed s is .21 to 1. Two 95% limits one upon the other
+    stopped, and is wide where few were audited: of one run that failed s is 0.21 to 1. Two 95% limits one upon the other
     cover more than 95% as a rule: with 20 runs and a fifth of the alarmed ones audited 99% (median over shares of all
-    sizes; a test computes it), and .88 at the lowest, where alarms and failures are both rare.
+    sizes; a test computes it), and 0.88 at the lowest, where alarms and failures are both rare.
     Runs that crashed are in no figure, so that audits that tend to crash would not be a random sample any more.
 
     Args:

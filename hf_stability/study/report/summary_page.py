@@ -103,7 +103,7 @@ def _apart(figures: Mapping[str, Any]) -> str:
 
 
 def failed_text(figures: Mapping[str, Any]) -> str:
-    """`0 (0-.16)`, `9 = .45 (.26-.66)`; `9` where runs were stopped; `-` where no run ended."""
+    """`0 (0-0.16)`, `9 = 0.45 (0.26-0.66)`; `9` where runs were stopped; `-` where no run ended."""
     if not figures["runs"]:
         return "-"
     if censored(figures):
@@ -113,7 +113,7 @@ def failed_text(figures: Mapping[str, Any]) -> str:
 
 
 def _bounds_cell(figures: Mapping[str, Any]) -> str:
-    """`.10-.35 (.03-.57)`; `-` where no run was stopped."""
+    """`0.10-0.35 (0.03-0.57)`; `-` where no run was stopped."""
     if not figures["stopped"]:
         return "-"
     keys = (*BOUNDS, "failed_share_if_all_heal_low", "failed_share_if_all_fail_high")
@@ -122,7 +122,7 @@ def _bounds_cell(figures: Mapping[str, Any]) -> str:
 
 
 def _audited_cell(figures: Mapping[str, Any]) -> str:
-    """`.28 (.07-.56), 1 of 2`; `-` where no run was stopped, or none audited."""
+    """`0.28 (0.07-0.56), 1 of 2`; `-` where no run was stopped, or none audited."""
     if not figures["stopped"] or not figures["audited"]:
         return "-"
     keys = ("failed_share_audited", "failed_share_audited_low", "failed_share_audited_high")
@@ -131,7 +131,7 @@ def _audited_cell(figures: Mapping[str, Any]) -> str:
 
 
 def _saved_cell(figures: Mapping[str, Any]) -> str:
-    """`570 = .15`; `-` where no run was stopped."""
+    """`570 = 0.15`; `-` where no run was stopped."""
     return f"{figures['saved_steps']} = {share_text(figures['saved_share'])}" if figures["stopped"] else "-"
 
 
@@ -228,7 +228,7 @@ def _evaluations(summary: Mapping[str, Any]) -> set[int]:
 
 
 def _best_sentence(figures: Mapping[str, Any], metric: str) -> str:
-    """`the best finished run is seed 3, accuracy .712; .695 on the second half, which did not select it.`"""
+    """`the best finished run is seed 3, accuracy 0.712; 0.695 on the second half, which did not select it.`"""
     best = figures["best_run"]
     text = f"the best finished run is seed {best['seed']}, {metric} {decimal(best['score'])}"
     if best["report"] is None:

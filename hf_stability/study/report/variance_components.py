@@ -250,7 +250,7 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
         scores: (I, J, r): initialisation seeds x data-order seeds x dropout replicates, I and J at least 2, r at least 1.
         rng: of the bootstrap.
         draws: bootstrap draws, at least 1. Default: 2000.
-        confidence: of the intervals, in (0, 1). Default: .95.
+        confidence: of the intervals, in (0, 1). Default: 0.95.
 
     Returns:
         The components, in the scores' unit squared.

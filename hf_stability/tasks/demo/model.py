@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from .grammar import WORDS
 
 
-# BERT's .02 is made for a hidden size of 768. At 64, twelve layers of such weights hardly change their input.
+# BERT's 0.02 is made for a hidden size of 768. At 64, twelve layers of such weights hardly change their input.
 INITIALIZER_RANGE = 0.05
 MAX_LENGTH = 64  # tokens; the longest pair has fewer than 50
 

@@ -140,8 +140,8 @@ def test_the_same_command_again_changes_nothing_and_another_policy_is_refused(ar
         (["--finish", "4"], "--finish 4: give --restarts and --look_at with it"),
         (["--restarts", "4", "--look_at", "1", "--finish", "2"], "--look_at 1.0: give a fraction of training"),
         (["--restarts", "4", "--look_at", "nan", "--finish", "2"], "--look_at nan: give a fraction of training"),
-        (["--restarts", "4", "--look_at", ".3", "--finish", "4"], "--finish 4: give 1 to 3, fewer than are started"),
-        (["--restarts", "1", "--look_at", ".3", "--finish", "1"], "--restarts 1: give 2 or more seeds"),
+        (["--restarts", "4", "--look_at", "0.3", "--finish", "4"], "--finish 4: give 1 to 3, fewer than are started"),
+        (["--restarts", "1", "--look_at", "0.3", "--finish", "1"], "--restarts 1: give 2 or more seeds"),
         ([*POLICY, "--seeds", "3", "7"], "--restarts 4: --seeds 3 7 are 2; give as many, or no --seeds"),
         ([*POLICY, "--two_way", "2", "2"], "--restarts 4 with --two_way: give one of them"),
         ([*POLICY, "--on_alarm", "stop"], "--on_alarm stop: not with --restarts"),
@@ -250,7 +250,9 @@ def test_of_equals_the_smaller_seeds_go_on_and_no_number_is_the_worst():
     looks = [look(4, 0.5), look(2, None), look(3, 0.7), look(1, 0.5), look(0, 0.9, "diverged")]
     assert [chosen_seeds(looks, number) for number in (1, 2, 3)] == [[3], [3, 1], [3, 1, 4]]
     assert chosen_seeds(looks, 5) == [3, 1, 4, 2, 0]
-    assert look_sentence(dataclasses.replace(look(1, 0.5), steps=2, planned_steps=8)) == "accuracy .500 at step 2 of 8"
+    assert (
+        look_sentence(dataclasses.replace(look(1, 0.5), steps=2, planned_steps=8)) == "accuracy 0.500 at step 2 of 8"
+    )
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_same_marks_each_time():
 def test_equal_scores_stand_apart_in_their_box(n):
     x = sideways(np.full(n, 0.473))
     assert (np.abs(x) <= 0.25).all()
-    assert n == 1 or np.diff(np.sort(x)).min() > 0.5 / n / 3  # evenly spread runs are .5 / n apart
+    assert n == 1 or np.diff(np.sort(x)).min() > 0.5 / n / 3  # evenly spread runs are 0.5 / n apart
 
 
 @given(st.text("abc_- .", max_size=60), st.integers(0, 30))

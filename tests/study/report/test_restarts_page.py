@@ -48,7 +48,7 @@ def test_both_halves_are_on_record_at_every_evaluation_and_the_first_counts(fini
         halves = [(entry["eval_first_accuracy"], entry["eval_second_accuracy"]) for entry in record["evaluations"]]
         assert (run.last, run.report) == halves[-1] and run.accuracy == run.last
         assert run.best == max(first for first, _ in halves) == record["best"]["eval_first_accuracy"]
-        assert f"accuracy {run.last:.3f}".replace("0.", ".") in run.sentence and "on 12 examples" in run.sentence
+        assert f"accuracy {run.last:.3f}" in run.sentence and "on 12 examples" in run.sentence
         with np.load(finished / "runs" / run.name / "predictions.npz") as saved:
             assert (saved["logits"].argmax(-1) == saved["labels"]).mean() == run.last
     (figures,) = json.loads((finished / "summary.json").read_text())["recipes"]

@@ -18,11 +18,11 @@ from tests.study.report.test_summary import NARROW, SPREAD, run, sentences, stud
 def test_a_recipe_that_nearly_always_fails_has_a_small_std_which_is_no_stability():
     failing, other = study("a", [0.473] * 19, [0.6]), study("b", [0.473] * 2, SPREAD)
     (text,) = sentences([*failing, *other])
-    assert text.startswith("a against b: failed 19 of 20 against 2 of 12 (Fisher's exact p < .001). ")
+    assert text.startswith("a against b: failed 19 of 20 against 2 of 12 (Fisher's exact p < 0.001). ")
     assert "b is the more stable of the two: it fails less often." in text
     assert "that of a is small because its runs fail, and is no stability." in text
     (text,) = sentences([*other, *failing])
-    assert text.startswith("b against a: failed 2 of 12 against 19 of 20 (Fisher's exact p < .001). b is the more")
+    assert text.startswith("b against a: failed 2 of 12 against 19 of 20 (Fisher's exact p < 0.001). b is the more")
     assert "that of a is small because its runs fail, and is no stability." in text
 
 
@@ -34,18 +34,18 @@ def test_where_few_runs_fail_the_smaller_std_has_another_cause():
 
 def test_the_larger_std_of_the_recipe_that_fails_more_needs_no_comment():
     (text,) = sentences([*study("a", [0.473] * 9, SPREAD), *study("b", [], NARROW)])
-    assert "b is the more stable of the two: it fails less often. Std, all runs: .114 against .001. Brown" in text
+    assert "b is the more stable of the two: it fails less often. Std, all runs: 0.114 against 0.001. Brown" in text
 
 
 def test_without_failed_runs_the_spreads_are_compared():
     spread, narrow = study("a", [], SPREAD), study("b", [], NARROW)
     f, p = levene(SPREAD, NARROW, center="median")
-    stds = [f"{statistics.stdev(scores):.3f}".lstrip("0") for scores in (SPREAD, NARROW)]
+    stds = [f"{statistics.stdev(scores):.3f}" for scores in (SPREAD, NARROW)]
     assert p < 0.001
     assert sentences([*spread, *narrow]) == [
         "a against b: failed 0 of 10 against 0 of 10 (Fisher's exact p = 1.000). "
         f"Std of the ok runs: {stds[0]} against {stds[1]}. "
-        f"Brown-Forsythe: F(1, 18) = {f:.2f}, p < .001 (n = 10 and 10). "
+        f"Brown-Forsythe: F(1, 18) = {f:.2f}, p < 0.001 (n = 10 and 10). "
         "b is the more stable of the two: no run failed, and its scores spread less."
     ]
     (text,) = sentences([*study("a", [], SPREAD), *study("b", [], [score + 0.1 for score in SPREAD[1:]])])
@@ -72,7 +72,7 @@ def test_of_equal_failed_shares_neither_is_better():
 
 def test_numbers_that_differ_are_not_printed_as_the_same():
     (text,) = sentences([*study("a", [], [0.5, 0.5001]), *study("b", [], [0.5, 0.5002])])
-    assert "Std of the ok runs: .0001 against .0001" not in text and ".00007 against .00014" in text
+    assert "Std of the ok runs: 0.0001 against 0.0001" not in text and "0.00007 against 0.00014" in text
 
 
 @pytest.mark.parametrize(

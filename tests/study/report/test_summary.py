@@ -66,7 +66,7 @@ def test_failed_diverged_and_crashed_runs_are_counted_each_where_it_belongs():
     assert figures["runs"] == 3 and figures["failed"] == 2 and figures["crashed"] == 1 and figures["scores"] == 2
     assert figures["failed_share"] == 2 / 3
     assert figures["mean"] == 0.625 and figures["median"] == 0.625 and figures["max"] == 0.75
-    assert figures["std"] == pytest.approx(math.sqrt(2) * 0.125)  # two scores .25 apart, ddof = 1
+    assert figures["std"] == pytest.approx(math.sqrt(2) * 0.125)  # two scores 0.25 apart, ddof = 1
     assert figures["std_ok"] is None  # of one
     assert figures["best_mean"] == 0.675 and figures["evaluations"] == [3]
 
@@ -77,7 +77,7 @@ def test_the_std_of_the_ok_runs_leaves_failed_and_diverged_runs_out():
     assert figures["std_ok"] == pytest.approx(math.sqrt(2) * 0.125)
     assert figures["std"] == pytest.approx(statistics.stdev([0.25, 0.5, 0.75, 0.125]))
     (row,) = table(summarize(runs))
-    assert row[STD_OK] == ".177" and row[STD] == ".277"
+    assert row[STD_OK] == "0.177" and row[STD] == "0.277"
 
 
 runs = st.lists(
@@ -180,7 +180,7 @@ def test_without_stopped_runs_the_bounds_are_the_failed_share():
 def test_where_no_run_was_audited_there_is_no_estimate():
     summary = summarize([run(1, 0.7), alarmed(2, "stopped")])
     assert summary["recipes"][0]["failed_share_audited"] is summary["recipes"][0]["failed_share_audited_high"] is None
-    assert [table(summary)[0][column] for column in STOPS] == ["1", "0-.50 (0-.91)", "-", "60 = .60"]
+    assert [table(summary)[0][column] for column in STOPS] == ["1", "0-0.50 (0-0.91)", "-", "60 = 0.60"]
 
 
 STOPS = [
@@ -198,13 +198,13 @@ def test_stopped_runs_have_columns_and_a_note_each_where_there_are_any():
     assert [a[column] for column in (FAILED, *STOPS)] == [
         "2",
         "4",
-        ".20-.60 (.06-.83)",
-        ".40 (.07-.81), 1 of 2",
-        "220 = .22",
+        "0.20-0.60 (0.06-0.83)",
+        "0.40 (0.07-0.81), 1 of 2",
+        "220 = 0.22",
     ]
-    assert [b[column] for column in (FAILED, *STOPS)] == ["1 = .33 (.06-.79)", "0", "-", "-", "-"]
+    assert [b[column] for column in (FAILED, *STOPS)] == ["1 = 0.33 (0.06-0.79)", "0", "-", "-", "-"]
     assert [a[column] for column in (STD_OK, STD, "accuracy: mean", "accuracy: median")] == ["-"] * 4
-    assert a["accuracy: max"] == ".750" and "-" not in [b[STD], b["accuracy: mean"]]
+    assert a["accuracy: max"] == "0.750" and "-" not in [b[STD], b["accuracy: mean"]]
     notes = [line for line in to_markdown(summary).splitlines() if line.startswith("- ")]
     starts = ("- Stopped runs", "- Bounds:", "- Audited estimate:", "- Saved:")
     assert [sum(note.startswith(start) for note in notes) for start in starts] == [1] * 4
@@ -215,7 +215,7 @@ def test_a_stopped_run_has_no_part_in_how_many_evaluations_there_are():
     runs = [*study("a", [], [0.5, 0.75], evaluations=3), alarmed(8, "stopped", evaluations=1)]
     summary = summarize([*runs, *study("b", [], [0.6, 0.7], evaluations=3)])
     assert summary["recipes"][0]["evaluations"] == [3]
-    assert [row["accuracy: mean of the best of 3 evaluations"] for row in table(summary)] == ["-", ".650"]
+    assert [row["accuracy: mean of the best of 3 evaluations"] for row in table(summary)] == ["-", "0.650"]
 
 
 def test_a_diverged_run_that_its_alarm_ended_counts_as_failed_and_in_no_number_of_evaluations():
@@ -230,7 +230,7 @@ def test_a_comparison_with_stopped_runs_has_bounds_and_no_test():
     other = study("b", [0.5] * 4, [0.7] * 6)
     comparison = summarize([*CENSORED, *other])["comparisons"][0]
     assert comparison["sentence"] == (
-        "a against b: failed share .20 to .60 (4 of 10 stopped; audited estimate .40) against .40 (0 of 10 stopped). "
+        "a against b: failed share 0.20 to 0.60 (4 of 10 stopped; audited estimate 0.40) against 0.40 (0 of 10 stopped). "
         "The bounds overlap: which of the two fails less often is open. "
         "Stopped runs are censored: neither failed shares nor spreads are tested."
     )
@@ -240,7 +240,7 @@ def test_a_comparison_with_stopped_runs_has_bounds_and_no_test():
     assert "Fisher" not in text and "Brown" not in text and "p = " not in text and "more stable" not in text
     (apart,) = sentences([*study("b", [0.5] * 9, [0.7]), *CENSORED])
     assert apart.startswith(
-        "b against a: failed share .90 (0 of 10 stopped) against .20 to .60 (4 of 10 stopped; audited"
+        "b against a: failed share 0.90 (0 of 10 stopped) against 0.20 to 0.60 (4 of 10 stopped; audited"
     )
     assert (
         "Whatever the stopped runs had done, a smaller share of a would have failed here; it may be chance." in apart
@@ -258,7 +258,7 @@ def test_recipes_without_stopped_runs_are_tested_beside_one_that_has_some():
 def test_a_recipe_of_stopped_runs_only_has_bounds():
     summary = summarize([alarmed(1, "stopped"), alarmed(2, "stopped"), run(1, None, "crashed", "b")])
     a, b = table(summary)
-    assert list(a.values()) == ["a", "2", "0", "2", "0-1 (0-1)", "-", "120 = .60", *"-----"]
+    assert list(a.values()) == ["a", "2", "0", "2", "0-1 (0-1)", "-", "120 = 0.60", *"-----"]
     assert list(b.values()) == ["b", "0 (+1 crashed)", "-", "0", *"--------"]
     assert summary["comparisons"][0]["sentence"] == "a against b: failed 0 of 2 against 0 of 0. Nothing to compare."
 
@@ -302,15 +302,16 @@ def test_runs_stopped_early_are_neither_failed_nor_ok_nor_stopped_by_an_alarm():
     (row,) = table(summary)
     assert (row["runs"], row[FAILED], row["stopped early"], row["budget, runs"]) == ("5", "1", "2", "3.50")
     assert "stopped" not in row and "Runs without a score" not in to_markdown(summary)
-    assert "a: the best finished run is seed 2, accuracy .700; .650 on the second half, which did not select it." in (
-        to_markdown(summary)
+    assert (
+        "a: the best finished run is seed 2, accuracy 0.700; 0.650 on the second half, which did not select it."
+        in (to_markdown(summary))
     )
 
 
 def test_without_a_reporting_half_it_is_said_that_the_best_is_too_high():
     text = to_markdown(summarize([early(1), whole(2, 0.7)]))
     assert (
-        "seed 2, accuracy .700, on the set that selected it (--validation_half both keeps a half for the report)"
+        "seed 2, accuracy 0.700, on the set that selected it (--validation_half both keeps a half for the report)"
         in text
     )
 

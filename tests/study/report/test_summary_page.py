@@ -20,11 +20,11 @@ from tests.study.report.test_summary import FAILED, FOUR, STD, STD_OK, run, stud
 @pytest.mark.parametrize(
     ("failed", "n", "cell"),
     [
-        (0, 20, "0 (0-.16)"),
-        (9, 20, "9 = .45 (.26-.66)"),
-        (20, 20, "20 = 1 (.84-1)"),
-        (1, 1, "1 = 1 (.21-1)"),
-        (1, 300, "1 = .00 (.00-.02)"),
+        (0, 20, "0 (0-0.16)"),
+        (9, 20, "9 = 0.45 (0.26-0.66)"),
+        (20, 20, "20 = 1 (0.84-1)"),
+        (1, 1, "1 = 1 (0.21-1)"),
+        (1, 300, "1 = 0.00 (0.00-0.02)"),
     ],
 )
 def test_the_failed_share_stands_with_its_interval(failed, n, cell):
@@ -52,15 +52,15 @@ def test_every_header_of_a_score_names_the_metric_in_the_runs_table_too(tmp_path
 
 def test_scores_have_three_decimals_and_no_zero_before_the_point():
     (row,) = table(summarize([run(1, -0.0123), run(2, 1.0), run(3, -0.0001)]))
-    assert (row["accuracy: mean"], row["accuracy: median"], row["accuracy: max"]) == (".329", ".000", "1.000")
-    assert table(summarize([run(1, -0.0123)]))[0]["accuracy: mean"] == "-.012"
+    assert (row["accuracy: mean"], row["accuracy: median"], row["accuracy: max"]) == ("0.329", "0.000", "1.000")
+    assert table(summarize([run(1, -0.0123)]))[0]["accuracy: mean"] == "-0.012"
 
 
 def test_the_best_has_a_column_only_among_equal_numbers_of_evaluations():
     best = "accuracy: mean of the best of 3 evaluations"
     a = study("a", [], [0.5, 0.75], best=0.8, evaluations=3)
     same = summarize([*a, *study("b", [], [0.5], best=0.7, evaluations=3), run(9, None, "crashed", "c")])
-    assert [row[best] for row in table(same)] == [".800", ".700", "-"]
+    assert [row[best] for row in table(same)] == ["0.800", "0.700", "-"]
     assert "best evaluation" not in to_markdown(same)
 
     for others, numbers in (
@@ -84,12 +84,12 @@ def test_one_run_has_a_score_and_no_std():
     assert row == {
         "recipe": "a",
         "runs": "1",
-        FAILED: "0 (0-.79)",
+        FAILED: "0 (0-0.79)",
         STD_OK: "-",
         STD: "-",
-        "accuracy: mean": ".500",
-        "accuracy: median": ".500",
-        "accuracy: max": ".500",
+        "accuracy: mean": "0.500",
+        "accuracy: median": "0.500",
+        "accuracy: max": "0.500",
     }
 
 

@@ -145,7 +145,7 @@ def test_the_mean_over_all_bootstrap_draws_is_the_estimate(shape):
     ],
 )
 def test_coverage_of_the_bootstrap_intervals(shape, variances, fails, low, high):
-    """About what COVERAGE_NOTE says of 95% intervals; 250 designs, 250 draws: the binomial's standard error is at most .03."""
+    """About what COVERAGE_NOTE says of 95% intervals; 250 designs, 250 draws: the binomial's standard error is at most 0.03."""
     generator = rng()
     designs = simulate(250, shape, variances, generator, bimodal(generator) if fails else None)
     drawn = np.array([bootstrap_components(design, generator, 250) for design in designs])

@@ -74,7 +74,7 @@ def test_label_balance(splits, name, shares):
     for split, rows in splits[name].items():
         for label, share in enumerate(shares):
             count = sum(row["label"] == label for row in rows)
-            assert count / len(rows) == pytest.approx(share, abs=0.05), split  # 1000 rows: standard error .016
+            assert count / len(rows) == pytest.approx(share, abs=0.05), split  # 1000 rows: standard error 0.016
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -112,12 +112,12 @@ def held_out_accuracy(features, splits: dict[str, list[dict]]) -> float:
     ids=["hypothesis", "premise", "both"],
 )
 def test_words_alone_do_not_tell_whether_a_hypothesis_follows(splits, features):
-    assert held_out_accuracy(features, splits["demo_pair"]) < 0.54  # chance .50, standard error .011
+    assert held_out_accuracy(features, splits["demo_pair"]) < 0.54  # chance 0.50, standard error 0.011
 
 
 def test_words_alone_hardly_tell_the_classes_of_the_intermediate_task_apart(splits):
     nli = {"train_full": splits["demo_nli"]["train"], "test": splits["demo_nli"]["test"]}
-    assert held_out_accuracy(lambda row: row["sentence2"], nli) < 0.40  # chance .33, standard error .011
+    assert held_out_accuracy(lambda row: row["sentence2"], nli) < 0.40  # chance 0.33, standard error 0.011
 
 
 def test_words_alone_hardly_tell_whether_a_sentence_is_acceptable(splits):
