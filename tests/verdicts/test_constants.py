@@ -41,7 +41,7 @@ def test_ignored_labels_do_not_count_and_wrong_ones_are_named():
     np.testing.assert_array_equal(constant_accuracy([0, 1, 1, -100], 2), [1 / 3, 2 / 3])
     with pytest.raises(InputError, match="label -1"):
         majority_accuracy([-1, -1])
-    with pytest.raises(InputError, match="label 3 is none of the classes 0..1"):
+    with pytest.raises(InputError, match="label 3: must be one of the classes 0..1"):
         constant_accuracy([0, 3], 2)
     with pytest.raises(InputError, match="whole numbers"):
         majority_accuracy([0.5, 1.0])
