@@ -347,11 +347,11 @@ def test_from_dict_reads_minor_versions_and_refuses_others():
     record = judge(weights_finite=True).to_dict()
     assert Verdict.from_dict({**record, "schema": f"{SCHEMA}.2", "later": 1}).schema == f"{SCHEMA}.2"
     for schema in ("hf_stability.verdict/2", "hf_stability.verdict/10", "hf_stability.steps/1", None):
-        with pytest.raises(InputError, match="cannot be read here"):
+        with pytest.raises(InputError, match=r"schema .*: this version reads only 'hf_stability.verdict/1'"):
             Verdict.from_dict({**record, "schema": schema})
-    with pytest.raises(InputError, match="lacks sentence, basis"):
+    with pytest.raises(InputError, match="without sentence, basis"):
         Verdict.from_dict({key: record[key] for key in ("schema", "status", "evidence")})
-    with pytest.raises(InputError, match="status 'fine' is none of ok, failed"):
+    with pytest.raises(InputError, match="status 'fine': must be one of ok, failed"):
         Verdict("fine", "")
     assert {"stopped", "crashed"} < set(STATUSES)
 
