@@ -116,11 +116,11 @@ def vanished_gradients(
     Returns:
         None if no layer vanished, else a dict of plain values:
 
-        - `lasting`: bool, whether gradients were still vanished at the end of training;
-        - `layers`: names, from the bottom up, of the layers that did not come back. If all came back: all that vanished;
-        - `since`: update step by layer;
-        - `first_step`, `last_step`: the smallest and the largest of these steps;
-        - `healed_step`: update step by which all were back; None if `lasting`.
+            - `lasting`: bool, whether gradients were still vanished at the end of training;
+            - `layers`: names, from the bottom up, of the layers that did not come back. If all came back: all that vanished;
+            - `since`: update step by layer;
+            - `first_step`, `last_step`: the smallest and the largest of these steps;
+            - `healed_step`: update step by which all were back; None if `lasting`.
     """
     steps, norms = check_norms(steps, layer_norms, layers)
     if 0 < warmup_steps < 1:

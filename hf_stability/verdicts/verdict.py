@@ -214,16 +214,16 @@ def judge(
     Returns:
         the verdict. Its evidence has the keys that are known for this run:
 
-        - on classes: `examples`, `accuracy`, `constant_accuracy`, `constant_class`, `mcnemar_p`, `within_noise`,
-          `predicted_class`, `predicted_share`, `one_class`;
-        - on values: `examples`, `r2`, `one_value`;
-        - on the headline metric: `metric`, `score`, `baseline`;
-        - on the training: `train_loss`, `constant_loss`, `optimisation` (`stuck`, `between`, `learned`, `fitted`),
-          `train_predicted_class`, `train_predicted_share`, `train_one_class`, `failure` (`failed optimisation`,
-          `failed generalisation`);
-        - on the gradients: `gradients` (see `vanished_gradients`). It is None if none vanished, and absent if they do not
-          count;
-        - on NaN and Inf: `nonfinite`, `first_nonfinite_step`, `nonfinite_losses`, `overflowed_norms`.
+            - on classes: `examples`, `accuracy`, `constant_accuracy`, `constant_class`, `mcnemar_p`, `within_noise`,
+              `predicted_class`, `predicted_share`, `one_class`;
+            - on values: `examples`, `r2`, `one_value`;
+            - on the headline metric: `metric`, `score`, `baseline`;
+            - on the training: `train_loss`, `constant_loss`, `optimisation` (`stuck`, `between`, `learned`, `fitted`),
+              `train_predicted_class`, `train_predicted_share`, `train_one_class`, `failure` (`failed optimisation`,
+              `failed generalisation`);
+            - on the gradients: `gradients` (see `vanished_gradients`). It is None if none vanished, and absent if they do not
+              count;
+            - on NaN and Inf: `nonfinite`, `first_nonfinite_step`, `nonfinite_losses`, `overflowed_norms`.
 
     Raises:
         InputError: there is nothing to judge by, or shapes do not fit.
