@@ -19,7 +19,7 @@ class ForwardHook:
     """A model's forward hook that a copy of the model does not take along: copied or pickled, it does nothing.
 
     Args:
-        recorder: the [`Recorder`][hf_stability.diagnostics.recorder.Recorder] that it tells of each forward pass; None: nobody.
+        recorder: the `Recorder` that it tells of each forward pass; None: nobody.
     """
 
     def __init__(self, recorder: Any = None):

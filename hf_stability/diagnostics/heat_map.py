@@ -15,7 +15,7 @@ HEAT_MAP = "gradients.png"
 
 
 class HeatMap(Sink):
-    """Draws [`plot_heat_map`][hf_stability.diagnostics.plots.plot_heat_map] into a file, and shows it to the sinks after it.
+    """Draws `plot_heat_map` into a file, and shows it to the sinks after it.
 
     Args:
         folder: where the run is kept.

@@ -26,7 +26,7 @@ def best_evaluation(
     """The evaluation with the best headline metric, the earliest of equals; empty where none has one.
 
     Args:
-        evaluations: see [`evaluations_of`].
+        evaluations: see `evaluations_of`.
         wanted: the headline metric's name, with or without `eval_`.
         first_set: where there are several evaluation sets, the name of the one that counts.
         smaller_is_better: of the wanted metric.

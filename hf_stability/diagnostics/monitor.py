@@ -43,7 +43,7 @@ class Monitor:
 
     Attributes:
         guard: where our own errors end.
-        recorder: the [`Recorder`][hf_stability.diagnostics.recorder.Recorder]; None without one.
+        recorder: the `Recorder`; None without one.
         evaluations: keeps the evaluation that counts.
         sinks: where the numbers go; none in all processes but the main one.
         alarm, stopped, verdict, constant: as the callback's.

@@ -41,7 +41,7 @@ def combine_statistics(parts: np.ndarray, width: int) -> np.ndarray:
     """Put the processes' statistics of each step together.
 
     Args:
-        parts: `(processes, steps, 1 + 2 * width + 2 * classes)`, as [`output_statistics`] makes them.
+        parts: `(processes, steps, 1 + 2 * width + 2 * classes)`, as `output_statistics` makes them.
 
     Returns:
         `(steps, 1 + 2 * classes)`: the standard deviation (ddof = 1) of an output over examples, mean over outputs;

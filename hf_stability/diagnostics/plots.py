@@ -32,10 +32,10 @@ STYLE = {"font.size": 9, "svg.hashsalt": "hf_stability"}
 def draw_heat_map(
     record: Mapping[str, Any], sentence: str = "", alarm_step: int | None = None, kind: str = ""
 ) -> bytes | None:
-    """[`plot_heat_map`] of a run as a PNG, the same bytes each time; None where no gradient norm was recorded.
+    """`plot_heat_map` of a run as a PNG, the same bytes each time; None where no gradient norm was recorded.
 
     Args:
-        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] gives it.
+        record: as `read_steps` gives it.
         sentence: the verdict's, above the plot.
         alarm_step: update step of the alarm, if there was one.
         kind: what kind of norms they are: before or after clipping.
@@ -105,7 +105,7 @@ def plot_heat_map(
 
 
 def color_limits(norms: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest norm of the colour scale, powers of ten; see [`plot_heat_map`]."""
+    """Lowest and highest norm of the colour scale, powers of ten; see `plot_heat_map`."""
     logs = np.log10(norms[np.isfinite(norms)])
     highest = math.ceil(logs.max(initial=math.log10(FLOOR)))
     lowest = math.floor(logs.min(initial=highest))

@@ -38,7 +38,7 @@ class Readings:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The rows so far, as arrays: see [`read_steps`]. In mid-training, a call for all processes together."""
+        """The rows so far, as arrays: see `read_steps`. In mid-training, a call for all processes together."""
         if self.recorder is None:
             raise RuntimeError("nothing is recorded yet: the callback's trainer has not trained")
         self.monitor.flush()

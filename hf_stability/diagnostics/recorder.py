@@ -55,8 +55,8 @@ class Recorder:
         checks_loss: whether to look if the loss is the model's own (see `own_loss`).
 
     Attributes:
-        record: the [`StepRecord`].
-        meter: the [`GradientMeter`]; None after training.
+        record: the `StepRecord`.
+        meter: the `GradientMeter`; None after training.
         saw_loss: whether the model has shown a loss; without one it returns none, which is no divergence.
         before_clipping: whether the last step's norms were taken before clipping.
         micro_batches: loss, logits and labels of the update step that is going on.

@@ -1,6 +1,6 @@
 """Sinks: where a run's numbers go as it trains. One file each: TensorBoard, the Trainer's other loggers, the files at the end.
 
-To add one: subclass [`Sink`], override the events it wants, and add a line to `Monitor._make_sinks`.
+To add one: subclass `Sink`, override the events it wants, and add a line to `Monitor._make_sinks`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Sink:
         """Numbers of an update step.
 
         Args:
-            values: tag -> number: a row of the record (see [`curves`][hf_stability.diagnostics.dashboard.curves]), or the
+            values: tag -> number: a row of the record (see `curves`), or the
                 early warning's risk.
             step: the update step. Rows come in blocks, each row once, the steps in order; of a long run at most 1000 rows.
         """
@@ -77,7 +77,7 @@ class Sinks:
     """All sinks of a training, in the order in which they get each event.
 
     Args:
-        sinks: each a [`Sink`].
+        sinks: each a `Sink`.
         guard: where their errors end.
         max_steps: update steps of the training.
         label_counts: `(classes,)` examples of each class in the record so far, a resumed run's.

@@ -22,7 +22,7 @@ EARLY_WARNING = "the early warning"
 
 
 class Watch:
-    """Looks at a run's record at the steps of [`check_steps`][hf_stability.diagnostics.early_warning.check_steps].
+    """Looks at a run's record at the steps of `check_steps`.
 
     Args:
         recorder: of the training.

@@ -69,7 +69,7 @@ def steps_per_epoch(args: Mapping[str, Any], examples: int, devices: int = 1) ->
 
 
 def planned_steps(args: Mapping[str, Any], examples: int, devices: int = 1) -> int:
-    """Update steps per run: `max_steps` if set, else `num_train_epochs` x [`steps_per_epoch`], rounded up."""
+    """Update steps per run: `max_steps` if set, else `num_train_epochs` x `steps_per_epoch`, rounded up."""
     if (args.get("max_steps") or -1) > 0:
         return args["max_steps"]
     return math.ceil(args.get("num_train_epochs", EPOCHS) * steps_per_epoch(args, examples, devices))

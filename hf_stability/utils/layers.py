@@ -37,7 +37,7 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """`(layer, name, parameter)` of every parameter, frozen ones too; layers as in [`layers_of`], names without wrappers."""
+    """`(layer, name, parameter)` of every parameter, frozen ones too; layers as in `layers_of`, names without wrappers."""
     model = unwrapped(model)
     stacks = _layer_stacks(model)
     prefix = getattr(model, "base_model_prefix", "")

@@ -36,9 +36,9 @@ def apart(*values: float | None, decimals: int = 3, minus_zero: bool = False) ->
     Numbers that are the same to `MOST_DECIMALS` stay at `decimals`.
 
     Args:
-        values: two numbers or more, as [`decimal`] takes them.
+        values: two numbers or more, as `decimal` takes them.
         decimals: the fewest.
-        minus_zero: as in [`decimal`].
+        minus_zero: as in `decimal`.
     """
 
     def texts(places: int) -> list[str]:
