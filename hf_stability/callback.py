@@ -43,10 +43,10 @@ class StabilityCallback(Readings, TrainerCallback):
 
     | file | content |
     | --- | --- |
-    | `steps.rec` | a row for each update step; read it with [`steps_frame`][hf_stability.steps_frame] |
+    | `steps.rec` | a row for each update step; read it with [`steps_frame`][hf_stability.diagnostics.step_record.steps_frame] |
     | `verdict.json` | the verdict, with its evidence |
     | `gradients.png` | heat map of the gradient norms, layers by update steps |
-    | `tensorboard/` | TensorBoard's event file, unless [`share_tensorboard`][hf_stability.StabilityCallback.share_tensorboard] was called |
+    | `tensorboard/` | TensorBoard's event file, unless [`share_tensorboard`][hf_stability.callback.StabilityCallback.share_tensorboard] was called |
 
     **The early warning** looks at the run every 5% of training, once the warmup is over. It raises at most one alarm per
     run. The alarm names the layer, the step, the figures, and what to change. The early warning covers single-label
@@ -61,7 +61,7 @@ class StabilityCallback(Readings, TrainerCallback):
 
     **Clipping.** On a stock Trainer a callback sees the gradients only after clipping. Steps that were clipped are marked
     in the column `clipped`. Vanishing gradients are below the limit, so clipping does not hide them.
-    [`StableTrainer`][hf_stability.StableTrainer] records the norms before clipping.
+    [`StableTrainer`][hf_stability.trainer.StableTrainer] records the norms before clipping.
 
     **Errors and cost.** An error in the callback never ends a training. The part that raised gives one warning and is
     off for the rest of the training. Rows stay on the device until the Trainer logs, evaluates or saves, or until there
@@ -88,14 +88,14 @@ class StabilityCallback(Readings, TrainerCallback):
         block_steps: write rows after this many update steps at the latest. A killed run loses at most these rows.
         diagnostics: names of additional columns for the record, or `"all"`: `clipping`, `update_ratio`, `step_factor`,
             `pooler_saturation`, `prediction_entropy`, `distance`, `cls_variance`. Default: `diagnostics` of
-            [`StableTrainingArguments`][hf_stability.StableTrainingArguments] if they are used, else none.
+            [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments] if they are used, else none.
         heat_map: whether to draw `gradients.png` at the end of training. This takes about half a second.
         on_alarm: what an alarm does. `"warn"` logs it. `"stop"` logs it and ends the training. `"none"` does neither. A
             function is called with the alarm and the Trainer's `control`, in every process with the same alarm; it may
             set `control.should_training_stop`. The alarm is recorded in any case. A stopped run is censored: its verdict
             is `stopped`, not `failed`. If checkpoints are saved at all, one is saved at the stop; a run resumed from it
             is finished and judged as usual. Default: `on_alarm` of
-            [`StableTrainingArguments`][hf_stability.StableTrainingArguments] if they are used, else `"warn"`.
+            [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments] if they are used, else `"warn"`.
         audited: with `on_alarm="stop"`, finish the run in spite of an alarm, to learn how often alarms are right.
 
     Attributes:
@@ -108,8 +108,9 @@ class StabilityCallback(Readings, TrainerCallback):
         constant (dict | None): the baseline, known after training: the `score` of the best constant prediction in the
             headline metric, and that `constant` itself, a class or a value. None if it is not known.
         evaluation (Evaluation): the last evaluation that counts.
-        record (dict): the rows so far, as arrays: see [`read_steps`][hf_stability.read_steps]. During training all
-            processes must read it together.
+        record (dict): the rows so far, as arrays: see
+            [`read_steps`][hf_stability.diagnostics.step_record.read_steps]. During training all processes must read it
+            together.
         recorder (Recorder | None): records the training. None without a training.
         meter (GradientMeter | None): measures the gradients. None without a training.
         guard (Guard): catches errors of the callback. `guard.off` names the parts that raised.
@@ -181,9 +182,9 @@ class StabilityCallback(Readings, TrainerCallback):
     def share_tensorboard(self, trainer: Trainer) -> None:
         """Write to the same event file as the Trainer's own TensorBoardCallback, if it has one (`report_to`).
 
-        Call this once, before `train()`. [`StableTrainer`][hf_stability.StableTrainer] calls it for you. Without it the
-        two callbacks write to two folders: two writers in one folder do not work, because TensorBoard follows only the
-        newer file.
+        Call this once, before `train()`. [`StableTrainer`][hf_stability.trainer.StableTrainer] calls it for you. Without
+        it the two callbacks write to two folders: two writers in one folder do not work, because TensorBoard follows
+        only the newer file.
 
         Args:
             trainer: the Trainer that has this callback.
@@ -204,7 +205,7 @@ class StabilityCallback(Readings, TrainerCallback):
 
         A logger is every callback with `on_log`, except the Trainer's own progress bars and printing. Call this once,
         before `train()`. It includes
-        [`share_tensorboard`][hf_stability.StabilityCallback.share_tensorboard].
+        [`share_tensorboard`][hf_stability.callback.StabilityCallback.share_tensorboard].
 
         Each logger is called as the Trainer calls it, with the row's own update step in the state. It gets the rows that
         TensorBoard gets, `alarm/risk` and `final/...`. The keys are TensorBoard's tags, with these differences:

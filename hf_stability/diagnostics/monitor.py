@@ -39,7 +39,7 @@ class Monitor:
     Events do nothing before `begin` and after `release`.
 
     Args:
-        callback: the [`StabilityCallback`][hf_stability.StabilityCallback]; it has the settings.
+        callback: the `StabilityCallback`; it has the settings.
 
     Attributes:
         guard: catches errors of the parts.

@@ -35,7 +35,7 @@ def draw_heat_map(
     """`plot_heat_map` of a run as a PNG, with the same bytes each time.
 
     Args:
-        record: as [`read_steps`][hf_stability.read_steps] returns it.
+        record: as `read_steps` returns it.
         sentence: the verdict's sentence, shown above the plot.
         alarm_step: update step of the alarm. None without an alarm.
         kind: for the colour bar: `before clipping` or `after clipping`.

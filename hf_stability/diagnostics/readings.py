@@ -16,7 +16,7 @@ def _reading(path: str, doc: str) -> property:
 
 
 class Readings:
-    """Reads a callback's monitor. [`StabilityCallback`][hf_stability.StabilityCallback] documents the public values.
+    """Reads a callback's monitor. `StabilityCallback` documents the public values.
 
     Attributes:
         monitor: the training's monitor. Empty before the first training.
@@ -36,7 +36,7 @@ class Readings:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The rows so far, as arrays: see [`read_steps`][hf_stability.read_steps].
+        """The rows so far, as arrays: see `read_steps`.
 
         During training all processes must read it together.
 

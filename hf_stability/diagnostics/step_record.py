@@ -216,7 +216,7 @@ class StepRecord:
         return np.concatenate(self.blocks) if self.blocks else np.zeros((0, len(self.file_columns)), "<f4")
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as [`read_steps`][hf_stability.read_steps] returns it."""
+        """The record as `read_steps` returns it."""
         return as_dict(self.file_columns, self.rows(), self.info)
 
 
@@ -281,7 +281,8 @@ def steps_frame(path: str | os.PathLike) -> pandas.DataFrame:
     `frame.attrs["mosbach2021/seed-001"]`.
 
     Args:
-        path: the record's file, the run's folder as for [`read_steps`][hf_stability.read_steps], or a study's folder.
+        path: the record's file, the run's folder as for
+            [`read_steps`][hf_stability.diagnostics.step_record.read_steps], or a study's folder.
 
     Returns:
         the frame.
@@ -343,7 +344,7 @@ def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments that `judge` takes from a record. For your own training loop.
 
     Args:
-        record: as [`read_steps`][hf_stability.read_steps] returns it. `warmup_steps` and `total_steps` come from its
+        record: as `read_steps` returns it. `warmup_steps` and `total_steps` come from its
             `info`; they are None if the record does not have them.
 
     Returns:
@@ -397,7 +398,7 @@ def read_rows(path: Path) -> tuple[dict, np.ndarray]:
 
 
 def as_dict(columns: list[str], rows: np.ndarray, info: dict) -> dict[str, Any]:
-    """The record as [`read_steps`][hf_stability.read_steps] returns it."""
+    """The record as `read_steps` returns it."""
 
     def stacked(prefix: str) -> np.ndarray:
         return rows[:, [i for i, column in enumerate(columns) if column.startswith(prefix)]]

@@ -80,11 +80,11 @@ def respond(
 
     Args:
         alarm: the alarm, just raised.
-        on_alarm: see [`StabilityCallback`][hf_stability.StabilityCallback].
+        on_alarm: see `StabilityCallback`.
         control: the Trainer's control, through which training is stopped and a checkpoint saved.
         args: the training arguments.
         state: the Trainer's state.
-        audited: see [`StabilityCallback`][hf_stability.StabilityCallback].
+        audited: see `StabilityCallback`.
 
     Returns:
         whether the response ended the training.
