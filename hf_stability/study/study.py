@@ -13,8 +13,9 @@ from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at
 from .progress import Progress
 from .records import RunRecord, read_run
+from .report.printed import printed_summary
 from .report.summary import summarize
-from .report.summary_page import to_markdown, write_summary
+from .report.summary_page import write_summary
 
 
 def run_jobs(
@@ -107,7 +108,7 @@ def run_jobs(
         return []
     summary = _write_tables(folder, jobs, runs)
     if not quiet:
-        progress.say(to_markdown(summary))
+        progress.say(f"\n{printed_summary(summary, folder)}")
     return [runs[job.name] for job in jobs]
 
 

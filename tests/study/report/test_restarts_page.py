@@ -54,7 +54,7 @@ def test_both_halves_are_on_record_at_every_evaluation_and_the_first_counts(fini
     (figures,) = json.loads((finished / "summary.json").read_text())["recipes"]
     assert figures["report_mean"] == pytest.approx(np.mean([halves_of(finished, k)[1] for k in range(1, 5)]))
     text = (finished / "summary.md").read_text()
-    assert "accuracy: mean on the second half" in text and "Scores and verdicts are of the first half" in text
+    assert "accuracy: mean on the second half" in text and "Scores and verdicts come from the first half" in text
 
 
 def halves_of(folder, seed):
