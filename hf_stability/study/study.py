@@ -75,8 +75,8 @@ def run_jobs(
     with Progress(missing, len(done), quiet or not main, say) as progress:
         if without_model:
             progress.say(
-                f"--keep_model last: {len(without_model)} of the finished runs have no model, {without_model[0].name} for "
-                "one; delete their folders to run them again"
+                f"--keep_model last: {len(without_model)} of the finished runs have no model, for example "
+                f"{without_model[0].name}; delete their folders to run them again"
             )
 
         def listen(event: Event) -> None:
@@ -185,7 +185,7 @@ def missing_stages(
             continue
         stage = by_id.get(job.stages[-1])
         if stage is None:
-            raise InputError(f"{job.name} starts from stage {job.stages[-1]}, which is not among the stages")
+            raise InputError(f"{job.name} starts from stage {job.stages[-1]}, but no such stage is planned")
         run = read_run(run_folder(folder, stage))
         if run is not None and (run.status != "ok" or (encoder_folder(folder, stage) / "config.json").is_file()):
             found[stage.id] = (stage, run)
@@ -199,10 +199,10 @@ def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = 
     """What became of a stage, and the way out."""
     path = run_folder(folder, stage)
     if run is None:
-        return f"stage {stage.name} crashed: {error}: see {path / 'error.txt'}; the same command trains it again"
+        return f"stage {stage.name} crashed: {error}. See {path / 'error.txt'}; rerun the command to train it again"
     return (
         f"stage {stage.name}: {run.sentence}\nNothing was started from it. Give this stage another seed or other args in "
-        f"the recipe; or, to start from it all the same, --model_name_or_path {path / 'encoder'} to a study of its own"
+        f"the recipe. To start from it anyway, run a new study with --model_name_or_path {path / 'encoder'}"
     )
 
 

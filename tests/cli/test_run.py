@@ -320,7 +320,7 @@ BAD = {
     "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer there"),
     "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
     "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
-    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights do not load"),
+    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights cannot be loaded"),
     # data
     "no data": (["--train_file", ""], "--train_file"),
     "unknown task": (["--task_name", "rtee"], "--task_name rtee"),
@@ -358,11 +358,11 @@ BAD = {
     # the study
     "no seed": (["--seeds", "0"], "--seeds 0: no run"),
     "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),
-    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is there twice"),
+    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is given twice"),
     "no seeds after the flag": (["--seeds"], "--seeds", "expected at least one argument"),
-    "the Trainer's seed": (["--seed", "3"], "--seed 3: not in a study: give --seeds"),
-    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not in a study"),
-    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not in a study"),
+    "the Trainer's seed": (["--seed", "3"], "--seed 3: not allowed in a study: give --seeds"),
+    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not allowed in a study"),
+    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not allowed in a study"),
     "no threads": (["--threads_per_run", "0"], "--threads_per_run 0"),
     "fewer workers than none": (["--workers", "-1"], "--workers -1"),
     "a run's folder is a file": (
