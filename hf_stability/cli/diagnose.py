@@ -1,4 +1,4 @@
-"""`hf-stability diagnose`: what went wrong in one failed run."""
+"""`hf-stability diagnose`: find out why one run failed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from .parser import Texts, parse, study_parser, take
 TEXTS = Texts(
     """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
        [--memorize] [--json FILE] [any argument of the Trainer]""",
-    """Look at ONE run that failed: every known cause, in order of likelihood, with its remedy and the flags to
-use. Nothing is written but --json's file, and nothing is trained without --memorize. docs/my_run_failed.md explains
-each line.""",
+    """Find out why ONE run failed. Prints the likely causes, most likely first, each with its remedy and the flags to use.
+Trains nothing without --memorize; writes nothing without --json. docs/my_run_failed.md explains each line.""",
     """
 PATH is one of
-  a trainer_state.json, or a checkpoint or output folder of any Trainer; a steps.rec of StabilityCallback;
-  a run's folder in a study, results/rte/runs/devlin2019/seed-003, which says its model and data itself.
-What lies beside it is read too. More flags let it look at more; training flags say what the files do not.
+  an output folder or checkpoint of any Trainer, or its trainer_state.json;
+  a steps.rec of StabilityCallback;
+  a run's folder in a study, such as results/rte/runs/devlin2019/seed-003. It records its model and data itself.
+The files beside PATH are read too. Give model and data to have them checked as well. Give training flags that the
+files do not record.
 
 examples:
   hf-stability diagnose output/checkpoint-500
   hf-stability diagnose output --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv
   hf-stability diagnose results/rte/runs/devlin2019/seed-003 --memorize
 
-From Python, with a live Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
-Then: hf-stability rescue --help
+In Python, with your Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
+Next step: hf-stability rescue --help
 """,
 )
 
@@ -41,10 +42,10 @@ SHOWN = (
     "memorize", "memorize_rate", "json", "learning_rate", "warmup_steps", "optim",
     "bf16", "fp16", "use_cpu",
 )  # fmt: skip
-"""The flags that --help shows."""
+"""The flags that `--help` shows."""
 
 CUTS = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
-"""Flags of data that are refused here."""
+"""Flags that shorten or pad the data. They are refused here: diagnose reads whole sets."""
 
 
 @dataclass
@@ -54,22 +55,23 @@ class DiagnoseArguments:
     memorize: bool = field(
         default=False,
         metadata={
-            "help": "Train the model on 32 of the examples, up to 300 update steps. A model that cannot learn them by heart "
-            "has a bug (labels, tokenizer, frozen weights); one that can may be unstable."
+            "help": "Train the model on 32 training examples, for up to 300 update steps. If it cannot learn them by heart, "
+            "there is a bug (labels, tokenizer, frozen weights). If it can, the training may be unstable."
         },
     )
     memorize_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Its learning rate. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
-            "adapters 10 times that."
+            "help": "Learning rate of --memorize. Default: 5e-5 x 768 / hidden size; 10 times that with adapters."
         },
     )
-    json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})
+    json: str | None = field(
+        default=None, metadata={"help": "Also write the diagnosis with its figures to this file."}
+    )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Look at one run, and print what was found."""
+    """Diagnose one run and print the findings."""
     hidden = dict.fromkeys(CUTS, argparse.SUPPRESS)
     known = study_parser(argv, {"diagnose": (DiagnoseArguments,)}, TEXTS, SHOWN, hidden)
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
@@ -77,15 +79,15 @@ def main(argv: Sequence[str]) -> int:
     path = given.pop("path", None)
     if path is None:
         raise InputError(
-            "diagnose: give the run's path first (a trainer_state.json, a steps.rec, or its folder); see --help"
+            "diagnose: give the run's path first: its output folder, trainer_state.json or steps.rec; see diagnose --help"
         )
     for name in CUTS:
         if name in given:
-            raise InputError(f"--{name} {given[name]}: not for diagnose, which looks at whole sets; leave it out")
+            raise InputError(f"--{name} {given[name]}: diagnose reads whole data sets; leave this flag out")
     model, data, own = (take(given, cls) for cls in (ModelArguments, DataArguments, DiagnoseArguments))
     target = Path(own.json) if own.json else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
-        raise InputError(f"--json {target}: no file can be written there; give another")
+        raise InputError(f"--json {target}: cannot write a file there; give a file in an existing folder")
     found = diagnosis.diagnose(
         path,
         model_name_or_path=model.model_name_or_path,
