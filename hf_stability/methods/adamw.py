@@ -239,9 +239,9 @@ class BiasCorrection(Method):
         the step, here before it. See `hf_stability.AdamW`, which also works without a Trainer.
 
     Measured here:
-        At the learning rate where half of the runs fail, switching the correction on ended the failures (n = 20 per arm).
-        So did a learning rate that is lower by the correction's mean factor. Training for 20 epochs without the correction
-        ended them too. See [the demo](demo.md).
+        On `demo_pair` at learning rate 2.5e-4, 11 of 20 runs of `devlin2019` failed, and none of 20 with the correction on and
+        all else equal (Fisher's exact test, p < 0.001 after Holm's correction). None of 20 failed either with a learning rate
+        lower by the correction's mean factor, or with 20 epochs and no correction. See [the demo](demo.md).
     """
 
     Arguments = BiasCorrectionArguments
