@@ -32,9 +32,6 @@ defaults."""
 ALWAYS_SAID = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
 """Always named: bundled tasks have other defaults, and the reader wants to see these values."""
 
-SECRETS = ("hub_token", "push_to_hub_token")
-"""Arguments that no command repeats."""
-
 NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics")
 """A study's arguments that a rescue leaves out: all its runs must finish, at full speed."""
 
@@ -84,9 +81,7 @@ def _arguments_of_job(job: Job) -> dict[str, Any]:
     flags: dict[str, Any] = {"recipe": job.recipe} if packaged else {}
     for name, value in job.args.items():
         source = job.sources.get(name)
-        if name not in (*NOT_A_RESCUES, *SECRETS) and (
-            source == f"--{name}" or not (packaged or source == "study default")
-        ):
+        if name not in NOT_A_RESCUES and (source == f"--{name}" or not (packaged or source == "study default")):
             flags[name] = value
     if job.processes > 1 and not job.args.get("total_train_batch_size"):  # the rescue may have fewer processes
         flags.pop("per_device_train_batch_size", None)
