@@ -1,4 +1,4 @@
-"""What a model and its adapters tell: layers, frozen parts, the tokenizer's class."""
+"""The checks' values on a model and its adapters: layers, frozen parts, the tokenizer's class."""
 
 from __future__ import annotations
 
