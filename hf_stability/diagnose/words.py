@@ -278,7 +278,7 @@ WORDS: dict[str, Words] = {
             "model's tokenizer?",
             "special token": "{token} is token {found} in the tokenizer, but {expected} in the model.",
             "another class": "The tokenizer is a {tokenizer_class}, but this model goes with a {expected_class}.",
-            "unknown tokens": "{unknown_share:.0%} of the data's tokens are unknown to the tokenizer.",
+            "unknown tokens": "{unknown_share:.0%} of the data's tokens are unknown to the tokenizer, so the model cannot read them.",
         },
         in_order=_tokenizer_fits,
         remedy="Load tokenizer and model from the same place: AutoTokenizer.from_pretrained with the model's own name. "
@@ -289,7 +289,7 @@ WORDS: dict[str, Words] = {
     "new weights": Words(
         faults={
             "new encoder": "{number} weights of the encoder are not in the pretrained files and were drawn at random "
-            "({first} ...)."
+            "({first} ...). This part of the pretraining is lost."
         },
         in_order=_only_the_head_is_new,
         remedy="Load the files into the model class that saved them. Compare the names in the files with the model's: "
@@ -397,7 +397,9 @@ WORDS: dict[str, Words] = {
         needs="--learning_rate, with an AdamW",
     ),
     "update steps": Words(
-        faults={"few": "The run has {total_steps} update steps, fewer than {few}."},
+        faults={
+            "few": "The run has {total_steps} update steps, fewer than {few}. Short runs on small data are less stable."
+        },
         in_order="The run has {total_steps} update steps.",
         remedy="Train longer. The paper's baseline trains for 20 epochs. With the full data's number of steps, 1000 examples "
         "were nearly as stable as the full data.",
@@ -406,7 +408,7 @@ WORDS: dict[str, Words] = {
     ),
     "warmup": Words(
         faults={
-            "none": "There is no warmup.",
+            "none": "There is no warmup. Adam's first steps are its least certain ones.",
             "short": "Warmup is {warmup_steps} of {total_steps} update steps ({share:.0%}), which is short.",
         },
         in_order="Warmup is {warmup_steps} of {total_steps} update steps ({share:.0%}).",
@@ -416,7 +418,9 @@ WORDS: dict[str, Words] = {
     ),
     "class shares": Words(
         faults={
-            "one class dominates": lambda values: f"One class dominates. {_class_shares(values)}",
+            "one class dominates": lambda values: (
+                f"One class dominates, so accuracy tells little. {_class_shares(values)}"
+            ),
             "train and dev differ": lambda values: (
                 f"The classes' shares differ by up to {values['largest_difference']:.0%} between train and dev. "
                 f"{_majority_baseline(values)}"

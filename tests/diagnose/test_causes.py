@@ -111,7 +111,7 @@ CASES = {
         "class shares",
         {"train_labels": labels(190, 10), "dev_labels": labels(95, 5), "train_names": ("rare", "odd")},
         "possible",
-        "One class dominates. The largest class has 95% of train and 95% of dev. The majority-class baseline on dev, always "
+        "One class dominates, so accuracy tells little. The largest class has 95% of train and 95% of dev. The majority-class baseline on dev, always "
         "'rare', has an accuracy of 0.950",
     ),
     "shares differ": (
