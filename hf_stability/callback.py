@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from .diagnostics.early_warning import Alarm
@@ -153,7 +153,7 @@ class StabilityCallback(Readings, TrainerCallback):
         if self.recorder is not None:
             self.recorder.observe_gradients(layer_norms, total, before_clipping)
 
-    def share_tensorboard(self, trainer) -> None:
+    def share_tensorboard(self, trainer: Trainer) -> None:
         """Write to the same event file as the Trainer's own TensorBoardCallback, where it has one (`report_to`).
 
         On a stock Trainer call this once, before `train()`; [`StabilityMixin`] calls it. Two writers must not write to one
@@ -163,7 +163,7 @@ class StabilityCallback(Readings, TrainerCallback):
         self.trainers_tensorboard = found[0] if found else None
         move_to_end(trainer, found)  # it closes the file that the verdict goes to
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Send the numbers to the Trainer's other loggers, too: every callback that takes logs (`on_log`), but the Trainer's
         own progress bars and printing. Call it once, before `train()`; [`share_tensorboard`] is done with it.
 
@@ -192,43 +192,78 @@ class StabilityCallback(Readings, TrainerCallback):
 
     # ---- the Trainer's events ------------------------------------------------------------------------------------------
 
-    def on_train_begin(self, args, state, control, model=None, optimizer=None, train_dataloader=None, **kwargs):
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
         self.release()  # an earlier training's, where that was interrupted
         self.monitor, self.stopped_early = Monitor(self), False
         self.monitor.begin(args, state, model, optimizer, train_dataloader)
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.monitor.begin_epoch()
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.monitor.begin_step()
 
-    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         self.monitor.before_step(optimizer, state.global_step + 1)
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.monitor.after_step()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.monitor.end_step(state.global_step, control)
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.monitor.flush()
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size == 1:
             self.monitor.flush()
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size == 1:
             self.monitor.flush()
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if args.world_size == 1:
             self.monitor.flush()
         self.monitor.evaluated(metrics or {}, state.global_step)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         verdict = self.monitor.end(control)
         if verdict is not None:
             self.verdicts.append(verdict)

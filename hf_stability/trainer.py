@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_
-from transformers import Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import IntervalStrategy
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from .callback import StabilityCallback
 from .diagnostics.history import best_evaluation, evaluations_of
@@ -22,8 +23,13 @@ from .utils.optimizers import inner_optimizer
 
 logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:  # a type checker sees the Trainer that it is mixed into
+    _Trainer = Trainer
+else:
+    _Trainer = object
 
-class StabilityMixin:
+
+class StabilityMixin(_Trainer):
     """What makes a Trainer a [`StableTrainer`]; put it before any subclass: `class Mine(StabilityMixin, Seq2SeqTrainer)`. Where
     this has training arguments of its own, do the same with them, as a dataclass: `class MyArguments(StableTrainingArguments,
     Seq2SeqTrainingArguments)`.
@@ -48,7 +54,7 @@ class StabilityMixin:
         methods: objects of your own subclasses of [`Method`][hf_stability.methods.base.Method], with their settings.
     """
 
-    def __init__(self, *args, methods: Sequence[Method] = (), **kwargs):
+    def __init__(self, *args: Any, methods: Sequence[Method] = (), **kwargs: Any) -> None:
         self._passed_methods = methods if isinstance(methods, (list, tuple)) else [methods]
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
@@ -66,7 +72,7 @@ class StabilityMixin:
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
-    def _prepare_model(self, model, seed: int | None = None) -> None:
+    def _prepare_model(self, model: Any, seed: int | None = None) -> None:
         """What methods do to a model before its training, while it has its pretrained weights."""
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)
@@ -74,7 +80,7 @@ class StabilityMixin:
         if getattr(self, "_begins_training", False):
             self.methods.begin_training(model)
 
-    def call_model_init(self, trial=None):
+    def call_model_init(self, trial: Any = None) -> Any:
         if getattr(self.args, "seed_streams", False):
             set_seed(self.args.init_seed)
         model = super().call_model_init(trial)
@@ -82,7 +88,7 @@ class StabilityMixin:
             self._prepare_model(model)  # goes on in the stream that the head was drawn from
         return model
 
-    def _hp_search_setup(self, trial) -> None:
+    def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)
         if trial is not None and self.model_init is not None:
             check_methods(vars(self.args), methods_of(self.args))
@@ -90,20 +96,20 @@ class StabilityMixin:
             self.stability.adds_loss_terms = self.methods.change_loss
 
     @classmethod
-    def get_optimizer_cls_and_kwargs(cls, args, model=None) -> tuple[Any, dict[str, Any]]:
+    def get_optimizer_cls_and_kwargs(cls, args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
         optimizer_cls, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
         for method in make_methods(args):
             if method.is_on:
                 optimizer_cls, kwargs = method.change_optimizer(optimizer_cls, kwargs, args)
         return optimizer_cls, kwargs
 
-    def create_optimizer(self, *args, **kwargs):
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         self.methods.make_optimizer()
         optimizer = super().create_optimizer(*args, **kwargs)
         self.methods.attach_to_optimizer(inner_optimizer(optimizer))  # a second training's has accelerate's wrapper
         return optimizer
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         passed_in = self.lr_scheduler is not None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = self.methods.change_scheduler(scheduler, passed_in)
@@ -111,7 +117,9 @@ class StabilityMixin:
 
     # ---- the batch's loss --------------------------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         labels = inputs.get("labels")
         if model.training and self.methods.change_loss:
             result = self._loss_of_methods(model, inputs, num_items_in_batch)
@@ -126,13 +134,15 @@ class StabilityMixin:
             share = share / self.args.n_gpu  # DataParallel: the Trainer has multiplied by it, and takes the mean later
         return (result[0] * share, result[1]) if return_outputs else result * share
 
-    def _loss_of_methods(self, model, inputs, num_items_in_batch) -> tuple[torch.Tensor, Any]:
+    def _loss_of_methods(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any
+    ) -> tuple[torch.Tensor, Any]:
         """The batch's loss with the terms of the methods, and the outputs."""
         of_processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs
         scale = of_processes if scaled else 1  # what the Trainer multiplies a loss by
 
-        def compute_loss(batch):
+        def compute_loss(batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
             loss, outputs = super(StabilityMixin, self).compute_loss(model, batch, True, num_items_in_batch)
             return loss / scale, outputs
 
@@ -155,7 +165,7 @@ class StabilityMixin:
     # kernels in the same order, so that weights stay bitwise the Trainer's. With max_grad_norm 0 the Trainer makes the
     # pass in _get_grad_norm. Where gradients are not whole tensors of this process, its own way is taken.
 
-    def _clip_grad_norm(self, model):
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
         total = self._measure_gradients()
         if total is None:
             self.methods.refuse_parts_of_gradients()
@@ -163,7 +173,7 @@ class StabilityMixin:
         clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
         return total
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if grad_norm is None:
             grad_norm = self._measure_gradients()
             if grad_norm is None:
@@ -195,7 +205,7 @@ class StabilityMixin:
 
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
-    def train(self, *args, **kwargs):
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._final_history = None
         self.stability.share_tensorboard(self)
         self.stability.adds_loss_terms = self.methods.change_loss
@@ -210,7 +220,7 @@ class StabilityMixin:
         self._final_history = list(self.state.log_history)
         return output
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         result = super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._flow.is_over and self._flow.evaluated_step != self.state.global_step:
             self._evaluate_last()
@@ -258,20 +268,20 @@ class StableFlowCallback(TrainerCallback):
         is_over: whether the last epoch has ended; only its last log, evaluation and save are to come.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.evaluated_step = -1
         self.is_over = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.evaluated_step, self.is_over = -1, False
         if getattr(args, "seed_streams", False):
             # After a resume the Trainer loads the checkpoint's random state later than this.
             set_seed((args.dropout_seed + args.process_index) % 2**32)
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.evaluated_step = state.global_step
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.is_over = state.global_step >= state.max_steps or control.should_training_stop
 
 

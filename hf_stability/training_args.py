@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     recipe: str | None = field(default=None, init=False)
     recipe_model_config: dict = field(default_factory=dict, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.total_train_batch_size is not None:
             default = type(self).__dataclass_fields__["per_device_train_batch_size"].default
@@ -67,7 +67,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
             self.data_seed = streams["data_seed"] if self.data_seed is None else self.data_seed
             self.dropout_seed = streams["dropout_seed"] if self.dropout_seed is None else self.dropout_seed
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         if not self.own_methods:
             return super().__reduce_ex__(protocol)
         return (
@@ -77,7 +77,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         )  # the class itself was made while the program ran
 
     @classmethod
-    def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides) -> StableTrainingArguments:
+    def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides: Any) -> StableTrainingArguments:
         """The arguments of a recipe, for use from Python.
 
         Args:

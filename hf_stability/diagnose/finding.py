@@ -70,6 +70,6 @@ class Finding:
     remedy: str = ""
     recipe: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.likelihood not in LIKELIHOODS:
             raise InputError(f"likelihood {self.likelihood!r} is none of {', '.join(LIKELIHOODS)}")

@@ -26,7 +26,7 @@ class ForwardHook:
         self.recorder = recorder
 
     @torch.compiler.disable  # else it is compiled again for each number of micro-batches
-    def __call__(self, module, args, kwargs, output) -> None:
+    def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         if self.recorder is not None:
             self.recorder.observe_forward(module, kwargs, output)
 
@@ -35,10 +35,10 @@ class ForwardHook:
         loop = self.recorder.loop if self.recorder is not None else None
         return loop is not None and loop.is_running()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[ForwardHook], tuple[()]]:
         return ForwardHook, ()
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: Any) -> ForwardHook:
         return ForwardHook()
 
 

@@ -24,7 +24,7 @@ class Guard:
         off: names of the parts that raised.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.off: set[str] = set()
 
     def run(self, part: str, function: Callable, *args: Any, default: Any = None, settings: bool = False) -> Any:

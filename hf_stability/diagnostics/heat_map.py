@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.files import write_bytes
+from .outcome import Outcome
 from .plots import draw_heat_map
 from .recorder import Recorder
 from .sinks import Sink
@@ -28,7 +29,7 @@ class HeatMap(Sink):
     def __init__(self, folder: Path, args: Any, recorder: Recorder):
         self.folder, self.args, self.recorder = folder, args, recorder
 
-    def end(self, outcome):
+    def end(self, outcome: Outcome) -> None:
         if outcome.record is None:
             return
         before = self.recorder.before_clipping

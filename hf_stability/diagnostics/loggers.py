@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from .dashboard import LOG10
+from .outcome import Outcome
 from .sinks import Sink
 
 
@@ -59,7 +60,7 @@ class Loggers(Sink):
                 logger.warning(f"{name} gets no more of the diagnostics: {type(error).__name__}: {error}")
                 self.loggers.remove(other)
 
-    def end(self, outcome):
+    def end(self, outcome: Outcome) -> None:
         self.numbers(outcome.final, outcome.step)
 
 

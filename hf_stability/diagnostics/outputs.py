@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-def output_statistics(logits: Tensor | None, labels: Tensor | None, width: int, num_classes: int, device) -> Tensor:
+def output_statistics(
+    logits: Tensor | None, labels: Tensor | None, width: int, num_classes: int, device: torch.device | str
+) -> Tensor:
     """Statistics of a batch's outputs, on the device, without synchronisation.
 
     Args:

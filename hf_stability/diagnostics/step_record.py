@@ -44,11 +44,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
+
+
+if TYPE_CHECKING:  # imported where it is used
+    from pandas import DataFrame
 
 
 logger = logging.getLogger(__name__)
@@ -245,7 +249,7 @@ def read_steps(path: str | os.PathLike) -> dict[str, Any]:
     return as_dict(header["columns"], rows, _info(header))
 
 
-def steps_frame(path: str | os.PathLike):
+def steps_frame(path: str | os.PathLike) -> DataFrame:
     """Read the record of a run, or of all runs of a study, into a `pandas.DataFrame`.
 
     ```python
@@ -298,7 +302,7 @@ def _seeds_of(file: Path) -> tuple[int, ...]:
     return tuple(map(int, found.groups())) if found else ()
 
 
-def _frame(file: Path):
+def _frame(file: Path) -> DataFrame:
     """One record as a `pandas.DataFrame`."""
     import pandas
 

@@ -13,7 +13,9 @@ import numpy as np
 from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from .dashboard import custom_layout
+from .early_warning import Alarm
 from .judging import scores_of
+from .outcome import Outcome
 from .sinks import Sink
 
 
@@ -69,10 +71,10 @@ class TensorBoard(Sink):
         # In a search the Trainer's callback has a folder for each trial.
         self.theirs = None if state.is_hyper_param_search else theirs
         self.hparams, self.texts = hparams, texts
-        self.writer = None
+        self.writer: Any = None  # torch's SummaryWriter, or another library's
         self.shares_writer = self.made_writer = False
 
-    def open(self, columns):
+    def open(self, columns: list[str]) -> None:
         """Comes before the Trainer's callback would open its own."""
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -104,7 +106,7 @@ class TensorBoard(Sink):
                 earlier.unlink()
         return str(self.folder / "tensorboard")
 
-    def numbers(self, values, step):
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
         """All in one event, in a seventh of the time of an event each."""
         if self.writer is None:
             return
@@ -118,22 +120,22 @@ class TensorBoard(Sink):
             for tag, value in values.items():
                 self.writer.add_scalar(tag, value, step)
 
-    def flush(self):
+    def flush(self) -> None:
         if self.writer is not None:
             self.writer.flush()
 
-    def evaluation(self, metrics, step):
+    def evaluation(self, metrics: Mapping[str, float], step: int) -> None:
         if self.writer is None or self.shares_writer:  # the Trainer's callback writes the same tags
             return
         for key, value in scores_of({k: v for k, v in metrics.items() if k.startswith("eval_")}).items():
             self.writer.add_scalar(f"eval/{key}", value, step)
         self.writer.flush()
 
-    def alarm(self, alarm):
+    def alarm(self, alarm: Alarm) -> None:
         if self.writer is not None:
             self.writer.add_text("alarm", alarm.sentence, alarm.step)
 
-    def end(self, outcome):
+    def end(self, outcome: Outcome) -> None:
         """The HParams tab keeps what it has seen first: a run that may go on is not shown there."""
         if self.writer is None:
             return
@@ -152,7 +154,7 @@ class TensorBoard(Sink):
                 self.writer.file_writer.add_summary(summary)
         self.writer.flush()
 
-    def close(self, abandoned=False):
+    def close(self, abandoned: bool = False) -> None:
         writer, self.writer = self.writer, None
         if writer is None or (self.shares_writer and not abandoned):  # the Trainer's callback closes its own, later
             return

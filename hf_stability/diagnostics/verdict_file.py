@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..utils.files import write_json
+from .outcome import Outcome
 from .sinks import Sink
 
 
@@ -23,5 +24,5 @@ class VerdictFile(Sink):
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def end(self, outcome):
+    def end(self, outcome: Outcome) -> None:
         write_json(self.folder / VERDICT, outcome.verdict.to_dict())

@@ -223,12 +223,12 @@ class BiasCorrection(Method):
                 f"Give --optim {' or '.join(TORCH_ADAMW)}, or --bias_correction true."
             )
 
-    def change_optimizer(self, optimizer_cls, kwargs, args):
+    def change_optimizer(self, optimizer_cls: Any, kwargs: dict[str, Any], args: Any) -> tuple[Any, dict[str, Any]]:
         if optimizer_cls is not torch.optim.AdamW:
             raise InputError(f"--bias_correction false: --optim {args.optim} is not torch's AdamW")
         return AdamW, {**kwargs, "bias_correction": False}
 
-    def check_optimizer(self, optimizer):
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         # An optimizer that was passed in goes past change_optimizer: the argument must not be lost on it.
         if any(group.get("bias_correction", True) for group in optimizer.param_groups):
             raise InputError(
@@ -236,7 +236,7 @@ class BiasCorrection(Method):
                 "pass hf_stability.AdamW(..., bias_correction=False)"
             )
 
-    def change_scheduler(self, scheduler, trainer, passed_in):
+    def change_scheduler(self, scheduler: Any, trainer: Any, passed_in: bool) -> Any:
         if not self.settings.lr_bias_correction:
             return scheduler
         if passed_in:

@@ -15,8 +15,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import InputError
+
+
+ComputeLoss = Callable[[dict[str, Any]], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Method:
             if field.name in self.ranges:
                 self.ranges[field.name].check(field.name, value)
 
-    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] = lambda: 0):
+    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] = lambda: 0) -> RemovableHandle:
         """Call [`before_step`] in every `optimizer.step()`; the handle's `remove()` ends it.
 
         Args:
@@ -213,9 +217,7 @@ class Method:
         """
         return scheduler
 
-    def loss(
-        self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any], trainer: Any
-    ) -> tuple:
+    def loss(self, compute_loss: ComputeLoss, inputs: Mapping[str, Any], trainer: Any) -> tuple[Tensor, Any]:
         """The loss of a micro-batch, and the model's outputs.
 
         Args:

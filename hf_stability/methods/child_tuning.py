@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
 from tqdm.auto import tqdm
 
 from ..errors import InputError
@@ -144,14 +145,14 @@ class ChildTuning:
         mask_gradients(self.parameters, self.share, self.seed, self.steps_done, self.masks)
         self.steps_done += 1
 
-    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] | None = None):
+    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] | None = None) -> RemovableHandle:
         """Make it part of every `optimizer.step()`; the handle's `remove()` ends it.
 
         Args:
             steps_done: says how many update steps lie behind, where somebody else counts them.
         """
 
-        def before_step(*_):
+        def before_step(*_: Any) -> None:
             self.steps_done = self.steps_done if steps_done is None else steps_done()
             self.mask_gradients()
 
@@ -191,7 +192,7 @@ class ChildTuningMethod(Method):
                 "--child_tuning D with --label_smoothing_factor: its Fisher information is of the model's own loss; give F, or 0"
             )
 
-    def begin_training(self, model, trainer):
+    def begin_training(self, model: nn.Module, trainer: Any) -> None:
         args, share = trainer.args, self.settings.child_tuning_share
         seed = getattr(args, "dropout_seed", None)
         seed = args.seed if seed is None else seed
@@ -214,7 +215,7 @@ class ChildTuningMethod(Method):
             masks = child_masks(information, share)
         self.child = ChildTuning(parameters, share, seed, masks)
 
-    def before_step(self, optimizer, steps_done):
+    def before_step(self, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
         self.child.steps_done = steps_done
         self.child.mask_gradients()
 

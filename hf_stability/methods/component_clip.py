@@ -71,5 +71,5 @@ class ComponentClip(Method):
     ranges = {"component_clip": Range()}
     needs_whole_gradients = True
 
-    def clip(self, gradients, norms):
+    def clip(self, gradients: Sequence[Tensor], norms: Tensor) -> Tensor:
         return clip_components(gradients, self.settings.component_clip, norms)

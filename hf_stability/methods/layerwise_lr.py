@@ -116,13 +116,13 @@ class LayerwiseLR(Method):
     Arguments = LayerwiseLRArguments
     ranges = {"layerwise_lr_decay": Range(0, 1, takes_high=True)}
 
-    def describe(self, config, args):
+    def describe(self, config: Any, args: Mapping[str, Any]) -> list[str]:
         """`learning rates: classifier 2e-05, pooler 2e-05, layer_11 1.9e-05, ..., embeddings 1.08e-05`."""
         layers = list(layers_of(without_weights(config)))
         rates = layer_rates(layers, args["learning_rate"], self.settings.layerwise_lr_decay)
         return ["learning rates: " + ", ".join(f"{name} {rates[name]:.3g}" for name in reversed(rates))]
 
-    def parameter_groups(self, trainer, learning_rate):
+    def parameter_groups(self, trainer: Any, learning_rate: float) -> list[dict[str, Any]] | None:
         model, decay = trainer.model, self.settings.layerwise_lr_decay
         decayed = set(trainer.get_decay_parameter_names(model))
         undecayed = [p for name, p in model.named_parameters() if name not in decayed]

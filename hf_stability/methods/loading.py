@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import InputError, nearest
 from .base import Method
@@ -84,7 +85,7 @@ def method_name(method: str | type[Method]) -> str:
     )
 
 
-def _load_module(name: str, folders: list[Path]):
+def _load_module(name: str, folders: list[Path]) -> ModuleType:
     if name.endswith(".py"):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
@@ -98,7 +99,7 @@ def _load_module(name: str, folders: list[Path]):
     return known or importlib.import_module(name)
 
 
-def _loaded_from(path: Path):
+def _loaded_from(path: Path) -> ModuleType | None:
     """The module that was read from a file, under whatever name; None without."""
     for known in list(sys.modules.values()):
         file = getattr(known, "__file__", None)
@@ -107,7 +108,7 @@ def _loaded_from(path: Path):
     return None
 
 
-def _load_file(path: Path):
+def _load_file(path: Path) -> ModuleType:
     """Read a file as a module with a name of its own, which hides no other module."""
     name = f"hf_stability_method_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

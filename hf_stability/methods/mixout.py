@@ -8,7 +8,9 @@ neuron off, mixout gives it back the weights that it had before fine-tuning.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +29,13 @@ class _Mixout(torch.autograd.Function):
     """The equation of [`mixout`]; its backward as the authors' code has it, or exact."""
 
     @staticmethod
-    def forward(ctx, weight, pretrained, keep, p, rescale_grad):
+    def forward(ctx: Any, weight: Tensor, pretrained: Tensor, keep: Tensor, p: float, rescale_grad: bool) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = 1 / (1 - p) if rescale_grad else 1.0
         return torch.where(keep, (weight - p * pretrained) / (1 - p), pretrained)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (keep,) = ctx.saved_tensors
         return torch.where(keep, grad * ctx.scale, 0.0), None, None, None, None
 
@@ -143,7 +145,7 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
     return list(found)
 
 
-def warn_of_dropout(config, p: float) -> None:
+def warn_of_dropout(config: Any, p: float) -> None:
     """Say so where a model's config has hidden dropout, whose place mixout with probability `p` is to take."""
     dropout = getattr(config, "hidden_dropout_prob", 0.0)
     if p and dropout:
@@ -153,7 +155,7 @@ def warn_of_dropout(config, p: float) -> None:
         )
 
 
-def _linears(model: nn.Module, where: str):
+def _linears(model: nn.Module, where: str) -> Iterator[nn.Linear]:
     config = getattr(model, "config", None)
     width = getattr(config, "intermediate_size", None) or getattr(
         config, "hidden_dim", None
@@ -198,10 +200,10 @@ class Mixout(Method):
     Arguments = MixoutArguments
     ranges = {"mixout": Range(0, 1)}
 
-    def check_model(self, config, task):
+    def check_model(self, config: Any, task: Any) -> None:
         warn_of_dropout(config, self.settings.mixout)
 
-    def prepare_model(self, model, trainer, generator=None):
+    def prepare_model(self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None) -> None:
         own = self.settings
         names = apply_mixout(model, own.mixout, own.mixout_where, own.mixout_rescale_grad)
         logger.info(f"--mixout {own.mixout}: {', '.join(names)}")

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import InputError
 from ..utils.layers import base_model
@@ -117,7 +119,7 @@ class PriorDecay:
         """See [`decoupled_step`]."""
         decoupled_step(self.parameters, self._here(), self.strength, optimizer)
 
-    def attach(self, optimizer: torch.optim.Optimizer):
+    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Make [`step`] part of every `optimizer.step()`; the handle's `remove()` ends it."""
         return optimizer.register_step_pre_hook(lambda opt, args, kwargs: self.step(opt))
 
@@ -151,15 +153,15 @@ class PriorDecayMethod(Method):
     needs_whole_gradients = True
     prior: PriorDecay | None = None  # where it was off when the model was prepared
 
-    def prepare_model(self, model, trainer, generator=None):
+    def prepare_model(self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None) -> None:
         decoupled = self.settings.prior_decay_form == "decoupled"
         names = trainer.get_decay_parameter_names(model) if decoupled else None
         self.prior = PriorDecay(pretrained_parameters(model, names), self.settings.prior_decay)
 
-    def add_gradients(self):
+    def add_gradients(self) -> None:
         if self.prior is not None and self.settings.prior_decay_form == "l2_sp":
             self.prior.add_gradient()
 
-    def before_step(self, optimizer, steps_done):
+    def before_step(self, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
         if self.prior is not None and self.settings.prior_decay_form == "decoupled":
             self.prior.step(optimizer)

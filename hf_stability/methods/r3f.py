@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ..errors import InputError
-from .base import Method, Range
+from .base import ComputeLoss, Method, Range
 from .r_drop import check_classifier, refuse_label_smoothing, refuse_regression, symmetric_kl, twice
 
 
@@ -97,10 +97,10 @@ class R3F(Method):
     def check(self, args: Mapping[str, Any]) -> None:
         refuse_label_smoothing("r3f", args)
 
-    def check_model(self, config, task):
+    def check_model(self, config: Any, task: Any) -> None:
         refuse_regression("r3f", self.settings.r3f, task)
 
-    def loss(self, compute_loss, inputs, trainer):
+    def loss(self, compute_loss: ComputeLoss, inputs: Mapping[str, Any], trainer: Any) -> tuple[Tensor, Any]:
         check_classifier("r3f", trainer, inputs)
         # A decoder's classifier finds an example's last token by its padding tokens. Encoders are those with a masked LM.
         config = trainer.model.config

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.layers import without_weights
-from .base import Method, Range
+from .base import ComputeLoss, Method, Range
 
 
 def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ class RDrop(Method):
             raise InputError("--r_drop and --r3f: both add a second pass over the batch; give one of them")
         refuse_label_smoothing("r_drop", args)
 
-    def check_model(self, config, task):
+    def check_model(self, config: Any, task: Any) -> None:
         refuse_regression("r_drop", self.settings.r_drop, task)
         check_dropout(without_weights(config), self.settings.r_drop)
 
-    def prepare_model(self, model, trainer, generator=None):
+    def prepare_model(self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None) -> None:
         check_dropout(model, self.settings.r_drop)
 
-    def loss(self, compute_loss, inputs, trainer):
+    def loss(self, compute_loss: ComputeLoss, inputs: Mapping[str, Any], trainer: Any) -> tuple[Tensor, Any]:
         check_classifier("r_drop", trainer, inputs)
         return r_drop(compute_loss, inputs, self.settings.r_drop)
 

@@ -153,9 +153,9 @@ class Reinit(Method):
                     "pretrained weights to go back to; give one of them"
                 )
 
-    def check_model(self, config, task):
+    def check_model(self, config: Any, task: Any) -> None:
         check_config(config, self.settings.reinit_layers)
 
-    def prepare_model(self, model, trainer, generator=None):
+    def prepare_model(self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None) -> None:
         names = reinit_layers(model, self.settings.reinit_layers, generator)
         logger.info(f"--reinit_layers {self.settings.reinit_layers}: drawn anew: {', '.join(names)}")

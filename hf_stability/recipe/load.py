@@ -104,7 +104,7 @@ def _bytes(name: str) -> int:
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping, of which YAML's own loader keeps the last without a word."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if keys.count(key.value) > 1:

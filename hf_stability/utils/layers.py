@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -146,7 +147,7 @@ def _pretrained_child(model: nn.Module) -> tuple[str, nn.Module | None]:
     return next(iter(children), ("", None))
 
 
-def without_weights(config) -> nn.Module:
+def without_weights(config: Any) -> nn.Module:
     """A sequence classifier of this config that has its modules and shapes only, at no cost."""
     with torch.device("meta"):
         return AutoModelForSequenceClassification.from_config(config)

@@ -21,7 +21,7 @@ class Probe:
     name = ""
     mean_over_processes = False
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.columns: list[str] = []
 
     def start(

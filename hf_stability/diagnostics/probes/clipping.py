@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...methods.component_clip import CLIP_EPS
 from .base import Probe
@@ -57,16 +57,25 @@ class Clipping(Probe):
 
     name = "clipping"
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self.columns = ["clip_factor"]
         self._max_grad_norm = max_grad_norm
 
-    def before_step(self, optimizer, total_norm, before_clipping, step):
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, total_norm: Tensor, before_clipping: bool, step: int
+    ) -> None:
         self._factor = clip_factor(total_norm.detach(), self._max_grad_norm, before_clipping)
 
-    def after_step(self):
+    def after_step(self) -> Tensor:
         return self._factor.to(self._device)[None]
 
-    def stop(self):
+    def stop(self) -> None:
         self._factor = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
 
 from ...utils.layers import base_model
 from ..named_output import named_output
@@ -33,12 +35,12 @@ class ClsVariance(OutputProbe):
 
     name = "cls_variance"
 
-    def modules(self, model):
+    def modules(self, model: nn.Module) -> list[nn.Module]:
         return [base_model(model)[1]]
 
-    def read(self, module, output):
+    def read(self, module: nn.Module, output: Any) -> Tensor | None:
         states = named_output(output, key="last_hidden_state", or_first=False)
         return states[:, 0] if isinstance(states, Tensor) and states.ndim == 3 else None
 
-    def numbers(self, seen):
+    def numbers(self, seen: Tensor) -> Tensor:
         return cls_variance(seen)[None]

@@ -43,7 +43,14 @@ class Distance(Probe):
 
     name = "distance"
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self.columns = [f"{self.name}/{layer}" for layer in layers]
         if resumed:
@@ -52,13 +59,13 @@ class Distance(Probe):
         self._layers = [list(layer) for layer in layers.values()]
         self._start = copies(self._layers)
 
-    def after_step(self):
+    def after_step(self) -> Tensor:
         if not self._start:
             return self._unknown()
         distances = [distance(layer, start) for layer, start in zip(self._layers, self._start, strict=True)]
         return torch.stack([d.to(self._device) for d in distances])
 
-    def stop(self):
+    def stop(self) -> None:
         self._layers, self._start = [], []
 
 

@@ -19,7 +19,14 @@ class OutputProbe(Probe):
 
     mean_over_processes = True
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self._model = model
         self._hooks = [module.register_forward_hook(self._see) for module in self.modules(model)]
@@ -38,19 +45,19 @@ class OutputProbe(Probe):
 
     @torch.compiler.disable  # else it is compiled again for each number of micro-batches
     @torch.no_grad()
-    def _see(self, module, args, output) -> None:
+    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
         values = self.read(module, output) if self._model.training else None
         if values is not None:
             self._seen.append(values.to(torch.float32, copy=True))  # a view would keep all of the output in memory
 
     @torch.no_grad()
-    def after_step(self):
+    def after_step(self) -> Tensor:
         seen, self._seen = self._seen, []
         if len({values.shape[-1] for values in seen}) != 1:
             return self._unknown()
         return self.numbers(torch.cat([values.to(self._device) for values in seen]))
 
-    def stop(self):
+    def stop(self) -> None:
         for hook in getattr(self, "_hooks", []):
             hook.remove()
         self._hooks, self._seen, self._model = [], [], None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +34,15 @@ class PoolerSaturation(OutputProbe):
 
     name = "pooler_saturation"
 
-    def modules(self, model):
+    def modules(self, model: nn.Module) -> list[nn.Module]:
         return tanh_modules(model)
 
-    def read(self, module, output):
+    def read(self, module: nn.Module, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor) or output.ndim != 2:
             return None
         return output if isinstance(module, nn.Tanh) else torch.tanh(output)
 
-    def numbers(self, seen):
+    def numbers(self, seen: Tensor) -> Tensor:
         return saturated_share(seen)[None]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..named_output import named_output
 from .outputs import OutputProbe
@@ -39,19 +41,26 @@ class PredictionEntropy(OutputProbe):
 
     name = "prediction_entropy"
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self.columns = ["prediction_entropy", "one_class_share"]
 
-    def modules(self, model):
+    def modules(self, model: nn.Module) -> list[nn.Module]:
         return [model]
 
-    def read(self, module, output):
+    def read(self, module: nn.Module, output: Any) -> Tensor | None:
         problem = getattr(getattr(module, "config", None), "problem_type", None)  # the first batch's labels may set it
         if problem not in (None, "single_label_classification"):
             return None
         logits = named_output(output, or_first=False)
         return logits if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[-1] > 1 else None
 
-    def numbers(self, seen):
+    def numbers(self, seen: Tensor) -> Tensor:
         return torch.stack([prediction_entropy(seen), one_class_share(seen)])

@@ -44,10 +44,12 @@ class StepFactor(Probe):
 
     name = "step_factor"
 
-    def before_step(self, optimizer, total_norm, before_clipping, step):
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, total_norm: Tensor, before_clipping: bool, step: int
+    ) -> None:
         self._optimizer = inner_optimizer(optimizer)
 
-    def after_step(self):
+    def after_step(self) -> Tensor:
         found = _adam_group(self._optimizer)
         if found is None:
             return self._unknown()
@@ -62,7 +64,7 @@ class StepFactor(Probe):
         # A copy from the host would wait for the device, filling with a number does not.
         return torch.full((1,), effective_step_factor(float(step), *betas), device=self._device)
 
-    def stop(self):
+    def stop(self) -> None:
         self._optimizer = None
 
 

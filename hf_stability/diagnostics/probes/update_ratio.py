@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Probe
 from .distance import copies, distance, norm
@@ -41,20 +41,29 @@ class UpdateRatio(Probe):
 
     name = "update_ratio"
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self.columns = [f"{self.name}/{layer}" for layer in layers]
         self._layers = [list(layer) for layer in layers.values()]
         self._before = copies(self._layers)
 
     @torch.no_grad()
-    def before_step(self, optimizer, total_norm, before_clipping, step):
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, total_norm: Tensor, before_clipping: bool, step: int
+    ) -> None:
         for before, layer in zip(self._before, self._layers, strict=True):
             torch._foreach_copy_(before, layer)
 
-    def after_step(self):
+    def after_step(self) -> Tensor:
         ratios = [update_ratio(layer, before) for layer, before in zip(self._layers, self._before, strict=True)]
         return torch.stack([ratio.to(self._device) for ratio in ratios])
 
-    def stop(self):
+    def stop(self) -> None:
         self._layers, self._before = [], []

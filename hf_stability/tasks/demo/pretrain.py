@@ -20,6 +20,7 @@ import random
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -162,7 +163,7 @@ def pretrain(
     learning_rate: float = 1e-3,
     checkpoint_every: int = 300,
     checkpoint: str | Path | None = None,
-    **config_overrides,
+    **config_overrides: Any,
 ) -> dict:
     """Pretrains a model, or goes on with one that was interrupted, and saves it for `from_pretrained`.
 
