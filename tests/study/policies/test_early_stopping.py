@@ -84,7 +84,10 @@ def test_the_best_at_the_look_are_finished_and_the_others_are_censored(finished)
         else:
             assert run.status == "stopped early" and (run.steps, run.planned_steps) == (2, 8)
             assert run.last is run.best is run.accuracy is run.train_loss is run.report is run.alarm_step is None
-            assert run.sentence.startswith("stopped early at step 2 of 8: censored, not failed; until then ")
+            until = (
+                "stopped early at step 2 of 8: not counted as failed, because its end is unknown; verdict until then: "
+            )
+            assert run.sentence.startswith(until)
             verdict = json.loads((finished / "runs" / run.name / "verdict.json").read_text())
             assert (verdict["status"], verdict["sentence"]) == (run.status, run.sentence)
     assert {run.seed for run in runs if run.steps == 8} == chosen
