@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
@@ -23,8 +23,13 @@ from .utils.optimizers import inner_optimizer
 
 logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:  # a type checker sees the Trainer that it is mixed into
+    _Trainer = Trainer
+else:
+    _Trainer = object
 
-class StabilityMixin:
+
+class StabilityMixin(_Trainer):
     """Adds recipes, methods and diagnostics to any subclass of the Trainer: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
 
     Put it first. If the subclass has its own training arguments, combine those too: `class MyArguments(StableTrainingArguments,
@@ -144,7 +149,7 @@ class StabilityMixin:
         scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs
         scale = of_processes if scaled else 1  # the Trainer multiplies a loss by this
 
-        def compute_loss(batch):
+        def compute_loss(batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
             loss, outputs = super(StabilityMixin, self).compute_loss(model, batch, True, num_items_in_batch)
             return loss / scale, outputs
 

@@ -77,7 +77,9 @@ def memorize(
     return {**result, "examples": len(examples)}
 
 
-def _fit(model, trained, batches, rate, steps, update) -> dict[str, Any]:
+def _fit(
+    model: Any, trained: list[Any], batches: list[Any], rate: float, steps: int, update: Callable[[int], Any]
+) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0) if trained else None
     regression = model.config.num_labels == 1
     in_row = done = 0

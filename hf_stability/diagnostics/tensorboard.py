@@ -71,7 +71,7 @@ class TensorBoard(Sink):
         # In a hyperparameter search the Trainer's callback has a folder for each trial.
         self.theirs = None if state.is_hyper_param_search else theirs
         self.hparams, self.texts = hparams, texts
-        self.writer: Any = None
+        self.writer: Any = None  # torch's SummaryWriter, or another library's
         self.shares_writer = self.made_writer = False
 
     def open(self, columns: list[str]) -> None:

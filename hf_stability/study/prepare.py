@@ -180,7 +180,7 @@ def make_jobs(
     settings: Sequence[RecipeSettings],
     seeds: Sequence[int],
     model: str,
-    config,
+    config: Any,
     data: TokenizedData,
     data_folder: str | os.PathLike,
     tokenizer: str = "",
@@ -231,7 +231,7 @@ def make_jobs(
 def job_values(
     recipe: Recipe,
     model: str,
-    config,
+    config: Any,
     task: Task,
     settings: Mapping[str, Resolved],
     methods: Mapping[str, type[Method]] | None = None,
@@ -263,7 +263,7 @@ def job_values(
     return {"args": args, "model_config": values, "sources": sources, **own}
 
 
-def _check_methods_on(config, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
+def _check_methods_on(config: Any, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
     """Say now what a method would say, or refuse, in every run, once it has its model and data."""
     for method in methods:
         made = method.from_arguments(args)
@@ -298,7 +298,7 @@ def made_arguments(
     return args
 
 
-def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
+def _known_to(config: Any, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
     """Of a file's common values those that a model of a type it has no part for has under the same name; the rest is said.
 
     Not where the file has no parts by type at all, or a grid varies the value: a field that the config has not is an error.

@@ -152,7 +152,7 @@ class TwoWay(Policy):
     orders: int
     replicates: int = DEFAULT_REPLICATES
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes((self.inits, self.orders, self.replicates))
 
     def planned_seeds(self) -> list[int]:
