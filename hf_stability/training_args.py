@@ -66,7 +66,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     recipe: str | None = field(default=None, init=False)
     recipe_model_config: dict[str, Any] = field(default_factory=dict, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.total_train_batch_size is not None:
             default = type(self).__dataclass_fields__["per_device_train_batch_size"].default
@@ -91,7 +91,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
             self.data_seed = streams["data_seed"] if self.data_seed is None else self.data_seed
             self.dropout_seed = streams["dropout_seed"] if self.dropout_seed is None else self.dropout_seed
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         if not self.own_methods:
             return super().__reduce_ex__(protocol)
         # Pickle cannot find the class by name: it was made while the program ran.

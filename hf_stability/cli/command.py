@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
 from ..errors import InputError, nearest
 from .program import PROG, is_first_process
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt(signum, frame):
+def _interrupt(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 

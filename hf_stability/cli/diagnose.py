@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..diagnose import report as diagnosis
+from ..diagnose.environment import environment
 from ..errors import InputError
 from ..utils.files import write_json
 from .flags import DataArguments, ModelArguments
@@ -16,7 +18,7 @@ from .parser import Texts, parse, study_parser, take
 
 TEXTS = Texts(
     """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--memorize] [--json FILE] [any argument of the Trainer]""",
+       [--memorize] [--json [FILE]] [any argument of the Trainer]""",
     """Find out why ONE run failed. Prints the likely causes, most likely first, each with its remedy and the flags to use.
 Trains nothing without --memorize; writes nothing without --json. docs/my_run_failed.md explains each line.""",
     """
@@ -31,6 +33,7 @@ examples:
   hf-stability diagnose output/checkpoint-500
   hf-stability diagnose output --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv
   hf-stability diagnose results/rte/runs/devlin2019/seed-003 --memorize
+  hf-stability diagnose output --json --figures_only     # for a bug report: no names, paths or texts of yours
 
 In Python, with your Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
 Next step: hf-stability rescue --help
@@ -39,13 +42,16 @@ Next step: hf-stability rescue --help
 
 SHOWN = (
     "model_name_or_path", "tokenizer_name", "task_name", "data_dir", "train_file", "validation_file", "max_seq_length",
-    "memorize", "memorize_rate", "json", "learning_rate", "warmup_steps", "optim",
+    "memorize", "memorize_rate", "json", "figures_only", "learning_rate", "warmup_steps", "optim",
     "bf16", "fp16", "use_cpu",
 )  # fmt: skip
 """The flags that `--help` shows."""
 
 CUTS = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
 """Flags that shorten or pad the data. They are refused here: diagnose reads whole sets."""
+
+STDOUT = "-"
+"""The file of a bare `--json`."""
 
 
 @dataclass
@@ -66,7 +72,20 @@ class DiagnoseArguments:
         },
     )
     json: str | None = field(
-        default=None, metadata={"help": "Also write the diagnosis with its figures to this file."}
+        default=None,
+        metadata={
+            "help": "Write the report with its figures and the versions to this file, too. Without a file: print that instead "
+            "of the report. Without PATH: print the versions only.",
+            "nargs": "?",
+            "const": STDOUT,
+        },
+    )
+    figures_only: bool = field(
+        default=False,
+        metadata={
+            "help": "With --json: leave out all paths, names and texts of yours. Numbers, versions and the names of the checks "
+            "remain."
+        },
     )
 
 
@@ -77,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
     given = parse(known, argv)
     path = given.pop("path", None)
-    if path is None:
+    if path is None and given.get("json") != STDOUT:
         raise InputError(
             "diagnose: give the run's path first: its output folder, trainer_state.json or steps.rec; see diagnose --help"
         )
@@ -85,7 +104,12 @@ def main(argv: Sequence[str]) -> int:
         if name in given:
             raise InputError(f"--{name} {given[name]}: diagnose reads whole data sets; leave this flag out")
     model, data, own = (take(given, cls) for cls in (ModelArguments, DataArguments, DiagnoseArguments))
-    target = Path(own.json) if own.json else None
+    if own.figures_only and own.json is None:
+        raise InputError("--figures_only: goes with --json; give both")
+    if path is None:
+        print(json.dumps({"schema": diagnosis.SCHEMA, "versions": environment()}, indent=2))
+        return 0
+    target = Path(own.json) if own.json and own.json != STDOUT else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
         raise InputError(f"--json {target}: cannot write a file there; give a file in an existing folder")
     found = diagnosis.diagnose(
@@ -104,7 +128,10 @@ def main(argv: Sequence[str]) -> int:
         memorize_rate=own.memorize_rate,
         show=True,
     )
+    if own.json == STDOUT:
+        print(json.dumps(found.to_dict(own.figures_only), indent=2))
+        return 0
     print(found.to_text())
     if target is not None:
-        write_json(target, found.to_dict())
+        write_json(target, found.to_dict(own.figures_only))
     return 0

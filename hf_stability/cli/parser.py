@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
@@ -60,7 +60,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=WIDTH)
 
-    def _format_action_invocation(self, action):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.dest == "help":
             return super()._format_action_invocation(action)
         values = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
@@ -74,7 +74,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 class FirstHelp(Help):
     """Shows the first sentence of a flag's help, and each sentence that begins with `Default`."""
 
-    def _expand_help(self, action):
+    def _expand_help(self, action: argparse.Action) -> str:
         first, *more = re.split(r"(?<=\.)\s+(?=[A-Z0-9])", super()._expand_help(action))
         return " ".join([first, *(sentence for sentence in more if sentence.startswith("Default"))])
 
@@ -115,7 +115,7 @@ class Parser(HfArgumentParser):
             "--help_all", action="help", help="show every flag, those of the Trainer too, each with its whole help"
         )
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
     def format_help(self) -> str:
@@ -215,7 +215,7 @@ class PlainParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 

@@ -184,10 +184,9 @@ def tell(result: StudyResult) -> int:
     waiting = sum(run.status == "waiting" for run in runs)
     if waiting:
         print(f"\n{waiting} run(s) paused at their look because another run crashed. Rerun the command to continue.")
-    print(f"\n{folder}: the table is in summary.md, summary.csv and summary.json; each run has a folder in runs/")
     if result.picture_error:
         print(f"{PROG}: no figures: {result.picture_error}", file=sys.stderr)
     if result.pictures:
-        print(f"{folder / 'figures'}: {', '.join(path.name for path in result.pictures)}, each also as .svg")
-    print(f"To watch: tensorboard --logdir {folder / 'runs'}")
+        print(f"Figures: {folder / 'figures'} ({', '.join(path.stem for path in result.pictures)})")
+    print(f"A folder for each run: {folder / 'runs'}; to look at them: tensorboard --logdir {folder / 'runs'}")
     return 1 if crashed else 0

@@ -122,7 +122,7 @@ def _bytes(name: str) -> int:
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that comes twice in a mapping. YAML's own loader would silently keep the last."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if keys.count(key.value) > 1:

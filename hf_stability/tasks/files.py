@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .columns import (
     LABEL_COLUMN,
@@ -101,7 +102,7 @@ def load_files(
     )
 
 
-def _to_dataset(task: Task, table: Table, labels: list):
+def _to_dataset(task: Task, table: Table, labels: list) -> Any:
     from datasets import Dataset, Features, Value
 
     features = {name: Value("string") for name in task.text_columns}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
     return compute_metrics
 
 
-def to_predictions(task: Task, predictions) -> np.ndarray:
+def to_predictions(task: Task, predictions: Any) -> np.ndarray:
     """Class ids (int64) or scores (float64) of shape (num_examples,) from a model's output.
 
     Args:

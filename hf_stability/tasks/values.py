@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 
 MISSING = ("nan", "none", "null", "n/a", "na", "<na>")  # what libraries write for a missing value
@@ -13,17 +14,17 @@ _NUMBER_IN_WORDS = re.compile(r"[-+]?[$€£]?\s?\d[\d.,']*\s?[%$€£]?")  # 1,
 _LOOKED_AT = 1000  # values; enough to recognise a column's kind
 
 
-def is_integer(value) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether this is a whole number, or a string that spells one."""
     return isinstance(value, int) or isinstance(value, str) and _INTEGER.fullmatch(value.strip()) is not None
 
 
-def is_blank(value) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether this is None or a string of spaces only."""
     return value is None or isinstance(value, str) and not value.strip()
 
 
-def is_number(value) -> bool:
+def is_number(value: Any) -> bool:
     """Whether this is a number, or a string that spells one (also `nan` and `inf`)."""
     try:
         float(value)

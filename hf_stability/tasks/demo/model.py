@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import transformers
 from tokenizers import Tokenizer
@@ -130,7 +131,9 @@ def build_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> transformers.PreTrainedModel:
+def build_model(
+    architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides: Any
+) -> transformers.PreTrainedModel:
     """The pretraining model with random weights, drawn from torch's global state. `overrides` go to its config."""
     family = ARCHITECTURES[architecture]
     model_class = getattr(transformers, family.model_class)

@@ -19,6 +19,7 @@ import random
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -161,7 +162,7 @@ def pretrain(
     learning_rate: float = 1e-3,
     checkpoint_every: int = 300,
     checkpoint: str | Path | None = None,
-    **config_overrides,
+    **config_overrides: Any,
 ) -> dict:
     """Pretrain a model, or continue an interrupted run, and save it for `from_pretrained`.
 

@@ -5,6 +5,7 @@ has its line, because the scanner of `evaluate` misreads `import a, b`.
 """
 
 import warnings
+from typing import Any
 
 import datasets
 import evaluate
@@ -18,7 +19,7 @@ Greater is better for all. An undefined metric (constant predictions or labels) 
 """
 
 
-def _correlation(function, predictions, references):
+def _correlation(function: Any, predictions: Any, references: Any) -> float:
     """A scipy `function` of two arrays of shape (num_examples,); 0.0 if undefined (NaN or an error)."""
     if len(predictions) < 2 or not np.isfinite(predictions).all():
         return 0.0
@@ -28,7 +29,7 @@ def _correlation(function, predictions, references):
     return value if np.isfinite(value) else 0.0
 
 
-def _measure(name, predictions, references):
+def _measure(name: str, predictions: Any, references: Any) -> float:
     """One metric as a float. F1 is that of class 1, as in GLUE. A name with `and` means the mean of two."""
     if name == "accuracy":
         return float(accuracy_score(references, predictions))
@@ -54,7 +55,7 @@ class GlueMetric(evaluate.Metric):
     Configurations: `classification` (int class ids), `regression` (floats).
     """
 
-    def _info(self):
+    def _info(self) -> Any:
         dtype = "float64" if self.config_name == "regression" else "int64"
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -64,7 +65,7 @@ class GlueMetric(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}),
         )
 
-    def _compute(self, predictions, references, metrics):
+    def _compute(self, predictions: Any, references: Any, metrics: Any) -> dict[str, float]:
         predictions = np.asarray(predictions)
         references = np.asarray(references)
         with warnings.catch_warnings():
