@@ -38,6 +38,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     """
 
     own_methods: ClassVar[tuple[type[Method], ...]] = ()  # the user's, see arguments_class
+    base_class: ClassVar[type[StableTrainingArguments]]
     # The recipe these were made from, and what it sets in the model's config; set by from_recipe.
     recipe: str | None = field(default=None, init=False)
     recipe_model_config: dict = field(default_factory=dict, init=False)
@@ -108,7 +109,7 @@ def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> N
     """Warn where a model's config has other values than the recipe of these arguments has, or no such field."""
     config = getattr(model, "config", None)
     for name, value in getattr(args, "recipe_model_config", {}).items():
-        says = f"recipe {args.recipe} has {name} {value}, the model's config"
+        says = f"recipe {getattr(args, 'recipe', None)} has {name} {value}, the model's config"
         if not hasattr(config, name):
             logger.warning(f"{says} no such field: set what it calls this")
         elif getattr(config, name) != value:
@@ -127,7 +128,8 @@ def arguments_class(
     Raises:
         InputError: an argument of one of them is there already.
     """
-    return _arguments_class(tuple(dict.fromkeys(methods)), base or StableTrainingArguments)
+    base_class: Any = base or StableTrainingArguments  # for mypy a dataclass has no hash, its class too
+    return _arguments_class(tuple(dict.fromkeys(methods)), base_class)
 
 
 @lru_cache

@@ -123,7 +123,7 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
         parts.append(f"Held: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
         parts.append(
             f"0 of {fewest} is weak: the failed share may be up to "
-            f"{decimal(wilson_interval(0, fewest)[1], 2)} (95% interval)."
+            f"{decimal(float(wilson_interval(0, fewest)[1]), 2)} (95% interval)."
         )
     if fell:
         parts.append(f"Failed: {', '.join(f'{name} ({sum(arms[name])} of {len(arms[name])})' for name in fell)}.")
@@ -154,7 +154,7 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
         )
     best = min(arms, key=lambda name: (sum(arms[name]) / len(arms[name]), -_mean_score(runs, name)))
     failed, total = sum(arms[best]), len(arms[best])
-    low, high = wilson_interval(failed, total)
+    low, high = map(float, wilson_interval(failed, total))
     return (
         f"No arm held on every seed, but some runs are ok, which speaks for instability, not for a bug. {best} failed "
         f"least: {failed} of {total}, a failed share of {decimal(low, 2)} to {decimal(high, 2)} (95% interval). Next: a smaller "

@@ -88,7 +88,7 @@ class GradientMeter:
     def gradients(self) -> list[Tensor]:
         """The gradients that there are now, in the model's order; none where they are hidden."""
         present = [i for i, p in enumerate(self.parameters) if p.grad is not None] if self.hidden is None else []
-        grads = [self.parameters[i].grad for i in present]
+        grads = [p.grad for p in self.parameters if p.grad is not None] if present else []
         if grads and (present != self.present or self._present_index.device != grads[0].device):
             self._present_index = self.index[present].to(grads[0].device)
             self.same_kind = len({(grad.device, grad.dtype, grad.layout) for grad in grads}) == 1
@@ -162,7 +162,7 @@ def tensor_norms(tensors: Sequence[Tensor], seed_axis: bool = False) -> Tensor:
     elif any(hasattr(tensor, "full_tensor") for tensor in tensors):  # one kernel takes no tensors of several meshes
         norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
     else:
-        norms = torch._foreach_norm(list(tensors))
+        norms = list(torch._foreach_norm(list(tensors)))
     norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
     return torch.stack([norm.to(norms[0].device) for norm in norms], dim=-1)
 

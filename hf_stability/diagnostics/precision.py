@@ -26,7 +26,7 @@ def half_precision_weights(model: torch.nn.Module) -> str:
     Args:
         model: as it is trained, on any device.
     """
-    total, half = 0, Counter()
+    total, half = 0, Counter[torch.dtype]()
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue

@@ -83,9 +83,7 @@ class Sinks:
         label_counts: `(classes,)` examples of each class in the record so far, a resumed run's.
     """
 
-    def __init__(
-        self, sinks: Sequence[Sink], guard: Guard, max_steps: int = 0, label_counts: np.ndarray | float = 0.0
-    ):
+    def __init__(self, sinks: Sequence[Sink], guard: Guard, max_steps: int = 0, label_counts: Any = 0.0):
         self.sinks, self.guard, self.max_steps, self.label_counts = list(sinks), guard, max_steps, label_counts
 
     def tell(self, event: str, *values: Any) -> None:

@@ -114,8 +114,9 @@ class TensorBoard(Sink):
         from torch.utils.tensorboard import SummaryWriter
 
         if isinstance(self.writer, SummaryWriter):
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            self.writer.file_writer.add_summary(Summary(value=values), step)
+            curves = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            writer: Any = self.writer.file_writer
+            writer.add_summary(Summary(value=curves), step)
         else:  # another library's, that the Trainer's callback was made with
             for tag, value in values.items():
                 self.writer.add_scalar(tag, value, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.optimizers import inner_optimizer
-from .base import Method
+from .base import ComputeLoss, Method
 from .packaged import make_methods
 
 
@@ -122,7 +122,7 @@ class ActiveMethods:
         """Whether any of them has a loss."""
         return bool(self.having("loss"))
 
-    def loss(self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any]) -> tuple:
+    def loss(self, compute_loss: ComputeLoss, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """The loss with their terms, the first method's innermost; see [`Method.loss`]."""
         for method in self.having("loss"):
             compute_loss = partial(method.loss, compute_loss, trainer=self.trainer)

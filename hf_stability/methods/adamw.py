@@ -251,6 +251,8 @@ class BiasCorrection(Method):
         betas = trainer.args.adam_beta1, trainer.args.adam_beta2
 
         def corrected(shape: Callable[[int], float]) -> Callable[[int], float]:
-            return lambda done: shape(done) * effective_step_factor(done + 1, *betas)  # update t follows t - 1 done
+            return lambda done: (
+                shape(done) * float(effective_step_factor(done + 1, *betas))
+            )  # update t follows t - 1 done
 
         return LambdaLR(scheduler.optimizer, [corrected(shape) for shape in scheduler.lr_lambdas])

@@ -134,14 +134,16 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
         raise InputError(
             f"--mixout: no trained linear layer in this {type(model).__name__} matches --mixout_where {where}"
         )
+    layer: Any
     for layer in found.values():
         pretrained = layer.weight.detach().clone()
         layer.__class__ = MixLinear  # in place: tied weights, hooks and names stay
         layer.mixout_p, layer.rescale_grad = p, rescale_grad
         layer.register_buffer("pretrained_weight", pretrained, persistent=False)
     # DistributedDataParallel would send the copies around at every forward pass, though they never change.
-    kept = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-    model._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
+    whole: Any = model
+    kept = set(getattr(whole, "_ddp_params_and_buffers_to_ignore", ()))
+    whole._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
     return list(found)
 
 
@@ -155,7 +157,7 @@ def warn_of_dropout(config: Any, p: float) -> None:
         )
 
 
-def _linears(model: nn.Module, where: str) -> Iterator[nn.Linear]:
+def _linears(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Linear]]:
     config = getattr(model, "config", None)
     width = getattr(config, "intermediate_size", None) or getattr(
         config, "hidden_dim", None

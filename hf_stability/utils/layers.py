@@ -51,13 +51,14 @@ def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Para
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers that only put their own name before its parameters' names."""
+    inner: Any = model
     while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif "_orig_mod" in model._modules:  # torch.compile
-            model = model._orig_mod
+        if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = inner.module
+        elif "_orig_mod" in inner._modules:  # torch.compile
+            inner = inner._orig_mod
         else:
-            return model
+            return inner
 
 
 def _layer_stacks(model: nn.Module) -> list[str]:
@@ -122,7 +123,8 @@ def base_model(model: nn.Module) -> tuple[str, nn.Module]:
 
 def without_adapters(model: nn.Module) -> nn.Module:
     """The model that PEFT's adapters are in; any other model as it is."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def _inner(model: nn.Module) -> tuple[str, nn.Module | None]:

@@ -52,7 +52,7 @@ def tanh_modules(model: nn.Module) -> list[nn.Module]:
     Found by the names and classes of the modules, so that wrappers (DistributedDataParallel, PEFT) do no harm. Several
     where a wrapper keeps copies of a module, of which one runs.
     """
-    heads = [module.dense for module in model.modules() if _is_tanh_head(module)]
+    heads: list[Any] = [module.dense for module in model.modules() if _is_tanh_head(module)]
     return heads or [m for name, m in model.named_modules() if isinstance(m, nn.Tanh) and "pooler" in name]
 
 
