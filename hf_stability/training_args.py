@@ -1,4 +1,4 @@
-"""Hugging Face's TrainingArguments, plus ours."""
+"""Hugging Face's TrainingArguments with our own fields and those of the methods."""
 
 from __future__ import annotations
 
@@ -26,22 +26,45 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StableTrainingArguments(StabilityArguments, TrainingArguments):
-    """Hugging Face's [`~transformers.TrainingArguments`] with the fields a stability recipe needs.
+    """Hugging Face's `TrainingArguments` with the fields that a stability recipe needs.
 
-    With the defaults of our fields, training is the stock Trainer's, bit for bit.
+    With the default values of our fields, training is bit for bit that of the stock Trainer. The arguments of the methods
+    (`mixout`, `r_drop`, `bias_correction` ...) are fields too; each method's documentation explains them.
+
+    Example:
+        ```python
+        args = StableTrainingArguments.from_recipe("mosbach2021", model_type="bert", output_dir="out")
+        ```
+
+    Attributes:
+        total_train_batch_size (int | None): Examples per update step, over all devices and accumulation steps. The batch
+            size per device follows: this / (processes x `gradient_accumulation_steps`). Default: None, and
+            `per_device_train_batch_size` counts.
+        seed_streams (bool): Draw initialisation, data order and dropout from three independent random streams, made from
+            `seed` by numpy's SeedSequence. Default: False, as in Hugging Face's Trainer, where seeds 1 and 2 share the
+            data order of most epochs. All packaged recipes set True.
+        init_seed (int | None): Seed of the new head's initialisation. Default: None; with `seed_streams` it is made from
+            `seed`.
+        dropout_seed (int | None): Seed of dropout. Default: None; with `seed_streams` it is made from `seed`.
+        on_alarm (str): What the early warning does to a run that seems about to fail. `"warn"` logs a warning. `"stop"` logs
+            a warning and stops the run, which then counts as censored, not failed. `"none"` only records the alarm.
+            Default: `"warn"`.
+        audit_alarms (float): With `on_alarm="stop"`, in a study: the probability of finishing a run in spite of its alarm.
+            The finished ones show how many stopped runs would have failed. The run's seed decides. Default: 0.2.
+        diagnostics (list[str] | None): More to record at each update step, by name, or `["all"]`. It changes no result and
+            takes time. Default: None.
+        recipe (str | None): Name of the recipe that these arguments were made from. Set by `from_recipe`.
+        recipe_model_config (dict[str, Any]): Values that this recipe sets in the model's config. Set by `from_recipe`.
 
     Raises:
-        InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it,
-            `bias_correction` is off with an optimizer that is not torch's AdamW, `lr_bias_correction` is on with it,
-            `on_alarm` is not one of its choices, `audit_alarms` is no share, `diagnostics` has an unknown name, or a
-            method's value is out of its range, or contradicts another's (see [`check_methods`]).
+        InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
+            `on_alarm`, `audit_alarms` or `diagnostics` has an unknown value; or a method's argument is out of its range
+            or contradicts another argument.
     """
 
-    own_methods: ClassVar[tuple[type[Method], ...]] = ()  # the user's, see arguments_class
-    base_class: ClassVar[type[StableTrainingArguments]]
-    # The recipe these were made from, and what it sets in the model's config; set by from_recipe.
+    own_methods: ClassVar[tuple[type[Method], ...]] = ()  # the user's own methods, see arguments_class
     recipe: str | None = field(default=None, init=False)
-    recipe_model_config: dict = field(default_factory=dict, init=False)
+    recipe_model_config: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,9 +78,9 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         check_methods(vars(self), methods_of(self))
         choices = type(self).__dataclass_fields__["on_alarm"].metadata["choices"]
         if self.on_alarm not in choices:
-            raise InputError(f"--on_alarm {self.on_alarm}: give {', '.join(choices)}")
+            raise InputError(f"--on_alarm {self.on_alarm}: give one of {', '.join(choices)}")
         if not 0 <= self.audit_alarms <= 1:
-            raise InputError(f"--audit_alarms {self.audit_alarms}: give a share of the alarmed runs, from 0 to 1")
+            raise InputError(f"--audit_alarms {self.audit_alarms}: give a probability from 0 to 1")
         try:
             make_probes(self.diagnostics or ())
         except InputError as error:
@@ -71,31 +94,38 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if not self.own_methods:
             return super().__reduce_ex__(protocol)
-        return (
-            _unpickled,
-            (self.own_methods, self.base_class),
-            self.__dict__,
-        )  # the class itself was made while the program ran
+        # Pickle cannot find the class by name: it was made while the program ran.
+        return (_unpickled, (self.own_methods, self.base_class), self.__dict__)
 
     @classmethod
     def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides: Any) -> StableTrainingArguments:
-        """The arguments of a recipe, for use from Python.
+        """The training arguments of a recipe, for use from Python.
+
+        The values that a recipe sets in the model's config (dropout ...) are no training arguments. They are in
+        `args.recipe_model_config`: pass them to `from_pretrained(..., **args.recipe_model_config)`. Their names are those of
+        BERT, RoBERTa and ALBERT; DistilBERT has others. StableTrainer warns if a model has other values or no such field.
+
+        Only a study trains a recipe's `stages`. A recipe with stages gives a warning here. A recipe's own `methods` bring
+        their arguments with them.
 
         Args:
-            recipe: a packaged recipe's name, the path of a `.yaml` file, or several of these (`mosbach2021+mixout`).
-            model_type: `model.config.model_type`; picks the recipe's part for that model type.
-            overrides: training arguments that go over the recipe's.
+            recipe: a packaged recipe's name, the path of a `.yaml` file, or several of these joined by `+`
+                (`"mosbach2021+mixout"`).
+            model_type: `model.config.model_type` (`"bert"`, `"roberta"` ...). It selects the recipe's values for that
+                model type. Default: the common values.
+            **overrides: training arguments that override the recipe's.
 
-        The recipe's `model_config` (dropout ...) is not among the training arguments: it is in
-        `args.recipe_model_config`, for `from_pretrained(..., **args.recipe_model_config)`, whose names are BERT's, RoBERTa's
-        and ALBERT's (DistilBERT has others). StableTrainer warns of a model that has other values, or none. Its `stages` are
-        trained by a study only: it is said where a recipe has some. A recipe's own `methods` bring their arguments with them.
+        Returns:
+            The arguments. `recipe` and `recipe_model_config` are set.
+
+        Raises:
+            InputError: no such recipe, an error in a recipe file, or a value out of its range.
         """
         loaded = load_recipe(recipe)
         if loaded.stages:
             logger.warning(
-                f"recipe {recipe}: its stages are not in these arguments, which are the target's; train them in a study "
-                "(hf-stability), and load the model from the encoder that it leaves in stages/"
+                f"recipe {recipe} has stages, and these arguments are only for the target task. Train the stages in a study "
+                "(hf-stability), then load the model from the encoder/ that the study saves in stages/"
             )
         values = {name: r.value for name, r in resolve(loaded, model_type, given=overrides).items()}
         args = arguments_class([load_method(name) for name in loaded.methods], cls)(**values)
@@ -106,27 +136,27 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
 
 def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> None:
-    """Warn where a model's config has other values than the recipe of these arguments has, or no such field."""
+    """Warn if a model's config has other values than the recipe of these arguments, or no such field."""
     config = getattr(model, "config", None)
     for name, value in getattr(args, "recipe_model_config", {}).items():
-        says = f"recipe {getattr(args, 'recipe', None)} has {name} {value}, the model's config"
+        says = f"recipe {args.recipe} sets {name} to {value} in the model's config, but this config has"
         if not hasattr(config, name):
-            logger.warning(f"{says} no such field: set what it calls this")
+            logger.warning(f"{says} no such field; set its equivalent")
         elif getattr(config, name) != value:
-            logger.warning(f"{says} {getattr(config, name)}: from_pretrained(..., {name}={value})")
+            logger.warning(f"{says} {getattr(config, name)}; load the model with from_pretrained(..., {name}={value})")
 
 
 def arguments_class(
     methods: Sequence[type[Method]], base: type[StableTrainingArguments] | None = None
 ) -> type[StableTrainingArguments]:
-    """Training arguments with those of a user's own methods, too.
+    """The class of training arguments that also has the arguments of a user's own methods.
 
     Args:
-        methods: the methods; without any, the class is `base`.
-        base: default: [`StableTrainingArguments`].
+        methods: the methods. Without any, the result is `base`.
+        base: the class to add to. Default: `StableTrainingArguments`.
 
     Raises:
-        InputError: an argument of one of them is there already.
+        InputError: an argument of a method has a name that is taken.
     """
     base_class: Any = base or StableTrainingArguments  # for mypy a dataclass has no hash, its class too
     return _arguments_class(tuple(dict.fromkeys(methods)), base_class)
@@ -152,17 +182,17 @@ def _unpickled(methods: Sequence[type[Method]], base: type[StableTrainingArgumen
 
 
 def seed_streams(seed: int) -> dict[str, int]:
-    """Three independent random streams from one seed: initialisation, data order, dropout.
+    """Seeds for three independent random streams from one seed: initialisation, data order, dropout.
 
-    They are the children of `numpy.random.SeedSequence(seed)`, in this order. The data seed has 62 bits, because
-    accelerate seeds epoch `e`'s order with `data_seed + e`: small neighbouring seeds would share epochs' orders. The
-    other two have 32 bits, as many as numpy's `seed` takes.
+    They are the children of `numpy.random.SeedSequence(seed)`, in this order. The data seed has 62 bits, because accelerate
+    seeds the order of epoch `e` with `data_seed + e`: with small neighbouring seeds, epochs would share orders. The other
+    two have 32 bits, the limit of numpy's `seed`.
 
     Args:
         seed: the run's seed, a non-negative integer.
 
     Returns:
-        `{"init_seed": ..., "data_seed": ..., "dropout_seed": ...}`
+        `{"init_seed": ..., "data_seed": ..., "dropout_seed": ...}`.
     """
     init, data, dropout = np.random.SeedSequence(seed).spawn(3)
     return {

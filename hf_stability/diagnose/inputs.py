@@ -1,4 +1,4 @@
-"""The data, model and tokenizer that a check needs: those that the user names, or a study's run has."""
+"""The data, model and tokenizer for the checks: those that the user names, or those of a study's run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DATA_FLAGS = ("task_name", "data_dir", "train_file", "validation_file", "text_co
 
 @dataclass(frozen=True)
 class Named:
-    """The model and the data that the user names, by the study command's flags; None for what is not named.
+    """The model and the data that the user names, by the study command's flags. None: not named.
 
     Args:
         model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
         task_name, data_dir, train_file, validation_file, text_column_names, label_column_name: the data.
         max_seq_length: in tokens.
-        dtype: "float32", "bfloat16", "float16", or "auto": as the weights were saved. Default: a study's own, else "auto",
-            as transformers loads them.
+        dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved). Default: that of the study's run,
+            else "auto", as transformers loads them.
     """
 
     model_name_or_path: str | None = None
@@ -66,14 +66,14 @@ class Inputs:
     """The data and the model of a run.
 
     Args:
-        values: what the checks take of them, by the names in `causes`.
-        findings: found while they were loaded.
+        values: the checks' values on them, by the names in `causes`.
+        findings: faults found while loading.
         train: tokenised training examples, a `Dataset`.
         labels: `(n,)`, the labels of `train`.
         collator: makes a batch of examples.
         make_model: makes the model as it was before training.
-        trained_before: update steps that `make_model`'s weights were trained for already.
-        no_memorize: what [`memorize`] needs and these data do not have.
+        trained_before: update steps of training behind `make_model`'s weights.
+        no_memorize: what [`memorize`] needs but these data lack.
         device: where to train.
     """
 
@@ -102,10 +102,10 @@ class Inputs:
 
 
 def load_inputs(run: Run, named: Named) -> Inputs:
-    """Load the named data and model; for a study's run, by default its own, if they still exist.
+    """Load the named data and model. Default for a study's run: its own, if they still exist.
 
     Raises:
-        InputError: a named one cannot be loaded.
+        InputError: what the user named cannot be loaded.
     """
     from ..tasks.load import subsample, tokenize
 
@@ -146,13 +146,13 @@ def _tokens_of(run: Run) -> Any:
     from ..tasks.load import TokenizedData
 
     folder = Path(run.job.data_folder)
-    places = (folder, run.folder.parents[2] / "data" / folder.name)  # the study may have been moved
+    places = (folder, run.folder.parents[2] / "data" / folder.name)  # if the study was moved
     found = next((place for place in places if (place / "task.json").is_file()), None)
     return None if found is None else TokenizedData.load(found)
 
 
 def _length_of(tokens: Any) -> int | None:
-    """The `--max_seq_length` that tokenised data were made with, by their longest example; None if the default does."""
+    """The `--max_seq_length` of tokenised data, by their longest example; None if the default explains it."""
     from pyarrow import compute  # MNLI has 400,000 rows: not one by one
 
     splits = (tokens.train, *tokens.validation.values())
@@ -162,7 +162,7 @@ def _length_of(tokens: Any) -> int | None:
 
 
 def _look_at_data(inputs: Inputs, texts: Any, tokens: Any, tokenizer: Any) -> None:
-    """Take what the checks need from the texts, their tokens and the tokenizer, those that there are."""
+    """Take the checks' values from the texts, their tokens and the tokenizer, as far as they exist."""
     data = texts or tokens
     if data is not None:
         dev_set, dev = next(iter(data.validation.items()))
@@ -185,7 +185,7 @@ def _look_at_data(inputs: Inputs, texts: Any, tokens: Any, tokenizer: Any) -> No
 
 
 def _load_texts(named: Named) -> tuple[Any, Finding | None]:
-    """The texts; if the user's files exist but are not valid data, a finding instead."""
+    """The texts; or a finding, if the user's files exist but are not valid data."""
     from ..tasks.load import load_task_data
 
     try:
@@ -198,11 +198,11 @@ def _load_texts(named: Named) -> tuple[Any, Finding | None]:
 
 
 def _look_at_model(inputs: Inputs, model: str, task: Any, values: Mapping[str, Any], dtype: str) -> None:
-    """Load the pretrained weights as the run did, to see which of the model's weights they lack.
+    """Load the pretrained weights as the run did, to see which weights of the model they lack.
 
     Args:
         values: for the model's config, from the run's recipe.
-        dtype: what to load the weights in, as in [`Named`].
+        dtype: the weights' precision, as in [`Named`].
     """
     from transformers import AutoConfig
 
@@ -214,14 +214,14 @@ def _look_at_model(inputs: Inputs, model: str, task: Any, values: Mapping[str, A
 
     try:
         loaded, info = load(output_loading_info=True)
-    except Exception as error:  # damaged files raise the errors of the library that reads them
+    except Exception as error:  # damaged files raise errors of the library that reads them
         line = " ".join(str(error).split())
-        raise InputError(f"--model_name_or_path {model}: the weights do not load: {line}") from None
+        raise InputError(f"--model_name_or_path {model}: the weights cannot be loaded: {line}") from None
     fresh = {
         key: value for key, value in model_values(loaded).items() if key not in ("trainable", "frozen", "frozen_parts")
     }
     if task is None:
-        del fresh["num_labels"]  # by the config; the run's may differ
+        del fresh["num_labels"]  # from the config; the run's number may differ
     mismatched = {key for key, *_ in info.get("mismatched_keys", ())}
     inputs.values |= {
         **fresh,
@@ -233,7 +233,7 @@ def _look_at_model(inputs: Inputs, model: str, task: Any, values: Mapping[str, A
 
 
 def columns_of(rows: Any) -> list[str]:
-    """A dataset's columns; none for one that only streams."""
+    """A dataset's columns; none for a streamed one."""
     return list(getattr(rows, "column_names", None) or ()) if hasattr(rows, "__len__") else []
 
 
@@ -248,13 +248,13 @@ def label_column(rows: Any) -> np.ndarray | None:
 
 
 def labels_of(rows: Any) -> np.ndarray | None:
-    """[`label_column`] if it holds class ids, else None."""
+    """[`label_column`] if its values are class ids, else None."""
     labels = label_column(rows)
     return labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
 
 
 def _or_none(load: Callable, *names: Any) -> Any:
-    """Load the first of these names that can be loaded; None if none can. The user named none of them."""
+    """Load the first name that can be loaded; None if none can. The user gave none of these names, so no error."""
     for name in filter(None, names):
         try:
             return load(str(name))

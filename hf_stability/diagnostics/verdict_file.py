@@ -1,4 +1,4 @@
-"""`verdict.json`: the verdict on a run, in its folder."""
+"""`verdict.json`: the verdict on a run, in the run's folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class VerdictFile(Sink):
     """Writes the verdict.
 
     Args:
-        folder: where the run is kept.
+        folder: the run's folder.
     """
 
     name = "the file of the verdict"
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def end(self, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""All packaged methods, in one ordered tuple, and what goes for all of them."""
+"""All packaged methods, in one ordered tuple, and functions over several methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHODS: tuple[type[Method], ...] = (
     R3F,
     ChildTuningMethod,
 )
-"""All of them, in the order in which a trainer calls their hooks."""
+"""The packaged methods, in the order in which a trainer calls their hooks."""
 
 
 @dataclasses.dataclass
@@ -44,7 +44,7 @@ class MethodArguments(
     ReinitArguments,
     BiasCorrectionArguments,
 ):
-    """The arguments of all methods: METHODS backwards, because a dataclass takes the fields of its last base first.
+    """The arguments of all packaged methods: METHODS backwards, because a dataclass takes the fields of its last base first.
 
     The bases are written out for type checkers.
     """
@@ -56,20 +56,24 @@ def argument_names(methods: Sequence[type[Method]] = METHODS) -> tuple[str, ...]
 
 
 def methods_of(args: Any) -> tuple[type[Method], ...]:
-    """The methods that these training arguments have values for: ours, then the user's own."""
+    """The methods that these training arguments have values for: the packaged ones, then the user's own."""
     return METHODS + tuple(getattr(args, "own_methods", ()))
 
 
 def make_methods(args: Any) -> list[Method]:
-    """An object of each method, with the values of these training arguments."""
+    """One object per method, with the values of these training arguments."""
     return [method.from_arguments(args) for method in methods_of(args)]
 
 
 def check_methods(args: Mapping[str, Any], methods: Sequence[type[Method]] = METHODS) -> None:
-    """Refuse values that no training could start with, and methods that contradict each other.
+    """Check the values of methods, and whether the methods that are on can be used together.
 
     Args:
-        args: training arguments by name; what is missing has its default.
+        args: training arguments by name. Missing ones have their defaults.
+        methods: the methods to check.
+
+    Raises:
+        InputError: a value is out of its range, or two methods contradict each other.
     """
     made = [method.from_arguments(args) for method in methods]
     for method in made:

@@ -245,7 +245,7 @@ def plan_study(
     check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
     if two_way is not None and seeds is not None:
-        raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
+        raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave out --seeds")
     policy = policy_of(two_way, restarts, look_at, finish)
     seeds = seeds_of(seeds, policy)
     loaded = [recipe for name in names_of(recipes, "recipes") for recipe in load_recipes(name)]
@@ -266,14 +266,16 @@ def plan_study(
     data = half_of_validation(data, validation_half)
     data = subsample(data, max_train_samples, max_eval_samples)
     if not data.task.is_regression and len(set(data.train["label"])) < 2:
-        raise InputError(f"--max_train_samples {max_train_samples}: these examples are all of one class; give more")
+        raise InputError(
+            f"--max_train_samples {max_train_samples}: all these examples are of one class; give a larger number"
+        )
     said = doubts(data)
     preset = task_preset(data.task.name)
     folder = Path(path_of(output_dir) or f"results/{data.task.name}")
     model = path_of(model_name_or_path) or (str(demo_model_path()) if data.task.name.startswith("demo_") else None)
     if model is None:
         raise InputError(
-            "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
+            "--model_name_or_path is missing: give a folder made by save_pretrained, or a model's name on the hub"
         )
     config = pretrained.load_config(model)
     settings = [
@@ -308,7 +310,7 @@ def plan_study(
     if arms is not None:
         jobs = arms(jobs, data, config)
     if not jobs:
-        raise InputError("no run is planned: give one recipe and one seed or more")
+        raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
     if workers is None or jobs[0].processes > 1:

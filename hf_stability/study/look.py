@@ -17,7 +17,9 @@ def look_step(fraction: float, max_steps: int) -> int:
         InputError: there is one update step only.
     """
     if max_steps < 2:
-        raise InputError(f"--look_at {fraction}: {max_steps} update step has no look before its end; train longer")
+        raise InputError(
+            f"--look_at {fraction}: a training of {max_steps} update step has no look before its end; train longer"
+        )
     return min(max(1, round(fraction * max_steps)), max_steps - 1)
 
 

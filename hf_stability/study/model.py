@@ -24,7 +24,7 @@ def model_config(model: str, task: Task, values: dict[str, Any]) -> PretrainedCo
         if not hasattr(config, name):
             known = list(config.to_dict())
             raise InputError(
-                f"model_config.{name}: a {config.model_type} config has no such field{nearest(name, known)}"
+                f"model_config.{name}: the config of a {config.model_type} model has no such field{nearest(name, known)}"
             )
     names = task.label_names
     labels = (

@@ -77,7 +77,9 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
             checkpoint = prepare_folder(job, folder, args)
             trainer = make_trainer(job, args, report)
             if job.is_stage and trainer.accelerator.distributed_type not in WHOLE_MODEL:
-                raise InputError("stages: one process or DistributedDataParallel, not DeepSpeed, FSDP or XLA")
+                raise InputError(
+                    "stages: train them in one process or with DistributedDataParallel, not with DeepSpeed, FSDP or XLA"
+                )
             trainer.train(resume_from_checkpoint=checkpoint)
             if job.is_stage:
                 save_encoder(trainer, job.model, folder / "encoder")
@@ -120,7 +122,7 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     methods = [load_method(name) for name in job.methods]
     if tuple(map(source_hash, methods)) != job.method_hashes:
         raise InputError(
-            f"--method {' '.join(job.methods)}: its source has changed since the study was planned; start it again"
+            f"--method {' '.join(job.methods)}: its source changed after the study was planned; start the study again"
         )
     args = arguments_class(methods)(**{**free, **job.args, **fixed})
     if args.eval_strategy == IntervalStrategy.NO:  # a study's runs are evaluated at their end in any case

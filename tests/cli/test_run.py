@@ -320,7 +320,7 @@ BAD = {
     "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer there"),
     "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
     "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
-    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights do not load"),
+    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights cannot be loaded"),
     # data
     "no data": (["--train_file", ""], "--train_file"),
     "unknown task": (["--task_name", "rtee"], "--task_name rtee"),
@@ -358,11 +358,11 @@ BAD = {
     # the study
     "no seed": (["--seeds", "0"], "--seeds 0: no run"),
     "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),
-    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is there twice"),
+    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is given twice"),
     "no seeds after the flag": (["--seeds"], "--seeds", "expected at least one argument"),
-    "the Trainer's seed": (["--seed", "3"], "--seed 3: not in a study: give --seeds"),
-    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not in a study"),
-    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not in a study"),
+    "the Trainer's seed": (["--seed", "3"], "--seed 3: not allowed in a study: give --seeds"),
+    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not allowed in a study"),
+    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not allowed in a study"),
     "no threads": (["--threads_per_run", "0"], "--threads_per_run 0"),
     "fewer workers than none": (["--workers", "-1"], "--workers -1"),
     "a run's folder is a file": (
@@ -494,7 +494,7 @@ def test_a_figure_that_fails_hides_neither_table_nor_exit_code(run, tiny, monkey
 
     monkeypatch.setattr("hf_stability.study.report.figures.draw_figures", fail)
     code, out, err = run(*tiny, "--recipe", "devlin2019", "--seeds", "1")
-    assert code == 0 and "the table in summary.md" in out and "tensorboard --logdir" in out
+    assert code == 0 and "summary.md" in out and "tensorboard --logdir" in out
     assert "no figures: RuntimeError: no room left" in err and "Traceback" not in err
 
 
@@ -521,9 +521,9 @@ def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, a
     with open(folder / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["recipe"], row["seed"]) for row in rows] == [(r, s) for r in recipes for s in ("1", "2")]
-    assert "accuracy: mean" in out and f"{Path('results/custom')}: the table in summary.md" in out
+    assert "accuracy at the end of training\n" in out and f"every run: {Path('results/custom/summary.md')}" in out
     for name in ("scores", "gradient_norms", "score_against_train_loss"):
-        assert f"{name}.png" in out
+        assert name in out.partition(f"Figures: {Path('results/custom/figures')}")[2]
         assert {(folder / "figures" / f"{name}.{ending}").is_file() for ending in ("png", "svg")} == {True}
     assert f"tensorboard --logdir {Path('results/custom/runs')}" in out
     shown = Events(folder / "runs")

@@ -1,4 +1,4 @@
-"""The diagnostic `cls_variance`: how far the [CLS] states of different inputs differ."""
+"""The diagnostic `cls_variance`: how much the [CLS] states of different inputs differ."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from .outputs import OutputProbe
 
 
 def cls_variance(states: Tensor) -> Tensor:
-    """Variance over examples (ddof = 1), mean over dimensions: `(..., examples, width)` -> `(...)`.
-
-    NaN for a single example.
-    """
+    """Variance over examples (ddof = 1), mean over dimensions: `(..., examples, width)` -> `(...)`. NaN for one example."""
     squares = (states - states.mean(-2, keepdim=True)).square().sum(-2)
     return (squares / (states.shape[-2] - 1)).mean(-1)
 
 
 class ClsVariance(OutputProbe):
-    """`cls_variance`: how far the [CLS] states of the step's examples differ; see [`cls_variance`].
+    """Column `cls_variance`: how much the [CLS] states of the step's examples differ.
 
         variance over examples (ddof = 1) of the last hidden state at position 0, mean over its dimensions
 
-    Near 0 the encoder says the same of every input. Position 0 is [CLS] in BERT and its kin; in an encoder-decoder it is
-    the decoder's first, in a causal model the first token, which sees itself only. NaN for a step with one example, and
-    where the base model puts out no such states. Over several processes it is the mean of their variances.
+    Near 0, the encoder gives every input the same state. Position 0 is [CLS] in BERT and similar models. In an
+    encoder-decoder it is the decoder's first position; in a causal model it is the first token, which sees only itself.
+    The value is NaN for a step with one example, and if the base model returns no such states. With several processes it
+    is the mean of their variances.
 
-    Source: no paper's; the sample variance.
-    Cost: memory for examples x hidden size numbers until the step; no pass over the parameters.
+    Source: the sample variance; not from a paper.
+
+    Cost: memory for examples x hidden size numbers until the step. No pass over the parameters.
     """
 
     name = "cls_variance"

@@ -88,7 +88,7 @@ def draw_figures(
     by_recipe = {name: [run for run in runs if run.recipe == name] for name in names}
     if not any(by_recipe.values()):
         chosen = "" if recipes is None and seeds is None else " of these recipes and seeds"
-        raise InputError(f"{folder}: no finished run{chosen} to draw; give the folder of a study")
+        raise InputError(f"{folder}: no finished run{chosen} to draw; give a study's folder")
     by_recipe = finished_runs(by_recipe)
     summaries = {name: read_step_summary(folder, own) for name, own in by_recipe.items()}
     steps = {name: summary for name, summary in summaries.items() if summary is not None}

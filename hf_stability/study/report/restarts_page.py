@@ -70,11 +70,13 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
     number = len(scores.runs)
     if any(run.cell for run in scores.runs):
         raise InputError(
-            f"{scores.recipe}: its runs are of two-way seeds, and share initialisations and data orders: restarts would draw "
-            "both anew. Give a study of plain seeds"
+            f"{scores.recipe}: its runs have two-way seeds and share initialisations and data orders, but restarts draw both "
+            "anew. Give a study with plain seeds (--seeds)"
         )
     if budget is not None and not 1 <= budget <= number:
-        raise InputError(f"--budget {budget:g}: {scores.recipe} has {number} finished runs; give 1 to {number}")
+        raise InputError(
+            f"--budget {budget:g}: must be between 1 and {number}, the number of finished runs of {scores.recipe}"
+        )
     budget = min(BUDGET, number) if budget is None else budget
     n = np.arange(1, number + 1)
     without, replaced = (
