@@ -31,7 +31,7 @@ HELPS = {"output_dir": "Folder for all results. Default: results/TASK."}
 SHORT_HELPS = {
     "learning_rate": "Learning rate after warmup. Default: the recipe's.",
     "num_train_epochs": "Training epochs. Default: the recipe's.",
-    "warmup_steps": "Update steps of linear warmup; below 1, a fraction of all update steps. Default: the recipe's.",
+    "warmup_steps": "Update steps of warmup; below 1, a fraction of all steps. Default: the recipe's.",
     "total_train_batch_size": "Examples per update step, over all devices. Default: the recipe's.",
     "on_alarm": "What the early warning does to a run that seems about to fail. Default: warn.",
     "diagnostics": "More to record at each update step; --help_all lists the choices.",
@@ -92,7 +92,7 @@ class Parser(HfArgumentParser):
 
     def __init__(
         self,
-        classes: Sequence[type],
+        classes: Any,
         texts: Texts,
         groups: Mapping[str, Sequence[str]],
         shown: Sequence[str],
@@ -119,7 +119,7 @@ class Parser(HfArgumentParser):
         raise InputError(message)
 
     def format_help(self) -> str:
-        formatter = self._get_formatter()
+        formatter: Any = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
         grouped = {name for names in self.groups.values() for name in names}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..diagnose.rescue import conclusion, rescue_jobs
 from ..study.job import Job
-from ..tasks.load import TokenizedData
+from ..tasks.load import TaskData
 from .flags import StudyArguments
 from .parser import Texts, parse, study_parser, take
 from .run import SHOWN, run_given
@@ -38,7 +38,7 @@ seeds show a failure that happens most of the time, not one that happens in 1 of
 HELPS = {
     "recipe": "The failed run's recipe: a name, a .yaml file, or parts joined by + (a+b). "
     "Default: transformers_default, the Trainer's defaults.",
-    "seeds": "For each setting, a count (3 means seeds 1 to 3), a list (3 7 9), or a range (1000-1019). Default: 3.",
+    "seeds": "Per setting: a count (3 means seeds 1 to 3), a list (3 7 9) or a range (10-19). Default: 3.",
     "output_dir": "Folder for all results. Default: results/rescue_TASK.",
 }
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     given.setdefault("output_dir", f"results/rescue_{given.get('task_name') or 'custom'}")
     notes: list[str] = []
 
-    def arms(jobs: list[Job], data: TokenizedData, config: Any) -> list[Job]:
+    def arms(jobs: list[Job], data: TaskData, config: Any) -> list[Job]:
         remedies, left_out = rescue_jobs(jobs, len(data.train), config, own.min_steps)
         notes.extend(left_out)
         return remedies

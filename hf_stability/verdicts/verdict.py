@@ -236,7 +236,7 @@ def judge(
     losses = None if losses is None or not np.size(losses) else np.asarray(losses, dtype=float)
     layer_norms = None if layer_norms is None or not np.size(layer_norms) else np.asarray(layer_norms, dtype=float)
     steps = check_steps(steps, losses, layer_norms)
-    if layer_norms is not None:
+    if steps is not None and layer_norms is not None and layers is not None:
         check_norms(steps, layer_norms, layers)
     if total_steps is None and steps is not None:
         total_steps = int(steps[-1])
@@ -253,9 +253,11 @@ def judge(
     outputs = None if eval_predictions is None else first_output(eval_predictions)
     outputs_finite = None if outputs is None else finite_outputs(outputs)
     evidence = nonfinite_evidence(steps, losses, layer_norms, weights_finite, outputs_finite)
-    if outputs_finite and regression:
+    if outputs is None or eval_labels is None or not outputs_finite:
+        pass
+    elif regression:
         evidence |= regression_evidence(outputs, eval_labels)
-    elif outputs_finite:
+    else:
         evidence |= accuracy_evidence(outputs, eval_labels, num_labels, eval_constant, alpha, one_class_at)
     evidence |= headline_evidence(score, baseline, metric, smaller_is_better, examples)
     if half_precision:
@@ -264,8 +266,10 @@ def judge(
         evidence |= loss_evidence(losses, train_label_counts, constant_loss, stuck_at, learned_at, fitted_at)
     evidence |= train_class_evidence(train_predicted_counts, train_label_counts, one_class_at)
 
-    looked = layer_norms is not None and warmup_steps is not None
-    gradients = vanished_gradients(steps, layer_norms, layers, warmup_steps, total_steps) if looked else None
+    looked, gradients = layer_norms is not None and warmup_steps is not None, None
+    if steps is not None and layer_norms is not None and layers is not None:
+        if warmup_steps is not None and total_steps is not None:
+            gradients = vanished_gradients(steps, layer_norms, layers, warmup_steps, total_steps)
     if headline_lead is not None and _is_cleared(basis, evidence, headline_lead):
         evidence |= {"paper_rule": "failed", "headline_lead": dict(headline_lead)}
     status = _status(basis, evidence)
