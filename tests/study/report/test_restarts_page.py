@@ -134,7 +134,7 @@ def test_what_cannot_be_drawn_from_is_refused_and_nothing_is_written(tmp_path, c
             [str(tmp_path), "--recipe", "a", "--budget", "3"],
             "--budget 3: must be between 1 and 2, the number of finished runs of a",
         ),
-        ([str(tmp_path), "--recipe", "a", "--budget", "nan"], "--budget nan: a has 2"),
+        ([str(tmp_path), "--recipe", "a", "--budget", "nan"], "--budget nan: must be between 1 and 2"),
         ([str(tmp_path)], "d: 1 of 1 runs were stopped by an alarm"),
         ([str(tmp_path), "--recipe", "e"], "--recipe e: no finished run"),
         ([str(tmp_path / "none")], "no finished run; give a study's folder"),
