@@ -31,7 +31,7 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """These change a result only with `on_alarm="stop"`: `none`, `warn` and the default give the same run."""
-ADDED_FIELDS = {
+ADDED_FIELDS: dict[str, Any] = {
     "stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32", "methods": [], "method_hashes": [],
 }  # fmt: skip
 """Later fields. They are left out at these values, so that the jobs of earlier versions keep their ids."""

@@ -107,9 +107,9 @@ def fingerprint_tokens(data: TokenizedData) -> str:
             for column in sorted(batch):
                 rows = batch[column]
                 if isinstance(rows[0], (list, tuple)):
-                    digest.update(np.array([len(row) for row in rows], "<i8"))
+                    digest.update(np.array([len(row) for row in rows], "<i8").tobytes())
                     rows = [value for row in rows for value in row]
-                digest.update(np.asarray(rows, "<f8"))
+                digest.update(np.asarray(rows, "<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -180,7 +180,7 @@ def make_jobs(
     settings: Sequence[RecipeSettings],
     seeds: Sequence[int],
     model: str,
-    config,
+    config: Any,
     data: TokenizedData,
     data_folder: str | os.PathLike,
     tokenizer: str = "",
@@ -232,7 +232,7 @@ def make_jobs(
 def job_values(
     recipe: Recipe,
     model: str,
-    config,
+    config: Any,
     task: Task,
     settings: Mapping[str, Resolved],
     methods: Mapping[str, type[Method]] | None = None,
@@ -264,7 +264,7 @@ def job_values(
     return {"args": args, "model_config": values, "sources": sources, **own}
 
 
-def _check_methods_on(config, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
+def _check_methods_on(config: Any, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
     """Give the methods' errors and warnings about the model now, not in every run."""
     for method in methods:
         made = method.from_arguments(args)
@@ -299,7 +299,7 @@ def made_arguments(
     return args
 
 
-def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
+def _known_to(config: Any, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
     """For model types without a part of their own, keep the common values for fields that exist; warn about the rest.
 
     Without any part by type in the file, or for values that a grid varies, a missing field stays an error.

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -35,7 +36,7 @@ HUB_TIMEOUT_S = 5.0  # without a network, the libraries retry each of a model's 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def load_config(model: str):
+def load_config(model: str) -> Any:
     """The config of a pretrained model, in a folder or on the hub.
 
     Raises:
@@ -66,7 +67,7 @@ def load_config(model: str):
         ) from None
 
 
-def load_tokenizer(model: str):
+def load_tokenizer(model: str) -> Any:
     """The tokenizer of a pretrained model. Raises InputError if there is none."""
     if not Path(model).is_dir():
         _look_for_hub(model)
@@ -83,7 +84,7 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
-def fingerprint_model(model: str, config) -> str:
+def fingerprint_model(model: str, config: Any) -> str:
     """SHA-256 over a model's pretrained weights and its config; the path does not count.
 
     A new head is left out, and so are the fields of the config that a task sets (labels). Weights saved in half precision
@@ -116,7 +117,7 @@ def fingerprint_model(model: str, config) -> str:
     return digest.hexdigest()
 
 
-def weights_dtype(asked: str, model: str, config, precision: Sequence[str] = ()) -> str:
+def weights_dtype(asked: str, model: str, config: Any, precision: Sequence[str] = ()) -> str:
     """The precision in which to load weights, by name. Half precision gets a warning.
 
     Args:

@@ -37,7 +37,7 @@ class Progress:
             self.say(f"{self.found} finished {self.kind}{'s' * (self.found > 1)} found, kept")
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.bar.close()
 
     def _count(self) -> str:

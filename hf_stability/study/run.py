@@ -13,7 +13,14 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import DistributedType
-from transformers import AutoTokenizer, DataCollatorWithPadding, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -130,7 +137,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer or job.model)
     config = model_config(job.model, data.task, job.model_config)
 
-    def model_init():
+    def model_init() -> Any:
         return load_model(job.model, config, job.dtype)
 
     stability = StabilityCallback(
@@ -195,6 +202,8 @@ class ReportCallback(TrainerCallback):
     def __init__(self, report: Report):
         self.report = report
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero:
             self.report(state.global_step, state.max_steps)

@@ -197,9 +197,7 @@ def test_mixout_on_top_of_dropout_is_said(name, tiny_model, caplog):
     recipe, model = load_recipe(name), tiny_model()
     settings = prepare.resolved_settings(recipe, "bert", {}, {"mixout": 0.7})
     prepare.job_values(recipe, model, pretrained.load_config(model), SINGLE, settings.args)
-    said = (
-        "--mixout 0.7: it is to take hidden dropout's place, and the model has hidden_dropout_prob 0.1" in caplog.text
-    )
+    said = "--mixout 0.7: Mixout replaces hidden dropout, but this model has hidden_dropout_prob 0.1" in caplog.text
     assert said == (name == "devlin2019")
 
 

@@ -338,9 +338,7 @@ def test_the_commands_glue_folder_serves_the_stages_too(tiny_model, tmp_path, mo
     assert cli.main([*model, *recipes]) == 0
     out, _ = capsys.readouterr()
     (stage,) = (line for line in out.splitlines() if line.startswith("stages/mnli-"))  # one for both
-    assert "train 24, validation_matched 12" in stage and stage.endswith(
-        "for devlin2019+stilts, mosbach2021+stilts"
-    )
+    assert "train 24, validation_matched 12" in stage and stage.endswith("for devlin2019+stilts, mosbach2021+stilts")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
     assert ["learning_rate", "2e-05", "stage of recipe stilts"] in rows  # a flag is the target's
     assert ["learning_rate", "0.001", "--learning_rate"] in rows

@@ -166,7 +166,7 @@ class EarlyStopping(Policy):
     fraction: float
     finished: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_policy(self.started, self.fraction, self.finished)
 
     def planned_seeds(self) -> list[int]:

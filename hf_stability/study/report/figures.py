@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -250,7 +250,7 @@ def _failed(by_recipe: dict[str, list[RunRecord]]) -> dict[str, np.ndarray]:
     return {recipe: np.array([run.status in NOT_OK for run in runs]) for recipe, runs in by_recipe.items()}
 
 
-def _first(by_recipe: dict[str, list[RunRecord]], name: str):
+def _first(by_recipe: dict[str, list[RunRecord]], name: str) -> Any:
     """A value that all runs of a study share, from the first run that has it."""
     values = (getattr(run, name) for runs in by_recipe.values() for run in runs)
     return next((value for value in values if value not in (None, "")), None)
