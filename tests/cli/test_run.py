@@ -356,7 +356,7 @@ BAD = {
     "no such half": (["--validation_half", "third"], "--validation_half", "third", "second"),
     "no example": (["--max_train_samples", "0"], "--max_train_samples 0: give 1 or more"),
     # the study
-    "no seed": (["--seeds", "0"], "--seeds 0: no run"),
+    "no seed": (["--seeds", "0"], "--seeds 0: means no run"),
     "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),
     "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is given twice"),
     "no seeds after the flag": (["--seeds"], "--seeds", "expected at least one argument"),
@@ -390,7 +390,7 @@ BAD = {
         ["--per_device_train_batch_size", "4"],
         "--per_device_train_batch_size 4 contradicts --total_train_batch_size 16",
     ),
-    "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: give --eval_steps"),
+    "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: also give --eval_steps"),
     "corrected twice": (["--lr_bias_correction", "--bias_correction", "true"], "--lr_bias_correction true", "twice"),
     "logger of a recipe": (files(r="args: {report_to: wnadb}\n"), "--report_to wnadb: not installed"),
     "logger not known": (["--report_to", "wnadb"], "--report_to wnadb: not installed", "tensorboard"),
