@@ -91,7 +91,8 @@ class StabilityMixin(_Trainer):
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         if getattr(self.args, "seed_streams", False):
-            set_seed(self.args.init_seed)
+            args: Any = self.args
+            set_seed(args.init_seed)
         model = super().call_model_init(trial)
         if trial is None:  # in a search, the trial's arguments are set later
             self._prepare_model(model)  # continues the random stream that the head was drawn from
@@ -131,8 +132,8 @@ class StabilityMixin(_Trainer):
     ) -> Any:
         labels = inputs.get("labels")
         if model.training and self.methods.change_loss:
-            result = self._loss_of_methods(model, inputs, num_items_in_batch)
-            result = result if return_outputs else result[0]
+            loss, outputs = self._loss_of_methods(model, inputs, num_items_in_batch)
+            result: Any = (loss, outputs) if return_outputs else loss
         else:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
         if num_items_in_batch is None or labels is None or not self._loss_is_a_batch_mean():
@@ -174,11 +175,11 @@ class StabilityMixin(_Trainer):
     # Trainer's own code runs.
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        total = self._measure_gradients()
-        if total is None:
+        total, meter = self._measure_gradients(), self.stability.meter
+        if total is None or meter is None:
             self.methods.refuse_parts_of_gradients()
             return super()._clip_grad_norm(model)
-        clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
+        clip_grads_with_norm_(meter.parameters, self.args.max_grad_norm, total)
         return total
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

@@ -143,7 +143,8 @@ def arguments_class(
     Raises:
         InputError: an argument of a method has a name that is taken.
     """
-    return _arguments_class(tuple(dict.fromkeys(methods)), base or StableTrainingArguments)
+    base_class: Any = base or StableTrainingArguments  # for mypy a dataclass has no hash, its class too
+    return _arguments_class(tuple(dict.fromkeys(methods)), base_class)
 
 
 @lru_cache

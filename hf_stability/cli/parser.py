@@ -91,7 +91,7 @@ class Parser(HfArgumentParser):
 
     def __init__(
         self,
-        classes: Sequence[type],
+        classes: Any,
         texts: Texts,
         groups: Mapping[str, Sequence[str]],
         shown: Sequence[str],
@@ -118,7 +118,7 @@ class Parser(HfArgumentParser):
         raise InputError(message)
 
     def format_help(self) -> str:
-        formatter = self._get_formatter()
+        formatter: Any = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
         grouped = {name for names in self.groups.values() for name in names}

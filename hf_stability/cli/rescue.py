@@ -8,7 +8,7 @@ from typing import Any
 
 from ..diagnose.rescue import conclusion, rescue_jobs
 from ..study.job import Job
-from ..tasks.load import TokenizedData
+from ..tasks.load import TaskData
 from .flags import StudyArguments
 from .parser import Texts, parse, study_parser, take
 from .run import SHOWN, run_given
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     given.setdefault("output_dir", f"results/rescue_{given.get('task_name') or 'custom'}")
     notes: list[str] = []
 
-    def arms(jobs: list[Job], data: TokenizedData, config: Any) -> list[Job]:
+    def arms(jobs: list[Job], data: TaskData, config: Any) -> list[Job]:
         remedies, left_out = rescue_jobs(jobs, len(data.train), config, own.min_steps)
         notes.extend(left_out)
         return remedies

@@ -194,6 +194,8 @@ def _nothing_there(path: Path, folder: Path) -> None:
 class _Inert:
     """Replaces every class in a pickle. It keeps the arguments and the state, and runs no code."""
 
+    args: tuple[Any, ...]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made = object.__new__(cls)
         made.args = args

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..study.model import load_model, model_config
@@ -83,7 +82,7 @@ class Inputs:
     train: Any = None
     labels: np.ndarray | None = None
     collator: Callable | None = None
-    make_model: Callable[[], PreTrainedModel] | None = None
+    make_model: Callable[[], Any] | None = None
     trained_before: int = 0
     no_memorize: str = ""
     device: str | torch.device = "cpu"

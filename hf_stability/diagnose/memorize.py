@@ -149,7 +149,8 @@ def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: in
     labels = np.asarray(labels)
     values = np.unique(labels[labels != IGNORED_LABEL])
     classes = [np.flatnonzero(labels == value) for value in values] if len(values) <= 32 else [np.arange(len(labels))]
-    chosen, seen = [], set()
+    chosen: list[int] = []
+    seen: set[tuple[int, ...]] = set()
     queues = [iter(rows.tolist()) for rows in classes]
     while queues and len(chosen) < count:
         for queue in list(queues):

@@ -6,7 +6,7 @@ fault's own, and `kinds`, the kinds of its faults. A list is shown by its first 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ def _say(text: Text, values: Mapping[str, Any]) -> str:
     return text.format(**shown)
 
 
-def _listed(names: Iterable[str], most: int = 6) -> str:
+def _listed(names: Sequence[str], most: int = 6) -> str:
     shown = ", ".join(map(str, names[:most]))
     return shown if len(names) <= most else f"{shown} ... ({len(names)})"
 
@@ -171,9 +171,7 @@ def _rate(values: Mapping[str, Any]) -> str:
         text += " (bias correction is assumed on)"
     text += ", for {adapters} adapters." if values["adapters"] else "."
     if not values["bias_correction"]:
-        text += (
-            " Without bias correction, steps are as large as with it at up to {effective_peak:.2g} (step {at_step})."
-        )
+        text += " Without bias correction, early steps are as large as at a rate of {effective_peak:.2g} with it (step {at_step})."
     if values["adapters"]:
         text += " Adapters take higher rates than a whole model, and the paper has no bound for them."
         if "reference" in values:
@@ -386,7 +384,7 @@ WORDS: dict[str, Words] = {
             "{risk:.2f}."
         },
         in_order="",  # without an alarm there is no finding
-        remedy="Change the settings. Let the alarm stop such runs early.",
+        remedy="Change the settings, or let the alarm stop such runs early.",
         recipe=f"{STABLE_RECIPE}, or --on_alarm stop",
     ),
     "learning rate": Words(

@@ -230,18 +230,18 @@ def check(
         return math.nan, None
     layers, losses = record["layers"], record["loss"][until]
     found = evidence(norms, losses, record["logit_std"][until], labels, layers, total_steps)
-    found = {name: float(value) for name, value in found.items()}
+    numbers = {name: float(value) for name, value in found.items()}
     diverged = _diverged(losses, norms)
-    value = 1.0 if diverged else float(risk(found))
+    value = 1.0 if diverged else float(risk(numbers))
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
     if diverged:
         sentence = diverged_sentence(step, total_steps)
     else:
-        ratios = (math.exp(found[name]) for name in ("level", "trend", "spread"))
-        sentence = alarm_sentence(step, total_steps, value, layer, *ratios, found["loss"])
-    known = {name: number if math.isfinite(number) else None for name, number in found.items()}  # JSON has no NaN
+        level, trend, spread = (math.exp(numbers[name]) for name in ("level", "trend", "spread"))
+        sentence = alarm_sentence(step, total_steps, value, layer, level, trend, spread, numbers["loss"])
+    known = {name: number if math.isfinite(number) else None for name, number in numbers.items()}  # JSON has no NaN
     return value, Alarm(step, total_steps, value, layer, known, sentence)
 
 
@@ -255,7 +255,8 @@ def find_alarm(
 
     Args:
         record: as in [`check`].
-        warmup_steps, total_steps: update steps; default: the values in the record's first line.
+        warmup_steps: update steps of warmup; default: the value in the record's first line.
+        total_steps: update steps of the whole training; default: the value in the record's first line.
         threshold: as in [`check`].
 
     Raises:

@@ -255,7 +255,7 @@ def _baseline(
         return {"score": float(facts.baseline)}
     labels = answers.labels if answers is not None else _labels(evaluation, facts)
     if family(metric) in ("matthews", "correlation", "r2"):
-        return constant_score(metric, [] if labels is None else labels)
+        return constant_score(metric, np.array([]) if labels is None else labels)
     if labels is None or (answers is not None and answers.kind == "several"):
         return None
     classified = answers is not None and answers.kind == "classes"

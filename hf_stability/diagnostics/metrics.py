@@ -172,7 +172,7 @@ def f1_average(
         return named[0] if named else 1 if num_labels == 2 else None
     score = score / 100 if score > 1 else score
     off = {average: abs(run_f1(labels, classes, num_labels, average) - score) for average in named or averages}
-    best = min(off, key=off.get)
+    best = min(off, key=lambda average: off[average])
     return best if off[best] <= REPORTED + 1e-9 else None
 
 
@@ -313,7 +313,7 @@ def _averaged_f1(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray, a
         return _ratio(by_class.sum(-1), ((support + predicted) > 0).sum(-1))
     if average == "weighted":
         return _ratio((by_class * support).sum(-1), support.sum(-1))
-    return by_class[..., average]
+    return by_class[..., int(average)]
 
 
 def matthews(confusion: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ BLANK = "0.85"
 FLOOR = 1e-12  # 0 has no logarithm: smaller norms are drawn as this one
 FEWEST_DECADES, MOST_DECADES = 4, 8  # of the colour scale
 MOST_COLUMNS = 500  # more update steps than this are drawn as medians of windows
-STYLE = {"font.size": 9, "svg.hashsalt": "hf_stability"}
+STYLE: dict[str, Any] = {"font.size": 9, "svg.hashsalt": "hf_stability"}
 
 
 def draw_heat_map(
@@ -106,7 +106,7 @@ def plot_heat_map(
     ax.set_xlabel(f"update step (a column: median of {window} steps)" if window > 1 else "update step")
     handles, labels = ax.get_legend_handles_labels()
     if handles:
-        above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3, "frameon": False}
+        above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3, "frameon": False}
         ax.legend(handles, labels, fontsize="small", handlelength=1.6, borderaxespad=0.1, **above)
     return ax
 
@@ -144,7 +144,8 @@ def own_style() -> Iterator[None]:
     backend = dict.__getitem__(matplotlib.rcParams, "backend")  # read without making matplotlib look for one
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "backend": "agg"})
+        style: Any = {**STYLE, "backend": "agg"}
+        matplotlib.rcParams.update(style)
         try:
             yield
         finally:

@@ -255,6 +255,7 @@ class Recorder:
         device = total.device  # with DataParallel the batches are on several devices
         batches = [[part.to(device) if part is not None else None for part in batch] for batch in self.micro_batches]
         losses = [loss.float() for loss, _, _ in batches if loss is not None]
+        loss: Any
         sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
         if self._losses_add_up:  # the processes' mean is taken in _flush
             loss = sum(losses) * (self.args.world_size if self.args.average_tokens_across_devices else 1)
@@ -286,9 +287,9 @@ class Recorder:
         """
         if not self._rows:
             return
-        steps, rates, seen, norms = zip(*self._rows, strict=True)
+        steps, rates, rows, norms = zip(*self._rows, strict=True)
         self._rows = []
-        seen = self.of_all_processes(torch.stack(seen)).cpu().numpy()
+        seen = self.of_all_processes(torch.stack(rows)).cpu().numpy()
         block = self.guard.run(RECORD, self._append, steps, rates, seen, torch.stack(norms).cpu().numpy())
         if block is not None:
             self.on_rows(block)
@@ -301,7 +302,7 @@ class Recorder:
         outputs = combine_statistics(seen[..., 1:], self.width)
         loss, probed = (weighted_mean(part, seen[..., 1:2]) for part in (seen[..., :1], probed))
         rates = np.asarray(rates, "<f4")
-        block = [
+        parts = [
             steps,
             rates[:, 0],
             loss,
@@ -312,7 +313,7 @@ class Recorder:
             probed,
             rates[:, 1:],
         ]
-        block = np.column_stack([np.asarray(part, "<f4") for part in block])
+        block = np.column_stack([np.asarray(part, "<f4") for part in parts])
         if self.record.path is not None:  # appends in memory first, then to the file
             self.guard.run(FILE, self.record.append, block)
             self.record.path = None if FILE in self.guard.off else self.record.path

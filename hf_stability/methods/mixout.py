@@ -118,6 +118,7 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
             f"--mixout: no trained linear layer in this {type(model).__name__} matches --mixout_where {where}. Set --mixout 0, "
             "or unfreeze some."
         )
+    layer: Any
     for layer in found.values():
         pretrained = layer.weight.detach().clone()
         layer.__class__ = MixLinear  # in place: tied weights, hooks and names stay

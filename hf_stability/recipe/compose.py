@@ -80,7 +80,7 @@ def extend(base: Recipe, own: Recipe) -> Recipe:
     if own.stages:
         inherited = _changed(inherited, lambda part: replace(part, stages=()))
     types = dict.fromkeys([*inherited.model_types, *own.model_types])
-    nothing = {section: {} for section in MODEL_TYPE_SECTIONS}
+    nothing: dict[str, dict[str, Any]] = {section: {} for section in MODEL_TYPE_SECTIONS}
     files = [
         replace(part, model_types={model_type: part.model_types.get(model_type, nothing) for model_type in types})
         for part in (*inherited.files, own)

@@ -62,7 +62,7 @@ def resolve(
     """
     given, point = given or {}, _point(recipe, "args")
     for name, resolved in point.items():
-        if name in given:
+        if recipe is not None and name in given:
             raise InputError(
                 f"{given_name.format(name)} {given[name]}: the {resolved.source} varies it; leave this out, or choose "
                 f"from the grid: {recipe.name.partition(',')[0]},{name}=..."
@@ -129,7 +129,7 @@ def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Ma
 def _point(recipe: Recipe | None, section: str) -> dict[str, Resolved]:
     """The values of a recipe that come from its grid."""
     found = {}
-    for key, value in ({} if recipe is None else recipe.point).items():
+    for key, value in recipe.point.items():
         if key.startswith(CONFIG) == (section == "model_config"):
             part = next(part for part in recipe.files if key in part.grid)
             found[key.removeprefix(CONFIG)] = Resolved(value, f"grid of recipe {part.name}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers.trainer_utils import IntervalStrategy
 
 from ..diagnostics.step_record import missing_steps
 from ..errors import InputError
@@ -33,7 +34,9 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
         raise InputError(f"{folder} is a file, but the run needs a folder there; move it away")
     unfinished = _unfinished_job_id(folder) == job.id
     before = job.policy["look_at"] if job.until_look else None
-    checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None
+    checkpoint = (
+        newest_whole_checkpoint(folder, IntervalStrategy(args.eval_strategy).value, before) if unfinished else None
+    )
     if checkpoint is not None and _has_lost_steps(folder, checkpoint):
         logger.error(
             f"{folder}: the record lacks update steps; the run starts again from the beginning"

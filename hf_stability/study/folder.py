@@ -98,7 +98,8 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
             changes = differences(old.settings(), by_recipe[run.recipe].settings())
         else:
             new = next(iter(by_recipe.values()), old)
-            changes = differences(*({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new)))
+            before, after = ({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new))
+            changes = differences(before, after)
         if changes:
             changes += _stage_changes(folder, old.stages, by_recipe.get(run.recipe, old).stages, stages)
             raise InputError(

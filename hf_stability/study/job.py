@@ -31,7 +31,7 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
-ADDED_FIELDS = {
+ADDED_FIELDS: dict[str, Any] = {
     "stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32", "methods": [], "method_hashes": [],
 }  # fmt: skip
 """Fields that are left out where they have these values: jobs of before they were there keep their ids."""

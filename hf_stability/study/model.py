@@ -65,7 +65,7 @@ def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
     task's labels. Only the main process writes.
     """
     if trainer.args.should_save:
-        encoder = trainer.model.base_model
+        encoder: Any = trainer.model.base_model
         encoder.save_pretrained(folder)
         config = AutoConfig.from_pretrained(model)
         config.architectures, config.dtype = [type(encoder).__name__], encoder.dtype  # not the checkpoint's dtype

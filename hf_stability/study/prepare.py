@@ -107,9 +107,9 @@ def fingerprint_tokens(data: TokenizedData) -> str:
             for column in sorted(batch):
                 rows = batch[column]
                 if isinstance(rows[0], (list, tuple)):
-                    digest.update(np.array([len(row) for row in rows], "<i8"))
+                    digest.update(np.array([len(row) for row in rows], "<i8").tobytes())
                     rows = [value for row in rows for value in row]
-                digest.update(np.asarray(rows, "<f8"))
+                digest.update(np.asarray(rows, "<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from .executors import Event, execute_in_process, execute_in_workers
@@ -234,7 +235,7 @@ def is_main_process(jobs: Sequence[Job]) -> bool:
     return PartialState().is_main_process
 
 
-def _of_main_process(missing: list[Job]) -> list[Job]:
+def _of_main_process(missing: list[Any]) -> list[Any]:
     """What the main process found missing: all processes must run the same jobs."""
     from accelerate.utils import broadcast_object_list
 

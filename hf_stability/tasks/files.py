@@ -75,6 +75,10 @@ def load_files(
     doubt_columns(train, text_columns)
 
     kind = label_kind(train, regression, label_names)
+    names: tuple[str, ...] | None
+    train_labels: list[Any]
+    validation_labels: list[Any]
+    metrics: tuple[str, ...]
     if kind == "number":
         names = None
         train_labels, validation_labels = (read_numbers(table) for table in (train, validation))

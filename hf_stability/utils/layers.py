@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,13 +54,14 @@ def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Para
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without wrappers that only add a prefix to its parameters' names."""
+    inner: Any = model
     while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif "_orig_mod" in model._modules:  # torch.compile
-            model = model._orig_mod
+        if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = inner.module
+        elif "_orig_mod" in inner._modules:  # torch.compile
+            inner = inner._orig_mod
         else:
-            return model
+            return inner
 
 
 def _layer_stacks(model: nn.Module) -> list[str]:

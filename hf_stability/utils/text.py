@@ -80,8 +80,8 @@ def joined(words: Iterable[object], last: str = "and") -> str:
         words: the words. Each is converted to a string.
         last: the conjunction before the last word.
     """
-    words = list(map(str, words))
-    return "".join(words) if len(words) < 2 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+    texts = list(map(str, words))
+    return "".join(texts) if len(texts) < 2 else f"{', '.join(texts[:-1])} {last} {texts[-1]}"
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------

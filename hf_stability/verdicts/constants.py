@@ -143,7 +143,7 @@ def best_constant_score(
     outputs = first_output(predictions)
     best: dict[str, float | int] = {}
     for constant in _constants(labels, num_labels, regression):
-        fake = _constant_outputs(outputs, constant, num_labels, regression)
+        fake: Any = _constant_outputs(outputs, constant, num_labels, regression)
         if isinstance(predictions, tuple):
             fake = (fake, *predictions[1:])
         with warnings.catch_warnings():
@@ -173,7 +173,7 @@ def _constant_outputs(outputs: np.ndarray, constant: float | int, num_labels: in
             "(n,) of an integer type. For a regression set regression=True"
         )
     fake = np.zeros_like(outputs)
-    fake[..., constant] = 1
+    fake[..., int(constant)] = 1
     return fake
 
 

@@ -53,7 +53,7 @@ def tanh_modules(model: nn.Module) -> list[nn.Module]:
     They are found by the names and classes of the modules, so that wrappers (DistributedDataParallel, PEFT) do not
     matter. There are several if a wrapper keeps copies of a module; only one of them runs.
     """
-    heads = [module.dense for module in model.modules() if _is_tanh_head(module)]
+    heads: list[Any] = [module.dense for module in model.modules() if _is_tanh_head(module)]
     return heads or [m for name, m in model.named_modules() if isinstance(m, nn.Tanh) and "pooler" in name]
 
 

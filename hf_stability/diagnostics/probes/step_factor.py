@@ -59,13 +59,13 @@ class StepFactor(Probe):
         step, group = found
         if not group.get("bias_correction", True):
             return torch.ones(1, device=self._device)
-        betas = [float(beta) for beta in group["betas"]]
+        beta1, beta2 = (float(beta) for beta in group["betas"])
         if isinstance(step, Tensor) and step.device.type != "cpu":
-            return step_factor(step.float(), *betas).reshape(1).to(self._device)
+            return step_factor(step.float(), beta1, beta2).reshape(1).to(self._device)
         if step < 1:  # the first step was skipped
             return self._unknown()
         # Copying from the host would wait for the device; filling with a number does not.
-        return torch.full((1,), effective_step_factor(float(step), *betas), device=self._device)
+        return torch.full((1,), effective_step_factor(float(step), beta1, beta2), device=self._device)
 
     def stop(self) -> None:
         self._optimizer = None

@@ -61,7 +61,7 @@ class UpdateRatio(Probe):
         self, optimizer: torch.optim.Optimizer, total_norm: Tensor, before_clipping: bool, step: int
     ) -> None:
         for before, layer in zip(self._before, self._layers, strict=True):
-            torch._foreach_copy_(before, layer)
+            torch._foreach_copy_(before, list[Tensor](layer))
 
     def after_step(self) -> Tensor:
         ratios = [update_ratio(layer, before) for layer, before in zip(self._layers, self._before, strict=True)]

@@ -113,7 +113,10 @@ def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
         InputError: pairs of seeds would differ in their number of runs. The message names sizes that work.
     """
     for recipe in dict.fromkeys(job.recipe for job in jobs):
-        own = [*(job for job in jobs if job.recipe == recipe), *(run for run in runs if run.recipe == recipe)]
+        own: list[Job | RunRecord] = [
+            *(job for job in jobs if job.recipe == recipe),
+            *(run for run in runs if run.recipe == recipe),
+        ]
         cells = {tuple(one.cell[kind] for kind in ("init", "order", "dropout")) for one in own if one.cell is not None}
         sizes = [max(numbers) for numbers in zip(*cells, strict=True)]  # each design has all from 1 on
         if len(cells) != np.prod(sizes):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import InputError
 
@@ -33,7 +34,7 @@ def standard_deviation(scores: np.ndarray) -> np.ndarray:
     return scores.std(-1, ddof=1)
 
 
-def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def wilson_interval(count: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's score interval of a share, as `scipy.stats.binomtest(count, n).proportion_ci(method="wilson")`.
 
     All shares p that the score test does not reject: `|count/n - p| <= z sqrt(p (1 - p) / n)`, hence

@@ -13,8 +13,9 @@ Components", chapter 4). That needs no normal distribution, which scores with fa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Grid:
     scores: np.ndarray
 
 
-def crossed_grid(init_seeds: Sequence[Hashable], data_seeds: Sequence[Hashable], scores: Sequence[float]) -> Grid:
+def crossed_grid(init_seeds: Sequence[Any], data_seeds: Sequence[Any], scores: Sequence[float] | np.ndarray) -> Grid:
     """The cells of a balanced crossed design, from a list of runs.
 
     Args:

@@ -347,7 +347,7 @@ def break_clause(rng: random.Random, sentence: Sentence) -> Sentence | None:
     """`the dog that chase the cats sleeps.`; None if the subject has no relative clause."""
     modifier = sentence.subject.modifier
     if isinstance(modifier, SubjectClause):
-        wrong = SubjectClause(_with_other_number(modifier.predicate))
+        wrong: SubjectClause | ObjectClause = SubjectClause(_with_other_number(modifier.predicate))
     elif isinstance(modifier, ObjectClause):
         wrong = replace(modifier, verb=replace(modifier.verb, plural=not modifier.verb.plural))
     else:
