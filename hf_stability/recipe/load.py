@@ -70,13 +70,15 @@ def load_recipe(name: str) -> Recipe:
     """Read and check one recipe.
 
     Args:
-        name: as in [`load_recipes`].
+        name: a packaged recipe's name (`"mosbach2021"`), the path of a `.yaml` file, or several of these joined by `+`
+            (`"mosbach2021+mine.yaml"`). For a recipe of a grid, its whole name (`"rates.yaml,learning_rate=2e-05"`).
 
     Returns:
         The checked recipe. `StableTrainingArguments.from_recipe(name)` makes training arguments from it.
 
     Raises:
-        InputError: as in [`load_recipes`], or it is a grid of several recipes.
+        InputError: no such recipe; errors in a file (all at once, each with file, key and the nearest valid name); parts
+            that contradict each other; or a grid of several recipes.
     """
     recipes = load_recipes(name)
     if len(recipes) > 1:
