@@ -18,4 +18,9 @@ def test_each_argument_has_a_help_and_ours_have_their_default(field):
     text = field.metadata["help"]
     assert text
     if field.name not in OF_METHODS:
-        assert text[0].isupper() and text.endswith(".") and "Default" in text and (not field.default or str(field.default) in text)
+        assert (
+            text[0].isupper()
+            and text.endswith(".")
+            and "Default" in text
+            and (not field.default or str(field.default) in text)
+        )
