@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
@@ -23,8 +23,13 @@ from .utils.optimizers import inner_optimizer
 
 logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:  # a type checker sees the Trainer that it is mixed into
+    _Trainer = Trainer
+else:
+    _Trainer = object
 
-class StabilityMixin:
+
+class StabilityMixin(_Trainer):
     """Adds recipes, methods and diagnostics to any subclass of the Trainer: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
 
     Put it first. If the subclass has its own training arguments, combine those too: `class MyArguments(StableTrainingArguments,
@@ -86,7 +91,8 @@ class StabilityMixin:
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         if getattr(self.args, "seed_streams", False):
-            set_seed(self.args.init_seed)
+            args: Any = self.args
+            set_seed(args.init_seed)
         model = super().call_model_init(trial)
         if trial is None:  # in a search, the trial's arguments are set later
             self._prepare_model(model)  # continues the random stream that the head was drawn from
@@ -126,8 +132,8 @@ class StabilityMixin:
     ) -> Any:
         labels = inputs.get("labels")
         if model.training and self.methods.change_loss:
-            result = self._loss_of_methods(model, inputs, num_items_in_batch)
-            result = result if return_outputs else result[0]
+            loss, outputs = self._loss_of_methods(model, inputs, num_items_in_batch)
+            result: Any = (loss, outputs) if return_outputs else loss
         else:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
         if num_items_in_batch is None or labels is None or not self._loss_is_a_batch_mean():
@@ -144,7 +150,7 @@ class StabilityMixin:
         scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs
         scale = of_processes if scaled else 1  # the Trainer multiplies a loss by this
 
-        def compute_loss(batch):
+        def compute_loss(batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
             loss, outputs = super(StabilityMixin, self).compute_loss(model, batch, True, num_items_in_batch)
             return loss / scale, outputs
 
@@ -169,11 +175,11 @@ class StabilityMixin:
     # Trainer's own code runs.
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        total = self._measure_gradients()
-        if total is None:
+        total, meter = self._measure_gradients(), self.stability.meter
+        if total is None or meter is None:
             self.methods.refuse_parts_of_gradients()
             return super()._clip_grad_norm(model)
-        clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
+        clip_grads_with_norm_(meter.parameters, self.args.max_grad_norm, total)
         return total
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

@@ -263,14 +263,14 @@ class BiasCorrection(Method):
                 f"Give --optim {' or '.join(TORCH_ADAMW)}, or --bias_correction true."
             )
 
-    def change_optimizer(self, optimizer_cls, kwargs, args):
+    def change_optimizer(self, optimizer_cls: Any, kwargs: dict[str, Any], args: Any) -> tuple[Any, dict[str, Any]]:
         if optimizer_cls is not torch.optim.AdamW:
             raise InputError(
                 f"--bias_correction false: --optim {args.optim} is not torch's AdamW. Give --optim adamw_torch."
             )
         return AdamW, {**kwargs, "bias_correction": False}
 
-    def check_optimizer(self, optimizer):
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         # change_optimizer does not see an optimizer that was passed in: the argument must not be ignored silently.
         if any(group.get("bias_correction", True) for group in optimizer.param_groups):
             raise InputError(
@@ -278,7 +278,7 @@ class BiasCorrection(Method):
                 "Pass hf_stability.AdamW(..., bias_correction=False)."
             )
 
-    def change_scheduler(self, scheduler, trainer, passed_in):
+    def change_scheduler(self, scheduler: Any, trainer: Any, passed_in: bool) -> Any:
         if not self.settings.lr_bias_correction:
             return scheduler
         if passed_in:

@@ -16,6 +16,9 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import InputError
 
 
+ComputeLoss = Callable[[dict[str, Any]], tuple[Tensor, Any]]
+
+
 @dataclass(frozen=True)
 class Range:
     """The numbers that an argument may have.
@@ -232,9 +235,7 @@ class Method:
         """
         return scheduler
 
-    def loss(
-        self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any], trainer: Any
-    ) -> tuple[Tensor, Any]:
+    def loss(self, compute_loss: ComputeLoss, inputs: Mapping[str, Any], trainer: Any) -> tuple[Tensor, Any]:
         """Return the loss of a micro-batch (0-d), and the model's outputs.
 
         Args:

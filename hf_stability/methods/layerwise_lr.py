@@ -68,7 +68,7 @@ def layerwise_lr_groups(
     rates = layer_rates(list(layers), learning_rate, decay)
     left_out = {id(parameter) for parameter in undecayed}
     groups = []
-    for name in reversed(layers):
+    for name in reversed(list(layers)):
         for decayed in (True, False):
             chosen = [p for p in layers[name] if (id(p) not in left_out) == decayed]
             if chosen:

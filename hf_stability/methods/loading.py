@@ -10,6 +10,7 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..errors import InputError, nearest
 from .base import Method
@@ -97,7 +98,7 @@ def _load_module(name: str, folders: list[Path]) -> ModuleType:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     spec = importlib.util.find_spec(name) if name not in sys.modules else None
-    known = _loaded_from(Path(spec.origin)) if spec is not None and spec.has_location else None
+    known = _loaded_from(Path(spec.origin)) if spec is not None and spec.origin and spec.has_location else None
     return known or importlib.import_module(name)
 
 
@@ -113,7 +114,7 @@ def _loaded_from(path: Path) -> ModuleType | None:
 def _load_file(path: Path) -> ModuleType:
     """Load a file as a module with a unique name, so that it hides no other module."""
     name = f"hf_stability_method_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pickle looks for it there
     try:

@@ -24,13 +24,13 @@ class _Mixout(torch.autograd.Function):
     """The equation of `Mixout`. The backward pass is exact, or that of the authors' code."""
 
     @staticmethod
-    def forward(ctx, weight, pretrained, keep, p, rescale_grad):
+    def forward(ctx: Any, weight: Tensor, pretrained: Tensor, keep: Tensor, p: float, rescale_grad: bool) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = 1 / (1 - p) if rescale_grad else 1.0
         return torch.where(keep, (weight - p * pretrained) / (1 - p), pretrained)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (keep,) = ctx.saved_tensors
         return torch.where(keep, grad * ctx.scale, 0.0), None, None, None, None
 
@@ -118,6 +118,7 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
             f"--mixout: no trained linear layer in this {type(model).__name__} matches --mixout_where {where}. Set --mixout 0, "
             "or unfreeze some."
         )
+    layer: Any
     for layer in found.values():
         pretrained = layer.weight.detach().clone()
         layer.__class__ = MixLinear  # in place: tied weights, hooks and names stay

@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .adamw import BiasCorrection
+from .adamw import BiasCorrection, BiasCorrectionArguments
 from .base import Method
-from .child_tuning import ChildTuningMethod
-from .component_clip import ComponentClip
-from .layerwise_lr import LayerwiseLR
-from .mixout import Mixout
-from .prior_decay import PriorDecayMethod
-from .r3f import R3F
-from .r_drop import RDrop
-from .reinit import Reinit
+from .child_tuning import ChildTuningArguments, ChildTuningMethod
+from .component_clip import ComponentClip, ComponentClipArguments
+from .layerwise_lr import LayerwiseLR, LayerwiseLRArguments
+from .mixout import Mixout, MixoutArguments
+from .prior_decay import PriorDecayArguments, PriorDecayMethod
+from .r3f import R3F, R3FArguments
+from .r_drop import RDrop, RDropArguments
+from .reinit import Reinit, ReinitArguments
 
 
 METHODS: tuple[type[Method], ...] = (
@@ -31,12 +31,23 @@ METHODS: tuple[type[Method], ...] = (
 )
 """The packaged methods, in the order in which a trainer calls their hooks."""
 
-MethodArguments = dataclasses.make_dataclass(
-    "MethodArguments",
-    [],
-    bases=tuple(method.Arguments for method in reversed(METHODS)),  # fields come in the order of METHODS
-    namespace={"__module__": __name__, "__doc__": "The arguments of all packaged methods."},
-)
+
+@dataclasses.dataclass
+class MethodArguments(
+    ChildTuningArguments,
+    R3FArguments,
+    RDropArguments,
+    ComponentClipArguments,
+    LayerwiseLRArguments,
+    PriorDecayArguments,
+    MixoutArguments,
+    ReinitArguments,
+    BiasCorrectionArguments,
+):
+    """The arguments of all packaged methods: METHODS backwards, because a dataclass takes the fields of its last base first.
+
+    The bases are written out for type checkers.
+    """
 
 
 def argument_names(methods: Sequence[type[Method]] = METHODS) -> tuple[str, ...]:

@@ -41,7 +41,8 @@ def add_l2_sp_gradient(parameters: Sequence[nn.Parameter], pretrained: Sequence[
     if not chosen or not strength:
         return
     difference = torch._foreach_sub([parameters[i] for i in chosen], [pretrained[i] for i in chosen])
-    torch._foreach_add_([parameters[i].grad for i in chosen], difference, alpha=strength)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_add_(gradients, difference, alpha=strength)
 
 
 @torch.no_grad()

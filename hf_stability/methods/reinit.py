@@ -37,7 +37,9 @@ def reinit_layers(model: nn.Module, num_layers: int, generator: torch.Generator 
             so that they could not be trained again.
     """
     modules = top_modules(model, num_layers)
-    std = model.config.initializer_range
+    config: Any = model.config
+    std = config.initializer_range
+    module: Any
     with torch.no_grad():
         for module in (inner for top in modules.values() for inner in top.modules()):
             if isinstance(module, nn.Linear):
@@ -54,15 +56,17 @@ def reinit_layers(model: nn.Module, num_layers: int, generator: torch.Generator 
 def top_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
     """The modules that `reinit_layers` would re-initialise, by name. Raises what it would raise, and changes nothing."""
     name, stack = _encoder_layers(model)
+    config: Any = model.config
     if not 1 <= num_layers <= len(stack):
         raise InputError(
             f"--reinit_layers {num_layers}: this {model.config.model_type} has {len(stack)} layers; give 1 to "
             f"{len(stack)}, or 0 to keep all of them."
         )
-    modules = {f"{name}.{i}": stack[i] for i in range(len(stack) - num_layers, len(stack))}
+    modules: dict[str, nn.Module] = {f"{name}.{i}": stack[i] for i in range(len(stack) - num_layers, len(stack))}
     prefix, base = base_model(model)
-    if isinstance(getattr(base, "pooler", None), nn.Module):
-        modules[f"{prefix}pooler"] = base.pooler
+    pooler = getattr(base, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        modules[f"{prefix}pooler"] = pooler
     for where, module in modules.items():
         _check(where, module)
     return modules
