@@ -1,11 +1,11 @@
-"""Every recipe on the same ground: the tables. See recipes_study/PROTOCOL.md, "Analysis" and "Amendment".
+"""Compare all recipes on the same ground: the tables. See recipes_study/PROTOCOL.md, "Analysis" and "Amendment".
 
     python benchmarks/recipes_report.py --output_dir studies
-    python benchmarks/recipes_report.py --from_csv    # the tables again, without the studies, from the committed runs.csv
+    python benchmarks/recipes_report.py --from_csv    # make the tables again from the committed runs.csv, without the studies
 
-It writes recipes_study/results.md, runs.csv and a picture of the scores for each table, and puts tables and pictures between
-the two marks in recipes/README.md. With --from_csv it leaves runs.csv and the pictures as they are; costs in seconds are from
-seconds rounded to tenths then.
+Writes recipes_study/results.md (all columns), runs.csv and a picture of the scores per table. Puts the pictures and narrower
+tables between the two marks in docs/remedies.md. With --from_csv, runs.csv and the pictures stay as they are, and costs come from
+seconds rounded to tenths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import json
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,22 +37,32 @@ from hf_stability.study.report.figures import scores_figure
 from hf_stability.study.report.restarts import restarts_at_budget
 from hf_stability.study.report.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, t_interval
 from hf_stability.study.report.summary import summarize
-from hf_stability.study.report.summary_page import SCORE_COLUMNS, failed_text
+from hf_stability.study.report.summary_page import failed_text
 from hf_stability.tasks.load import HALVES, TokenizedData
 from hf_stability.utils.files import write_text
 from hf_stability.utils.text import decimal, markdown_table
 
 
 BASE = "devlin2019"
-README = Path(__file__).resolve().parents[1] / "recipes" / "README.md"
-FROM_README = "../benchmarks/recipes_study/"
-SAME_RATE = "same_rate"  # the part of that name
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "remedies.md"
+FROM_PAGE = "../benchmarks/recipes_study/"
+SAME_RATE = "same_rate"  # name of the part
 MARKS = "<!-- recipes_report.py: begin -->", "<!-- recipes_report.py: end -->"
 RESTARTS_RESAMPLES, POWER_DRAWS = 2000, 4000
-WORK = {"mosbach2021": 20 / 3}  # runs of the base, in update steps; of all others by their seconds
-AT_EQUAL_COMPUTE = 1.1  # cost, in runs of the base, from which a recipe has a row there
-IN_A_ROW = 7  # boxes of a picture, so that it reads at a page's width
+WORK = {"mosbach2021": 20 / 3}  # cost in runs of the base, by update steps; all other costs are by seconds
+AT_EQUAL_COMPUTE = 1.1  # recipes that cost this many runs of the base, or more, have a row there
+IN_A_ROW = 7  # boxes per row of a picture, so that it is legible at a page's width
 NO_SPREAD = 0.002  # one example in 500
+SCORES = {"mean": "mean", "std": "std", "std of ok runs": "std_ok", "median": "median", "max": "max"}
+"""Columns of the scores -> key of the figure in a summary."""
+FAILED, DIFFERENCE = "failed = share (95% interval)", f"mean - `{BASE}`'s (95% interval)"
+SPREAD_P, FAILED_P, MIXOUT = (
+    "p of spread (Holm)",
+    "p of failed (Holm)",
+    f"`{study.CONTROLLED}`'s mean - this (95% interval)",
+)
+ON_PAGE = ("task", "recipe", "learning rate", FAILED, FAILED_P, "mean", "std", DIFFERENCE, MIXOUT)
+"""Columns of the page's tables; results.md has all."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,13 @@ class Arm:
     """A recipe's n runs on a task, in the order of seeds.
 
     Args:
-        metric: the headline's name.
+        metric: name of the headline metric.
         rate: learning rate.
         edge: whether the rate is at an edge of the grid it was chosen from.
-        select, report: (n,) scores at the end, on the half that selects and on the one that is reported.
-        failed: (n,) bool, on the latter.
-        seconds: (n,) of each run.
-        stage_seconds: of the stages that all runs start from; 0 without.
+        select, report: (n,) scores at the end of training, on the half that selects and on the reported half.
+        failed: (n,) bool, on the reported half.
+        seconds: (n,) wall clock per run.
+        stage_seconds: wall clock of the stages that all runs start from; 0 without stages.
     """
 
     recipe: str
@@ -89,11 +99,11 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
 
     Args:
         folder: the part's study of a task.
-        rates: by recipe, the rate that it has there.
-        grid: by recipe, the rates that it could have had.
+        rates: by recipe, its planned learning rate.
+        grid: by recipe, the learning rates it was chosen from.
 
     Raises:
-        SystemExit: runs are missing, were not planned, or have another rate.
+        SystemExit: runs are missing, were not planned, or have another learning rate.
     """
     runs: dict[str, list[RunRecord]] = {}
     for run in read_runs(folder):
@@ -103,12 +113,16 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
     for recipe, rate in rates.items():
         own = sorted(runs.get(recipe, []), key=lambda run: run.seed)
         if tuple(run.seed for run in own) != seeds:
-            raise SystemExit(f"{folder}: {recipe} has {len(own)} runs, planned are {len(seeds)}")
+            raise SystemExit(
+                f"{folder}: {recipe} has {len(own)} runs, planned are {len(seeds)}; run this part to its end."
+            )
         jobs = [json.loads((folder / "runs" / run.name / "config.json").read_text("utf-8"))["job"] for run in own]
         others = {job["args"]["learning_rate"] for job in jobs} - {rate}
         if others:
-            raise SystemExit(f"{folder}: {recipe} was run at {others.pop():g}, planned is {rate:g}")
-        constant = second_halfs_constant(folder / "data" / Path(jobs[0]["data_folder"]).name)
+            raise SystemExit(
+                f"{folder}: {recipe} was run at {others.pop():g}, planned is {rate:g}; give the folder of the planned study."
+            )
+        baseline = second_half_baseline(folder / "data" / Path(jobs[0]["data_folder"]).name)
         accuracy = _scores([run.metrics.get(f"eval_{HALVES[1]}_accuracy") for run in own])
         diverged = np.array([run.status == "diverged" for run in own])
         stages = [path for stage in jobs[0].get("stages", ()) for path in folder.glob(f"stages/*-{stage}")]
@@ -120,7 +134,7 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
             seeds,
             _scores([run.last for run in own]),
             _scores([run.report for run in own]),
-            diverged | (accuracy <= constant),
+            diverged | (accuracy <= baseline),
             np.array([_seconds(folder / "runs" / run.name) for run in own]),
             sum(map(_seconds, stages)),
         )
@@ -128,8 +142,8 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
 
 
 @cache
-def second_halfs_constant(folder: Path) -> float:
-    """The best constant's accuracy on the half that is reported."""
+def second_half_baseline(folder: Path) -> float:
+    """Accuracy of the majority-class baseline on the reported half."""
     labels = np.array(TokenizedData.load(folder).validation[HALVES[1]]["label"])
     return float(np.bincount(labels).max() / len(labels))
 
@@ -146,46 +160,46 @@ def _seconds(folder: Path) -> float:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Mean difference, seed by seed, with its 95% t interval; of the seeds that have both scores."""
+    """Mean paired difference and the ends of its 95% t interval, over the seeds that have both scores."""
     difference = (first - second)[np.isfinite(first) & np.isfinite(second)]
     return float(difference.mean()), *map(float, t_interval(difference))
 
 
 @cache
 def power(n: int, ratio: float, alpha: float = 0.05) -> float:
-    """Share of draws of two normal samples of n, their standard deviations `ratio` to 1, that Brown-Forsythe tells apart."""
+    """Power of the Brown-Forsythe test on two normal samples of n with standard deviations `ratio` to 1, by simulation."""
     rng = np.random.default_rng(0)
     p_values = [brown_forsythe(rng.normal(0, 1, n), rng.normal(0, ratio, n)).p for _ in range(POWER_DRAWS)]
     return float(np.mean(np.array(p_values) < alpha))
 
 
 def spread_p(arm: Arm, base: Arm) -> float:
-    """The primary test; 1 where it is undefined (scores that are all the same)."""
+    """p of the primary test; 1 where it is undefined (all scores are the same)."""
     result = brown_forsythe(arm.report[np.isfinite(arm.report)], base.report[np.isfinite(base.report)])
     return 1.0 if result.p is None else result.p
 
 
 def says_nothing_of_stability(arm: Arm, base: Arm) -> bool:
-    """Whether the smaller of the two spreads is one of more failed runs, or no spread at all."""
+    """Whether the recipe with the smaller spread has more failed runs, or no spread at all."""
     spreads = [float(standard_deviation(one.report[np.isfinite(one.report)])) for one in (arm, base)]
     steadier, other = (arm, base) if spreads[0] < spreads[1] else (base, arm)
     return bool(min(spreads) < NO_SPREAD or steadier.failed.sum() > other.failed.sum())
 
 
 def known_runs(base: Arm) -> tuple[np.ndarray, np.ndarray]:
-    """The scores that select and those that are reported, of the runs that have both."""
+    """The selecting and the reported scores of the runs that have both."""
     known = np.isfinite(base.select) & np.isfinite(base.report)
     return base.select[known], base.report[known]
 
 
 def restarts(base: Arm, cost: float) -> float:
-    """The expected score of the best of `cost` restarts, chosen on the one half, scored on the other."""
+    """The expected score of the best of `cost` restarts, chosen on one half and scored on the other."""
     select, report = known_runs(base)
     return float(restarts_at_budget(select, cost, report))
 
 
 def against_restarts(arm: Arm, base: Arm, cost: float) -> AgainstRestarts:
-    """The arm's mean minus the score of `cost` [`restarts`] of the base, with its 95% interval over seeds."""
+    """The arm's mean minus the expected best of `cost` [`restarts`] of the base, with its 95% interval over seeds."""
     own = arm.report[np.isfinite(arm.report)]
     return compare(own, *known_runs(base), cost, np.random.default_rng(0), RESTARTS_RESAMPLES)
 
@@ -194,12 +208,12 @@ def against_restarts(arm: Arm, base: Arm, cost: float) -> AgainstRestarts:
 
 
 def figures_of(arm: Arm) -> dict:
-    """The study table's figures of an arm, of the half that is reported."""
+    """An arm's figures as a study's summary has them, on the reported half."""
     return summarize(records_of(arm))["recipes"][0]
 
 
 def records_of(arm: Arm, title: str = "") -> list[RunRecord]:
-    """An arm's runs as records, with the verdicts and scores of the half that is reported."""
+    """An arm's runs as records, with verdicts and scores on the reported half."""
     return [
         RunRecord("", arm.recipe, seed, title, "failed" if failed else "ok", arm.metric, last=_known(score))
         for seed, failed, score in zip(arm.seeds, arm.failed.tolist(), arm.report.tolist(), strict=True)
@@ -210,21 +224,39 @@ def _known(score: float) -> float | None:
     return score if np.isfinite(score) else None
 
 
-def task_tables(arms: Mapping[str, Mapping[str, Arm]]) -> str:
-    """Part `confirm`: a table for each task, the p-values Holm's over all, and one at equal compute."""
+def task_tables(arms: Mapping[str, Mapping[str, Arm]], on_page: bool = False) -> str:
+    """Part `confirm`: a table per task with p-values by Holm over all tasks, and a table at equal compute.
+
+    Args:
+        arms: by task and recipe.
+        on_page: whether for the page, with fewer columns and no table at equal compute.
+    """
     compared = [(task, name) for task, own in arms.items() for name in own if name != BASE]
     p_values = dict(zip(compared, holm([spread_p(arms[t][n], arms[t][BASE]) for t, n in compared]), strict=True))
-    text = [legend(len(compared))]
+    text = [] if on_page else [legend(len(compared))]
     for task, own in arms.items():
-        metric = own[BASE].metric
-        header = [
-            "recipe", "learning rate", "failed = share (95% interval)", *(f"{metric}: {name}" for name in SCORE_COLUMNS),
-            f"mean - `{BASE}`'s (95%)", f"std / `{BASE}`'s", "p (Holm)", "seconds a run",
-        ]  # fmt: skip
         rows = [arm_row(arm, own[BASE], p_values.get((task, name))) for name, arm in own.items()]
-        text += [f"### `{task}`, each recipe at its own rate", picture(task), markdown_table(header, rows)]
-        text += [f"### `{task}`, at equal compute", equal_compute_table(own)]
+        text += [f"## `{task}`, each recipe at its own learning rate", picture(task), table_of(rows, on_page)]
+        text += [f"{metric_text(own[BASE])}. * at the edge of the grid."]
+        if not on_page:
+            text += [f"## `{task}`, at equal compute", equal_compute_table(own)]
     return "\n\n".join(text)
+
+
+def table_of(rows: Sequence[Mapping[str, str]], on_page: bool) -> str:
+    """A Markdown table; rows are column -> cell. On the page it has only the columns of `ON_PAGE`."""
+    columns = [column for column in rows[0] if not on_page or column in ON_PAGE]
+    return markdown_table(columns, [[row[column] for column in columns] for row in rows])
+
+
+def filled(text: str, indent: str = "") -> str:
+    """Text in lines of at most 120 characters."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def metric_text(arm: Arm) -> str:
+    """`Scores: accuracy, n = 20 seeds per recipe`."""
+    return f"Scores: {arm.metric.replace('_', ' ').replace('matthews', 'Matthews')}, n = {len(arm.seeds)} seeds per recipe"
 
 
 def legend(comparisons: int) -> str:
@@ -235,52 +267,54 @@ def legend(comparisons: int) -> str:
         return f"{decimal(power(n, ratio), 2)} and {decimal(power(n, ratio, last), 2)}"
 
     notes = [
-        "Each recipe's rate was chosen on the first half with 3 other seeds; * at the edge of the grid, so that the best may "
-        "lie beyond. Nothing else of any recipe was tuned: its own settings are those of large models. "
-        "`stilts_demo`, a recipe of the benchmark's, is one stage on `demo_nli` at 1e-4, of 3 epochs.",
-        "failed: accuracy on this half no greater than the best constant's on it, or diverged; with 95% Wilson interval. ok: all "
-        "others. (A run's own verdict is of the first half.)",
-        f"mean - `{BASE}`'s: paired by seed, with its 95% t interval ({coverage_text(PAIRED, n)}); not tested.",
-        f"p: the spread, Brown-Forsythe against `{BASE}`'s scores, all runs, after Holm's correction for {comparisons} "
-        "comparisons. The test has no direction, see the ratio of the standard deviations beside it. †: says nothing of "
-        "stability, as the smaller spread is that of more failed runs, or is none (all right, or all at the constant).",
-        f"Its power at n = {n}, alone and at the first step of the correction, if scores are normal: {powers(n, 1.5)} where "
-        f"the standard deviations are 1.5 to 1, {powers(n, 2.0)} at 2 to 1, {powers(n, 3.0)} at 3 to 1 (with 60 runs each, "
-        f"{powers(60, 1.5)} at 1.5 to 1). That p is not small does not mean that spreads are equal.",
-        "seconds a run: median, one thread of two, wall clock with both halves' evaluations; recipes ran one after the other.",
+        "Learning rate: chosen per recipe on the first half with 3 other seeds. * at the edge of the grid: the best may lie "
+        "beyond. Nothing else was tuned. The methods keep their packaged settings, which are for large models. "
+        "`stilts_demo` is a recipe of this benchmark: one stage on `demo_nli` at 1e-4, 3 epochs.",
+        "failed: accuracy on this half at or below the majority-class baseline, or diverged; with the 95% Wilson interval. "
+        "ok: all other runs. (The verdict that a run carries is on the first half.)",
+        "std: over all runs. std of ok runs: leaves the failed runs out; comparable only where no run failed.",
+        f"{DIFFERENCE}: paired by seed, 95% t interval ({coverage_text(PAIRED, n)}). Not tested.",
+        f"{SPREAD_P}: Brown-Forsythe test of the spread against `{BASE}`, all runs, Holm's correction for {comparisons} "
+        "comparisons. The test has no direction; the ratio of the standard deviations beside it has. †: the p-value does not "
+        "show stability. The recipe with the smaller spread has more failed runs, or has no spread (all right, or all at the "
+        "baseline).",
+        f"Power of that test for normal scores, alone and at the first step of the correction. At n = {n}: {powers(n, 1.5)} if the "
+        f"standard deviations are 1.5 to 1, {powers(n, 2.0)} at 2 to 1, {powers(n, 3.0)} at 3 to 1. At n = 60: {powers(60, 1.5)} at "
+        f"1.5 to 1. A large p does not show that spreads are equal.",
+        "seconds per run: median wall clock, one of two threads, with the evaluations on both halves. Recipes ran one after "
+        "the other.",
     ]
-    link = f"[protocol]({FROM_README}PROTOCOL.md), [rates]({FROM_README}chosen.md)"
-    head = f"n = {n} seeds a row, scores at the end of training on the second half of the development set (500 examples); {link}."
-    return f"{textwrap.fill(head, 120)}\n\n" + "\n".join(
-        textwrap.fill(f"- {note}", 120, subsequent_indent="  ") for note in notes
+    links = (
+        f"[protocol]({FROM_PAGE}PROTOCOL.md), [learning rates]({FROM_PAGE}chosen.md), [every run]({FROM_PAGE}runs.csv)"
     )
+    head = f"n = {n} seeds per row. Scores are from the end of training, on the second half of the development set (500 examples)."
+    items = "\n".join(filled(f"- {note}", "  ") for note in notes)
+    return f"{filled(head)}\n\nSee the {links}.\n\n{items}"
 
 
-def arm_row(arm: Arm, base: Arm, p: float | None) -> list[str]:
-    """A recipe's row of its task's table."""
+def arm_row(arm: Arm, base: Arm, p: float | None) -> dict[str, str]:
+    """A recipe's row of its task's table, column -> cell; p is None for the base."""
     figures = figures_of(arm)
-    row = [f"`{arm.recipe}`", study.rate_text(arm.rate) + "*" * arm.edge, failed_text(figures)]
-    row += [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
-    if p is None:
-        return [*row, "", "", "", f"{np.median(arm.seconds):.0f}"]
+    row = {"recipe": f"`{arm.recipe}`", "learning rate": study.rate_text(arm.rate) + "*" * arm.edge}
+    row |= {FAILED: failed_text(figures)} | {name: decimal(figures[key]) for name, key in SCORES.items()}
     spread, bases = figures["std"], figures_of(base)["std"]
     nothing = "†" * says_nothing_of_stability(arm, base)
-    return [
-        *row,
-        difference_text(*paired_difference(arm.report, base.report)),
-        decimal(spread / bases if bases else None, 2),
-        p_text(p) + nothing,
-        f"{np.median(arm.seconds):.0f}",
-    ]
+    against = {
+        DIFFERENCE: lambda: difference_text(*paired_difference(arm.report, base.report)),
+        f"std / `{BASE}`'s": lambda: decimal(spread / bases if bases else None, 2),
+        SPREAD_P: lambda: p_text(p) + nothing,
+    }
+    row |= {name: "" if p is None else cell() for name, cell in against.items()}
+    return row | {"seconds per run": f"{np.median(arm.seconds):.0f}"}
 
 
 def cost_of(arm: Arm, base: Arm) -> float:
-    """What a run costs, in runs of the base, without a stage."""
+    """Cost of a run in runs of the base, without a stage."""
     return WORK.get(arm.recipe, float(np.median(arm.seconds) / np.median(base.seconds)))
 
 
 def equal_compute_table(arms: Mapping[str, Arm]) -> str:
-    """One run of each dearer recipe next to the best of as many restarts of the base."""
+    """One run of each dearer recipe beside the best of as many restarts of the base."""
     base = arms[BASE]
     rows = []
     for name, arm in arms.items():
@@ -299,60 +333,52 @@ def equal_compute_table(arms: Mapping[str, Arm]) -> str:
                 rows.append([*cells, difference_text(found.difference, found.low, found.high)])
     header = ["recipe", f"cost, runs of `{BASE}`", "mean of one run", f"best of as many restarts of `{BASE}`"]
     text = (
-        f"Restarts are chosen on the first half. Cost: of `mosbach2021` in update steps, of the others in seconds; those that "
-        f"are not here cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}`. Interval: expanded percentiles of the "
-        f"bootstrap over seeds, 95% ({coverage_text(RESTARTS, len(base.seeds))})."
+        f"Restarts are chosen on the first half. Cost: by update steps for `mosbach2021`, by seconds for the others. Recipes that "
+        f"cost less than {AT_EQUAL_COMPUTE:g} runs of `{BASE}` have no row. Interval: expanded percentiles of the bootstrap over "
+        f"seeds, 95% ({coverage_text(RESTARTS, len(base.seeds))})."
     )
-    return f"{markdown_table([*header, 'difference (95%)'], rows)}\n\n{textwrap.fill(text, 120)}"
+    return f"{markdown_table([*header, 'difference (95% interval)'], rows)}\n\n{filled(text)}"
 
 
-def same_rate_table(arms: Mapping[str, Arm]) -> str:
-    """Part `same_rate`: who fails at the rate at which the base fails."""
+def same_rate_table(arms: Mapping[str, Arm], on_page: bool = False) -> str:
+    """Part `same_rate`: which recipes fail at the learning rate at which the base fails."""
     base, others = arms[BASE], [arm for name, arm in arms.items() if name != BASE]
     counts = (int(base.failed.sum()), len(base.failed))
     raw = [fisher_exact_p(int(arm.failed.sum()), len(arm.failed), *counts) for arm in others]
     adjusted = dict(zip((arm.recipe for arm in others), holm(raw), strict=True))
     rows = []
     for arm in arms.values():
-        figures = figures_of(arm)
-        p = adjusted.get(arm.recipe)
-        cells = [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
-        rows.append([f"`{arm.recipe}`", failed_text(figures), "" if p is None else p_text(p), *cells])
+        figures, p = figures_of(arm), adjusted.get(arm.recipe)
+        row = {"recipe": f"`{arm.recipe}`", FAILED: failed_text(figures), FAILED_P: "" if p is None else p_text(p)}
+        rows.append(row | {name: decimal(figures[key]) for name, key in SCORES.items()})
     best = restarts(base, WORK["mosbach2021"])
-    header = [
-        "recipe",
-        "failed = share (95% interval)",
-        "p (Holm)",
-        *(f"{base.metric}: {name}" for name in SCORE_COLUMNS),
-    ]
-    title = f"### `{study.TASKS[0]}`, all at {study.rate_text(study.FAILING_RATE)}, where `{BASE}` fails"
+    title = f"## `{study.TASKS[0]}`, all at {study.rate_text(study.FAILING_RATE)}, where `{BASE}` fails"
     text = (
-        f"p: failed shares against `{BASE}`'s, Fisher's exact test, Holm's correction for {len(others)} comparisons. For as much "
-        f"compute as one run of `mosbach2021`, the best of {WORK['mosbach2021']:.2f} restarts of `{BASE}` is at {decimal(best)}."
+        f"{metric_text(base)}. {FAILED_P}: failed runs against `{BASE}`, Fisher's exact test, Holm's correction for {len(others)} "
+        f"comparisons. One run of `mosbach2021` costs as much as {WORK['mosbach2021']:.2f} runs of `{BASE}`; the best of so many "
+        f"has {decimal(best)} on average."
     )
-    return "\n\n".join([title, picture(SAME_RATE), markdown_table(header, rows), textwrap.fill(text, 120)])
+    shown = [] if on_page else [picture(SAME_RATE)]  # the page has it at its top
+    return "\n\n".join([title, *shown, table_of(rows, on_page), filled(text)])
 
 
-def control_table(studies: Mapping[tuple[str, str], Mapping[str, Arm]]) -> str:
-    """Part `control`: by its folder and task the base's arm, the control's and Mixout's."""
+def control_table(studies: Mapping[tuple[str, str], Mapping[str, Arm]], on_page: bool = False) -> str:
+    """Part `control`: by its folder and task, the arms of the base, the control and Mixout."""
     rows = []
     for (_, task), arms in studies.items():
+        mixed = arms[study.CONTROLLED]
         for name, arm in arms.items():
             figures = figures_of(arm)
-            cells = [f"`{task}`", f"`{name}`", study.rate_text(arm.rate), failed_text(figures)]
-            cells += [decimal(figures[key]) for key in SCORE_COLUMNS.values()]
-            mixed = arms[study.CONTROLLED]
-            rows.append(
-                [*cells, "" if arm is mixed else difference_text(*paired_difference(mixed.report, arm.report))]
-            )
-    header = ["task", "recipe", "learning rate", "failed = share (95% interval)", *SCORE_COLUMNS]
-    title = "### What is Mixout's, and what is the missing dropout's"
+            row = {"task": f"`{task}`", "recipe": f"`{name}`", "learning rate": study.rate_text(arm.rate)}
+            row |= {FAILED: failed_text(figures)} | {column: decimal(figures[key]) for column, key in SCORES.items()}
+            difference = "" if arm is mixed else difference_text(*paired_difference(mixed.report, arm.report))
+            rows.append(row | {MIXOUT: difference})
+    title = "## Mixout, or hidden dropout 0?"
     text = (
-        "Not planned, added after a look at the tables above: the recipe `mixout` sets hidden dropout to 0 too, `no_dropout` does "
-        "nothing else. Accuracy on `demo_pair`, Matthews correlation on `demo_cola`."
+        "Not planned: added after a look at the tables above. The recipe `mixout` also sets hidden dropout to 0. `no_dropout` does "
+        "only that. Scores: accuracy on `demo_pair`, Matthews correlation on `demo_cola`."
     )
-    table = markdown_table([*header, f"`{study.CONTROLLED}`'s mean - this (95%)"], rows)
-    return "\n\n".join([title, textwrap.fill(text, 120), table])
+    return "\n\n".join([title, filled(text), table_of(rows, on_page)])
 
 
 def p_text(p: float) -> str:
@@ -360,7 +386,7 @@ def p_text(p: float) -> str:
 
 
 def difference_text(mean: float, low: float, high: float) -> str:
-    """`+0.012 (-0.003 to +0.027)`; `0.000` has no sign. Without an interval (one run) the mean alone."""
+    """`+0.012 (-0.003 to +0.027)`; `0.000` has no sign. Without an interval (one run): the mean alone."""
     if not np.isfinite([low, high]).all():
         return "+" * (round(mean, 3) > 0) + decimal(mean)
     mean, low, high = ("+" * (round(value, 3) > 0) + decimal(value) for value in (mean, low, high))
@@ -368,12 +394,12 @@ def difference_text(mean: float, low: float, high: float) -> str:
 
 
 def picture(name: str) -> str:
-    """The line that shows what [`draw_scores`] drew."""
-    return f"![The scores of the next table, a mark for each run]({FROM_README}{name}.png)"
+    """The Markdown of what [`draw_scores`] drew."""
+    return f"![Scores of the next table, a mark per run]({FROM_PAGE}{name}.png)"
 
 
 def draw_scores(arms: Mapping[str, Arm], name: str, title: str) -> None:
-    """The scores of a table, a box for each recipe and a mark for each run."""
+    """Draw the scores of a table: a box per recipe, a mark per run."""
     with own_style():
         title += "; second half of the development set"
         figure = scores_figure({recipe: records_of(arm, title) for recipe, arm in arms.items()}, in_a_row=IN_A_ROW)
@@ -386,7 +412,7 @@ COLUMNS = (
 
 
 def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
-    """Every run, a line each."""
+    """All runs, a line per run."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -404,8 +430,8 @@ def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
 def parts_from_csv(path: Path) -> dict[str, dict[str, Arm]]:
     """The arms of each part, from what [`runs_csv`] wrote.
 
-    The committed file had no column `stage_seconds` at first: two values are worked out from the printed costs, to a
-    tenth of a second; that of part `same_rate`, which no table uses, is nan.
+    The committed file had no column `stage_seconds` at first. Two of its values were worked out from the printed costs, to a
+    tenth of a second. The value of part `same_rate` is nan; no table uses it.
     """
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
@@ -446,15 +472,16 @@ def parts_from_studies(folder: Path) -> dict[str, dict[str, Arm]]:
     return parts
 
 
-def all_tables(parts: Mapping[str, Mapping[str, Arm]]) -> str:
-    """The text between the marks."""
+def all_tables(parts: Mapping[str, Mapping[str, Arm]], on_page: bool = False) -> str:
+    """The text of results.md; on the page, the text between the marks."""
     confirm, same = {task: parts[f"confirm {task}"] for task in study.TASKS}, parts[SAME_RATE]
     controls = {}
     for part, task, _ in study.control_places():
         planned = same if part.endswith(SAME_RATE) else confirm[task]
         arms = {BASE: planned[BASE], **parts[f"{part} {task}"], study.CONTROLLED: planned[study.CONTROLLED]}
         controls[part, task] = arms
-    return f"{task_tables(confirm)}\n\n{same_rate_table(same)}\n\n{control_table(controls)}\n"
+    tables = [task_tables(confirm, on_page), same_rate_table(same, on_page)]
+    return "\n\n".join([*(reversed(tables) if on_page else tables), control_table(controls, on_page)]) + "\n"
 
 
 def main() -> int:
@@ -470,16 +497,15 @@ def main() -> int:
     else:
         parts = parts_from_studies(arguments.output_dir)
         for task in study.TASKS:
-            draw_scores(parts[f"confirm {task}"], task, f"{task}, each recipe at its own rate")
+            draw_scores(parts[f"confirm {task}"], task, f"{task}, each recipe at its own learning rate")
         title = f"{study.TASKS[0]}, all at {study.rate_text(study.FAILING_RATE)}"
         draw_scores(parts[SAME_RATE], SAME_RATE, title)
         write_text(study.HERE / "runs.csv", runs_csv(parts))
-    text = all_tables(parts)
-    beside = text.replace(FROM_README, "")
-    write_text(study.HERE / "results.md", f"# Every recipe on the same ground\n\n{beside}")
-    readme = README.read_text(encoding="utf-8")
-    before, after = readme.partition(MARKS[0])[0], readme.partition(MARKS[1])[2]
-    write_text(README, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")
+    text = all_tables(parts).replace(FROM_PAGE, "")
+    write_text(study.HERE / "results.md", f"# All recipes on the same ground\n\n{text}")
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
+    write_text(PAGE, f"{before}{MARKS[0]}\n{all_tables(parts, on_page=True)}{MARKS[1]}{after}")
     print(text)
     return 0
 

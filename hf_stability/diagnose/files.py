@@ -194,23 +194,25 @@ def _nothing_there(path: Path, folder: Path) -> None:
 class _Inert:
     """Replaces every class in a pickle. It keeps the arguments and the state, and runs no code."""
 
-    def __new__(cls, *args, **kwargs):
+    args: tuple[Any, ...]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made = object.__new__(cls)
         made.args = args
         return made
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 class _InertReader(pickle.Unpickler):
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         return type(name, (_Inert,), {})
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Any:
         return None
 
 

@@ -63,7 +63,7 @@ def check_labels(
     return Checked("labels", figures, faults)
 
 
-def _name_faults(train, dev, model, num_labels) -> list[Fault]:
+def _name_faults(train: Any, dev: Any, model: Any, num_labels: Any) -> list[Fault]:
     faults = []
     train, dev, model = ([str(n) for n in names] if names else None for names in (train, dev, model))
     if train and dev and train != dev:

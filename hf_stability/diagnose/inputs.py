@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..study.model import load_model, model_config
@@ -49,7 +48,7 @@ class Named:
     max_seq_length: int = MAX_SEQ_LENGTH
     dtype: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.dtype not in (None, "auto", *DTYPES):
             raise InputError(f"--dtype {self.dtype}: give {', '.join(DTYPES)} or auto")
 
@@ -83,7 +82,7 @@ class Inputs:
     train: Any = None
     labels: np.ndarray | None = None
     collator: Callable | None = None
-    make_model: Callable[[], PreTrainedModel] | None = None
+    make_model: Callable[[], Any] | None = None
     trained_before: int = 0
     no_memorize: str = ""
     device: str | torch.device = "cpu"
@@ -152,7 +151,7 @@ def _tokens_of(run: Run) -> Any:
     return None if found is None else TokenizedData.load(found)
 
 
-def _length_of(tokens) -> int | None:
+def _length_of(tokens: Any) -> int | None:
     """The `--max_seq_length` of tokenised data, by their longest example; None if the default explains it."""
     from pyarrow import compute  # MNLI has 400,000 rows: not one by one
 
@@ -162,7 +161,7 @@ def _length_of(tokens) -> int | None:
     return longest if tokens.truncated_share > 0 or longest > MAX_SEQ_LENGTH else None
 
 
-def _look_at_data(inputs: Inputs, texts, tokens, tokenizer) -> None:
+def _look_at_data(inputs: Inputs, texts: Any, tokens: Any, tokenizer: Any) -> None:
     """Take the checks' values from the texts, their tokens and the tokenizer, as far as they exist."""
     data = texts or tokens
     if data is not None:
@@ -198,7 +197,7 @@ def _load_texts(named: Named) -> tuple[Any, Finding | None]:
         return None, finding_of(Checked("labels", {}, [Fault("unreadable", "likely", {"error": error})]))
 
 
-def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], dtype: str) -> None:
+def _look_at_model(inputs: Inputs, model: str, task: Any, values: Mapping[str, Any], dtype: str) -> None:
     """Load the pretrained weights as the run did, to see which weights of the model they lack.
 
     Args:
@@ -209,7 +208,7 @@ def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], 
 
     own = AutoConfig.from_pretrained(model)
 
-    def load(**more):
+    def load(**more: Any) -> Any:
         config = model_config(model, task, dict(values)) if task is not None else own
         return load_model(model, config, dtype, **more)
 
@@ -233,12 +232,12 @@ def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], 
     inputs.make_model = load
 
 
-def columns_of(rows) -> list[str]:
+def columns_of(rows: Any) -> list[str]:
     """A dataset's columns; none for a streamed one."""
     return list(getattr(rows, "column_names", None) or ()) if hasattr(rows, "__len__") else []
 
 
-def label_column(rows) -> np.ndarray | None:
+def label_column(rows: Any) -> np.ndarray | None:
     """`(n,)`, a dataset's column `labels` or `label`; None if it does not have one number per example."""
     name = next((name for name in ("labels", "label") if name in columns_of(rows)), None)
     try:
@@ -248,13 +247,13 @@ def label_column(rows) -> np.ndarray | None:
     return labels if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.number) else None
 
 
-def labels_of(rows) -> np.ndarray | None:
+def labels_of(rows: Any) -> np.ndarray | None:
     """[`label_column`] if its values are class ids, else None."""
     labels = label_column(rows)
     return labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
 
 
-def _or_none(load: Callable, *names) -> Any:
+def _or_none(load: Callable, *names: Any) -> Any:
     """Load the first name that can be loaded; None if none can. The user gave none of these names, so no error."""
     for name in filter(None, names):
         try:

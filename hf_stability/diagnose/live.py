@@ -101,6 +101,6 @@ def _frozen_new_tokens(values: Mapping[str, Any], vocabulary: int | None) -> dic
     return dict.fromkeys(frozen, "new tokens") if added else {}
 
 
-def _feature_names(rows) -> list[str] | None:
+def _feature_names(rows: Any) -> list[str] | None:
     features = getattr(rows, "features", None) or {}
     return getattr(features.get("labels") or features.get("label"), "names", None)

@@ -77,7 +77,9 @@ def memorize(
     return {**result, "examples": len(examples)}
 
 
-def _fit(model, trained, batches, rate, steps, update) -> dict[str, Any]:
+def _fit(
+    model: Any, trained: list[Any], batches: list[Any], rate: float, steps: int, update: Callable[[int], Any]
+) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0) if trained else None
     regression = model.config.num_labels == 1
     in_row = done = 0
@@ -147,7 +149,8 @@ def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: in
     labels = np.asarray(labels)
     values = np.unique(labels[labels != IGNORED_LABEL])
     classes = [np.flatnonzero(labels == value) for value in values] if len(values) <= 32 else [np.arange(len(labels))]
-    chosen, seen = [], set()
+    chosen: list[int] = []
+    seen: set[tuple[int, ...]] = set()
     queues = [iter(rows.tolist()) for rows in classes]
     while queues and len(chosen) < count:
         for queue in list(queues):

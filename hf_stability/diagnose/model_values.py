@@ -22,7 +22,7 @@ ANY_MODELS = (PreTrainedTokenizer, PreTrainedTokenizerFast)
 LOOK_AT = 10_000  # examples; the tokens of later ones are not read
 
 
-def config_values(config) -> dict[str, Any]:
+def config_values(config: Any) -> dict[str, Any]:
     """The checks' values on a model's config."""
     kind = getattr(config, "model_type", "")
     ids = {"pad": getattr(config, "pad_token_id", None)}
@@ -189,7 +189,7 @@ def _plain_name(name: str, model: torch.nn.Module) -> str:
     return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)", "", name)
 
 
-def tokenizer_values(tokenizer) -> dict[str, Any]:
+def tokenizer_values(tokenizer: Any) -> dict[str, Any]:
     """The checks' values on a tokenizer. Its class is None if it fits any model."""
     return {
         "tokenizer_size": len(tokenizer),
@@ -198,7 +198,7 @@ def tokenizer_values(tokenizer) -> dict[str, Any]:
     }
 
 
-def token_values(rows, unknown_id: int | None) -> dict[str, Any]:
+def token_values(rows: Any, unknown_id: int | None) -> dict[str, Any]:
     """The largest token id in the first 10,000 examples, and the share of unknown tokens."""
     try:
         ids = np.concatenate([np.asarray(row, np.int64) for row in rows["input_ids"][:LOOK_AT]])
@@ -208,7 +208,7 @@ def token_values(rows, unknown_id: int | None) -> dict[str, Any]:
     return {"largest_id": int(ids.max()) if ids.size else None, "unknown_share": share}
 
 
-def class_names(config) -> list[str] | None:
+def class_names(config: Any) -> list[str] | None:
     """A config's class names; None for `LABEL_0` ..., the defaults."""
     names = [str(config.id2label[i]) for i in sorted(config.id2label)] if getattr(config, "id2label", None) else []
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

@@ -155,7 +155,7 @@ def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]])
         )
     best = min(arms, key=lambda name: (sum(arms[name]) / len(arms[name]), -_mean_score(runs, name)))
     failed, total = sum(arms[best]), len(arms[best])
-    low, high = wilson_interval(failed, total)
+    low, high = map(float, wilson_interval(failed, total))
     return (
         f"Every arm has a failed run, but some runs are ok. This points to instability, not to a bug. {best} failed "
         f"least: {failed} of {total}, a failed share of {decimal(low, 2)} to {decimal(high, 2)} (95% interval). Next: try a "

@@ -153,7 +153,7 @@ def check_rate(
     as_corrected = np.asarray(rates if corrected_rates is None else corrected_rates, float)
     at = int(np.nanargmax(as_corrected))
     peak, effective = float(np.nanmax(rates)), float(as_corrected[at])
-    figures = {"peak": peak, "effective_peak": effective, "at_step": int(np.asarray(rate_steps)[at])}
+    figures: dict[str, Any] = {"peak": peak, "effective_peak": effective, "at_step": int(np.asarray(rate_steps)[at])}
     more = {"assumed": bias_correction is None, "adapters": adapters, "note": rate_note}
     if adapters:
         figures["bias_correction"] = bias_correction is not False

@@ -6,7 +6,7 @@ fault's own, and `kinds`, the kinds of its faults. A list is shown by its first 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ def _say(text: Text, values: Mapping[str, Any]) -> str:
     return text.format(**shown)
 
 
-def _listed(names, most: int = 6) -> str:
+def _listed(names: Sequence[str], most: int = 6) -> str:
     shown = ", ".join(map(str, names[:most]))
     return shown if len(names) <= most else f"{shown} ... ({len(names)})"
 

@@ -149,18 +149,35 @@ def leave(folder, recipe, rate, seed, last, report, stage=None):
         (place / name).write_text(json.dumps(content))
 
 
+def cells_of(text):
+    """The cells of all tables, as (heading, recipe and rate, column, cell)."""
+    heading, found, columns = "", set(), []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("## "):
+            heading, columns = line, []
+        elif line.startswith("|") and not columns:
+            columns = cells
+        elif line.startswith("| "):
+            place = tuple(
+                cell for name, cell in zip(columns, cells, strict=True) if name in ("task", "recipe", "learning rate")
+            )
+            found |= {(heading, place, *pair) for pair in zip(columns, cells, strict=True)}
+    return found
+
+
 @pytest.fixture
 def studies(tmp_path, monkeypatch):
     """Made studies of all three parts, of three recipes; the better the lower the rate, as far as 4e-5."""
     monkeypatch.setattr(recipes, "HERE", tmp_path)
-    monkeypatch.setattr(recipes_report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(recipes_report, "PAGE", tmp_path / "remedies.md")
     monkeypatch.setattr(recipes, "ADD_ONS", ("stilts_demo",))
     monkeypatch.setattr(recipes, "BASES", ("devlin2019", "mosbach2021"))
     monkeypatch.setattr(recipes, "CONTROLLED", "devlin2019+stilts_demo")
     monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
     monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
-    monkeypatch.setattr(recipes_report, "second_halfs_constant", lambda folder: 0.504)
-    (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    monkeypatch.setattr(recipes_report, "second_half_baseline", lambda folder: 0.504)
+    (tmp_path / "remedies.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     rng = np.random.default_rng(0)
     for task in recipes.TASKS:
         for name in recipes.recipe_names():
@@ -188,8 +205,10 @@ def test_the_page_is_made_from_the_runs(studies, monkeypatch):
     assert "| `mosbach2021`            | 1.000 | 1.000 | 1.000  | 0.999 | 4e-5*" in (studies / "chosen.md").read_text()
     monkeypatch.setattr("sys.argv", ["recipes_report.py", "--output_dir", str(studies)])
     assert recipes_report.main() == 0
-    page = (studies / "README.md").read_text()
-    assert page.startswith(f"before\n{MARKS[0]}\nn = 20 ") and page.endswith(f"{MARKS[1]}\nafter\n")
+    page = (studies / "remedies.md").read_text()
+    assert page.startswith(f"before\n{MARKS[0]}\n## `demo_pair`, all at 2.5e-4") and page.endswith(
+        f"{MARKS[1]}\nafter\n"
+    )
     assert (
         "| 4e-5*" in page and "old" not in page and "| 10 = 0.50 (0.30-0.70) " in page
     )  # at the second half's constant
@@ -205,16 +224,20 @@ def test_the_page_is_made_from_the_runs(studies, monkeypatch):
         assert float(row["report"]) == pytest.approx(run["metrics"]["eval_second_accuracy"], rel=1e-5)
     pictures = sorted(path.name for path in studies.glob("*.png"))
     assert pictures == ["demo_cola.png", "demo_pair.png", "same_rate.png"]
-    assert all(f"]({recipes_report.FROM_README}{name})" in page for name in pictures)
+    assert all(f"]({recipes_report.FROM_PAGE}{name})" in page for name in pictures[:2])
     results = (studies / "results.md").read_text()
-    assert "](PROTOCOL.md)" in results and "](../benchmarks/recipes_study/PROTOCOL.md)" in page
-    assert " ".join(page.split()).count("in simulations at n = 20)") == 3
+    assert "](PROTOCOL.md)" in results and results.startswith(
+        "# All recipes on the same ground\n\nn = 20 seeds per row"
+    )
+    assert " ".join(results.split()).count("in simulations at n = 20)") == 3
+    cells = [cells_of(text) for text in (page, results)]
+    assert cells[0] and cells[0] < cells[1]  # the page's tables are part of the results' tables
     table = (studies / "runs.csv").read_bytes()
-    (studies / "README.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    (studies / "remedies.md").write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     (studies / "results.md").unlink()
     monkeypatch.setattr("sys.argv", ["recipes_report.py", "--from_csv"])
     assert recipes_report.main() == 0
-    assert (studies / "README.md").read_text() == page and (studies / "results.md").read_text() == results
+    assert (studies / "remedies.md").read_text() == page and (studies / "results.md").read_text() == results
     assert (studies / "runs.csv").read_bytes() == table
 
 
@@ -247,3 +270,21 @@ def test_the_grid_is_extended_twice_at_most_where_an_edge_is_best(monkeypatch, t
         monkeypatch.setattr(recipes, "mean_scores", means(*best))
         assert recipes.choose(tmp_path, "demo_pair", []) == 0
         assert asked == [recipes.GRID, *expected]
+
+
+# ---- the committed pages --------------------------------------------------------------------------------------------
+
+
+def test_the_committed_pages_are_made_from_the_committed_runs(monkeypatch):
+    """But for what takes simulations: the power and the bootstrap at equal compute."""
+    monkeypatch.setattr(recipes_report, "POWER_DRAWS", 2)
+    monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
+    parts = recipes_report.parts_from_csv(recipes.HERE / "runs.csv")
+    page = recipes_report.PAGE.read_text()
+    assert recipes_report.all_tables(parts, on_page=True) == page.partition(f"{MARKS[0]}\n")[2].partition(MARKS[1])[0]
+    drawn = {"difference (95% interval)"}
+    made, committed = (
+        {cell for cell in cells_of(text) if cell[2] not in drawn}
+        for text in (recipes_report.all_tables(parts), (recipes.HERE / "results.md").read_text())
+    )
+    assert made == committed and len(made) > 500

@@ -71,8 +71,12 @@ def test_the_decay_of_a_training_is_the_product_of_its_steps(in_factor):
 
 def test_the_recipe_and_the_page_have_the_figures_that_were_measured():
     header = (recipe_dir() / "mosbach2021_released.yaml").read_text()
-    page = " ".join((recipe_dir() / "README.md").read_text().partition(MARKS[0])[2].partition(MARKS[1])[0].split())
+    page = " ".join(released_step.PAGE.read_text().partition(MARKS[0])[2].partition(MARKS[1])[0].split())
     assert released_step.ratios_text() in page
+    pairs = paired(released_step.runs_from_csv())
+    assert len(pairs) == len(SEEDS)
+    assert " ".join(released_step.result_text(pairs, released_step.FROM_PAGE).split()) == page.strip()
+    assert released_step.result_text(pairs, "") in (HERE / "results.md").read_text()
     found = json.loads((HERE / "ratios.json").read_text())
     first, *later = (f"{found[str(t)]:.2f}" for t in AT)
     assert f"is {first} times theirs at update 1, {later[0]} at 10 and {later[1]} at 40" in header
@@ -119,14 +123,14 @@ def test_the_report_puts_the_result_between_its_marks(tmp_path, monkeypatch, n):
     runs += [
         made(second, seed, 0.8 if seed == 7002 else 0.895, "failed" if seed == 7002 else "ok") for seed in SEEDS[:n]
     ]
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
-    monkeypatch.setattr(released_step, "README", readme)
+    page_file = tmp_path / "remedies.md"
+    page_file.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    monkeypatch.setattr(released_step, "PAGE", page_file)
     monkeypatch.setattr(released_step, "HERE", tmp_path)
     monkeypatch.setattr(released_step, "read_runs", lambda folder: runs)
     (tmp_path / "ratios.json").write_text(json.dumps({str(t): 1.5 for t in AT}))
     assert released_step.report(tmp_path) == 0
-    page = readme.read_text()
+    page = page_file.read_text()
     assert page.startswith(f"before\n{MARKS[0]}\n") and page.endswith(f"{MARKS[1]}\nafter\n") and "old" not in page
     flat = " ".join(page.split())
     assert (
@@ -134,11 +138,15 @@ def test_the_report_puts_the_result_between_its_marks(tmp_path, monkeypatch, n):
     )
     assert ("the clock stopped the study" in flat) == (n < len(SEEDS))
     assert (
-        f"]({released_step.FROM_README}PROTOCOL.md)" in page
+        f"]({released_step.FROM_PAGE}PROTOCOL.md)" in page
         and "](PROTOCOL.md)" in (tmp_path / "results.md").read_text()
     )
     with (tmp_path / "runs.csv").open() as file:
         assert len(list(csv.reader(file))) == 1 + 2 * n
+    monkeypatch.setattr(released_step, "read_runs", lambda folder: [])
+    page_file.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    assert released_step.report(tmp_path, from_csv=True) == 0
+    assert page_file.read_text() == page  # made again from runs.csv
 
 
 def test_too_few_runs_are_refused(tmp_path):

@@ -226,8 +226,8 @@ def test_search_finds_a_page_and_goes_there(driver, address, words, page):
 @needs_browser
 def test_the_button_changes_the_colours(driver, address):
     look_at(driver, f"{address}/index.html", 1400, "light")
+    labels = "form[data-md-component='palette'] label"
     for scheme in ("default", "slate"):  # from the system's colours to light, then to dark
-        labels = "form[data-md-component='palette'] label"
         button = until(
             lambda: [label for label in driver.find_elements("css selector", labels) if label.is_displayed()]
         )
