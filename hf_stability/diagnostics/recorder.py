@@ -313,7 +313,7 @@ class Recorder:
             probed,
             rates[:, 1:],
         ]
-        block = np.column_stack([np.asarray(part, "<f4") for part in block])
+        block = np.column_stack([np.asarray(part, "<f4") for part in parts])
         if self.record.path is not None:  # appends in memory first, then to the file
             self.guard.run(FILE, self.record.append, block)
             self.record.path = None if FILE in self.guard.off else self.record.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +54,7 @@ def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Para
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without wrappers that only add a prefix to its parameters' names."""
+    inner: Any = model
     while True:
         if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = inner.module
