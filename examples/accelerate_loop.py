@@ -1,6 +1,6 @@
 """The diagnostics in a loop with accelerate: gradient norms by layer, the early warning, the verdict.
 
-A small BERT on made data, offline, some seconds: `python examples/accelerate_loop.py`, or by two processes
+`python examples/accelerate_loop.py` trains a small BERT on synthetic data, offline, in some seconds. In two processes:
 `torchrun --nproc_per_node 2 examples/accelerate_loop.py`. With `--learning_rate 1` it fails.
 """
 
@@ -26,7 +26,7 @@ SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 
 def examples(count):
     ids = torch.randint(5, WORDS, (count, 7))
-    return TensorDataset(ids, (ids[:, 0] < WORDS // 2).long())  # the first word tells the class
+    return TensorDataset(ids, (ids[:, 0] < WORDS // 2).long())  # the first word decides the label
 
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -35,7 +35,7 @@ parser.add_argument("--learning_rate", type=float, default=3e-3)
 options = parser.parse_args()
 
 one_batch_for_all = DataLoaderConfiguration(split_batches=True)
-# Processes on a CPU know of each other only if accelerate is told that they are on one.
+# On CPUs, accelerate connects the processes only with cpu=True.
 accelerator = Accelerator(cpu=not torch.accelerator.is_available(), dataloader_config=one_batch_for_all)
 set_seed(0)
 model = BertForSequenceClassification(BertConfig(vocab_size=WORDS, **SIZE))
@@ -47,17 +47,17 @@ model, optimizer, train, dev, schedule = accelerator.prepare(model, optimizer, t
 
 columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "labels/0", "labels/1"]
 columns += [f"grad_norm/{layer}" for layer in layer_grad_norms(model)]
-file = options.output_dir / "steps.rec" if accelerator.is_main_process else None  # the others: in memory
+file = options.output_dir / "steps.rec" if accelerator.is_main_process else None  # other processes: in memory
 record = StepRecord(columns, file, info={"max_steps": steps, "warmup_steps": warmup})
 rows, alarm, step = [], None, 0
 for ids, labels in (batch for _ in range(EPOCHS) for batch in train):
     logits = model(ids).logits
     accelerator.backward(cross_entropy(logits, labels))
     step += 1
-    accelerator.unscale_gradients()  # where they are fp16's
+    accelerator.unscale_gradients()  # has an effect with fp16 only
     norms = torch.stack(list(layer_grad_norms(model).values()))  # after backward, before clipping
     total = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    logits, labels = accelerator.gather((logits.detach(), labels))  # of all processes
+    logits, labels = accelerator.gather((logits.detach(), labels))  # from all processes
     spread = (logits - logits.mean(1, keepdim=True)).std(0).mean()
     seen = [cross_entropy(logits, labels), spread, total, (labels == 0).sum(), (labels == 1).sum()]
     known = torch.tensor([step, schedule.get_last_lr()[0]], device=logits.device)
@@ -65,7 +65,7 @@ for ids, labels in (batch for _ in range(EPOCHS) for batch in train):
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    if len(rows) == 10 or step == steps:  # until then they stay on the device: no waiting for it in each step
+    if len(rows) == 10 or step == steps:  # copied to the CPU only then: no wait in each step
         record.append(torch.stack(rows).cpu())
         rows.clear()
         if alarm is None and (alarm := find_alarm(record.to_dict())):  # the same in all processes

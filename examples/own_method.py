@@ -1,6 +1,6 @@
-"""A method of your own beside the packaged ones: NoisyTune (Wu et al., ACL 2022, arXiv 2202.12024), noise on the pretrained weights.
+"""Your own method beside the packaged ones: NoisyTune, noise on the pretrained weights (Wu et al., ACL 2022, arXiv 2202.12024).
 
-On the bundled demo, offline, with and without it: `python examples/own_method.py`. From the command line:
+`python examples/own_method.py` compares training with and without it, on the bundled demo and offline. From the command line:
 
     hf-stability --task_name demo_pair --recipe devlin2019 --method examples/own_method.py:NoisyTune --noisy_tune 0.15
 """
@@ -17,7 +17,7 @@ from hf_stability.utils.layers import base_model
 
 @torch.no_grad()
 def add_noise(parameters, intensity, generator=None):
-    """W <- W + U(-intensity / 2, intensity / 2) std(W), for each parameter tensor W, in place."""
+    """For each parameter tensor W, in place: W <- W + U(-intensity / 2, intensity / 2) std(W)."""
     for parameter in parameters:
         noise = torch.rand(parameter.shape, generator=generator).to(parameter.device) - 0.5
         parameter.add_(noise * intensity * parameter.std())
@@ -25,13 +25,11 @@ def add_noise(parameters, intensity, generator=None):
 
 @dataclass
 class NoisyTuneArguments:
-    noisy_tune: float = field(
-        default=0.0, metadata={"help": "NoisyTune's lambda, the paper's on GLUE: 0.15. 0: no noise."}
-    )
+    noisy_tune: float = field(default=0.0, metadata={"help": "NoisyTune's lambda (the paper, on GLUE: 0.15). 0: off."})
 
 
 class NoisyTune(Method):
-    """[`add_noise`] on the encoder before its training; the new head is left as it is."""
+    """Adds noise to the encoder before training. The new head stays as it is."""
 
     Arguments = NoisyTuneArguments
     ranges = {"noisy_tune": Range()}
@@ -49,7 +47,7 @@ if __name__ == "__main__":  # worker processes import this file
     options = parser.parse_args()
     result = run_study(
         task_name="demo_pair",
-        recipes=["devlin2019", f"devlin2019+{__file__.removesuffix('.py')}.yaml"],  # the file says: methods: [...]
+        recipes=["devlin2019", f"devlin2019+{__file__.removesuffix('.py')}.yaml"],  # the file names this method
         seeds=options.seeds,
         output_dir=options.output_dir,
         max_steps=options.max_steps,

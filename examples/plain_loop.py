@@ -1,6 +1,6 @@
 """The diagnostics in a plain PyTorch loop: gradient norms by layer, the early warning, the verdict.
 
-A small model on made data, offline, some seconds: `python examples/plain_loop.py`. With `--learning_rate 1` it fails.
+`python examples/plain_loop.py` trains a small model on synthetic data, offline, in some seconds. With `--learning_rate 1` it fails.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
 
 def examples(count):
     ids = torch.randint(WORDS, (count, 7))
-    return ids, ((ids < WORDS // 2).sum(1) > 3).long()  # are most words from the first half of the vocabulary?
+    return ids, ((ids < WORDS // 2).sum(1) > 3).long()  # label: are most words from the first half?
 
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -64,7 +64,7 @@ for step in range(1, STEPS + 1):
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    if len(rows) == 10 or step == STEPS:  # until then they stay on the device: no waiting for it in each step
+    if len(rows) == 10 or step == STEPS:  # copied to the CPU only then: no wait in each step
         record.append(torch.stack(rows).cpu())
         rows.clear()
         if alarm is None and (alarm := find_alarm(record.to_dict())):

@@ -1,6 +1,6 @@
-"""The diagnostics on the Hugging Face Trainer: a callback does it all.
+"""The diagnostics on the Hugging Face Trainer: one callback is enough.
 
-A small BERT on made data, offline, some seconds: `python examples/trainer.py`. With `--learning_rate 1` it fails.
+`python examples/trainer.py` trains a small BERT on synthetic data, offline, in some seconds. With `--learning_rate 1` it fails.
 """
 
 import argparse
@@ -17,7 +17,7 @@ SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 
 def examples(count):
     ids = torch.randint(5, WORDS, (count, 7))
-    return [{"input_ids": row, "labels": int(row[0] < WORDS // 2)} for row in ids]  # the first word tells the class
+    return [{"input_ids": row, "labels": int(row[0] < WORDS // 2)} for row in ids]  # the first word decides the label
 
 
 def compute_metrics(prediction):
@@ -53,7 +53,7 @@ trainer = Trainer(
 trainer.train()
 
 if trainer.is_world_process_zero():
-    frame = steps_frame(options.output_dir)  # a row for each update step
+    frame = steps_frame(options.output_dir)  # one row per update step
     print(frame.filter(like="grad_norm/").iloc[[0, len(frame) // 2, -1]].T)
     if callback.alarm is not None:
         print("ALARM", callback.alarm.sentence)

@@ -1,16 +1,17 @@
-"""StableTrainer: a Trainer that takes a stability recipe, and knows its gradients before clipping."""
+"""StableTrainer: a Trainer with stability recipes and methods, and with gradient norms measured before clipping."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_
-from transformers import Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import IntervalStrategy
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from .callback import StabilityCallback
 from .diagnostics.history import best_evaluation, evaluations_of
@@ -22,41 +23,55 @@ from .utils.optimizers import inner_optimizer
 
 logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:  # a type checker sees the Trainer that it is mixed into
+    _Trainer = Trainer
+else:
+    _Trainer = object
 
-class StabilityMixin:
-    """What makes a Trainer a [`StableTrainer`]; put it before any subclass: `class Mine(StabilityMixin, Seq2SeqTrainer)`. Where
-    this has training arguments of its own, do the same with them, as a dataclass: `class MyArguments(StableTrainingArguments,
-    Seq2SeqTrainingArguments)`.
 
-    - Gradient norms of each layer, before clipping, come from the one pass that also clips.
-    - Where `args.eval_strategy` evaluates at all, the last update step is evaluated too: after it was saved, before any
-      reload of the best model; an evaluation that raises there is warned of. [`last_metrics`] and [`best_metrics`] keep
-      both; the verdict (`trainer.stability.verdict`) is on the last.
-    - With `args.report_to` "tensorboard", the Trainer's events and the diagnostics are in one file.
-    - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have random streams of
-      their own. A `model` that is passed in ready has its initialisation behind it.
-    - With `args.total_train_batch_size`, the gradient is the mean over that many examples however they are split: for
-      a `...ForSequenceClassification`, whose loss is a mean over the batch, the stock Trainer sums over accumulation
-      steps and processes instead.
-    - The methods of `hf_stability.methods` are each switched on by their argument (`mixout`, `bias_correction` ...), and
-      `methods` takes your own. They change a model after each call of `model_init`, or once, here, where a `model` is passed in
-      ready. What they call pretrained are the weights that it has then: in a study after stages, the last stage's.
+class StabilityMixin(_Trainer):
+    """Adds recipes, methods and diagnostics to any subclass of the Trainer: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
 
-    With arguments that set none of these, weights are the stock Trainer's, bit for bit.
+    Put it first. If the subclass has its own training arguments, combine those too: `class MyArguments(StableTrainingArguments,
+    Seq2SeqTrainingArguments)`, a dataclass.
+
+    - Gradient norms of each layer, before clipping, come from the pass that also clips.
+    - If `args.eval_strategy` evaluates at all, the last update step is evaluated too: after it was saved, and before the best
+      model is loaded. If that evaluation raises an error, there is a warning. `last_metrics` and `best_metrics` keep the two
+      results. The verdict (`trainer.stability.verdict`) is on the last.
+    - With `args.report_to` "tensorboard", the Trainer's logs and the diagnostics are in one file.
+    - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have separate random streams. A
+      ready `model` that you pass in was initialised before.
+    - With `args.total_train_batch_size`, the gradient is the mean over that many examples, however they are split. For a
+      `...ForSequenceClassification`, which has a mean over the batch as its loss, the stock Trainer would sum over accumulation
+      steps and processes.
+    - Each method of `hf_stability.methods` is switched on by its argument (`mixout`, `bias_correction` ...). `methods` takes
+      your own. Methods change a model after each call of `model_init`, or, if you pass a ready `model`, once in `__init__`. The
+      weights at that time count as the pretrained ones: in a study with stages, those of the last stage.
+
+    If the arguments set none of these, the weights are those of the stock Trainer, bit for bit.
 
     Args:
-        methods: objects of your own subclasses of [`Method`][hf_stability.methods.base.Method], with their settings.
+        *args: as for the Trainer.
+        methods: objects of subclasses of `hf_stability.methods.Method`, with their settings.
+        **kwargs: as for the Trainer.
+
+    Attributes:
+        stability: the `StabilityCallback`: record, verdict, alarm. It is added if `callbacks` has none.
     """
 
-    def __init__(self, *args, methods: Sequence[Method] = (), **kwargs):
-        self._passed_methods = methods if isinstance(methods, (list, tuple)) else [methods]
+    stability: StabilityCallback
+    methods: ActiveMethods
+
+    def __init__(self, *args: Any, methods: Sequence[Method] | Method = (), **kwargs: Any) -> None:
+        self._passed_methods: Sequence[Method] = methods if isinstance(methods, (list, tuple)) else [methods]
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
             found = [StabilityCallback()]
             self.add_callback(found[0])
         self.stability = found[0]
-        self._final_history: list[dict] | None = None  # the log as training left it
+        self._final_history: list[dict] | None = None  # the log at the end of training
         self._flow = StableFlowCallback()
         self.add_callback(self._flow)
         if self.model_init is None:
@@ -66,23 +81,24 @@ class StabilityMixin:
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
-    def _prepare_model(self, model, seed: int | None = None) -> None:
-        """What methods do to a model before its training, while it has its pretrained weights."""
+    def _prepare_model(self, model: nn.Module, seed: int | None = None) -> None:
+        """Let methods change a model with its pretrained weights, before training."""
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)
         self.methods.prepare_model(model, seed)
         if getattr(self, "_begins_training", False):
             self.methods.begin_training(model)
 
-    def call_model_init(self, trial=None):
+    def call_model_init(self, trial: Any = None) -> nn.Module:
         if getattr(self.args, "seed_streams", False):
-            set_seed(self.args.init_seed)
+            args: Any = self.args
+            set_seed(args.init_seed)
         model = super().call_model_init(trial)
-        if trial is None:  # else the trial's arguments are not there yet
-            self._prepare_model(model)  # goes on in the stream that the head was drawn from
+        if trial is None:  # in a search, the trial's arguments are set later
+            self._prepare_model(model)  # continues the random stream that the head was drawn from
         return model
 
-    def _hp_search_setup(self, trial) -> None:
+    def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)
         if trial is not None and self.model_init is not None:
             check_methods(vars(self.args), methods_of(self.args))
@@ -90,49 +106,51 @@ class StabilityMixin:
             self.stability.adds_loss_terms = self.methods.change_loss
 
     @classmethod
-    def get_optimizer_cls_and_kwargs(cls, args, model=None) -> tuple[Any, dict[str, Any]]:
+    def get_optimizer_cls_and_kwargs(cls, args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
         optimizer_cls, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
         for method in make_methods(args):
             if method.is_on:
                 optimizer_cls, kwargs = method.change_optimizer(optimizer_cls, kwargs, args)
         return optimizer_cls, kwargs
 
-    def create_optimizer(self, *args, **kwargs):
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         self.methods.make_optimizer()
         optimizer = super().create_optimizer(*args, **kwargs)
-        self.methods.attach_to_optimizer(inner_optimizer(optimizer))  # a second training's has accelerate's wrapper
+        self.methods.attach_to_optimizer(inner_optimizer(optimizer))  # in a second training, accelerate has wrapped it
         return optimizer
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         passed_in = self.lr_scheduler is not None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = self.methods.change_scheduler(scheduler, passed_in)
         return self.lr_scheduler
 
-    # ---- the batch's loss --------------------------------------------------------------------------------------------
+    # ---- the loss of a batch -----------------------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         labels = inputs.get("labels")
         if model.training and self.methods.change_loss:
-            result = self._loss_of_methods(model, inputs, num_items_in_batch)
-            result = result if return_outputs else result[0]
+            loss, outputs = self._loss_of_methods(model, inputs, num_items_in_batch)
+            result: Any = (loss, outputs) if return_outputs else loss
         else:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
         if num_items_in_batch is None or labels is None or not self._loss_is_a_batch_mean():
             return result
-        # The Trainer takes the loss for a sum over these examples / num_items_in_batch, the examples of the whole step.
+        # The Trainer expects the sum over these examples, divided by num_items_in_batch, the examples of the whole step.
         share = labels.numel() / num_items_in_batch
         if self.args.n_gpu > 1 and self.args.average_tokens_across_devices:
-            share = share / self.args.n_gpu  # DataParallel: the Trainer has multiplied by it, and takes the mean later
+            share = share / self.args.n_gpu  # DataParallel: the Trainer multiplies by it, and later takes the mean
         return (result[0] * share, result[1]) if return_outputs else result * share
 
-    def _loss_of_methods(self, model, inputs, num_items_in_batch) -> tuple[torch.Tensor, Any]:
-        """The batch's loss with the terms of the methods, and the outputs."""
+    def _loss_of_methods(self, model: nn.Module, inputs: Any, num_items_in_batch: Any) -> tuple[torch.Tensor, Any]:
+        """The loss of a batch with the terms of the methods, and the outputs."""
         of_processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         scaled = num_items_in_batch is not None and self.model_accepts_loss_kwargs
-        scale = of_processes if scaled else 1  # what the Trainer multiplies a loss by
+        scale = of_processes if scaled else 1  # the Trainer multiplies a loss by this
 
-        def compute_loss(batch):
+        def compute_loss(batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
             loss, outputs = super(StabilityMixin, self).compute_loss(model, batch, True, num_items_in_batch)
             return loss / scale, outputs
 
@@ -144,26 +162,27 @@ class StabilityMixin:
         return wanted and self.has_classifier_loss() and self.model_accepts_loss_kwargs
 
     def has_classifier_loss(self) -> bool:
-        """Whether the loss is a `...ForSequenceClassification`'s own, a mean over the examples it is given."""
+        """Whether the loss is that of a `...ForSequenceClassification` itself, a mean over the given examples."""
         own = self.label_smoother is None and self.compute_loss_func is None
         return own and "ForSequenceClassification" in type(self.model).__name__
 
-    # ---- gradient norms before clipping: the one place that stands in for the Trainer's own ----------------------------
+    # ---- gradient norms before clipping --------------------------------------------------------------------------------
     #
-    # Trainer._clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_: norms of all parameters,
-    # the norm of these, and a multiplication. Here the first of the three is kept, and grouped by layer; the same
-    # kernels in the same order, so that weights stay bitwise the Trainer's. With max_grad_norm 0 the Trainer makes the
-    # pass in _get_grad_norm. Where gradients are not whole tensors of this process, its own way is taken.
+    # The Trainer calls _clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_. That computes the
+    # norm of each parameter, the norm of these, and then multiplies. Here the norms of the parameters are kept and grouped
+    # by layer. The kernels and their order are the same, so that weights stay bitwise those of the Trainer. With
+    # max_grad_norm 0 the Trainer computes the norm in _get_grad_norm. If this process does not have whole gradients, the
+    # Trainer's own code runs.
 
-    def _clip_grad_norm(self, model):
-        total = self._measure_gradients()
-        if total is None:
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        total, meter = self._measure_gradients(), self.stability.meter
+        if total is None or meter is None:
             self.methods.refuse_parts_of_gradients()
             return super()._clip_grad_norm(model)
-        clip_grads_with_norm_(self.stability.meter.parameters, self.args.max_grad_norm, total)
+        clip_grads_with_norm_(meter.parameters, self.args.max_grad_norm, total)
         return total
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if grad_norm is None:
             grad_norm = self._measure_gradients()
             if grad_norm is None:
@@ -171,13 +190,13 @@ class StabilityMixin:
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def _measure_gradients(self) -> torch.Tensor | None:
-        """Total gradient norm as torch's, handing layers' norms to the callback; None where that cannot be."""
+        """The total gradient norm, as torch computes it. Gives the norms of layers to the callback. None if that is not possible."""
         if self.stability.meter is None or not self._gradients_are_whole():
             return None
         self.stability.recorder.follow_unfreezing()
         meter = self.stability.meter
         if not meter.is_whole():
-            return None  # in several groups, whose norms torch sums in another order
+            return None  # several groups: torch sums their norms in another order
         self.accelerator.unscale_gradients()
         self.methods.add_gradients()
         norms = meter.parameter_norms()
@@ -195,7 +214,8 @@ class StabilityMixin:
 
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
-    def train(self, *args, **kwargs):
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as the Trainer does; arguments and result are the same."""
         self._final_history = None
         self.stability.share_tensorboard(self)
         self.stability.adds_loss_terms = self.methods.change_loss
@@ -206,18 +226,18 @@ class StabilityMixin:
             output = super().train(*args, **kwargs)
         finally:
             self._begins_training = False
-            self.stability.release()  # interrupted, or an exception: no event tells the callback
+            self.stability.release()  # after an interrupt or an exception the callback gets no event
         self._final_history = list(self.state.log_history)
         return output
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._flow.is_over and self._flow.evaluated_step != self.state.global_step:
             self._evaluate_last()
         return result
 
     def _evaluate_last(self) -> None:
-        """Evaluate the last update step, where `eval_strategy` did not; it was saved, so that nothing can be lost."""
+        """Evaluate the last update step if `eval_strategy` did not. It was saved before, so an error loses nothing."""
         self._flow.is_over = False
         if self.args.eval_strategy == IntervalStrategy.NO or self.eval_dataset is None:
             return
@@ -225,20 +245,20 @@ class StabilityMixin:
             self.evaluate()
         except Exception as error:  # the user's own evaluation
             logger.warning(
-                f"The last update step could not be evaluated, so that the verdict rests on the evaluation before it: "
+                f"The last update step could not be evaluated, so the verdict uses the evaluation before it. The error was "
                 f"{type(error).__name__}: {error}"
             )
 
     @property
     def last_metrics(self) -> dict[str, Any]:
-        """Metrics of the last evaluation, with `step` and `epoch`; the verdict is on these."""
+        """Metrics of the last evaluation, with `step` and `epoch`. The verdict uses these. Empty before any evaluation."""
         return self.evaluations[-1] if self.evaluations else {}
 
     @property
     def best_metrics(self) -> dict[str, Any]:
-        """Metrics of the evaluation with the best headline metric (the earliest of equals), with `step` and `epoch`.
+        """Metrics of the evaluation with the best headline metric (the earliest of equal ones), with `step` and `epoch`.
 
-        The best of many evaluations is selected on the evaluation set: compare it between equal numbers of evaluations.
+        It is chosen on the evaluation set. So compare it only between runs with equal numbers of evaluations.
         """
         first_set = next(iter(self.eval_dataset)) if isinstance(self.eval_dataset, dict) else None
         wanted = self.stability.metric or self.args.metric_for_best_model
@@ -246,37 +266,39 @@ class StabilityMixin:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """Metrics of each evaluated step of the training, with `step` and `epoch`, several evaluation sets joined."""
-        return evaluations_of(self._final_history or self.state.log_history)  # not what is evaluated after training
+        """Metrics of each evaluated step of the training, with `step` and `epoch`. Several evaluation sets are joined."""
+        return evaluations_of(self._final_history or self.state.log_history)  # without evaluations after training
 
 
 class StableFlowCallback(TrainerCallback):
-    """The part of [`StabilityMixin`] that hangs on the Trainer's events: the dropout stream, and the end of training.
+    """The part of `StabilityMixin` that needs the Trainer's events: the dropout stream, and the end of training.
 
     Attributes:
-        evaluated_step: the update step after which the last evaluation was.
-        is_over: whether the last epoch has ended; only its last log, evaluation and save are to come.
+        evaluated_step: the update step of the last evaluation; -1 before any.
+        is_over: whether the last epoch has ended. Only its last log, evaluation and save are still to come.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.evaluated_step = -1
         self.is_over = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.evaluated_step, self.is_over = -1, False
         if getattr(args, "seed_streams", False):
-            # After a resume the Trainer loads the checkpoint's random state later than this.
+            # On a resume the Trainer loads the checkpoint's random state after this.
             set_seed((args.dropout_seed + args.process_index) % 2**32)
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.evaluated_step = state.global_step
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.is_over = state.global_step >= state.max_steps or control.should_training_stop
 
 
 class StableTrainer(StabilityMixin, Trainer):
-    """Hugging Face's [`~transformers.Trainer`] with [`StabilityMixin`]: drop-in, with `StableTrainingArguments`.
+    """Hugging Face's `Trainer` with `StabilityMixin`: a drop-in replacement. Use it with `StableTrainingArguments`.
+
+    It takes everything that the Trainer takes, and `methods`: objects of your own methods. See `StabilityMixin` for what it adds.
 
     ```python
     args = StableTrainingArguments.from_recipe("mosbach2021", model_type="bert", output_dir="out")

@@ -1,4 +1,4 @@
-"""Hugging Face's TrainingArguments, plus ours."""
+"""Hugging Face's TrainingArguments with our own fields and those of the methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,23 +26,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StableTrainingArguments(StabilityArguments, TrainingArguments):
-    """Hugging Face's [`~transformers.TrainingArguments`] with the fields a stability recipe needs.
+    """Hugging Face's `TrainingArguments` with the fields that a stability recipe needs.
 
-    With the defaults of our fields, training is the stock Trainer's, bit for bit.
+    With the default values of our fields, training is bit for bit that of the stock Trainer. The arguments of the methods
+    (`mixout`, `r_drop`, `bias_correction` ...) are fields too; each method's documentation explains them. The help of each
+    field, as in `hf-stability --help_all`, has its unit and default.
+
+    Example:
+        ```python
+        args = StableTrainingArguments.from_recipe("mosbach2021", model_type="bert", output_dir="out")
+        ```
+
+    Attributes:
+        recipe (str | None): Name of the recipe that these arguments were made from. Set by `from_recipe`.
+        recipe_model_config (dict[str, Any]): Values that this recipe sets in the model's config. Set by `from_recipe`.
 
     Raises:
-        InputError: `total_train_batch_size` cannot be divided, `per_device_train_batch_size` contradicts it,
-            `bias_correction` is off with an optimizer that is not torch's AdamW, `lr_bias_correction` is on with it,
-            `on_alarm` is not one of its choices, `audit_alarms` is no share, `diagnostics` has an unknown name, or a
-            method's value is out of its range, or contradicts another's (see [`check_methods`]).
+        InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
+            `on_alarm`, `audit_alarms` or `diagnostics` has an unknown value; or a method's argument is out of its range
+            or contradicts another argument.
     """
 
-    own_methods: ClassVar[tuple[type[Method], ...]] = ()  # the user's, see arguments_class
-    # The recipe these were made from, and what it sets in the model's config; set by from_recipe.
+    own_methods: ClassVar[tuple[type[Method], ...]] = ()  # the user's own methods, see arguments_class
     recipe: str | None = field(default=None, init=False)
-    recipe_model_config: dict = field(default_factory=dict, init=False)
+    recipe_model_config: dict[str, Any] = field(default_factory=dict, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.total_train_batch_size is not None:
             default = type(self).__dataclass_fields__["per_device_train_batch_size"].default
@@ -54,9 +63,9 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         check_methods(vars(self), methods_of(self))
         choices = type(self).__dataclass_fields__["on_alarm"].metadata["choices"]
         if self.on_alarm not in choices:
-            raise InputError(f"--on_alarm {self.on_alarm}: give {', '.join(choices)}")
+            raise InputError(f"--on_alarm {self.on_alarm}: give one of {', '.join(choices)}")
         if not 0 <= self.audit_alarms <= 1:
-            raise InputError(f"--audit_alarms {self.audit_alarms}: give a share of the alarmed runs, from 0 to 1")
+            raise InputError(f"--audit_alarms {self.audit_alarms}: give a probability from 0 to 1")
         try:
             make_probes(self.diagnostics or ())
         except InputError as error:
@@ -67,34 +76,41 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
             self.data_seed = streams["data_seed"] if self.data_seed is None else self.data_seed
             self.dropout_seed = streams["dropout_seed"] if self.dropout_seed is None else self.dropout_seed
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         if not self.own_methods:
             return super().__reduce_ex__(protocol)
-        return (
-            _unpickled,
-            (self.own_methods, self.base_class),
-            self.__dict__,
-        )  # the class itself was made while the program ran
+        # Pickle cannot find the class by name: it was made while the program ran.
+        return (_unpickled, (self.own_methods, self.base_class), self.__dict__)
 
     @classmethod
-    def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides) -> StableTrainingArguments:
-        """The arguments of a recipe, for use from Python.
+    def from_recipe(cls, recipe: str, model_type: str | None = None, **overrides: Any) -> StableTrainingArguments:
+        """The training arguments of a recipe, for use from Python.
+
+        The values that a recipe sets in the model's config (dropout ...) are no training arguments. They are in
+        `args.recipe_model_config`: pass them to `from_pretrained(..., **args.recipe_model_config)`. Their names are those of
+        BERT, RoBERTa and ALBERT; DistilBERT has others. StableTrainer warns if a model has other values or no such field.
+
+        Only a study trains a recipe's `stages`. A recipe with stages gives a warning here. A recipe's own `methods` bring
+        their arguments with them.
 
         Args:
-            recipe: a packaged recipe's name, the path of a `.yaml` file, or several of these (`mosbach2021+mixout`).
-            model_type: `model.config.model_type`; picks the recipe's part for that model type.
-            overrides: training arguments that go over the recipe's.
+            recipe: a packaged recipe's name, the path of a `.yaml` file, or several of these joined by `+`
+                (`"mosbach2021+mixout"`).
+            model_type: `model.config.model_type` (`"bert"`, `"roberta"` ...). It selects the recipe's values for that
+                model type. Default: the common values.
+            **overrides: training arguments that override the recipe's.
 
-        The recipe's `model_config` (dropout ...) is not among the training arguments: it is in
-        `args.recipe_model_config`, for `from_pretrained(..., **args.recipe_model_config)`, whose names are BERT's, RoBERTa's
-        and ALBERT's (DistilBERT has others). StableTrainer warns of a model that has other values, or none. Its `stages` are
-        trained by a study only: it is said where a recipe has some. A recipe's own `methods` bring their arguments with them.
+        Returns:
+            The arguments. `recipe` and `recipe_model_config` are set.
+
+        Raises:
+            InputError: no such recipe, an error in a recipe file, or a value out of its range.
         """
         loaded = load_recipe(recipe)
         if loaded.stages:
             logger.warning(
-                f"recipe {recipe}: its stages are not in these arguments, which are the target's; train them in a study "
-                "(hf-stability), and load the model from the encoder that it leaves in stages/"
+                f"recipe {recipe} has stages, and these arguments are only for the target task. Train the stages in a study "
+                "(hf-stability), then load the model from the encoder/ that the study saves in stages/"
             )
         values = {name: r.value for name, r in resolve(loaded, model_type, given=overrides).items()}
         args = arguments_class([load_method(name) for name in loaded.methods], cls)(**values)
@@ -105,29 +121,30 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
 
 def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> None:
-    """Warn where a model's config has other values than the recipe of these arguments has, or no such field."""
+    """Warn if a model's config has other values than the recipe of these arguments, or no such field."""
     config = getattr(model, "config", None)
     for name, value in getattr(args, "recipe_model_config", {}).items():
-        says = f"recipe {args.recipe} has {name} {value}, the model's config"
+        says = f"recipe {args.recipe} sets {name} to {value} in the model's config, but this config has"
         if not hasattr(config, name):
-            logger.warning(f"{says} no such field: set what it calls this")
+            logger.warning(f"{says} no such field; set its equivalent")
         elif getattr(config, name) != value:
-            logger.warning(f"{says} {getattr(config, name)}: from_pretrained(..., {name}={value})")
+            logger.warning(f"{says} {getattr(config, name)}; load the model with from_pretrained(..., {name}={value})")
 
 
 def arguments_class(
     methods: Sequence[type[Method]], base: type[StableTrainingArguments] | None = None
 ) -> type[StableTrainingArguments]:
-    """Training arguments with those of a user's own methods, too.
+    """The class of training arguments that also has the arguments of a user's own methods.
 
     Args:
-        methods: the methods; without any, the class is `base`.
-        base: default: [`StableTrainingArguments`].
+        methods: the methods. Without any, the result is `base`.
+        base: the class to add to. Default: `StableTrainingArguments`.
 
     Raises:
-        InputError: an argument of one of them is there already.
+        InputError: an argument of a method has a name that is taken.
     """
-    return _arguments_class(tuple(dict.fromkeys(methods)), base or StableTrainingArguments)
+    base_class: Any = base or StableTrainingArguments  # for mypy a dataclass has no hash, its class too
+    return _arguments_class(tuple(dict.fromkeys(methods)), base_class)
 
 
 @lru_cache
@@ -150,17 +167,17 @@ def _unpickled(methods: Sequence[type[Method]], base: type[StableTrainingArgumen
 
 
 def seed_streams(seed: int) -> dict[str, int]:
-    """Three independent random streams from one seed: initialisation, data order, dropout.
+    """Seeds for three independent random streams from one seed: initialisation, data order, dropout.
 
-    They are the children of `numpy.random.SeedSequence(seed)`, in this order. The data seed has 62 bits, because
-    accelerate seeds epoch `e`'s order with `data_seed + e`: small neighbouring seeds would share epochs' orders. The
-    other two have 32 bits, as many as numpy's `seed` takes.
+    They are the children of `numpy.random.SeedSequence(seed)`, in this order. The data seed has 62 bits, because accelerate
+    seeds the order of epoch `e` with `data_seed + e`: with small neighbouring seeds, epochs would share orders. The other
+    two have 32 bits, the limit of numpy's `seed`.
 
     Args:
         seed: the run's seed, a non-negative integer.
 
     Returns:
-        `{"init_seed": ..., "data_seed": ..., "dropout_seed": ...}`
+        `{"init_seed": ..., "data_seed": ..., "dropout_seed": ...}`.
     """
     init, data, dropout = np.random.SeedSequence(seed).spawn(3)
     return {

@@ -175,7 +175,7 @@ def sentences(text: str) -> list[str]:
     """A text's sentences. Code in backticks is one word."""
     text = re.sub(r"`[^`]+`", "`code`", " ".join(text.split()))
     text = re.sub(ABBREVIATIONS, lambda found: found[0][:-1] + "\0", text)
-    parts = re.split(r"(?<=[.!?])[\")*]*\s+(?=[\"(`*\[]*[A-Z0-9`])", text)
+    parts = re.split(r"(?:(?<=[.!?])|(?<=[.!?][\")*]))\s+(?=[\"(`*\[]*[A-Z0-9`])", text)
     return [part.replace("\0", ".").strip() for part in parts if len(part.split()) > 1]
 
 

@@ -382,7 +382,7 @@ def test_without_arguments_it_takes_the_outputs_that_the_trainer_has(tmp_path):
 def test_without_outputs_of_an_evaluation_the_verdict_is_unknown(tmp_path, values):
     verdict = verdict_of(stock(tmp_path, StabilityCallback(), **values), tmp_path)
     assert (verdict.status, verdict.basis) == ("unknown", "training_only")
-    assert "no evaluation with predictions" in verdict.sentence and "train loss" in verdict.sentence
+    assert "no evaluation gave predictions" in verdict.sentence and "train loss" in verdict.sentence
     assert "final/failed" not in Events(tmp_path).tags("stability/tensorboard", "scalars")
 
 

@@ -44,7 +44,7 @@ PIECES = {
     "TensorBoard: close": ("Closing TensorBoard", f"{DIAGNOSTICS}.tensorboard.TensorBoard.close"),
     "the call stack": ("Reading the call stack", f"{DIAGNOSTICS}.monitor.training_loop"),
     **{
-        f"the loggers: {what}": ("The other loggers' part", f"{DIAGNOSTICS}.loggers.Loggers.{what}")
+        f"the loggers: {what}": ("The output to other loggers", f"{DIAGNOSTICS}.loggers.Loggers.{what}")
         for what in ("numbers", "end")
     },
     **{

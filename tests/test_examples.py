@@ -9,6 +9,7 @@ import pytest
 
 from hf_stability import cli, read_steps, steps_frame
 from hf_stability.study.records import read_run
+from tests.docs.workshop import blocks
 from tests.processes import run_script
 
 
@@ -98,6 +99,13 @@ def test_a_method_of_ones_own_is_compared_on_the_command_line(tmp_path, tiny_stu
     source.write_text(source.read_text() + "\n# changed\n")
     assert cli.main([*common, *map(str, by_file)]) == 2
     assert "method_hashes: ['" in capsys.readouterr().err
+
+
+def test_the_page_on_your_own_method_shows_the_example():
+    page = EXAMPLES.parent / "docs" / "your_own_method.md"
+    (shown,) = (block.text for block in blocks(page) if block.title == "noisy_tune.py")
+    start, code = "@torch.no_grad()", OWN_METHOD.read_text()
+    assert shown[shown.index(start) :].strip() == code[code.index(start) : code.index("if __name__")].strip()
 
 
 def test_a_flag_of_a_method_that_nobody_named_is_refused(tiny_study, capsys):

@@ -1,7 +1,7 @@
 """The command line: `hf-stability`, and `run_glue_stable.py`, its twin for `accelerate launch`.
 
-It parses flags and prints: a study is planned and run by [`hf_stability.study.api`], a failed run is looked at by
-[`hf_stability.diagnose`]. A file per subcommand; `flags.py` has what several of them take, `parser.py` reads and shows it.
+It parses flags and prints. [`hf_stability.study.api`] plans and runs a study; [`hf_stability.diagnose`] examines a failed
+run. Each subcommand has its file. `flags.py` has the flags that several of them share; `parser.py` reads them and shows help.
 """
 
 from .command import main

@@ -1,4 +1,4 @@
-"""`hf-stability COMMAND ...`: which subcommand is meant, and its exit code."""
+"""`hf-stability COMMAND ...`: choose the subcommand, run it, return its exit code."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
 from ..errors import InputError, nearest
 from .program import PROG, is_first_process
 
 
 COMMANDS = {
-    "run": "fine-tune over many seeds, with one recipe or more; flags alone, without a command, mean this",
-    "recipes": "list the packaged recipes",
-    "diagnose": "one run failed: what went wrong, and what to do",
-    "rescue": "one run failed: try four remedies, over a few seeds each",
-    "restarts": "a finished study: what restarts and stopping bad seeds early would have been worth",
-    "two_way": "a study with --two_way: how much variance comes from initialisation, data order, dropout",
+    "run": "fine-tune with one or more recipes over many seeds (the default: you can leave out the word run)",
+    "recipes": "list the packaged recipes, one line each",
+    "diagnose": "a run failed: find the cause and the remedy",
+    "rescue": "a run failed: try four remedies over a few seeds each",
+    "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
+    "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
 }
-"""The subcommands, each a module here with a function `main(argv)`, and what each is for."""
+"""The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; `run` where the first word is a flag, or there is none.
+    """Run a subcommand. Without one (no words, or a flag first) it is `run`.
 
     Returns:
-        the exit code: 0; 1 where a run crashed; 2 for bad input (one line on standard error, nothing written);
-        130 after Ctrl-C.
+        The exit code. 0: done. 1: a run crashed. 2: bad input (one line on standard error, nothing written). 130:
+        interrupted by Ctrl-C or SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set this
-    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # a batch system's kill: as Ctrl-C
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
+    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # batch systems end a job this way
     try:
         return _command(argv)
     except InputError as error:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"\n{PROG}: interrupted. Finished runs are kept; the same command goes on with what is missing.",
+            f"\n{PROG}: interrupted. Finished runs are kept. Run the same command again to continue.",
             file=sys.stderr,
         )
         return 130
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt(signum, frame):
+def _interrupt(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
@@ -61,5 +62,5 @@ def _command(argv: list[str]) -> int:
         return run(argv, COMMANDS)
     name, *rest = argv
     if name not in COMMANDS:
-        raise InputError(f"{name}: no such command{nearest(name, COMMANDS)}; there is: {', '.join(COMMANDS)}")
+        raise InputError(f"{name}: no such command{nearest(name, COMMANDS)}. Commands: {', '.join(COMMANDS)}")
     return import_module(f".{name}", __package__).main(rest)

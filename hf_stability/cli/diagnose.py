@@ -1,13 +1,15 @@
-"""`hf-stability diagnose`: what went wrong in one failed run."""
+"""`hf-stability diagnose`: find out why one run failed."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..diagnose import report as diagnosis
+from ..diagnose.environment import environment
 from ..errors import InputError
 from ..utils.files import write_json
 from .flags import DataArguments, ModelArguments
@@ -16,35 +18,40 @@ from .parser import Texts, parse, study_parser, take
 
 TEXTS = Texts(
     """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--memorize] [--json FILE] [any argument of the Trainer]""",
-    """Look at ONE run that failed: every known cause, in order of likelihood, with its remedy and the flags to
-use. Nothing is written but --json's file, and nothing is trained without --memorize. docs/my_run_failed.md explains
-each line.""",
+       [--memorize] [--json [FILE]] [any argument of the Trainer]""",
+    """Find out why ONE run failed. Prints the likely causes, most likely first, each with its remedy and the flags to use.
+Trains nothing without --memorize; writes nothing without --json. docs/my_run_failed.md explains each line.""",
     """
 PATH is one of
-  a trainer_state.json, or a checkpoint or output folder of any Trainer; a steps.rec of StabilityCallback;
-  a run's folder in a study, results/rte/runs/devlin2019/seed-003, which says its model and data itself.
-What lies beside it is read too. More flags let it look at more; training flags say what the files do not.
+  an output folder or checkpoint of any Trainer, or its trainer_state.json;
+  a steps.rec of StabilityCallback;
+  a run's folder in a study, such as results/rte/runs/devlin2019/seed-003. It records its model and data itself.
+The files beside PATH are read too. Give model and data to have them checked as well. Give training flags that the
+files do not record.
 
 examples:
   hf-stability diagnose output/checkpoint-500
   hf-stability diagnose output --model_name_or_path bert-large-uncased --train_file train.csv --validation_file dev.csv
   hf-stability diagnose results/rte/runs/devlin2019/seed-003 --memorize
+  hf-stability diagnose output --json --figures_only     # for a bug report: no names, paths or texts of yours
 
-From Python, with a live Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
-Then: hf-stability rescue --help
+In Python, with your Trainer: from hf_stability.diagnose import diagnose; print(diagnose(trainer).to_text())
+Next step: hf-stability rescue --help
 """,
 )
 
 SHOWN = (
     "model_name_or_path", "tokenizer_name", "task_name", "data_dir", "train_file", "validation_file", "max_seq_length",
-    "memorize", "memorize_rate", "json", "learning_rate", "warmup_steps", "optim",
+    "memorize", "memorize_rate", "json", "figures_only", "learning_rate", "warmup_steps", "optim",
     "bf16", "fp16", "use_cpu",
 )  # fmt: skip
-"""The flags that --help shows."""
+"""The flags that `--help` shows."""
 
 CUTS = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
-"""Flags of data that are refused here."""
+"""Flags that shorten or pad the data. They are refused here: diagnose reads whole sets."""
+
+STDOUT = "-"
+"""The file of a bare `--json`."""
 
 
 @dataclass
@@ -54,38 +61,57 @@ class DiagnoseArguments:
     memorize: bool = field(
         default=False,
         metadata={
-            "help": "Train the model on 32 of the examples, up to 300 update steps. A model that cannot learn them by heart "
-            "has a bug (labels, tokenizer, frozen weights); one that can may be unstable."
+            "help": "Train the model on 32 training examples, for up to 300 update steps. If it cannot learn them by heart, "
+            "there is a bug (labels, tokenizer, frozen weights). If it can, the training may be unstable."
         },
     )
     memorize_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Its learning rate. Default: 5e-5 for a model of 768 units, inversely to the units for others; with "
-            "adapters 10 times that."
+            "help": "Learning rate of --memorize. Default: 5e-5 x 768 / hidden size; 10 times that with adapters."
         },
     )
-    json: str | None = field(default=None, metadata={"help": "Write all of it with its figures to this file, too."})
+    json: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write the report with its figures and the versions to this file, too. Without a file: print that instead "
+            "of the report. Without PATH: print the versions only.",
+            "nargs": "?",
+            "const": STDOUT,
+        },
+    )
+    figures_only: bool = field(
+        default=False,
+        metadata={
+            "help": "With --json: leave out all paths, names and texts of yours. Numbers, versions and the names of the checks "
+            "remain."
+        },
+    )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Look at one run, and print what was found."""
+    """Diagnose one run and print the findings."""
     hidden = dict.fromkeys(CUTS, argparse.SUPPRESS)
     known = study_parser(argv, {"diagnose": (DiagnoseArguments,)}, TEXTS, SHOWN, hidden)
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
     given = parse(known, argv)
     path = given.pop("path", None)
-    if path is None:
+    if path is None and given.get("json") != STDOUT:
         raise InputError(
-            "diagnose: give the run's path first (a trainer_state.json, a steps.rec, or its folder); see --help"
+            "diagnose: give the run's path first: its output folder, trainer_state.json or steps.rec; see diagnose --help"
         )
     for name in CUTS:
         if name in given:
-            raise InputError(f"--{name} {given[name]}: not for diagnose, which looks at whole sets; leave it out")
+            raise InputError(f"--{name} {given[name]}: diagnose reads whole data sets; leave this flag out")
     model, data, own = (take(given, cls) for cls in (ModelArguments, DataArguments, DiagnoseArguments))
-    target = Path(own.json) if own.json else None
+    if own.figures_only and own.json is None:
+        raise InputError("--figures_only: goes with --json; give both")
+    if path is None:
+        print(json.dumps({"schema": diagnosis.SCHEMA, "versions": environment()}, indent=2))
+        return 0
+    target = Path(own.json) if own.json and own.json != STDOUT else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
-        raise InputError(f"--json {target}: no file can be written there; give another")
+        raise InputError(f"--json {target}: cannot write a file there; give a file in an existing folder")
     found = diagnosis.diagnose(
         path,
         model_name_or_path=model.model_name_or_path,
@@ -102,7 +128,10 @@ def main(argv: Sequence[str]) -> int:
         memorize_rate=own.memorize_rate,
         show=True,
     )
+    if own.json == STDOUT:
+        print(json.dumps(found.to_dict(own.figures_only), indent=2))
+        return 0
     print(found.to_text())
     if target is not None:
-        write_json(target, found.to_dict())
+        write_json(target, found.to_dict(own.figures_only))
     return 0

@@ -1,7 +1,7 @@
-"""The flags that several subcommands take, as dataclasses, and the group of each in `--help`.
+"""The flags that several subcommands share, as dataclasses; each dataclass is a group of `--help`.
 
-A flag is a keyword of [`plan_study`][hf_stability.study.api.plan_study]; its default there is what counts. The first sentence
-of a flag's help, and what begins with `Default:`, is what `--help` shows; `--help_all` shows the rest.
+A flag is a keyword of [`plan_study`][hf_stability.study.api.plan_study], which also has the default that counts. `--help`
+shows the first sentence of a flag's help and each sentence that begins with `Default`. `--help_all` shows the whole help.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..training_args import StableTrainingArguments
 
 
 DIAGNOSTICS = ("on_alarm", "audit_alarms", "diagnostics")
-"""Training arguments of the group `diagnostics`."""
+"""The training arguments in the group `diagnostics`."""
 
 
 @dataclass
@@ -24,9 +24,12 @@ class ModelArguments:
     """The pretrained model."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Folder made by save_pretrained, or a name on the hub. Default: the demo's."}
+        default=None,
+        metadata={"help": "Folder of a saved model, or a name on the hub. Default for demo tasks: the demo's."},
     )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "The tokenizer, where it is not the model's."})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder or hub name of the tokenizer. Default: the model's."}
+    )
 
 
 @dataclass
@@ -36,139 +39,148 @@ class DataArguments:
     task_name: str | None = field(
         default=None,
         metadata={
-            "help": "cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, demo_pair, demo_cola, demo_nli. The demo's are bundled."
+            "help": "A GLUE task (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli) or a bundled demo task (demo_pair, "
+            "demo_cola, demo_nli)."
         },
     )
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "GLUE in its official layout (RTE/train.tsv ...). Default: the hub's nyu-mll/glue. It serves stages, too."
+            "help": "Folder with GLUE's files (RTE/train.tsv ...). Default: nyu-mll/glue from the hub. The files are in GLUE's "
+            "official layout. A recipe's stages read GLUE tasks from this folder too."
         },
     )
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your own data (.csv, .tsv, .json, .jsonl): columns of text, and a column `label`. Whole numbers from 0 on "
-            "and words are classes, other numbers a regression. Text: `sentence`, or `sentence1` and `sentence2`, or else the "
-            "first one or two columns of text."
+            "help": "Your training data (.csv, .tsv, .json, .jsonl): columns of text, and a column `label`. Labels: words, or whole numbers from 0, are classes; other numbers are the targets of a regression. Text: the column "
+            "`sentence`, or `sentence1` and `sentence2`, or else the first one or two columns of text."
         },
     )
-    validation_file: str | None = field(default=None, metadata={"help": "Its development set, with the same columns."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Your development set, with the same columns."}
+    )
     text_column_names: list[str] | None = field(
-        default=None, metadata={"help": "The files' column of text, or two for a pair, instead of those above."}
+        default=None,
+        metadata={"help": "The column of text in your files; two columns for pairs. Default: see --train_file."},
     )
     label_column_name: str | None = field(
-        default=None, metadata={"help": "The files' column of labels. Default: label."}
+        default=None, metadata={"help": "The column of labels in your files. Default: label."}
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Tokens; longer examples are truncated. Default: 128."})
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Tokens per example; longer ones are truncated. Default: 128."}
+    )
     pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad all to max_seq_length, not each batch to its longest (slower on a CPU)."}
+        default=False,
+        metadata={"help": "Pad each example to --max_seq_length, not to its batch's longest (slower on a CPU)."},
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Only the first examples of the training set."}
+        default=None, metadata={"help": "Use only this many examples of the training set, the first ones."}
     )
     validation_half: str | None = field(
         default=None,
         metadata={
-            "help": "Only this half of each development set: choose settings on the first, report on the second. both: two "
-            "development sets; the first counts (verdicts, tables, the best run), the second is evaluated beside it.",
+            "help": "Evaluate on one half of each development set: choose settings on the first, report on the second. both: "
+            "evaluate on both halves. Then the first counts (verdicts, tables, the best run); the second is recorded beside it.",
             "choices": ["first", "second", "both"],
         },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Only the first examples of the development sets."}
+        default=None, metadata={"help": "Use only this many examples of each development set, the first ones."}
     )
 
 
 @dataclass
 class StudyArguments:
-    """The study: recipes, seeds, and how they are run."""
+    """The study: recipes, seeds, and how to run them."""
 
     recipe: list[str] = field(
         default_factory=lambda: ["mosbach2021"],
         metadata={
-            "help": f"One or more, to compare: {', '.join(recipe_names())}, .yaml files, parts composed (a+b). Default: "
-            "mosbach2021. Without data and model: the demo's three. A grid stands for all its recipes, or for some of them "
-            "(a,learning_rate=2e-05)."
+            "help": f"One recipe, or several to compare: {', '.join(recipe_names())}, a .yaml file, or parts joined by + "
+            "(a+b). Default: mosbach2021. Without data and model: the demo's three. A grid means all its recipes; "
+            "a,learning_rate=2e-05 picks some of them. See hf-stability recipes, and docs/recipes.md."
         },
     )
     method: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Methods of your own, for all recipes: MODULE:CLASS or FILE.py:CLASS. Their arguments become flags; see "
+            "help": "Your own methods, added to all recipes: MODULE:CLASS or FILE.py:CLASS. Their arguments become flags. See "
             "examples/own_method.py."
         },
     )
     seeds: list[str] | None = field(
         default=None,
         metadata={
-            "help": "A count (25: seeds 1 to 25), seeds (3 7 9), or ranges (1000-1019). Default: 5. Without data and model: 4."
+            "help": "A count (25 means seeds 1 to 25), a list (3 7 9), or a range (1000-1019). Default: 5. Without data and model: 4."
         },
     )
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Runs at a time, each in its own process. Default: one per GPU, else one per core. 0: all in this process."
+            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run has its worker process. 0: no "
+            "worker processes, one run after the other."
         },
     )
     threads_per_run: int = field(
-        default=1, metadata={"help": "CPU threads of a run; changes results in the last digits."}
+        default=1,
+        metadata={"help": "CPU threads per run. Default: 1. Another number changes results in the last digits."},
     )
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "What the weights are loaded and trained in. auto: as the checkpoint was saved. Half precision often fails: "
-            "for mixed precision give --bf16 or --fp16 instead. Default: float32.",
+            "help": "Precision of the weights, in which they are loaded and trained. auto: as the checkpoint was saved. Default: "
+            "float32. Weights in half precision often fail to train: for mixed precision give --bf16 or --fp16 instead.",
             "choices": [*DTYPES, "auto"],
         },
     )
     keep_model: str = field(
         default="none",
         metadata={
-            "help": "Which models to keep: none, last, failed_and_best. Default: none.",
+            "help": "Which trained models to save: none, last, failed_and_best. Default: none. With last, each run's final model. "
+            "With failed_and_best, those of the failed runs and of the best run.",
             "choices": list(KEEP_MODEL),
         },
     )
     dry_run: bool = field(
-        default=False, metadata={"help": "Print what would be run and where each value comes from; write nothing."}
+        default=False,
+        metadata={"help": "Print the planned runs, and where each value comes from; train and write nothing."},
     )
 
 
 @dataclass
 class PolicyArguments:
-    """Ways to run seeds other than each to its end: two-way seeds, restarts with early stopping."""
+    """Other ways to run seeds than each to its end: two-way seeds, and restarts with early stopping."""
 
     two_way: list[int] | None = field(
         default=None,
         metadata={
-            "help": "I J [R], instead of --seeds: I initialisations x J data orders x R dropouts. R is 2 unless you give it. "
-            "two_way.md says how much of the scores' variance comes from each. More of each can be added later."
+            "help": "I J [R] instead of --seeds: I initialisations x J data orders x R dropout seeds. R is 2 unless you give it. "
+            "two_way.md then shows how much of the scores' variance comes from each. You can raise I, J and R later."
         },
     )
     restarts: int | None = field(
         default=None,
         metadata={
-            "help": "Start so many seeds per recipe, finish only the best; with --look_at and --finish. Which seeds: "
-            "1 to this, or --seeds. See also: hf-stability restarts --help."
+            "help": "Start this many seeds per recipe, finish only the best; with --look_at and --finish. The seeds are 1 to "
+            "this number, or those of --seeds. See also hf-stability restarts --help."
         },
     )
     look_at: float | None = field(
         default=None,
-        metadata={
-            "help": "With --restarts: the fraction of training after which the seeds are looked at, for example 0.25."
-        },
+        metadata={"help": "With --restarts: compare the seeds after this fraction of training, for example 0.25."},
     )
     finish: int | None = field(
         default=None,
-        metadata={"help": "With --restarts: how many go on, those with the best score at the look."},
+        metadata={"help": "With --restarts: how many seeds to finish, those with the best scores at --look_at."},
     )
 
 
 def names_of(*classes: type) -> list[str]:
-    """The fields of dataclasses."""
+    """Names of the fields of these dataclasses."""
     return [f.name for cls in classes for f in fields(cls)]
 
 
 def method_flags(training: type[StableTrainingArguments] = StableTrainingArguments) -> list[str]:
-    """The training arguments of the methods: ours, and the user's own (see [`arguments_class`])."""
+    """The training arguments of all methods, packaged and the user's own (see [`arguments_class`])."""
     return [*argument_names(), *argument_names(training.own_methods)]

@@ -1,4 +1,4 @@
-"""Parsers of our flags and all of the Trainer's: `--help` shows the most used ones in groups, `--help_all` all."""
+"""Parsers for our flags and the Trainer's. `--help` shows the flags used most, in groups; `--help_all` shows all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
@@ -23,24 +23,30 @@ from .program import PROG
 WIDTH = 119
 
 LONG_CHOICES = 20
-"""Characters; a flag with longer choices is shown as `--flag X`."""
+"""Characters. If its choices are longer, a flag is shown as `--flag X`."""
+
+HELPS = {"output_dir": "Folder for all results. Default: results/TASK."}
+"""Help that replaces the Trainer's own, which is not true here."""
 
 SHORT_HELPS = {
-    "output_dir": "The folder to write to.",
-    "on_alarm": "What the early warning does to a run that looks like one that will fail.",
-    "diagnostics": "More to record at each update step; --help_all lists what there is.",
+    "learning_rate": "Learning rate after warmup. Default: the recipe's.",
+    "num_train_epochs": "Training epochs. Default: the recipe's.",
+    "warmup_steps": "Update steps of warmup; below 1, a fraction of all steps. Default: the recipe's.",
+    "total_train_batch_size": "Examples per update step, over all devices. Default: the recipe's.",
+    "on_alarm": "What the early warning does to a run that seems about to fail. Default: warn.",
+    "diagnostics": "More to record at each update step; --help_all lists the choices.",
 }
-"""Help of flags that are not ours to word, for `--help`."""
+"""Shorter help for `--help`, for flags with a long help."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What `--help` says beside the flags.
+    """The texts of `--help` around the list of flags.
 
     Args:
-        usage: begins with `hf-stability COMMAND`.
-        description: what the command does.
-        examples: come last.
+        usage: the first line; it begins with `hf-stability COMMAND`.
+        description: the text before the flags.
+        examples: the text after the flags.
     """
 
     usage: str
@@ -49,26 +55,26 @@ class Texts:
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Shows `--max_steps X` once, not beside `--max-steps X` too."""
+    """Shows a flag once: `--max_steps X`, without its second spelling `--max-steps X`."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=WIDTH)
 
-    def _format_action_invocation(self, action):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.dest == "help":
             return super()._format_action_invocation(action)
         values = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
         return action.option_strings[0] + values
 
     def add_lines(self, text: str) -> None:
-        """Text right above the next lines, without the empty line of `add_text`."""
+        """Add text without the empty line that `add_text` puts after it."""
         self._add_item(lambda: textwrap.indent(text, " " * self._current_indent) + "\n", [])
 
 
 class FirstHelp(Help):
-    """Shows the first sentence of a flag's help, and the default; of a switch only the flag itself, not its `--no_` twin."""
+    """Shows the first sentence of a flag's help, and each sentence that begins with `Default`."""
 
-    def _expand_help(self, action):
+    def _expand_help(self, action: argparse.Action) -> str:
         first, *more = re.split(r"(?<=\.)\s+(?=[A-Z0-9])", super()._expand_help(action))
         return " ".join([first, *(sentence for sentence in more if sentence.startswith("Default"))])
 
@@ -77,16 +83,16 @@ class Parser(HfArgumentParser):
     """A parser of dataclasses that raises InputError and shows its flags in groups.
 
     Args:
-        classes: dataclasses.
-        texts: of `--help`.
-        groups: flags by the group's title, without dashes; a flag of no group is shown under `training`.
-        shown: the flags that `--help` shows; the others of the group `methods` it only names.
-        all_help: show every flag, and the whole of its help.
+        classes: dataclasses with the flags.
+        texts: the other texts of `--help`.
+        groups: title of a group -> its flags, without dashes. A flag in no group is shown under `training`.
+        shown: the flags that `--help` explains. It only names the others of the group `methods`.
+        all_help: show every flag with its whole help.
     """
 
     def __init__(
         self,
-        classes: Sequence[type],
+        classes: Any,
         texts: Texts,
         groups: Mapping[str, Sequence[str]],
         shown: Sequence[str],
@@ -105,13 +111,15 @@ class Parser(HfArgumentParser):
         for action in self._actions:
             if action.nargs != 0 and (action.choices is None or len("".join(map(str, action.choices))) > LONG_CHOICES):
                 action.metavar = "X"
-        self.add_argument("--help_all", action="help", help="show every flag, the Trainer's too, and all of its help")
+        self.add_argument(
+            "--help_all", action="help", help="show every flag, those of the Trainer too, each with its whole help"
+        )
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
     def format_help(self) -> str:
-        formatter = self._get_formatter()
+        formatter: Any = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
         grouped = {name for names in self.groups.values() for name in names}
@@ -135,7 +143,7 @@ class Parser(HfArgumentParser):
 
 
 def _names(actions: Sequence[argparse.Action]) -> str:
-    """Flags by name only, without switches' `--no_` twins."""
+    """Flags by name only, without the `--no_` forms of switches."""
     flags = [action.option_strings[0] for action in actions if action.help != argparse.SUPPRESS]
     names = ", ".join(flag for flag in flags if not flag.startswith("--no_"))
     return textwrap.fill(f"{names} (--help_all explains them)", WIDTH - 4)
@@ -151,13 +159,13 @@ def study_parser(
     """The parser of a command that takes a model, data and training arguments.
 
     Args:
-        argv: what was given; `--help_all` among it shows everything.
-        own: the command's own dataclasses, by the title of their group.
-        texts, shown: see [`Parser`]; the arguments of common methods, and of the user's own, are shown too.
-        helps: help by flag, instead of the dataclasses'.
+        argv: the words of the command line. With `--help_all` the help shows everything.
+        own: title of a group -> the command's own dataclasses in it.
+        texts, shown: see [`Parser`]. The arguments of common methods, and of the user's own, are shown too.
+        helps: flag -> help that replaces the dataclass's.
 
     Raises:
-        InputError: a method or a recipe file that is named cannot be read.
+        InputError: a method or recipe file on the command line cannot be read.
     """
     training = _training_class(argv)
     named = {title: names_of(*classes) for title, classes in own.items()}
@@ -170,16 +178,16 @@ def study_parser(
     shown = (*shown, *common, *argument_names(training.own_methods))
     try:
         built = Parser(classes, texts, groups, shown, "--help_all" in argv)
-    except argparse.ArgumentError as error:  # a method's argument is called like a flag of ours
-        raise InputError(f"--method: {error}; give its argument another name") from None
-    helps = {**({} if built.all_help else SHORT_HELPS), **(helps or {})}
+    except argparse.ArgumentError as error:  # a method's argument has the name of one of our flags
+        raise InputError(f"--method: {error}; rename this argument in your method") from None
+    helps = {**HELPS, **({} if built.all_help else SHORT_HELPS), **(helps or {})}
     for action in built._actions:
         action.help = helps.get(action.dest, action.help)
     return built
 
 
 def _training_class(argv: Sequence[str]) -> type[StableTrainingArguments]:
-    """The training arguments, with those of the user's own methods that the command or its recipe files name."""
+    """The class of the training arguments, with those of the user's own methods in `--method` or in recipe files."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--method", nargs="*", default=[])
     first.add_argument("--recipe", nargs="*", default=[])
@@ -190,11 +198,11 @@ def _training_class(argv: Sequence[str]) -> type[StableTrainingArguments]:
 
 
 class PlainParser(argparse.ArgumentParser):
-    """A parser of a command that takes no model: it raises InputError, too.
+    """A parser of a command that takes no model. It raises InputError too.
 
     Args:
         command: the subcommand.
-        texts: of `--help`.
+        texts: the texts of `--help`.
     """
 
     def __init__(self, command: str, texts: Texts):
@@ -207,30 +215,34 @@ class PlainParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
 def folder_parser(command: str, texts: Texts) -> PlainParser:
     """The parser of a command that reads a study's folder."""
     built = PlainParser(command, texts)
-    built.add_argument("study_folder", nargs="?", help="The study's folder, its --output_dir.")
-    built.add_argument("--recipe", nargs="+", help="Only these, in this order. Default: all of the study.")
+    built.add_argument("study_folder", nargs="?", help="The study's folder, given to it as --output_dir.")
+    built.add_argument(
+        "--recipe", nargs="+", help="Only these recipes, in this order. Default: all recipes of the study."
+    )
     return built
 
 
 def study_folder(command: str, given: Mapping[str, Any]) -> Path:
-    """The folder of such a command. Raises InputError where none was given."""
+    """The folder that such a command was given. Raises InputError without one."""
     if given.get("study_folder") is None:
-        raise InputError(f"{command}: give the study's folder first; see --help")
+        raise InputError(
+            f"{command}: give the study's folder first, its --output_dir; see hf-stability {command} --help"
+        )
     return Path(given["study_folder"])
 
 
 def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
-    """The flags that were given, by field name.
+    """The flags that were given: field name -> value.
 
     Raises:
-        InputError: an unknown flag (with the nearest one), a value of the wrong type, or a stray word.
+        InputError: an unknown flag (the message names the nearest one), a value of the wrong type, or a stray word.
     """
     for action in known._actions:
         action.default = argparse.SUPPRESS
@@ -238,9 +250,14 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]
     if unknown:
         flags = [option for action in known._actions for option in action.option_strings]
         name = unknown[0].split("=")[0]
-        hint = nearest(name, flags) if name.startswith("-") else "; a flag begins with --"
+        if name.startswith("-"):
+            hint = nearest(name, flags)
+        elif name in recipe_names():
+            hint = f"; recipes go after --recipe: --recipe {name}"
+        else:
+            hint = "; a flag begins with --"
         raise InputError(
-            f"{name}: no such argument{hint}. --help shows what there is; recipes: {', '.join(recipe_names())}"
+            f"{name}: no such argument{hint}. {'--help_all' if '--help_all' in flags else '--help'} lists the flags."
         )
     return vars(namespace)
 

@@ -1,4 +1,4 @@
-"""The program's name, and which of several processes speaks."""
+"""The program's name, and which process prints where several run together."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ PROG = "hf-stability"
 
 
 def is_first_process() -> bool:
-    """Whether this process prints; before a study is planned nobody knows yet if several processes belong together."""
+    """Whether this process prints. Before a study is planned, only `RANK` tells if several processes belong together."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""`hf-stability recipes`: the packaged recipes, a line each."""
+"""`hf-stability recipes`: the packaged recipes, one line each."""
 
 from __future__ import annotations
 
@@ -7,32 +7,40 @@ import textwrap
 from collections.abc import Sequence
 
 from ..recipe import describe_recipe, recipe_names
+from ..recipe.load import is_add_on
 from .parser import PlainParser, Texts, parse
 
 
 TEXTS = Texts(
     "hf-stability recipes",
-    """The packaged recipes, a line each. Their files say the rest: paper, values, sources.""",
+    """List the packaged recipes, one line each. A recipe's file has the paper and the source of each value; docs/recipes.md
+explains how to combine recipes and how to write your own.""",
     """
 examples:
   hf-stability recipes
-  # all of a recipe's values, and where each comes from
+  # all values of a recipe, and where each comes from
   hf-stability --task_name demo_pair --recipe mosbach2021 --dry_run
-  # a recipe with another on top of it
-  hf-stability --task_name demo_pair --recipe devlin2019+mixout --dry_run
+  # a recipe with a method added to it
+  hf-stability --task_name demo_pair --recipe mosbach2021+mixout --dry_run
 """,
 )
 
 WIDTH = 120
-"""Columns of a line, where the terminal does not say how many it has."""
+"""Characters per line where the terminal's width is unknown."""
+
+WHOLE = "Whole recipes. Take mosbach2021; run others beside it to compare."
+ADDED = "Methods to add to a whole recipe with +, as in mosbach2021+mixout:"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print each recipe's name and what it is."""
+    """Print each recipe's name and description: whole recipes first, then methods to add."""
     parse(PlainParser("recipes", TEXTS), argv)
     names = recipe_names()
     width = max(map(len, names)) + 2
-    room = shutil.get_terminal_size((WIDTH, 0)).columns - width
-    for name in names:
-        print(name.ljust(width) + textwrap.shorten(describe_recipe(name), room, placeholder=" ..."))
+    room = shutil.get_terminal_size((WIDTH, 0)).columns - width - 2
+    for title, added in ((WHOLE, False), (ADDED, True)):
+        print(title)
+        for name in names:
+            if is_add_on(name) == added:
+                print(f"  {name.ljust(width)}" + textwrap.shorten(describe_recipe(name), room, placeholder=" ..."))
     return 0

@@ -1,4 +1,4 @@
-"""`hf-stability restarts`: what restarts would have been worth in a finished study."""
+"""`hf-stability restarts`: the value that restarts would have had in a finished study."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from .parser import Texts, folder_parser, parse, study_folder
 
 TEXTS = Texts(
     "hf-stability restarts STUDY_FOLDER [--budget RUNS] [--recipe R ...]",
-    """What would restarts have been worth? From the finished runs of a study: the expected score of the best of n
-runs, and at an equal budget what it brings to start more runs, look at them early and finish only the best.
-Nothing is trained. Writes restarts.md and figures/restarts.png into the study's folder.""",
+    """Would restarts have been worth it? Reads the finished runs of a study and estimates two things: the expected score
+of the best of n runs; and, at equal cost, the gain from starting more runs, comparing them early and finishing only
+the best. Trains nothing. Writes restarts.md and figures/restarts.png into the study's folder.""",
     """
 examples:
-  # a study in which one half of the development set selects and the other reports, evaluated every 10% of 468 steps
+  # a study to read: one half of the development set selects, the other reports; evaluation every 10% of 468 steps
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --seeds 25 \\
       --output_dir rte --validation_half both --eval_strategy steps --eval_steps 47
   hf-stability restarts rte --budget 10
 
-How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +0.012 (0.006)" says: 20 runs, 13 of them
-stopped after a fifth of training, cost as much as 9.6 whole runs, and end 0.012 higher than the best of 9.6 whole
-ones. The row with the largest gain was chosen by that gain; on other seeds it will be smaller. Crashed runs are left
-out and counted, diverged ones count, and a recipe with runs that an alarm stopped is refused. To run such a policy on
-new seeds and save the compute: hf-stability --restarts T --look_at F --finish P (see hf-stability --help).
+How to read it: "started 20, looked at 20%, finished 7: budget 9.60, gain +0.012 (0.006)" means: start 20 runs and stop
+13 of them after a fifth of training. This costs as much as 9.6 whole runs. The best score is 0.012 higher than the best
+of 9.6 whole runs (standard error 0.006). The largest gain in the table was selected, so expect less on other seeds.
+Crashed runs are left out and counted. Diverged runs count. A recipe with runs that an alarm stopped is refused.
+To run such a policy on new seeds: hf-stability --restarts 20 --look_at 0.2 --finish 7 (see hf-stability --help_all).
 """,
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write `restarts.md`, and print it."""
+    """Write `restarts.md` and print it."""
     known = folder_parser("restarts", TEXTS)
-    known.add_argument("--budget", type=float, help="Of the table of early stopping, in runs. Default: 10, or all.")
+    known.add_argument(
+        "--budget",
+        type=float,
+        help="Cost of the policies in the table, in whole runs. Default: 10, or all runs if fewer.",
+    )
     given = parse(known, argv)
     folder = study_folder("restarts", given)
     print(restarts_page.write_restarts(folder, given.get("recipe"), given.get("budget")))
-    print(f"{folder}: restarts.md; restarts.png in figures/, and as .svg")
+    print(f"{folder}: written to restarts.md, figures/restarts.png and figures/restarts.svg")
     return 0

@@ -1,4 +1,4 @@
-"""`hf-stability two_way`: where the variance over seeds comes from, in a study with `--two_way`."""
+"""`hf-stability two_way`: the sources of the variance over seeds, in a study with `--two_way`."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from .parser import Texts, folder_parser, parse, study_folder
 TEXTS = Texts(
     "hf-stability two_way STUDY_FOLDER [--recipe R ...]",
     """Where does the variance over seeds come from: the new head's initialisation, the order of the training data,
-their interaction, or dropout? For a study that was run with --two_way. Writes two_way.md into its folder, and
-prints it.""",
+their interaction, or dropout? Reads a study that was run with --two_way. Trains nothing. Writes two_way.md into the
+study's folder and prints it.""",
     """
 examples:
-  # 5 initialisations x 5 data orders, each pair twice with other dropout: 50 runs, and the table at the end
+  # 5 initialisations x 5 data orders x 2 dropout seeds: 50 runs, with the table at the end
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 \\
       --two_way 5 5 2 --output_dir two_way
-  # more of each: what is there is kept
+  # more of each; finished runs are kept
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 \\
       --two_way 10 10 2 --output_dir two_way
-  # the table again
+  # print the table again
   hf-stability two_way two_way
 
-How to read it: "variance" is what each source adds to the scores' variance, "share" its part of the sum. With one run
-per pair of seeds (--two_way 5 5 1) interaction and dropout cannot be told apart. Where few runs fail, the counts of
-failed runs come first: a row that fails points to an initialisation, a column to a data order.
+How to read it: "variance" is the part of the scores' variance that a source adds; "share" is that part divided by the
+sum. With one dropout seed (--two_way 5 5 1), interaction and dropout cannot be separated. If few runs fail, look at the
+counts of failed runs first: a row that fails points to an initialisation, a column to a data order.
 """,
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write `two_way.md`, and print it."""
+    """Write `two_way.md` and print it."""
     given = parse(folder_parser("two_way", TEXTS), argv)
     folder = study_folder("two_way", given)
     print(two_way_page.write_two_way(folder, given.get("recipe")))
-    print(f"{folder}: two_way.md")
+    print(f"{folder}: written to two_way.md")
     return 0

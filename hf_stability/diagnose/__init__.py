@@ -1,4 +1,4 @@
-"""One failed run: what went wrong, and which remedy holds."""
+"""One failed run: its likely causes, and which remedy works."""
 
 from .report import diagnose
 

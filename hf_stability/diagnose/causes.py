@@ -1,8 +1,8 @@
 """All checks for known causes of a failed run, and the values that they take.
 
-Each check is a pure function of plain values and returns numbers, or None if it knows too little to look. Fixed rules say
-how likely a cause is. A bound from the paper (Mosbach, Andriushchenko & Klakow, ICLR 2021) or from the bundled demo is
-cited where it is set. The others are judgement; none was fitted to a collection of real runs.
+Each check is a pure function of plain values. It returns numbers, or None if it knows too little to look. Fixed rules say
+how likely a cause is. Bounds from the paper (Mosbach, Andriushchenko & Klakow, ICLR 2021) or from the bundled demo are
+cited where they are set. The other bounds are judgement. No bound was fitted to a collection of real runs.
 
 | value | what |
 | --- | --- |
@@ -62,14 +62,14 @@ CHECKS: dict[str, Callable[..., Checked | None]] = {
     "truncation": inputs.check_truncation,
     "ended early": training.check_ended_early,
 }
-"""By name, in the order in which a report tells equally likely findings."""
+"""By name. A report lists equally likely findings in this order."""
 
 
 def find(name: str, values: Mapping[str, Any]) -> Finding | None:
     """One check's finding; None if the check knows too little.
 
     Args:
-        values: by the names in the module's table; those that the check does not take are ignored.
+        values: by the names in the module's table; the check ignores the others.
     """
     check = CHECKS[name]
     checked = check(**{key: values[key] for key in inspect.signature(check).parameters if values.get(key) is not None})
@@ -77,10 +77,10 @@ def find(name: str, values: Mapping[str, Any]) -> Finding | None:
 
 
 def run_checks(values: Mapping[str, Any]) -> tuple[list[Finding], dict[str, str]]:
-    """Every check on the values of the module's table, those that are known.
+    """Run every check on the known values of the module's table.
 
     Returns:
-        the findings, the likeliest first; the checks that could not look, by name, and what they need.
+        the findings, the likeliest first; the checks that could not look, by name, with what they need.
     """
     found = {name: find(name, values) for name in CHECKS}
     findings = [finding for finding in found.values() if finding is not None]

@@ -19,21 +19,22 @@ from ..verdicts.verdict import Verdict
 
 @dataclass
 class Run:
-    """One training run, from its files or a live Trainer; what is not known is empty or None.
+    """One training run, from its files or a live Trainer. Unknown values are empty or None.
 
     Args:
-        source: what was read, in words.
-        args: training arguments by name, those that are known.
+        source: a description of what was read.
+        args: the known training arguments, by name.
         history: the Trainer's log.
         record: the callback's record, as [`read_steps`] returns it.
-        verdict: the verdict that the run wrote.
+        verdict: the run's own verdict.
         step, total_steps: update steps done, and planned.
         job: the job, if the run is a study's.
         folder: the run's folder.
         saved_model: folder of the fine-tuned model that the run saved.
         adapter: content of PEFT's adapter_config.json, if the run saved adapters.
-        certain: names in `args` that need no check against the log: the user gave them, or a live optimizer has them.
-        group_rates: the optimizer's peak learning rates, one per parameter group, if they are known.
+        certain: names in `args` that need no check against the log. The user gave them, or a live optimizer has them.
+        group_rates: the optimizer's peak learning rates, one per parameter group, if known.
+        versions: library versions that the run was made with, if it is a study's.
     """
 
     source: str
@@ -49,15 +50,16 @@ class Run:
     adapter: dict[str, Any] = field(default_factory=dict)
     certain: set[str] = field(default_factory=set)
     group_rates: list[float] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def read_run_files(path: str | os.PathLike) -> Run:
     """Read a run from a `trainer_state.json`, a `steps.rec`, a checkpoint, an output folder, or a run's folder in a study.
 
-    The run's other files are found from there and read too.
+    The run's other files are found from there and read, too.
 
     Raises:
-        InputError: no file of a run is there, or one cannot be read; the run crashed; it is a whole study's folder.
+        InputError: there is no file of a run, or one cannot be read; the run crashed; it is a whole study's folder.
     """
     path = Path(path)
     if not path.exists():
@@ -89,6 +91,7 @@ def read_run_files(path: str | os.PathLike) -> Run:
     if "job" in config:
         run.job, run.args = Job.from_dict(config["job"]), dict(config.get("args", {}))
         run.args["mixed_precision"] = run.job.mixed_precision
+        run.versions = dict(config.get("versions", {}))
         found.append(config_file)
     places = [folder, output, output / "model", *([checkpoint.parent] if checkpoint else [])]
     if state_file is not None:
@@ -114,15 +117,15 @@ def _first_file(*files: Path) -> Path | None:
 
 
 def _may_be_a_state(path: Path) -> bool:
-    """Whether to read this file as a trainer_state.json: any JSON file but a run's others."""
+    """Whether to read this file as a trainer_state.json: any JSON file except a run's other ones."""
     return path.is_file() and path.suffix == ".json" and path.name not in ("verdict.json", "config.json", "run.json")
 
 
 def _last_checkpoint(output: Path) -> Path | None:
     """The `trainer_state.json` of the furthest checkpoint of the latest run.
 
-    The highest number may belong to an earlier, longer run in the same folder. A checkpoint is the latest run's if its log
-    begins with the whole log of the file that was written last.
+    The highest number may belong to an earlier, longer run in the same folder. A checkpoint belongs to the latest run if
+    its log begins with the whole log of the newest file.
     """
     states = {}
     for file in output.glob("checkpoint-*/trainer_state.json"):
@@ -163,7 +166,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: expected an object, as the Trainer writes one")
+        raise InputError(f"{file}: expected a JSON object, as the Trainer writes it")
     return content
 
 
@@ -172,7 +175,7 @@ def _refuse_crash(path: Path, folder: Path) -> None:
     if error.is_file() and not (folder / "run.json").is_file():
         lines = error.read_text(encoding="utf-8").strip().splitlines()
         last = lines[-1] if lines else "it left no traceback"
-        raise InputError(f"{path}: this run crashed, which is no instability: {last} (see {error})")
+        raise InputError(f"{path}: this run crashed, which is not instability: {last} (read {error})")
 
 
 def _nothing_there(path: Path, folder: Path) -> None:
@@ -181,41 +184,43 @@ def _nothing_there(path: Path, folder: Path) -> None:
 
         runs = sorted(read_runs(folder), key=lambda run: run.status == "ok")
         some = ", ".join(f"{folder / 'runs' / run.name} ({run.status})" for run in runs[:3])
-        raise InputError(f"{path}: this is a study's folder; give one run's: {some or 'none is finished'}")
+        raise InputError(f"{path}: this is a study's folder; give the folder of one run: {some or 'none is finished'}")
     raise InputError(
-        f"{path}: nothing of a run there (looked for trainer_state.json, checkpoint-*/trainer_state.json, steps.rec, "
+        f"{path}: no run found there (looked for trainer_state.json, checkpoint-*/trainer_state.json, steps.rec, "
         "stability/steps.rec)"
     )
 
 
 class _Inert:
-    """Replaces every class in a pickle: keeps the arguments and the state, runs no code."""
+    """Replaces every class in a pickle. It keeps the arguments and the state, and runs no code."""
 
-    def __new__(cls, *args, **kwargs):
+    args: tuple[Any, ...]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made = object.__new__(cls)
         made.args = args
         return made
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 class _InertReader(pickle.Unpickler):
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         return type(name, (_Inert,), {})
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Any:
         return None
 
 
 def read_training_args(file: Path) -> dict[str, Any]:
-    """The training arguments in a `training_args.bin`, plain values by name; no code in the file is run.
+    """The training arguments in a `training_args.bin`: plain values by name. No code in the file is run.
 
-    `devices` is the number of processes, times the GPUs of each. A damaged file, or another kind of pickle, gives an empty
-    dict.
+    `devices` is the number of processes times the GPUs of each. A damaged file, or another kind of pickle, gives an
+    empty dict.
     """
     try:
         with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""What a check returns: the numbers it computed, and the finding that a report shows."""
+"""A check's result: the numbers that it computed, and the finding that a report shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUGS = (
     "labels", "tokenizer", "new weights", "frozen weights", "layers", "weights' precision", "train and dev",
     "memorize",
 )  # fmt: skip
-"""Checks whose findings no recipe mends."""
+"""Checks that look for bugs: no recipe helps against their findings."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Fault:
     """One thing that a check found wrong.
 
     Args:
-        kind: which sentence of the check's in `words` tells it.
-        likelihood: how likely it made the run fail, one of `LIKELIHOODS`.
-        values: numbers and names that this sentence alone uses.
+        kind: the key of its sentence in `words`.
+        likelihood: how likely it made the run fail; one of `LIKELIHOODS`.
+        values: numbers and names for this sentence only.
     """
 
     kind: str
@@ -35,13 +35,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check computed, without words.
+    """A check's result without words.
 
     Args:
         name: the check's.
         figures: the numbers that a report shows in its JSON.
-        faults: what is wrong; empty if all is in order.
-        more: other values that the check's sentences use.
+        faults: the faults found; empty if all is in order.
+        more: other values for the check's sentences.
     """
 
     name: str
@@ -52,15 +52,16 @@ class Checked:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, in words and numbers.
+    """A check's result in words and numbers.
 
     Args:
         name: the check's.
-        likelihood: how likely this made the run fail: one of `LIKELIHOODS`; `unlikely` if all is in order.
-        sentence: what was found.
+        likelihood: how likely this made the run fail; one of `LIKELIHOODS`. It is `unlikely` if all is in order.
+        sentence: what was found, and what it means.
         figures: the numbers behind it.
         remedy: what to do about it; empty if all is in order.
         recipe: the recipe or flags to use; empty if none would help.
+        faults: the kinds of the faults found, as `words` names them; empty if all is in order.
     """
 
     name: str
@@ -69,7 +70,8 @@ class Finding:
     figures: dict[str, Any] = field(default_factory=dict)
     remedy: str = ""
     recipe: str = ""
+    faults: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.likelihood not in LIKELIHOODS:
-            raise InputError(f"likelihood {self.likelihood!r} is none of {', '.join(LIKELIHOODS)}")
+            raise InputError(f"likelihood {self.likelihood!r} is not one of {', '.join(LIKELIHOODS)}")

@@ -1,4 +1,5 @@
-"""Checks of the data, the tokenizer and the model: numbers only, from the values in `causes`; None if they are not known."""
+"""Checks of the data, the tokenizer and the model. They take the values in `causes` and return numbers, or None if these are
+unknown."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def check_labels(
     dev_names: Sequence[str] | None = None,
     model_names: Sequence[str] | None = None,
 ) -> Checked | None:
-    """Label mapping: ids that the model does not have, hidden labels, other class names in dev or an earlier task."""
+    """Label mapping: ids that the model lacks, hidden labels, other class names in dev or in an earlier task."""
     if train_labels is None and dev_labels is None:
         return None
     faults: list[Fault] = []
@@ -62,7 +63,7 @@ def check_labels(
     return Checked("labels", figures, faults)
 
 
-def _name_faults(train, dev, model, num_labels) -> list[Fault]:
+def _name_faults(train: Any, dev: Any, model: Any, num_labels: Any) -> list[Fault]:
     faults = []
     train, dev, model = ([str(n) for n in names] if names else None for names in (train, dev, model))
     if train and dev and train != dev:
@@ -80,7 +81,7 @@ def check_class_shares(
     dev_labels: np.ndarray | None = None,
     train_names: Sequence[str] | None = None,
 ) -> Checked | None:
-    """Class shares: one class that dominates, and train and dev that differ (chi-square test at 0.001)."""
+    """Class shares: one class dominates, or train and dev differ (chi-square test at 0.001)."""
     if train_labels is None or dev_labels is None:
         return None
     train, dev = (np.asarray(part)[np.asarray(part) >= 0] for part in (train_labels, dev_labels))
@@ -117,7 +118,7 @@ def _chi_square_p(counts: np.ndarray) -> float:
 
 
 def check_truncation(truncated_share: float | None = None, max_seq_length: int | None = None) -> Checked | None:
-    """Examples that are longer than what the model reads."""
+    """Examples that are longer than the model reads."""
     if truncated_share is None:
         return None
     level = "likely" if truncated_share >= MUCH_TRUNCATED else "possible"
@@ -139,7 +140,7 @@ def check_tokenizer(
     tokenizer_class: type | None = None,
     expected_class: type | None = None,
 ) -> Checked | None:
-    """A tokenizer of another model: its size, special ids and class, and unknown tokens in the data."""
+    """A tokenizer of another model: size, special ids, class, and unknown tokens in the data."""
     if tokenizer_size is None and largest_id is None and unknown_share is None:
         return None
     faults: list[Fault] = []
@@ -197,13 +198,13 @@ def check_frozen(
     frozen_parts: Mapping[str, str] | None = None,
     missing_weights: Sequence[str] | None = None,
 ) -> Checked | None:
-    """Weights that are not trained (`requires_grad` False), above all those that were drawn at random."""
+    """Frozen weights (`requires_grad` is False), above all those that were drawn at random."""
     if frozen_parts is None and (trainable is None or frozen is None):
         return None
     trainable, frozen = trainable or {}, frozen or {}
     share = sum(frozen.values()) / max(1, sum(trainable.values()) + sum(frozen.values()))
     layers = [name for name in frozen if name not in trainable]
-    if frozen_parts is None:  # a head is new unless somebody knows more
+    if frozen_parts is None:  # assume a new head if nothing else is known
         frozen_parts = {"classifier": "new"} if "classifier" in layers else {}
     parts = {name: _origin(name, origin, missing_weights) for name, origin in frozen_parts.items()}
     if frozen and not sum(trainable.values()):
@@ -211,7 +212,7 @@ def check_frozen(
     else:
         faults = _frozen_part_faults(parts, bool(adapters))
         others = [name for name in layers if name not in _told(faults)]
-        if not adapters and (others or (frozen and not faults)):  # adapters: the encoder is meant to stay
+        if not adapters and (others or (frozen and not faults)):  # with adapters, a frozen encoder is intended
             values = {"layers": others or list(frozen)}
             faults.append(Fault("share", "likely" if share > 0.5 else "possible", values))
     figures = {
@@ -257,14 +258,14 @@ def _frozen_part_faults(parts: Mapping[str, str], adapters: bool) -> list[Fault]
 
 
 def _told(faults: Sequence[Fault]) -> set[str]:
-    """The layers that faults of frozen parts tell already; the head always is: it is a part of its own."""
+    """The layers that the faults of frozen parts report already. The head is always among them: it is a part itself."""
     parts = {part for fault in faults for part in fault.values["parts"]}
     in_pooler = any(name in POOLERS for part in parts for name in part.split("."))
     return {"classifier", *parts, *(["pooler"] if in_pooler else [])}
 
 
 def check_dtype(weights_dtype: str | None = None) -> Checked | None:
-    """Weights in half precision: AdamW's small steps are lost in their rounding."""
+    """Weights in half precision: rounding loses AdamW's small steps."""
     if weights_dtype is None:
         return None
     faults = [Fault("half", "likely")] if weights_dtype in ("torch.float16", "torch.bfloat16") else []

@@ -1,4 +1,4 @@
-"""The data, model and tokenizer that a check needs: those that the user names, or a study's run has."""
+"""The data, model and tokenizer for the checks: those that the user names, or those of a study's run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..study.model import load_model, model_config
@@ -28,14 +27,14 @@ DATA_FLAGS = ("task_name", "data_dir", "train_file", "validation_file", "text_co
 
 @dataclass(frozen=True)
 class Named:
-    """The model and the data that the user names, by the study command's flags; None for what is not named.
+    """The model and the data that the user names, by the study command's flags. None: not named.
 
     Args:
         model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
         task_name, data_dir, train_file, validation_file, text_column_names, label_column_name: the data.
         max_seq_length: in tokens.
-        dtype: "float32", "bfloat16", "float16", or "auto": as the weights were saved. Default: a study's own, else "auto",
-            as transformers loads them.
+        dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved). Default: that of the study's run,
+            else "auto", as transformers loads them.
     """
 
     model_name_or_path: str | None = None
@@ -49,7 +48,7 @@ class Named:
     max_seq_length: int = MAX_SEQ_LENGTH
     dtype: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.dtype not in (None, "auto", *DTYPES):
             raise InputError(f"--dtype {self.dtype}: give {', '.join(DTYPES)} or auto")
 
@@ -67,14 +66,14 @@ class Inputs:
     """The data and the model of a run.
 
     Args:
-        values: what the checks take of them, by the names in `causes`.
-        findings: found while they were loaded.
+        values: the checks' values on them, by the names in `causes`.
+        findings: faults found while loading.
         train: tokenised training examples, a `Dataset`.
         labels: `(n,)`, the labels of `train`.
         collator: makes a batch of examples.
         make_model: makes the model as it was before training.
-        trained_before: update steps that `make_model`'s weights were trained for already.
-        no_memorize: what [`memorize`] needs and these data do not have.
+        trained_before: update steps of training behind `make_model`'s weights.
+        no_memorize: what [`memorize`] needs but these data lack.
         device: where to train.
     """
 
@@ -83,7 +82,7 @@ class Inputs:
     train: Any = None
     labels: np.ndarray | None = None
     collator: Callable | None = None
-    make_model: Callable[[], PreTrainedModel] | None = None
+    make_model: Callable[[], Any] | None = None
     trained_before: int = 0
     no_memorize: str = ""
     device: str | torch.device = "cpu"
@@ -103,10 +102,10 @@ class Inputs:
 
 
 def load_inputs(run: Run, named: Named) -> Inputs:
-    """Load the named data and model; for a study's run, by default its own, if they still exist.
+    """Load the named data and model. Default for a study's run: its own, if they still exist.
 
     Raises:
-        InputError: a named one cannot be loaded.
+        InputError: what the user named cannot be loaded.
     """
     from ..tasks.load import subsample, tokenize
 
@@ -147,13 +146,13 @@ def _tokens_of(run: Run) -> Any:
     from ..tasks.load import TokenizedData
 
     folder = Path(run.job.data_folder)
-    places = (folder, run.folder.parents[2] / "data" / folder.name)  # the study may have been moved
+    places = (folder, run.folder.parents[2] / "data" / folder.name)  # if the study was moved
     found = next((place for place in places if (place / "task.json").is_file()), None)
     return None if found is None else TokenizedData.load(found)
 
 
-def _length_of(tokens) -> int | None:
-    """The `--max_seq_length` that tokenised data were made with, by their longest example; None if the default does."""
+def _length_of(tokens: Any) -> int | None:
+    """The `--max_seq_length` of tokenised data, by their longest example; None if the default explains it."""
     from pyarrow import compute  # MNLI has 400,000 rows: not one by one
 
     splits = (tokens.train, *tokens.validation.values())
@@ -162,8 +161,8 @@ def _length_of(tokens) -> int | None:
     return longest if tokens.truncated_share > 0 or longest > MAX_SEQ_LENGTH else None
 
 
-def _look_at_data(inputs: Inputs, texts, tokens, tokenizer) -> None:
-    """Take what the checks need from the texts, their tokens and the tokenizer, those that there are."""
+def _look_at_data(inputs: Inputs, texts: Any, tokens: Any, tokenizer: Any) -> None:
+    """Take the checks' values from the texts, their tokens and the tokenizer, as far as they exist."""
     data = texts or tokens
     if data is not None:
         dev_set, dev = next(iter(data.validation.items()))
@@ -186,7 +185,7 @@ def _look_at_data(inputs: Inputs, texts, tokens, tokenizer) -> None:
 
 
 def _load_texts(named: Named) -> tuple[Any, Finding | None]:
-    """The texts; if the user's files exist but are not valid data, a finding instead."""
+    """The texts; or a finding, if the user's files exist but are not valid data."""
     from ..tasks.load import load_task_data
 
     try:
@@ -198,31 +197,31 @@ def _load_texts(named: Named) -> tuple[Any, Finding | None]:
         return None, finding_of(Checked("labels", {}, [Fault("unreadable", "likely", {"error": error})]))
 
 
-def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], dtype: str) -> None:
-    """Load the pretrained weights as the run did, to see which of the model's weights they lack.
+def _look_at_model(inputs: Inputs, model: str, task: Any, values: Mapping[str, Any], dtype: str) -> None:
+    """Load the pretrained weights as the run did, to see which weights of the model they lack.
 
     Args:
         values: for the model's config, from the run's recipe.
-        dtype: what to load the weights in, as in [`Named`].
+        dtype: the weights' precision, as in [`Named`].
     """
     from transformers import AutoConfig
 
     own = AutoConfig.from_pretrained(model)
 
-    def load(**more):
+    def load(**more: Any) -> Any:
         config = model_config(model, task, dict(values)) if task is not None else own
         return load_model(model, config, dtype, **more)
 
     try:
         loaded, info = load(output_loading_info=True)
-    except Exception as error:  # damaged files raise the errors of the library that reads them
+    except Exception as error:  # damaged files raise errors of the library that reads them
         line = " ".join(str(error).split())
-        raise InputError(f"--model_name_or_path {model}: the weights do not load: {line}") from None
+        raise InputError(f"--model_name_or_path {model}: the weights cannot be loaded: {line}") from None
     fresh = {
         key: value for key, value in model_values(loaded).items() if key not in ("trainable", "frozen", "frozen_parts")
     }
     if task is None:
-        del fresh["num_labels"]  # by the config; the run's may differ
+        del fresh["num_labels"]  # from the config; the run's number may differ
     mismatched = {key for key, *_ in info.get("mismatched_keys", ())}
     inputs.values |= {
         **fresh,
@@ -233,12 +232,12 @@ def _look_at_model(inputs: Inputs, model: str, task, values: Mapping[str, Any], 
     inputs.make_model = load
 
 
-def columns_of(rows) -> list[str]:
-    """A dataset's columns; none for one that only streams."""
+def columns_of(rows: Any) -> list[str]:
+    """A dataset's columns; none for a streamed one."""
     return list(getattr(rows, "column_names", None) or ()) if hasattr(rows, "__len__") else []
 
 
-def label_column(rows) -> np.ndarray | None:
+def label_column(rows: Any) -> np.ndarray | None:
     """`(n,)`, a dataset's column `labels` or `label`; None if it does not have one number per example."""
     name = next((name for name in ("labels", "label") if name in columns_of(rows)), None)
     try:
@@ -248,14 +247,14 @@ def label_column(rows) -> np.ndarray | None:
     return labels if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.number) else None
 
 
-def labels_of(rows) -> np.ndarray | None:
-    """[`label_column`] if it holds class ids, else None."""
+def labels_of(rows: Any) -> np.ndarray | None:
+    """[`label_column`] if its values are class ids, else None."""
     labels = label_column(rows)
     return labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
 
 
-def _or_none(load: Callable, *names) -> Any:
-    """Load the first of these names that can be loaded; None if none can. The user named none of them."""
+def _or_none(load: Callable, *names: Any) -> Any:
+    """Load the first name that can be loaded; None if none can. The user gave none of these names, so no error."""
     for name in filter(None, names):
         try:
             return load(str(name))

@@ -1,4 +1,4 @@
-"""A live Trainer: its run so far, its data and its model. The Trainer is left as it is."""
+"""A live Trainer: its run so far, its data and its model. The Trainer is not changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_trainer(trainer: Trainer) -> Run:
     optimizer = inner_optimizer(trainer.optimizer)
     if optimizer is not None:
         run.args["bias_correction"] = all(group.get("bias_correction", True) for group in optimizer.param_groups)
-        run.args["optimizer"] = type(optimizer).__name__.lower()  # the user may have passed it in
+        run.args["optimizer"] = type(optimizer).__name__.lower()  # perhaps the user's own
         _read_rates(run, optimizer, trainer.model)
     run.history = list(trainer.state.log_history)
     run.step, run.total_steps = trainer.state.global_step or None, max(trainer.state.max_steps, 0) or None
@@ -40,7 +40,7 @@ def read_trainer(trainer: Trainer) -> Run:
 
 
 def _read_rates(run: Run, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-    """Take the encoder's peak rate from the optimizer: it may differ from the arguments' rate."""
+    """Take the encoder's peak rate from the optimizer, because it may differ from the arguments' rate."""
     rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     if not all(isinstance(rate, (int, float)) for rate in rates) or not any(rates):
         return
@@ -81,7 +81,7 @@ def live_inputs(trainer: Trainer) -> Inputs:
 
 
 def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a live model, without its hooks if these cannot be copied (they hold a logger, a lock)."""
+    """A copy of a live model; without its hooks if these cannot be copied, for example because they have a lock."""
     try:
         return copy.deepcopy(model)
     except Exception:  # a hook is the user's code
@@ -95,12 +95,12 @@ def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _frozen_new_tokens(values: Mapping[str, Any], vocabulary: int | None) -> dict[str, str]:
-    """Frozen embeddings, if the data hold tokens that were added to the tokenizer's vocabulary."""
+    """Frozen embeddings, if the data contain tokens that were added to the tokenizer's vocabulary."""
     added = vocabulary is not None and (values.get("largest_id") or 0) >= vocabulary
     frozen = [name for name, origin in values["frozen_parts"].items() if origin == "kept" and "pooler" not in name]
     return dict.fromkeys(frozen, "new tokens") if added else {}
 
 
-def _feature_names(rows) -> list[str] | None:
+def _feature_names(rows: Any) -> list[str] | None:
     features = getattr(rows, "features", None) or {}
     return getattr(features.get("labels") or features.get("label"), "names", None)

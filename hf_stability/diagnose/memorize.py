@@ -1,4 +1,4 @@
-"""Can a model learn 32 of its training examples by heart? If not, it has a bug; if so, it may be unstable."""
+"""Can a model learn 32 of its training examples by heart? If not, it has a bug. If so, it may be unstable."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def memorize(
     device: str | torch.device = "cpu",
     show: bool = True,
 ) -> dict[str, Any]:
-    """Train a model on a few examples until it knows them by heart; the model is changed.
+    """Train a model on a few examples until it knows them by heart. This changes the model.
 
-    AdamW with bias correction, no weight decay, a constant rate after 10 steps of warmup, dropout off, float32. It ends
-    once all examples are right in two passes in a row (R2 of 0.95 for a regression). If `rate` fails, a third of it is
-    tried from the same weights.
+    AdamW with bias correction, no weight decay, a constant rate after 10 steps of warmup, no dropout, float32. Training
+    ends once all examples are right in two passes in a row (R2 of 0.95 for a regression). If `rate` fails, a third of it
+    is tried from the same weights.
 
     Args:
         model: a classifier, or a regression, that returns its loss; frozen parameters stay as they are.
         examples: as the collator takes them, with labels.
-        rate: default: 5e-5 x 768 / the model's units; 10 times that for a model with adapters (PEFT).
-        steps: update steps at most, for each of the two rates.
+        rate: learning rate. Default: 5e-5 x 768 / the model's units; 10 times that for a model with adapters (PEFT).
+        steps: the most update steps, for each of the two rates.
         show: whether to show a progress bar.
 
     Returns:
@@ -67,9 +67,9 @@ def memorize(
         with torch.no_grad():
             for parameter, value in zip(trained, start, strict=True):
                 parameter.copy_(value)
-        with tqdm(total=steps, desc=f"memorising {len(examples)} examples", disable=not show, leave=False) as bar:
+        with tqdm(total=steps, desc=f"memorizing {len(examples)} examples", disable=not show, leave=False) as bar:
             tried = _fit(model, trained, batches, rate * factor, steps, bar.update)
-        # `not <=` instead of `>`: a NaN score, which compares as False, is replaced too
+        # `not <=` instead of `>`: a NaN score compares as False, and is replaced too
         if not result or tried["learned"] or not tried["score"] <= result["score"]:
             result = tried
         if result["learned"] or not trained:
@@ -77,7 +77,9 @@ def memorize(
     return {**result, "examples": len(examples)}
 
 
-def _fit(model, trained, batches, rate, steps, update) -> dict[str, Any]:
+def _fit(
+    model: Any, trained: list[Any], batches: list[Any], rate: float, steps: int, update: Callable[[int], Any]
+) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0) if trained else None
     regression = model.config.num_labels == 1
     in_row = done = 0
@@ -118,7 +120,7 @@ def _score(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> floa
 
 
 def try_memorize(inputs: Inputs, rate: float | None, show: bool) -> tuple[dict[str, Any] | None, str]:
-    """[`memorize`] on the run's own examples and model: the result, or None and what it needs."""
+    """[`memorize`] on the run's own examples and model. Returns the result, or None and what is missing."""
     if not inputs.can_memorize:
         return None, inputs.no_memorize
     try:
@@ -137,7 +139,7 @@ def try_memorize(inputs: Inputs, rate: float | None, show: bool) -> tuple[dict[s
 
 
 def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: int = EXAMPLES) -> list[int]:
-    """The first examples of each class in turn, without repeated inputs: a sound model can learn them by heart.
+    """The first examples of each class in turn, without repeated inputs. A sound model can learn them by heart.
 
     Args:
         labels: `(n,)`, class ids (-100 does not count) or values; more than 32 different ones count as values.
@@ -147,7 +149,8 @@ def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: in
     labels = np.asarray(labels)
     values = np.unique(labels[labels != IGNORED_LABEL])
     classes = [np.flatnonzero(labels == value) for value in values] if len(values) <= 32 else [np.arange(len(labels))]
-    chosen, seen = [], set()
+    chosen: list[int] = []
+    seen: set[tuple[int, ...]] = set()
     queues = [iter(rows.tolist()) for rows in classes]
     while queues and len(chosen) < count:
         for queue in list(queues):
@@ -162,7 +165,7 @@ def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: in
 
 @contextmanager
 def own_random_state() -> Iterator[None]:
-    """Random states are restored afterwards, so that a live Trainer's training is the same."""
+    """Restore all random states afterwards, so that a live Trainer's training does not change."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""What a model, its config, its adapters and its tokenizer tell the checks: plain values, no files."""
+"""The checks' values on a model, its config, its adapters and its tokenizer: plain values, no files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..utils.layers import base_model, parameters_with_layers
 
 
 CLS_IS_BOS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "albert")
-"""Model types whose config names the tokenizer's cls and sep tokens `bos` and `eos`."""
+"""For these model types, the config calls the tokenizer's cls and sep tokens `bos` and `eos`."""
 
 ANY_MODELS = (PreTrainedTokenizer, PreTrainedTokenizerFast)
-"""Tokenizer classes that fit any model, so that a mismatch cannot be seen."""
+"""Tokenizer classes that fit any model: they show no mismatch."""
 
 LOOK_AT = 10_000  # examples; the tokens of later ones are not read
 
 
-def config_values(config) -> dict[str, Any]:
-    """What the checks take of a model's config."""
+def config_values(config: Any) -> dict[str, Any]:
+    """The checks' values on a model's config."""
     kind = getattr(config, "model_type", "")
     ids = {"pad": getattr(config, "pad_token_id", None)}
     if kind in CLS_IS_BOS:
@@ -47,7 +47,7 @@ def _tokenizer_class(kind: str) -> type | None:
 
 
 def model_values(model: torch.nn.Module) -> dict[str, Any]:
-    """What the checks take of a model: config, precision, adapters, trained and frozen layers."""
+    """The checks' values on a model: config, precision, adapters, trained and frozen layers."""
     trainable: dict[str, int] = {}
     frozen: dict[str, int] = {}
     config = getattr(model, "config", None)
@@ -69,7 +69,7 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
-    """Frozen modules of the head, the pooler and the token embeddings -> where their values come from.
+    """Frozen modules of the head, the pooler and the token embeddings -> the origin of their values.
 
     Fine-tuning often draws these at random. A module with trained adapters does not count as frozen.
 
@@ -101,7 +101,7 @@ def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
 
 
 def _token_embeddings(model: torch.nn.Module) -> torch.Tensor | None:
-    """The weight of a model's token embeddings; None if it does not name them."""
+    """The weight of a model's token embeddings; None if the model does not name them."""
     try:
         embeddings = model.get_input_embeddings()
     except (NotImplementedError, AttributeError):
@@ -110,7 +110,7 @@ def _token_embeddings(model: torch.nn.Module) -> torch.Tensor | None:
 
 
 def _head_origin(weight: torch.Tensor, bias: torch.Tensor | None, some_loaded: bool) -> str:
-    """Where the values of a head's frozen module come from: `new`, `loaded` or `unknown`.
+    """The origin of a frozen module of the head: `new`, `loaded` or `unknown`.
 
     Args:
         some_loaded: whether from_pretrained loaded any weight of the model.
@@ -119,17 +119,17 @@ def _head_origin(weight: torch.Tensor, bias: torch.Tensor | None, some_loaded: b
         return "new"
     if _was_loaded(weight):
         return "loaded"
-    # A frozen bias that is not 0 and has no mark: the user may have loaded the head by hand.
+    # A frozen bias that is not 0 and has no mark: perhaps the user loaded the head by hand.
     return "new" if some_loaded and (bias is None or bias.requires_grad) else "unknown"
 
 
 def _never_trained(bias: torch.Tensor | None) -> bool:
-    """Whether a bias is 0 throughout, as it is drawn."""
+    """Whether a bias is 0 throughout, its initial value."""
     return bias is not None and bias.numel() > 0 and not bias.is_meta and not bool(bias.any())
 
 
 def _was_loaded(parameter: torch.Tensor) -> bool:
-    """Whether from_pretrained found it in the files (transformers 5 marks what it loads)."""
+    """Whether from_pretrained found it in the files. transformers 5 marks the weights that it loads."""
     return bool(getattr(parameter, "_is_hf_initialized", False))
 
 
@@ -154,11 +154,11 @@ def _adapters_of(model: torch.nn.Module) -> str | None:
 
 
 def adapter_values(config: Mapping[str, Any], missing_weights: list[str] | None, base_prefix: str) -> dict[str, Any]:
-    """What the checks take of PEFT's adapter_config.json: the kind of adapters, and the parts of the head left frozen.
+    """The checks' values on PEFT's adapter_config.json: the kind of adapters, and the frozen parts of the head.
 
     Args:
         config: the file's content.
-        missing_weights, base_prefix: of the pretrained model, as in `causes`; None and "" if it is not known.
+        missing_weights, base_prefix: of the pretrained model, as in `causes`; None and "" if unknown.
     """
     values = {"adapters": str(config.get("peft_type") or "PEFT"), "frozen_parts": {}}
     trained, targets = list(config.get("modules_to_save") or []), config.get("target_modules") or []
@@ -189,8 +189,8 @@ def _plain_name(name: str, model: torch.nn.Module) -> str:
     return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)", "", name)
 
 
-def tokenizer_values(tokenizer) -> dict[str, Any]:
-    """What the checks take of a tokenizer; its class is None if it fits any model."""
+def tokenizer_values(tokenizer: Any) -> dict[str, Any]:
+    """The checks' values on a tokenizer. Its class is None if it fits any model."""
     return {
         "tokenizer_size": len(tokenizer),
         "tokenizer_ids": {part: getattr(tokenizer, f"{part}_token_id", None) for part in ("pad", "cls", "sep")},
@@ -198,7 +198,7 @@ def tokenizer_values(tokenizer) -> dict[str, Any]:
     }
 
 
-def token_values(rows, unknown_id: int | None) -> dict[str, Any]:
+def token_values(rows: Any, unknown_id: int | None) -> dict[str, Any]:
     """The largest token id in the first 10,000 examples, and the share of unknown tokens."""
     try:
         ids = np.concatenate([np.asarray(row, np.int64) for row in rows["input_ids"][:LOOK_AT]])
@@ -208,7 +208,7 @@ def token_values(rows, unknown_id: int | None) -> dict[str, Any]:
     return {"largest_id": int(ids.max()) if ids.size else None, "unknown_share": share}
 
 
-def class_names(config) -> list[str] | None:
+def class_names(config: Any) -> list[str] | None:
     """A config's class names; None for `LABEL_0` ..., the defaults."""
     names = [str(config.id2label[i]) for i in sorted(config.id2label)] if getattr(config, "id2label", None) else []
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

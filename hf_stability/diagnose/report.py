@@ -1,11 +1,11 @@
-"""[`diagnose`]: all checks on one run, in order of likelihood, with remedies; and what could not be checked."""
+"""[`diagnose`]: all checks on one run, the likeliest causes first, with remedies; and the checks that could not look."""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..study.run import quiet
 from ..utils.files import finite
 from ..utils.text import share_text
 from .causes import run_checks
+from .environment import environment
 from .files import Run, read_run_files
 from .finding import BUGS, LIKELIHOODS, Finding
 from .inputs import MAX_SEQ_LENGTH, Inputs, Named, load_inputs
@@ -29,20 +30,26 @@ from .training import training_values
 
 SCHEMA = "hf_stability.diagnosis/1"
 
+PUBLIC_TEXT = ("dtype", "precision")
+"""Figures with text of a closed set, such as `torch.float32`."""
+
 
 @dataclass(frozen=True)
 class Report:
     """The findings on one run.
 
     Args:
-        source: what was looked at.
-        status: the verdict's; None if there is none, or the run is not finished.
+        source: the path or the Trainer, and the files that were read.
+        status: the verdict's status; None without a verdict, or for an unfinished run.
         sentence: the verdict in words.
-        failed_share: of this one run, `(0 or 1, low, high)`, with the 95% Wilson interval; None without a verdict.
-        findings: the likeliest first.
-        not_looked_at: check -> what it needs.
-        next_steps: what to do now, in words.
+        failed_share: `(0 or 1, low, high)`: this run's failed share with its 95% Wilson interval. None without a verdict.
+        findings: the findings, the likeliest first.
+        not_looked_at: check -> what it needs to look.
+        next_steps: sentences on what to do now.
         rescue: the command that tries four remedies, starting from this run's settings.
+        versions: the versions installed here, the platform and the accelerator.
+        run_versions: the versions that the run was made with; empty if they are unknown.
+        schema: `hf_stability.diagnosis/` and the version of the format.
     """
 
     source: str
@@ -53,14 +60,47 @@ class Report:
     not_looked_at: dict[str, str]
     next_steps: list[str]
     rescue: str
+    versions: dict[str, str] = field(default_factory=environment)
+    run_versions: dict[str, str] = field(default_factory=dict)
     schema: str = SCHEMA
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return finite(_plain(asdict(self)))
+    def to_dict(self, figures_only: bool = False) -> dict[str, Any]:
+        """Plain values for JSON.
+
+        The whole report has paths, class names and names of weights. An error that it quotes may have a value of your
+        data.
+
+        Args:
+            figures_only: leave all of this out. Numbers, versions, and the names of checks and faults remain; a list of
+                names becomes its length.
+        """
+        if not figures_only:
+            return finite(_plain(asdict(self)))
+        findings = [
+            {
+                "name": finding.name,
+                "likelihood": finding.likelihood,
+                "faults": finding.faults,
+                "figures": _without_text(finding.figures),
+            }
+            for finding in self.findings
+        ]
+        return finite(
+            _plain(
+                {
+                    "schema": self.schema,
+                    "versions": self.versions,
+                    "run_versions": self.run_versions,
+                    "status": self.status,
+                    "failed_share": self.failed_share,
+                    "findings": findings,
+                    "not_looked_at": list(self.not_looked_at),
+                }
+            )
+        )
 
     def to_text(self, width: int = 100) -> str:
-        """The report as the command prints it, lines of at most `width` characters but for the last."""
+        """The report as the command prints it. Lines have at most `width` characters, except for the command at the end."""
 
         def wrapped(text: str, first: str, rest: str) -> str:
             return textwrap.fill(
@@ -86,10 +126,10 @@ class Report:
                 if finding.recipe:
                     lines.append(wrapped(finding.recipe, "    use: ", "      "))
         if self.not_looked_at:
-            lines += ["", "could not be checked; give"]
+            lines += ["", "could not be checked without"]
             lines += [wrapped(f"{name}: {needs}", "  - ", "    ") for name, needs in self.not_looked_at.items()]
         lines += ["", "next"] + [wrapped(step, "  - ", "    ") for step in self.next_steps]
-        lines += ["  - 3 seeds each of four remedies:", f"    {self.rescue}"]  # in one line, to be copied
+        lines += ["  - Try four remedies, 3 seeds each:", f"    {self.rescue}"]  # in one line, to be copied
         return "\n".join(lines)
 
 
@@ -102,14 +142,25 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def _without_text(value: Any) -> Any:
+    """Figures without names: text becomes None, and a list of text, or names with their text, become their number."""
+    if isinstance(value, Mapping):
+        if value and all(isinstance(item, str) for item in value.values()) and not set(value) & set(PUBLIC_TEXT):
+            return len(value)
+        return {key: item if key in PUBLIC_TEXT else _without_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return len(value) if any(isinstance(item, str) for item in value) else [_without_text(item) for item in value]
+    return None if isinstance(value, str) else value
+
+
 def share_sentence(share: tuple[float, float, float]) -> str:
-    """What one run tells about the settings' failed share."""
+    """The failed share of the settings, as far as one run tells."""
     failed, low, high = share
     interval = f"{share_text(low)}-{share_text(high)} (95% interval)"
-    text = f"{failed:.0f} of 1 run failed: the failed share of these settings is {interval}."
+    text = f"{failed:.0f} of 1 run failed, so the failed share of these settings is {interval}."
     if not failed:
-        return f"{text} One run cannot say that they are stable."
-    return f"{text} One run cannot tell settings that always fail from those that fail one time in five."
+        return f"{text} One run cannot show that they are stable."
+    return f"{text} One run cannot tell settings that always fail from settings that fail one time in five."
 
 
 def diagnose(
@@ -130,7 +181,7 @@ def diagnose(
     memorize_rate: float | None = None,
     show: bool = False,
 ) -> Report:
-    """Check one run for every known cause of failure. Nothing is written, and a live Trainer is left as it is.
+    """Check one run for every known cause of failure. It writes nothing, and does not change a live Trainer.
 
     ```python
     print(diagnose(trainer, memorize=True).to_text())
@@ -139,20 +190,28 @@ def diagnose(
     Args:
         source: a `trainer_state.json`, a `steps.rec`, a checkpoint, an output folder, a run's folder in a study, or a
             live Trainer.
-        model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
-        task_name, data_dir, train_file, validation_file, text_column_names, label_column_name: the data, as the study
-            command takes them.
-        max_seq_length: tokens per example at most.
-        dtype: what the run loaded the model's weights in: "float32", "bfloat16", "float16", or "auto", as they were
-            saved. Default: a study's own, else "auto", as transformers loads them.
+        model_name_or_path: the PRETRAINED model, not the fine-tuned one.
+        tokenizer_name: its tokenizer. Default: the model's.
+        task_name: a GLUE task or a demo task, as the study command takes it.
+        data_dir: folder of GLUE's files.
+        train_file: your own training data (.csv, .tsv, .json, .jsonl), instead of a task.
+        validation_file: its development set.
+        text_column_names: the files' columns of text, one or two.
+        label_column_name: the files' column of labels.
+        max_seq_length: tokens; longer examples are truncated.
+        dtype: the precision in which the run loaded the weights: "float32", "bfloat16", "float16", or "auto" (as they
+            were saved). Default: that of the study's run, else "auto", as transformers loads them.
         training: training arguments that the files lack. They replace the files' arguments, but not the rates and the
             warmup in a record.
         memorize: whether to train on 32 examples, to tell a bug from instability.
-        memorize_rate: the learning rate for that.
+        memorize_rate: the learning rate for this. Default: 5e-5 x 768 / the model's units.
         show: whether to show its progress bar.
 
+    Returns:
+        The report. `to_text()` is what the command prints, `to_dict()` what `--json` writes.
+
     Raises:
-        InputError: there is no run, or something named cannot be loaded.
+        InputError: there is no run, or something that you named cannot be loaded.
     """
     named = Named(
         model_name_or_path=model_name_or_path,
@@ -190,10 +249,10 @@ def diagnose(
     findings = sorted([*inputs.findings, *findings], key=lambda finding: LIKELIHOODS.index(finding.likelihood))
     for finding in inputs.findings:
         missing.pop(finding.name, None)
-    known_length = values.get("max_seq_length")  # a study's run has its own
+    known_length = values.get("max_seq_length")  # that of a study's run
     length = max_seq_length if known_length is None else known_length
     if values.get("adapters"):
-        run.args.pop("learning_rate", None)  # too high for a rescue, which trains the whole model
+        run.args.pop("learning_rate", None)  # too high for a rescue: it trains the whole model
     return Report(
         source=run.source,
         status=status,
@@ -203,11 +262,12 @@ def diagnose(
         not_looked_at=missing,
         next_steps=_next_steps(findings, missing, status, bool(values.get("adapters"))),
         rescue=rescue_command(run, named, length),
+        run_versions=run.versions,
     )
 
 
 def _inputs_of(source: str | os.PathLike | Trainer, run: Run, named: Named) -> Inputs:
-    """Data and model: a live Trainer's, with what the user names on top; else what [`load_inputs`] finds."""
+    """Data and model: from a live Trainer, with what the user names on top; else from [`load_inputs`]."""
     if not isinstance(source, Trainer):
         return load_inputs(run, named)
     inputs = live_inputs(source)
@@ -219,7 +279,7 @@ def _inputs_of(source: str | os.PathLike | Trainer, run: Run, named: Named) -> I
 
 
 def _failed_share(status: str | None) -> tuple[float, float, float] | None:
-    """The failed share of this one run, with its 95% interval; None if its status does not tell."""
+    """The failed share of this one run, with its 95% interval; None if its status leaves it open."""
     if status not in ("ok", "failed", "diverged"):
         return None
     failed = int(status != "ok")
@@ -233,11 +293,13 @@ def _next_steps(
     bugs = [f.name for f in findings if f.name in BUGS and f.likelihood == "likely"]
     steps = []
     if status == "ok":
-        steps.append("This run did not fail. What is said above is what could make another one fail.")
+        steps.append("This run did not fail. The findings above could make another run fail.")
     if bugs:
-        steps.append(f"Mend first: {', '.join(dict.fromkeys(bugs))}. No recipe helps a run with a bug.")
+        steps.append(f"Fix first: {', '.join(dict.fromkeys(bugs))}. No recipe helps a run with a bug.")
     elif "--memorize" in missing.get("memorize", ""):
-        steps.append("A bug or instability? --memorize tells them apart.")
+        steps.append("Is it a bug or instability? --memorize tells them apart.")
     if adapters:
-        steps.append("The rescue trains the whole model, without adapters; their learning rate is left out.")
+        steps.append(
+            "The command below trains the whole model, without adapters, so it leaves out their learning rate."
+        )
     return steps

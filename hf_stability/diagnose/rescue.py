@@ -1,11 +1,11 @@
-"""A run failed: which of four remedies holds? Each is an arm of an ordinary study, run over a few seeds.
+"""A run failed: which of four remedies works? Each is an arm of an ordinary study, run over a few seeds.
 
 | arm | what it changes |
 | --- | --- |
 | `same` | nothing: how often do these settings fail? |
 | `third_of_rate` | a third of the learning rate, 10% of the update steps as warmup |
-| `2000_steps` | at least so many update steps (Mosbach et al., ICLR 2021, section 4.2 and 6) |
-| `reinit_top` | the pooler and the top quarter of the layers drawn anew (Zhang et al., ICLR 2021) |
+| `2000_steps` | at least 2000 update steps (Mosbach et al., ICLR 2021, sections 4.2 and 6) |
+| `reinit_top` | the pooler and the top quarter of the layers re-initialised (Zhang et al., ICLR 2021) |
 """
 
 from __future__ import annotations
@@ -24,72 +24,72 @@ from ..utils.batches import planned_steps, steps_per_epoch
 from ..utils.text import decimal
 
 
-SOURCE = "rescue"  # where an arm's values come from, in its table of settings
+SOURCE = "rescue"  # the source of an arm's values in the table of settings
 WARMUP = 0.1  # share of the update steps
-ENDED = ("ok", "failed", "diverged")  # statuses of runs that were finished
+ENDED = ("ok", "failed", "diverged")  # statuses of finished runs
 
 
 def rescue_jobs(
     planned: Sequence[Job], examples: int, config: Any, min_steps: int = 2000
 ) -> tuple[list[Job], list[str]]:
-    """The jobs of all arms, from those planned for the failing settings; the latter become the arm `same`.
+    """The jobs of all arms, from the jobs planned for the failing settings. The latter become the arm `same`.
 
     Args:
-        planned: the failing settings, a job for each seed, all of one recipe.
-        examples: of the training set.
-        config: the model's.
+        planned: the failing settings: one job per seed, all of one recipe.
+        examples: number of training examples.
+        config: the model's config.
         min_steps: update steps of the long arm.
 
     Returns:
-        the jobs, arm by arm; a sentence for each arm that is left out.
+        the jobs, arm by arm; one sentence for each omitted arm.
 
     Raises:
-        InputError: more than one recipe, `min_steps` below 1, a rate that is not above 0, or alarms that stop runs.
+        InputError: there is more than one recipe, `min_steps` is below 1, the rate is not above 0, or alarms stop runs.
     """
     recipes = list(dict.fromkeys(job.recipe for job in planned))
     if len(recipes) != 1:
-        raise InputError(f"--recipe {' '.join(recipes)}: rescue begins from one recipe, that of the run that failed")
+        raise InputError(f"--recipe {' '.join(recipes)}: give one recipe, that of the failed run")
     if min_steps < 1:
-        raise InputError(f"--min_steps {min_steps}: give 1 or more")
+        raise InputError(f"--min_steps {min_steps}: must be 1 or more")
     args, processes = planned[0].args, planned[0].processes
     if args.get("on_alarm") == "stop":
         raise InputError(
-            "--on_alarm stop: a rescue must finish its few runs to count what failed; give --on_alarm warn"
+            "--on_alarm stop: a rescue counts failed runs, so it must finish them all; give --on_alarm warn"
         )
     steps = planned_steps(args, examples, processes)
     rate = args.get("learning_rate", 5e-5)  # the Trainer's default
     if not rate > 0:
-        raise InputError(f"--learning_rate {rate}: nothing is learned at this rate; give that of the run that failed")
+        raise InputError(f"--learning_rate {rate}: must be above 0; give the failed run's")
     arms: dict[str, dict[str, Any]] = {
         "same": {},
         "third_of_rate": {"learning_rate": rate / 3, "warmup_steps": _warmup(args, steps)},
     }
     left_out = []
     if steps < min_steps:
-        # as it was given: a study's progress bar can compare steps with steps, and epochs with epochs
+        # in the unit that was given, so that the study's progress bar compares steps with steps, or epochs with epochs
         epochs = float(math.ceil(min_steps / steps_per_epoch(args, examples, processes)))
         by_steps = args.get("max_steps", -1) > 0
         arms[f"{min_steps}_steps"] = {"max_steps": min_steps} if by_steps else {"num_train_epochs": epochs}
     else:
-        left_out.append(f"No arm of {min_steps} update steps: the run has {steps}.")
+        left_out.append(f"No arm of {min_steps} update steps: the run already has {steps}.")
     layers = max(1, (getattr(config, "num_hidden_layers", None) or 0) // 4)
     reason = _cannot_reinit(config, layers)
     if reason is None and args.get("reinit_layers", 0) < layers:
         arms["reinit_top"] = {"reinit_layers": layers}
     else:
-        left_out.append(f"No arm of re-initialised layers: {reason or 'the run has it already'}.")
+        left_out.append(f"No arm of re-initialised layers: {reason or 'the run re-initialises them already'}.")
     return [_arm_job(job, name, values) for name, values in arms.items() for job in planned], left_out
 
 
 def _warmup(args: Mapping[str, Any], steps: int) -> float:
-    """`warmup_steps` as it was given, a share or a count, where it is at least 10% of the update steps; else 10%."""
+    """`warmup_steps` as given, a share or a count, if it is above 10% of the update steps; else 10%."""
     given = args.get("warmup_steps", 0) or 0
     share = given if given < 1 else given / steps
-    return given if share > WARMUP else WARMUP  # a count stays one: the Trainer reads a share of 1.0 as one step
+    return given if share > WARMUP else WARMUP  # a count stays a count: the Trainer reads a share of 1.0 as one step
 
 
 def _cannot_reinit(config: Any, layers: int) -> str | None:
-    """Why this model's layers cannot be drawn anew; None where they can."""
+    """Why this model's layers cannot be re-initialised; None if they can."""
     try:
         check_config(config, layers)
     except InputError as error:
@@ -103,11 +103,11 @@ def _arm_job(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
 
 
 def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
-    """The last paragraph: which arms held, how sure that is, and what to do next.
+    """The last paragraph: which arms worked, how certain that is, and what to do next.
 
     Args:
-        runs: of all arms, arm by arm; those that did not end (crashed, stopped) do not count.
-        left_out: sentences on arms that were not run.
+        runs: the runs of all arms, arm by arm. Unfinished runs (crashed, stopped) do not count.
+        left_out: sentences on the omitted arms.
     """
     arms: dict[str, list[bool]] = {}
     for run in runs:
@@ -117,12 +117,12 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
     fell = [name for name, failed in arms.items() if any(failed)]
     parts = []
     if not arms:
-        return " ".join(["No run has ended: nothing can be said.", *left_out])
+        return " ".join(["No run has finished, so there is nothing to compare.", *left_out])
     if held:
-        fewest = min(len(arms[name]) for name in held)  # a crash leaves an arm with fewer runs
-        parts.append(f"Held: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
+        fewest = min(len(arms[name]) for name in held)  # a crashed run does not count
+        parts.append(f"No failed run: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
         parts.append(
-            f"0 of {fewest} is weak: the failed share may be up to "
+            f"0 of {fewest} is weak evidence: the failed share may be up to "
             f"{decimal(wilson_interval(0, fewest)[1], 2)} (95% interval)."
         )
     if fell:
@@ -131,13 +131,14 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
     remedies = [name for name in held if name != "same"]
     if "same" in held:
         parts.append(
-            "The settings themselves did not fail again: your run may have been one in several, or its data or code "
-            "were other than these. Run more seeds of `same` before you change anything."
+            "The unchanged settings (`same`) did not fail again. Your run may have been a rare failure, or its data or "
+            "code differ from these. Run more seeds of `same` before you change anything."
         )
     elif remedies:
         best = max(remedies, key=lambda name: _mean_score(runs, name))
         parts.append(
-            f"Next: of what held, {best} has the best mean score; run it with more seeds before you rely on it."
+            f"Next: of the arms without a failed run, {best} has the best mean score. Run it with more seeds before you "
+            "rely on it."
         )
     else:
         parts.append(_nothing_held(runs, arms))
@@ -146,19 +147,19 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
 
 
 def _nothing_held(runs: Sequence[RunRecord], arms: Mapping[str, Sequence[bool]]) -> str:
-    """What to do next where every arm has a failed run. A bug fails with every seed: one ok run speaks against it."""
+    """The next step if every arm has a failed run. A bug fails with every seed, so one ok run is evidence against a bug."""
     if all(all(failed) for failed in arms.values()):
         return (
-            "No run of any arm is ok: look for a bug before more recipes (hf-stability diagnose RUN --memorize), then "
-            "try --recipe mosbach2021 at a smaller --learning_rate."
+            "No run of any arm is ok. Look for a bug first: hf-stability diagnose RUN --memorize. Then try --recipe "
+            "mosbach2021 with a smaller --learning_rate."
         )
     best = min(arms, key=lambda name: (sum(arms[name]) / len(arms[name]), -_mean_score(runs, name)))
     failed, total = sum(arms[best]), len(arms[best])
-    low, high = wilson_interval(failed, total)
+    low, high = map(float, wilson_interval(failed, total))
     return (
-        f"No arm held on every seed, but some runs are ok, which speaks for instability, not for a bug. {best} failed "
-        f"least: {failed} of {total}, a failed share of {decimal(low, 2)} to {decimal(high, 2)} (95% interval). Next: a smaller "
-        "--learning_rate, or --recipe mosbach2021; more seeds before you rely on a difference between arms."
+        f"Every arm has a failed run, but some runs are ok. This points to instability, not to a bug. {best} failed "
+        f"least: {failed} of {total}, a failed share of {decimal(low, 2)} to {decimal(high, 2)} (95% interval). Next: try a "
+        "smaller --learning_rate, or --recipe mosbach2021. Run more seeds before you rely on a difference between arms."
     )
 
 

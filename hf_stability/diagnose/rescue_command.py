@@ -1,4 +1,4 @@
-"""The `hf-stability rescue` command that a report ends with."""
+"""The `hf-stability rescue` command at the end of a report."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ TRAINING_ARGS = (
     "neftune_noise_alpha",
     "train_sampling_strategy", "bf16", "fp16", *argument_names(),
 )  # fmt: skip
-"""Arguments that change training and that a study takes. The command names those that differ from the Trainer's defaults."""
+"""Arguments that change training and that a study accepts. The command names those that differ from the Trainer's
+defaults."""
 
 ALWAYS_SAID = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
-"""Named even at the default: bundled tasks have other defaults, and the reader wants to see them."""
+"""Always named: bundled tasks have other defaults, and the reader wants to see these values."""
 
 NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics")
-"""A study's arguments that a rescue leaves out: its few runs must finish, and must not be slowed down."""
+"""A study's arguments that a rescue leaves out: all its runs must finish, at full speed."""
 
 
 def rescue_command(run: Run, named: Named, max_seq_length: int | None = None) -> str:
-    """The `hf-stability rescue` command that starts from this run's settings, those that are known.
+    """The `hf-stability rescue` command that starts from this run's known settings.
 
     Args:
-        named: model and data; by default a study's own, else `MODEL`, `TRAIN` and `DEV` to fill in.
+        named: model and data. Default: those of the study's run, else `MODEL`, `TRAIN` and `DEV` to fill in.
         max_seq_length: in tokens.
     """
     job, model, tokenizer = run.job, named.model_name_or_path, named.tokenizer_name
@@ -69,14 +70,14 @@ def _is_packaged(recipe: str) -> bool:
 
 
 def _words(value: Any) -> str:
-    """A value as the shell takes it."""
+    """A value, quoted for the shell."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return " ".join(shlex.quote(json.dumps(one) if isinstance(one, dict) else str(one)) for one in values)
 
 
 def _arguments_of_job(job: Job) -> dict[str, Any]:
-    """A packaged recipe by name, with the flags that were given; a user's own recipe by all its values."""
-    packaged = _is_packaged(job.recipe) and not job.stages  # with stages, the model is the last stage's already
+    """A packaged recipe by name, with the flags that were given; a custom recipe by all its values."""
+    packaged = _is_packaged(job.recipe) and not job.stages  # with stages, the model is already that of the last stage
     flags: dict[str, Any] = {"recipe": job.recipe} if packaged else {}
     for name, value in job.args.items():
         source = job.sources.get(name)
@@ -91,7 +92,7 @@ def _arguments_of_job(job: Job) -> dict[str, Any]:
 
 
 def _arguments_of_run(run: Run) -> dict[str, Any]:
-    """The training arguments that differ from the Trainer's defaults, by this version's names."""
+    """The training arguments that differ from the Trainer's defaults, by the names of this version."""
     args = dict(run.args)
     args["warmup_steps"] = args.get("warmup_steps") or args.get("warmup_ratio")  # warmup_ratio: an older Trainer's
     if (args.get("devices") or 1) > 1 and not args.get("total_train_batch_size"):

@@ -1,4 +1,4 @@
-"""The verdict on a run: its own, or one from what is known of it."""
+"""The verdict on a run: its own, or one made from what is known of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .words import DATA
 
 
 def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
-    """The run's own verdict, else one from what is known of the run; None if that is too little.
+    """The run's own verdict, else one made from what is known of the run; None if that is too little.
 
     Args:
-        values: as in `causes`, and `dev_set`: name of the evaluation set that `dev_labels` belong to.
+        values: as in `causes`; also `dev_set`, the name of the evaluation set of `dev_labels`.
     """
     if run.verdict is not None:
         return run.verdict
@@ -51,15 +51,15 @@ def judge_run(run: Run, values: Mapping[str, Any]) -> Verdict | None:
         given |= {"score": as_logged(score, baseline, len(dev)), "baseline": baseline, "metric": "accuracy"}
     try:
         verdict = judge(**given)
-    except InputError:  # nothing to judge by, or a damaged record
+    except InputError:  # too little is known, or the record is damaged
         return None
-    # A finite loss alone tells nothing.
+    # A finite loss alone is no evidence.
     knows = verdict.status != "unknown" or {"optimisation", "gradients", "train_one_class"} & set(verdict.evidence)
     return verdict if knows else None
 
 
 def _last_accuracy(history: list[dict[str, Any]], dev_set: str | None) -> float | None:
-    """The last `eval_accuracy`, else the named set's: each evaluation set has its own baseline."""
+    """The last `eval_accuracy`, else that of the named set. Each evaluation set has its own baseline."""
     for key in ("eval_accuracy", f"eval_{dev_set}_accuracy"):
         scores = [entry[key] for entry in history if isinstance(entry.get(key), (int, float))]
         if scores:
@@ -68,16 +68,16 @@ def _last_accuracy(history: list[dict[str, Any]], dev_set: str | None) -> float 
 
 
 def as_logged(score: float, baseline: float, examples: int) -> float:
-    """A logged accuracy, without rounding noise around the baseline.
+    """A logged accuracy without rounding noise around the baseline.
 
-    Returns the baseline itself if the score is the same number of correct examples, or agrees with it to 3 or 4 decimals.
+    Returns the baseline itself if the score means as many correct examples, or agrees with it to 3 or 4 decimals.
     """
     rounded = any(score == round(score, decimals) == round(baseline, decimals) for decimals in (3, 4))
     return baseline if rounded or (score > baseline and at_or_below(score, baseline, examples)) else score
 
 
 def alarm_of(run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
-    """The early warning's alarm, as in `Alarm.to_dict`: from the verdict, else found in the record; None if there is none."""
+    """The early warning's alarm, as in `Alarm.to_dict`: from the verdict, else from the record; None without an alarm."""
     if verdict is not None and "alarm" in verdict.evidence:
         return verdict.evidence["alarm"]
     info = run.record["info"] if run.record else {}
@@ -88,9 +88,9 @@ def alarm_of(run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
 
 
 def status_and_sentence(run: Run, verdict: Verdict | None, values: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The verdict's status and sentence. An unfinished run has no status, only a sentence so far: failed runs can heal."""
+    """The verdict's status and sentence. An unfinished run has no status, only a sentence so far: a failed run can heal."""
     if verdict is None:
-        return None, f"no verdict: too little is known of the run; give {DATA}"
+        return None, f"no verdict: too little is known of this run. Give {DATA}."
     step, total = values.get("step"), values.get("total_steps")
     if run.verdict is None and step and total and step < total:
         so_far = verdict.sentence.removeprefix("failed: ").removeprefix("ok: ")

@@ -1,4 +1,4 @@
-"""Update steps, learning rates and losses of a run, as the checks take them."""
+"""Update steps, learning rates and losses of a run, in the form that the checks take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .files import Run
 
 
 def training_values(run: Run) -> dict[str, Any]:
-    """What the checks take of the training itself, by the names in `causes`."""
+    """The checks' values on the training itself, by the names in `causes`."""
     args, record = run.args, run.record
     info = record["info"] if record else {}
     total = run.total_steps or info.get("max_steps")
@@ -36,7 +36,7 @@ def training_values(run: Run) -> dict[str, Any]:
         "logged_norms": [entry["grad_norm"] for entry in run.history if "grad_norm" in entry],
     }
     if record:
-        # Gradients but no loss: the model returns none. Neither: NaN from the first step.
+        # Gradients but no loss: the model returns no loss. Neither: NaN from the first step.
         returns_none = not np.isfinite(record["loss"]).any() and np.isfinite(record["grad_norm"]).any()
         values |= {
             "steps": record["step"],
@@ -49,7 +49,7 @@ def training_values(run: Run) -> dict[str, Any]:
 
 
 def _warmup_steps(run: Run, total: int | None) -> int | None:
-    """From the arguments, else the step of the highest logged rate; None if neither tells."""
+    """From the arguments, else the step of the highest logged rate; None if neither is known."""
     if "warmup_steps" in run.args and total:
         given = run.args["warmup_steps"] or run.args.get("warmup_ratio") or 0  # warmup_ratio: an older Trainer's
         return int(given) if given >= 1 else math.ceil(given * total)
@@ -63,7 +63,7 @@ def _warmup_steps(run: Run, total: int | None) -> int | None:
 
 
 def _rates(run: Run, total: int | None, warmup: int | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Update steps and the learning rate at each: recorded, else by the Trainer's linear schedule."""
+    """Update steps and the learning rate at each: from the record, else by the Trainer's linear schedule."""
     if run.record:
         return run.record["step"].astype(int), run.record["learning_rate"]
     peak = _logged_peak(run) or run.args.get("learning_rate")
@@ -79,7 +79,7 @@ def _rates(run: Run, total: int | None, warmup: int | None) -> tuple[np.ndarray 
 
 
 def _logged_peak(run: Run) -> float | None:
-    """The highest logged rate if it is above the arguments' rate: the user's own optimizer has its own rates."""
+    """The highest logged rate, if it is above the arguments' rate: a custom optimizer has its own rates."""
     logged = max((entry["learning_rate"] for entry in run.history if "learning_rate" in entry), default=None)
     given = run.args.get("learning_rate")
     if logged is None or "learning_rate" in run.certain or (given and logged <= 1.01 * given):
@@ -88,15 +88,15 @@ def _logged_peak(run: Run) -> float | None:
 
 
 def _rate_note(run: Run) -> str | None:
-    """Which parameter group has these rates, if that is in doubt."""
+    """A sentence on which parameter group has these rates, if that is in doubt."""
     groups = run.group_rates
     if run.record is not None:
         columns = run.record.get("learning_rates", np.zeros((0, 0)))
         groups = [float(np.nanmax(column)) for column in columns.T if np.isfinite(column).any()] or groups
     if groups and min(groups) < max(groups):
-        return f"this is the encoder's rate, the parameter groups have {min(groups):.2g} to {max(groups):.2g}"
+        return f"This is the encoder's rate; the parameter groups have {min(groups):.2g} to {max(groups):.2g}."
     if run.record is None and _logged_peak(run) is not None:
-        return "this is from the log, which shows the first parameter group's rate only"
+        return "This is from the log, which shows only the first parameter group's rate."
     return None
 
 

@@ -1,4 +1,4 @@
-"""Checks of the training and its verdict: numbers only, from the values in `causes`; None if they are not known."""
+"""Checks of the training and its verdict. They take the values in `causes` and return numbers, or None if these are unknown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .finding import Checked, Fault
 
 PAPER_RATE, PAPER_WIDTH = 2e-5, 1024  # Mosbach et al. 2021, section 6; units of their models, all of them large
 RATE_LIKELY, RATE_POSSIBLE = 4.0, 1.5
-"""Bounds of the effective peak rate, in multiples of the paper's: a likely and a possible cause. The paper's devlin2019
-on RTE has 4.6; on the demo 0 of 10 runs failed at 3.9, 4 of 10 at 4.9, 9 of 10 at 5.9."""
+"""Bounds of the effective peak rate, in multiples of the paper's, for a likely and a possible cause. The paper's
+devlin2019 on RTE has 4.6. On the demo, 0 of 10 runs failed at 3.9, 4 of 10 at 4.9, and 9 of 10 at 5.9."""
 RATE_SMALL, RATE_TINY = 0.1, 0.02
 
 LORA_RATES = 2e-4, 5e-4  # Hu et al. 2021, table 9: RoBERTa base and large on GLUE
-LORA_FACTOR = 10  # judgement: a rate further from these is a possible cause
+LORA_FACTOR = 10  # judgement: a rate more than 10 times above or below these is a possible cause
 
-FEW_STEPS, VERY_FEW_STEPS = 1000, 100  # update steps; section 4.2 of the paper: 1000 examples x 3 epochs are unstable
+FEW_STEPS, VERY_FEW_STEPS = 1000, 100  # update steps; the paper, section 4.2: 3 epochs on 1000 examples are unstable
 SHORT_WARMUP = 0.05
 SKIPPED = 0.05
 
@@ -28,7 +28,7 @@ SKIPPED = 0.05
 
 
 def check_layers(layers: Sequence[str] | None = None, layer_norms: np.ndarray | None = None) -> Checked | None:
-    """Layers that never got a gradient in the record: missing from it, or exactly 0 at every step."""
+    """Layers without a gradient: missing from the record, or exactly 0 at every step."""
     if layers is None or layer_norms is None or not len(layer_norms) or not np.isfinite(layer_norms).any():
         return None
     norms = np.asarray(layer_norms)
@@ -79,7 +79,7 @@ def check_finite(
     nan_filter: bool | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> Checked | None:
-    """NaN or Inf: in the verdict's evidence, else the recorded training loss, else the log, where the Trainer hides it."""
+    """NaN or Inf: in the verdict's evidence, else in the recorded training loss, else in the log, where the Trainer hides it."""
     if evidence is not None and "nonfinite" in evidence:
         first, count = evidence.get("first_nonfinite_step"), evidence.get("nonfinite_losses")
         figures = {"where": list(evidence["nonfinite"]), "first_step": first, "nonfinite": count}
@@ -102,7 +102,7 @@ def check_finite(
 
 
 def check_ended_early(step: int | None = None, total_steps: int | None = None) -> Checked | None:
-    """A state or record that stops before the end of training."""
+    """A state or a record that ends before training did."""
     if not step or not total_steps:
         return None
     faults = [Fault("unfinished", "possible")] if step < total_steps else []
@@ -110,7 +110,7 @@ def check_ended_early(step: int | None = None, total_steps: int | None = None) -
 
 
 def check_update_steps(total_steps: int | None = None) -> Checked | None:
-    """Few update steps: fewer than 1000 are few for a small data set (Mosbach et al. 2021, section 4.2)."""
+    """Few update steps: fewer than 1000 for a small data set (Mosbach et al. 2021, section 4.2)."""
     if not total_steps:
         return None
     level = "likely" if total_steps < VERY_FEW_STEPS else "possible"
@@ -119,7 +119,7 @@ def check_update_steps(total_steps: int | None = None) -> Checked | None:
 
 
 def check_warmup(warmup_steps: int | None = None, total_steps: int | None = None) -> Checked | None:
-    """No warmup, or a short one: Adam's first steps are its least certain."""
+    """No warmup, or a short one. Adam's first steps are its least certain ones."""
     if warmup_steps is None or not total_steps:
         return None
     share = warmup_steps / total_steps
@@ -138,12 +138,13 @@ def check_rate(
     adapters: str | None = None,
     rate_note: str | None = None,
 ) -> Checked | None:
-    """The effective peak rate: the rate at which AdamW with bias correction makes as large a step.
+    """The effective peak rate: the rate at which AdamW with bias correction makes equally large steps.
 
-    It is compared with the paper's 2e-5 for models of 1024 units; for another width with that rate x 1024 / units, a
-    rule of thumb (good rates of Adam fall about as one over the width: Yang & Hu 2021). Adapters take rates that are 10
-    to 100 times higher, and the paper has none for them. LoRA's rate is compared with its authors', and is at most a
-    possible cause; other adapters' rate is only reported.
+    It is compared with the paper's 2e-5 for models of 1024 units. For another width it is compared with 2e-5 x 1024 /
+    units. This is a rule of thumb: good rates of Adam fall about as one over the width (Yang & Hu 2021).
+
+    Adapters take rates that are 10 to 100 times higher, and the paper has none for them. LoRA's rate is compared with
+    its authors', and is at most a possible cause. The rate of other adapters is only reported.
     """
     if rates is None or not len(rates) or not np.nanmax(rates) > 0:
         return None
@@ -152,7 +153,7 @@ def check_rate(
     as_corrected = np.asarray(rates if corrected_rates is None else corrected_rates, float)
     at = int(np.nanargmax(as_corrected))
     peak, effective = float(np.nanmax(rates)), float(as_corrected[at])
-    figures = {"peak": peak, "effective_peak": effective, "at_step": int(np.asarray(rate_steps)[at])}
+    figures: dict[str, Any] = {"peak": peak, "effective_peak": effective, "at_step": int(np.asarray(rate_steps)[at])}
     more = {"assumed": bias_correction is None, "adapters": adapters, "note": rate_note}
     if adapters:
         figures["bias_correction"] = bias_correction is not False
@@ -185,7 +186,7 @@ def _adapter_rate_faults(effective: float, adapters: str) -> list[Fault]:
 
 
 def check_gradients(evidence: Mapping[str, Any] | None = None) -> Checked | None:
-    """Vanished gradients, from the verdict's evidence: the paper's sign of a failed optimisation (section 5.1)."""
+    """Vanished gradients, from the verdict's evidence. They are the paper's sign of a failed optimisation (section 5.1)."""
     if evidence is None or "gradients" not in evidence:
         return None
     gradients = dict(evidence["gradients"] or {})
@@ -196,7 +197,7 @@ def check_gradients(evidence: Mapping[str, Any] | None = None) -> Checked | None
 
 
 def check_generalisation(status: str | None = None, evidence: Mapping[str, Any] | None = None) -> Checked | None:
-    """A run that learned its training set, but scores as the majority-class baseline on dev: no failed optimisation."""
+    """A run that learned its training set, but scores like the majority-class baseline on dev: the optimisation worked."""
     if status is None or evidence is None or "optimisation" not in evidence:
         return None
     learned = evidence["optimisation"] in ("learned", "fitted")
@@ -213,7 +214,7 @@ def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = Non
 
 
 def check_memorized(memorized: Mapping[str, Any] | None = None, adapters: str | None = None) -> Checked | None:
-    """The result of [`memorize`]: a model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
+    """The result of [`memorize`]. A model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
     if memorized is None:
         return None
     level = "possible" if memorized.get("trained_before", 0) or adapters else "likely"

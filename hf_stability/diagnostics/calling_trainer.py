@@ -1,10 +1,10 @@
-"""The Trainer behind a callback, read off the call stack.
+"""Finds the Trainer behind a callback by reading the call stack.
 
-A callback's events get the model and the state, but neither the Trainer nor the outputs of an evaluation. Both are local
-variables of the functions that call the event. Reading them there costs no second forward pass and no copy, and it gives
-what the Trainer itself has: gathered over processes, after `preprocess_logits_for_metrics`, without padding.
+A callback's events get the model and the state, but not the Trainer or the outputs of an evaluation. Both are local
+variables of the functions that call the event. Reading them there needs no second forward pass and no copy. It gives the
+Trainer's own outputs: gathered over processes, after `preprocess_logits_for_metrics`, without padding.
 
-Where nothing is found (a loop of one's own that calls the events), the functions say so with None.
+The functions return None if they find nothing, for example if your own loop calls the events.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any
 
 
 OWN_EVALUATIONS = ("_evaluate", "_evaluate_last")
-"""Functions of a Trainer that evaluate for the training itself: the stock Trainer's, and StableTrainer's last one."""
+"""Functions of a Trainer that evaluate as a part of training: the stock Trainer's, and StableTrainer's at the last step."""
 
 EVENT = "call_event"
-"""The CallbackHandler's function; code above an event is the user's."""
+"""The CallbackHandler's function. Code that an event calls belongs to the user."""
 
 LOOPS = ("_inner_training_loop", "_run_epoch", *OWN_EVALUATIONS)
-"""Functions of a Trainer that subclasses write anew."""
+"""Functions of a Trainer that subclasses override."""
 
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """A training that is going on.
+    """A training that is running.
 
     Args:
         trainer: the Trainer.
-        code: its function that began the training.
-        trial: of a hyperparameter search, else None.
+        code: the Trainer's function that runs the training.
+        trial: the trial of a hyperparameter search, else None.
     """
 
     trainer: Any
@@ -43,19 +43,19 @@ class TrainingLoop:
     trial: Any = None
 
     def is_running(self) -> bool:
-        """Whether this is called from within the training, in the same thread."""
+        """Whether the caller is inside this training, in the same thread."""
         return any(
             frame.f_code is self.code and _local(frame, "self") is self.trainer for frame in _frames(sys._getframe(1))
         )
 
     def call_when_abandoned(self, function: Callable[[TrainingLoop], None]) -> None:
-        """Call a method once an epoch's loop is gone without the training going on: interrupted, or an exception.
+        """Call a method when the training was interrupted or raised an exception.
 
-        To be called within each epoch. No event tells a callback of an exception; what ends then is the iterator over the
-        epoch's batches. Best effort: it is late where somebody keeps the exception's traceback.
+        Use this within each epoch. No event tells a callback about an exception. But the iterator over the epoch's batches
+        is then deleted, and its deletion makes the call. The call comes late if somebody keeps the exception's traceback.
 
         Args:
-            function: a bound method, which is not kept alive by this; it is given this training.
+            function: a bound method, which gets this training as its argument. It is not kept alive.
         """
         method = weakref.WeakMethod(function)
 
@@ -73,13 +73,13 @@ class TrainingLoop:
 
 @dataclass(frozen=True)
 class CallingEvaluation:
-    """An evaluation that the Trainer makes for its training.
+    """An evaluation that the Trainer makes as a part of training.
 
     Args:
-        output: the evaluation loop's: predictions, label_ids, metrics; None where there is none to be seen.
-        prefix: of its metrics, `eval`, or `eval_NAME` with several evaluation sets.
-        dataset: what it was on: a data set, or the name of one of several; None where that is not to be seen.
-        ignore_keys: outputs of the model that the Trainer left out of the predictions; None for the config's.
+        output: the evaluation loop's output: predictions, label_ids, metrics. None if it is not visible.
+        prefix: prefix of its metrics: `eval`, or `eval_NAME` with several evaluation sets.
+        dataset: the evaluation set, or its name if there are several. None if it is not visible.
+        ignore_keys: outputs of the model that the Trainer left out of the predictions. None for those in the config.
     """
 
     output: Any
@@ -89,7 +89,7 @@ class CallingEvaluation:
 
 
 def training_loop(callback: Any) -> TrainingLoop | None:
-    """The training from which this event of a callback was called."""
+    """The training that called this event of a callback. None if there is none."""
     for frame in filter(_is_trainers, _frames(sys._getframe(1))):
         owner = _local(frame, "self")
         if owner is not callback and _has_callback(owner, callback):
@@ -98,7 +98,7 @@ def training_loop(callback: Any) -> TrainingLoop | None:
 
 
 def calling_evaluation(trainer: Any) -> CallingEvaluation | None:
-    """The evaluation from which an `on_evaluate` was called; None where user's code made it, in an event or elsewhere."""
+    """The evaluation that called `on_evaluate`. None if the user's code made it, in an event or elsewhere."""
     found = None
     for frame in _frames(sys._getframe(1)):
         if found is not None and frame.f_code.co_name == EVENT:
@@ -115,7 +115,7 @@ def calling_evaluation(trainer: Any) -> CallingEvaluation | None:
 
 
 def _is_trainers(frame: FrameType) -> bool:
-    """Whether a function is a Trainer's: no other frame is read, because that would change what `locals()` gave its code."""
+    """Whether a frame belongs to a Trainer. Other frames are not read: that would change a dict that `locals()` returned."""
     code = frame.f_code
     evaluates = code.co_name == "evaluate" and "metric_key_prefix" in code.co_varnames
     return evaluates or code.co_name in LOOPS or frame.f_globals.get("__name__", "").startswith("transformers.")
@@ -141,11 +141,11 @@ def _local(frame: FrameType, name: str) -> Any:
 
 
 def _values(frame: FrameType, name: str | None = None) -> list[Any]:
-    """Values of a function's local variables, or of one, None where it has none yet."""
+    """Values of a frame's local variables, or of one variable. None for a variable without a value yet."""
     if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a module or a class body
         return [None]
     variables = frame.f_locals
     values = list(variables.values()) if name is None else [variables.get(name)]
-    if isinstance(variables, dict):  # until Python 3.12 a snapshot, which the frame would keep alive: batches and all
+    if isinstance(variables, dict):  # until Python 3.12 a snapshot, which would keep batches alive
         variables.clear()
     return values

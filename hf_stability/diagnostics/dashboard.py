@@ -1,7 +1,7 @@
-"""TensorBoard's view of a run: the curves that its record becomes, and the Custom Scalars tab they are laid out on.
+"""TensorBoard's view of a run: the curves of its record, and the layout of the Custom Scalars tab.
 
-TensorBoard has no log scale there, so a quantity that has a value for each layer (a norm, a ratio, a distance: none is
-negative) comes a second time as its logarithm: `log10_grad_norm/layer_00` beside `grad_norm/layer_00`.
+Charts on that tab have no log scale. A quantity with a value for each layer (norms, ratios, distances; none is negative) is
+therefore written a second time as its logarithm: `log10_grad_norm/layer_00` beside `grad_norm/layer_00`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOTAL = "grad_norm/total"
 RISK = "alarm/risk"
 ENTROPY = "label_entropy"
 LOG10 = "log10_"
-COUNTS = ("labels/", "predicted/")  # columns that are no curves
+COUNTS = ("labels/", "predicted/")  # columns that are not drawn as curves
 
 CHARTS: dict[str, dict[str, list[str]]] = {
     "gradients": {
@@ -30,7 +30,7 @@ CHARTS: dict[str, dict[str, list[str]]] = {
         "clip factor": ["^clip_factor$"],
     },
     "training": {
-        "loss, and the label entropy (a constant's loss)": ["^loss$", "^label_entropy$"],
+        "loss, and the label entropy (best constant prediction)": ["^loss$", "^label_entropy$"],
         "alarm: risk of failing": ["^alarm/risk$"],
         "learning rate": ["^learning_rate$"],
         "step factor of bias correction": ["^step_factor$"],
@@ -47,7 +47,7 @@ CHARTS: dict[str, dict[str, list[str]]] = {
         "distance from the start by layer (log10)": ["^log10_distance/.+$"],
     },
 }
-"""Category -> title of a chart -> regular expressions of its tags, the same for every model: runs share the charts."""
+"""Category -> title of a chart -> regular expressions of its tags. The same for every model, so that runs share charts."""
 
 
 def curves(columns: Sequence[str], rows: np.ndarray, label_counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -56,11 +56,13 @@ def curves(columns: Sequence[str], rows: np.ndarray, label_counts: np.ndarray | 
     Args:
         columns: of the record, `step` first.
         rows: `(steps, columns)`.
-        label_counts: `(classes,)` examples of each class in the steps before; None for none.
+        label_counts: `(classes,)` examples of each class in the steps before. None for none.
 
     Returns:
-        tag -> `(steps,)`: the columns but the counts of classes; `log10_<quantity>/<layer>`, -12 for 0, NaN and Inf as they
-        are; `label_entropy` of all examples so far (nats), the loss of the best constant prediction.
+        tag -> `(steps,)`. The tags are the columns without the counts of classes, and these:
+
+        - `log10_<quantity>/<layer>`: -12 for 0; NaN and Inf are kept.
+        - `label_entropy` of all examples so far (nats): the loss of the best constant prediction.
     """
     found = {_tag(column): rows[:, i] for i, column in enumerate(columns) if _is_curve(column)}
     found |= {LOG10 + tag: np.log10(np.maximum(values, FLOOR)) for tag, values in found.items() if _is_by_layer(tag)}
@@ -74,11 +76,11 @@ def curves(columns: Sequence[str], rows: np.ndarray, label_counts: np.ndarray | 
 def custom_layout(columns: Iterable[str]) -> dict[str, dict[str, list]]:
     """The Custom Scalars tab of a run: all layers in one chart, and a chart for each diagnostic.
 
-    Lines of a run share its colour, by TensorBoard's design, and differ by their marks; so many runs are best compared in
-    a chart with one line each, as the first layer's.
+    TensorBoard draws all lines of a run in the run's colour and tells them apart by their marks. To compare many runs, use
+    a chart with one line per run, for example the first layer's.
 
     Args:
-        columns: of the record. Charts without a curve are left out; curves that no chart knows get one, under `more`.
+        columns: of the record. Charts without a curve are left out. Curves that are in no chart get one, under `more`.
 
     Returns:
         category -> title -> `["Multiline", regular expressions]`, as `SummaryWriter.add_custom_scalars` takes it.
@@ -114,7 +116,7 @@ def _shows(chart: Iterable[str], tag: str) -> bool:
 
 
 def _own_chart(tag: str) -> tuple[str, list[str]]:
-    """Title and patterns; one chart for all layers."""
+    """Title and patterns of a chart for a tag that `CHARTS` does not have. All layers share one chart."""
     quantity, *layer = tag.split("/")
     if not layer:
         return tag.replace("_", " "), [f"^{re.escape(tag)}$"]

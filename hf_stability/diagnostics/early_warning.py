@@ -1,34 +1,38 @@
 """Early warning: does a run that is still training look like one that will fail?
 
-The record of a classification gives, at update step n of T (medians and means over the last steps):
+At update step n of T the record of a classification gives these quantities (medians and means over the last steps):
 
-    g_low, g_top    median gradient norm of the lower half of the layers (the median of them, on a log scale), of the classifier
-    level   = ln(g_low / g_top)             how far the lower layers are below the top
+    g_low           gradient norm of the lower half of the layers: median over steps and over layers, on a log scale
+    g_top           median gradient norm of the classifier
+    level   = ln(g_low / g_top)             how far the lower layers are below the classifier
     trend   = ln(g_low / max g_low so far)  how far they have fallen from their own highest level
     spread  = ln(logit_std)                 how far the logits differ between examples (nats)
-    loss    = mean training loss / H        H: entropy of the labels so far
+    loss    = mean train loss / H           H: entropy of the labels so far
 
     risk = 1 / (1 + exp(-(b + w_level level + w_trend trend + w_spread spread + w_loss loss)))
 
-Mosbach et al. (ICLR 2021, section 5.1): in failed runs the lower layers' gradients vanish and the loss stays at its start.
-Successful runs have small gradients there too, until shortly after the warmup. So there is no risk before the warmup and one
-window have passed. Only ratios and nats enter: scaling all gradients by one constant changes nothing.
+Mosbach et al. (ICLR 2021, section 5.1): in failed runs the gradients of the lower layers vanish, and the loss stays at its
+first value. Successful runs have small gradients there too, until shortly after the warmup. So there is no risk until the
+warmup and one more window have passed. Only ratios and nats count: scaling all gradients by one factor changes nothing.
 
-A model begins near ln K, K the number of classes. With unbalanced classes (ln K > 1.25 H) every sound run has to come down
-first: with 7% of one class from 0.69 to 0.25. And in every run the loss is higher in a window with more of the rare class. So
-for unbalanced classes, with p_k the share of class k in the labels so far,
+**Unbalanced classes.** The loss of a model starts near ln K, with K the number of classes. If classes are unbalanced
+(ln K > 1.25 H), the loss of every sound run first falls below that: with 7% of one class from 0.69 to 0.25. Also, the loss of
+every run is higher in a window with more examples of the rare class. So for unbalanced classes, with p_k the share of class k
+in the labels so far,
 
-    prior = mean of -ln p[label] over the same steps' examples
-    loss  = 1 + (mean training loss - prior) / H
+    prior = mean of -ln p[label] over the examples of the same steps
+    loss  = 1 + (mean train loss - prior) / H
 
-There is no risk before half of training: until the rare class is learned, sound runs stay at the prior's loss, with small
-gradients in the lower layers. Nor is there one while the loss is still above the prior's (by more than 0.1 H). From three
-quarters of training on there is always one: a rate so large that the loss stays above is a failure too.
+In the first half of training there is no risk. Until a sound run has learned the rare class, its loss stays at the prior, and
+the gradients of its lower layers are small. In the third quarter there is no risk while the loss is above the prior by more
+than 0.1 H. In the last quarter there is always a risk: a run with a learning rate so large that its loss stays above the
+prior fails too.
 
-The early warning is silent if the loss is not the plain mean cross entropy (`own_loss` in the record's `info`; class weights
-above 1 look like a failing run), and while nearly all examples were of one class (H below 0.05 nats: 1% of the other).
+**Silence.** The early warning is silent if the loss is not the plain mean cross entropy (`own_loss` in the record's `info`),
+because class weights above 1 look like a failing run. It is silent, too, while nearly all examples were of one class (H below
+0.05 nats: 1% of the other class).
 
-benchmarks/early_detection fits the weights and the threshold, and counts how often the alarm is right.
+`benchmarks/early_detection.py` fits the weights and the threshold, and counts how often the alarm is right.
 
 Shapes: `T` recorded update steps, `L` layers, `K` classes; `...` are leading axes, for example seeds.
 """
@@ -53,25 +57,25 @@ from .alarm_sentence import alarm_sentence, diverged_sentence, stopped_by_alarm,
 ALARM_SCHEMA = "hf_stability.alarm/1"
 
 WINDOW = 0.03
-"""Share of training over which norms and spread are medians; at least `MIN_WINDOW` steps."""
+"""Norms and spread are medians over this share of training, and over at least `MIN_WINDOW` steps."""
 LOSS_WINDOW = 0.1
-"""Share of training over which the loss is averaged."""
+"""The loss is the mean over this share of training."""
 MIN_WINDOW = 5
 MIN_ENTROPY = 0.05
-"""Nats; of the labels so far."""
+"""Nats. Below this entropy of the labels so far there is no risk."""
 UNBALANCED = 1.25
-"""Classes are unbalanced if ln K is more than this times the entropy: for two classes, one of at most 24%."""
+"""Classes are unbalanced if ln K is more than this times the entropy. With two classes: if one has at most 24%."""
 FIRST, LATEST = 0.5, 0.75
-"""Shares of training: from the first on a run with unbalanced classes has a risk if its loss is down, from the second always."""
+"""Shares of training. With unbalanced classes a run has a risk from the first on if its loss is down, from the second on always."""
 NEAR = 0.1
-"""The loss is down if it is at most this above the prior's, in entropies."""
+"""The loss is down if it is above the prior by at most this times the entropy."""
 CHECK_EVERY = 0.05
-"""Share of training between two checks."""
+"""A run is checked after each such share of training."""
 
 WEIGHTS = {"bias": -5.29, "level": -0.58, "trend": -0.16, "spread": -0.03, "loss": 4.08}
 """Weights of the risk's logit."""
 THRESHOLD = 0.823
-"""Risk from which on the alarm is raised."""
+"""A risk of this or more raises the alarm."""
 
 
 def evidence(
@@ -86,19 +90,19 @@ def evidence(
 
     Args:
         layer_norms: `(..., T, L)` gradient norms of every update step so far, before or after clipping.
-        losses: `(..., T)` training loss of each.
-        logit_std: `(..., T)` standard deviation of the logits over the step's examples.
-        labels: `(..., T, K)` training examples of each class in each step.
+        losses: `(..., T)` train loss of each step.
+        logit_std: `(..., T)` standard deviation of the logits over the examples of each step.
+        labels: `(..., T, K)` number of training examples of each class in each step.
         layers: L names, from input to output; see [`lower_half`].
         total_steps: update steps of the whole training.
 
     Returns:
-        `level`, `trend`, `spread`, `loss`, each `(...)`; NaN if its inputs are missing. Steps without a loss, or without
-            gradients, are left out.
+        `level`, `trend`, `spread`, `loss`, each `(...)`. One is NaN if its inputs are missing. Steps without a loss or
+            without gradients are left out.
     """
     low, top = lower_half(layers), top_layer(layers)
     width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
-    has_loss = np.isfinite(np.asarray(losses, float))  # a batch without labels has none, and gradients of 0
+    has_loss = np.isfinite(np.asarray(losses, float))  # a batch without labels has no loss, and gradients of 0
     logs = np.where(has_loss[..., None], _log(np.asarray(layer_norms, float)), np.nan)
     levels = np.stack([_median(logs[..., i : i + width, :], -2) for i in _starts(logs.shape[-2], width)], -2)
     lower = _median(levels[..., low], -1)  # (..., windows)
@@ -111,15 +115,15 @@ def evidence(
 
 
 def loss_evidence(losses: np.ndarray, labels: np.ndarray, total_steps: int) -> np.ndarray:
-    """`loss` of the module's equation.
+    """`loss` in the module's equation.
 
     Args:
-        losses: `(..., T)`.
-        labels: `(..., T, K)` examples of each class.
+        losses: `(..., T)` train loss of each step.
+        labels: `(..., T, K)` number of training examples of each class in each step.
         total_steps: update steps of the whole training.
 
     Returns:
-        `(...)`; NaN while the loss does not count yet, and if nearly all examples were of one class.
+        `(...)`. NaN while the loss does not count yet, and if nearly all examples were of one class.
     """
     losses, labels = np.asarray(losses, float), np.nan_to_num(np.asarray(labels, float))
     counts = labels.sum(-2)
@@ -136,25 +140,26 @@ def loss_evidence(losses: np.ndarray, labels: np.ndarray, total_steps: int) -> n
 
 
 def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean of -ln p[label] over each step's examples: `(..., T, K)` and `(..., K)` -> `(..., T)`; NaN without examples."""
+    """Mean of -ln p[label] over the examples of each step: `(..., T, K)`, `(..., K)` -> `(..., T)`; NaN without examples."""
     with np.errstate(divide="ignore", invalid="ignore"):
         nats = -np.log(counts / counts.sum(-1, keepdims=True))
         return (labels * np.where(np.isfinite(nats), nats, 0)[..., None, :]).sum(-1) / labels.sum(-1)
 
 
 def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
-    """How much a run looks like one that fails, `(...)` in [0, 1]; NaN where any evidence is missing.
+    """How much a run looks like one that fails, `(...)` in [0, 1]; NaN if any evidence is missing.
 
-    It is a probability only if runs fail as often as those on which the weights were fitted; see the module's equation.
+    The module's docstring has the equation. The risk is a probability only if runs fail as often as those on which the
+    weights were fitted.
     """
     logit = weights["bias"] + sum(weights[name] * np.asarray(value) for name, value in evidence.items())
     return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
 
 
 def check_steps(warmup_steps: int, total_steps: int, every: float = CHECK_EVERY) -> list[int]:
-    """Update steps after which a run is checked: every 5% of training, once the warmup and one window have passed."""
+    """Update steps after which a run is checked: every 5% of training, after the warmup and one more window."""
     if 0 < warmup_steps < 1:
-        raise InputError(f"warmup_steps {warmup_steps} looks like a fraction: give the number of update steps")
+        raise InputError(f"warmup_steps {warmup_steps} looks like a fraction: give a number of update steps")
     first = warmup_steps + max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
     steps = [math.ceil(i * every * total_steps - 1e-9) for i in range(1, round(1 / every))]
     return sorted({step for step in steps if first <= step < total_steps})
@@ -162,14 +167,15 @@ def check_steps(warmup_steps: int, total_steps: int, every: float = CHECK_EVERY)
 
 @dataclass(frozen=True)
 class Alarm:
-    """A run that looks like one that will fail.
+    """An alarm: the run looks like one that will fail.
 
     Args:
-        step, total_steps: update step of the check, and of the whole training.
+        step: update step of the check.
+        total_steps: update steps of the whole training.
         risk: see [`risk`].
-        layer: the layer below the pooler that has fallen furthest from its own highest level.
-        evidence: the four quantities of the module's equation; None where one is not finite.
-        sentence: all of it in words, with what to change.
+        layer: the layer below the pooler with the largest fall from its own highest level.
+        evidence: the four quantities of the module's equation; None for one that is not finite.
+        sentence: the alarm in words, with what to change.
     """
 
     step: int
@@ -186,9 +192,13 @@ class Alarm:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Alarm:
-        """Raises InputError where the schema is another version's."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: another version of the schema.
+        """
         if content.get("schema") != ALARM_SCHEMA:
-            raise InputError(f"alarm schema {content.get('schema')!r}: this version reads {ALARM_SCHEMA}")
+            raise InputError(f"alarm schema {content.get('schema')!r}: this version reads only {ALARM_SCHEMA}")
         return cls(**content)
 
 
@@ -198,40 +208,40 @@ def check(
     """Check a run after an update step.
 
     Args:
-        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] gives it; rows after `step` do not
+        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] returns it. Rows after `step` do not
             count.
         step: the last update step that counts.
         total_steps: update steps of the whole training.
-        threshold: risk from which on it is an alarm.
+        threshold: a risk of this or more is an alarm.
 
     Returns:
-        the risk, NaN if the record has too little for it (no classification, no gradient norms, a loss of one's own, see
-            the module's docstring); an alarm or None.
+        the risk; an alarm or None. The risk is NaN if the record does not allow one: no classification, no gradient norms,
+            or a custom loss (see the module's docstring).
     """
     if record.get("info", {}).get("own_loss"):
         return math.nan, None
     steps = np.asarray(record["step"])
     until = steps <= step
     width = max(MIN_WINDOW, math.ceil(WINDOW * total_steps))
-    if np.count_nonzero(steps[until] > step - width) < width:  # the record has lost steps of the last window
+    if np.count_nonzero(steps[until] > step - width) < width:  # steps of the last window are missing in the record
         return math.nan, None
     norms, labels = record["layer_norms"][until], record["labels"][until]
     if not np.nansum(labels) > 0 or not norms.size:
         return math.nan, None
     layers, losses = record["layers"], record["loss"][until]
     found = evidence(norms, losses, record["logit_std"][until], labels, layers, total_steps)
-    found = {name: float(value) for name, value in found.items()}
+    numbers = {name: float(value) for name, value in found.items()}
     diverged = _diverged(losses, norms)
-    value = 1.0 if diverged else float(risk(found))
+    value = 1.0 if diverged else float(risk(numbers))
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
     if diverged:
         sentence = diverged_sentence(step, total_steps)
     else:
-        ratios = (math.exp(found[name]) for name in ("level", "trend", "spread"))
-        sentence = alarm_sentence(step, total_steps, value, layer, *ratios, found["loss"])
-    known = {name: number if math.isfinite(number) else None for name, number in found.items()}  # JSON has no NaN
+        level, trend, spread = (math.exp(numbers[name]) for name in ("level", "trend", "spread"))
+        sentence = alarm_sentence(step, total_steps, value, layer, level, trend, spread, numbers["loss"])
+    known = {name: number if math.isfinite(number) else None for name, number in numbers.items()}  # JSON has no NaN
     return value, Alarm(step, total_steps, value, layer, known, sentence)
 
 
@@ -241,23 +251,24 @@ def find_alarm(
     total_steps: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Alarm | None:
-    """The first alarm of a record; None if there is none. The run may still be training.
+    """The first alarm of a record, or None. The run may still be training.
 
     Args:
         record: as in [`check`].
-        warmup_steps, total_steps: update steps; default: those in the record's first line.
+        warmup_steps: update steps of warmup; default: the value in the record's first line.
+        total_steps: update steps of the whole training; default: the value in the record's first line.
         threshold: as in [`check`].
 
     Raises:
-        InputError: neither the arguments nor the record give the length of warmup and training.
+        InputError: neither the arguments nor the record have the length of warmup and training.
     """
     info = record.get("info", {})
     warmup_steps = info.get("warmup_steps") if warmup_steps is None else warmup_steps
     total_steps = info.get("max_steps") if total_steps is None else total_steps
     if warmup_steps is None or total_steps is None:
         raise InputError(
-            "the record does not say how long the training is: give warmup_steps and total_steps, or write it with "
-            'StepRecord(..., info={"warmup_steps": ..., "max_steps": ...})'
+            "the record does not have the length of the training: give warmup_steps and total_steps, or write the record "
+            'with StepRecord(..., info={"warmup_steps": ..., "max_steps": ...})'
         )
     last = max(record["step"], default=0)
     for step in check_steps(warmup_steps, total_steps):
@@ -270,7 +281,7 @@ def find_alarm(
 
 
 def with_alarm(verdict: Verdict, alarm: Alarm, stopped: bool) -> Verdict:
-    """The verdict of a run that raised an alarm: it tells of it, and is `stopped` (censored) if the alarm ended the run."""
+    """The verdict of a run that raised an alarm, with a clause about the alarm. If the alarm ended the run: `stopped` (censored)."""
     found = {**verdict.evidence, "alarm": alarm.to_dict()}
     where = alarm.step, alarm.total_steps, alarm.risk
     if not stopped or verdict.status == "diverged":
@@ -280,20 +291,20 @@ def with_alarm(verdict: Verdict, alarm: Alarm, stopped: bool) -> Verdict:
 
 
 def lower_half(layers: Sequence[str]) -> list[int]:
-    """Indices of the lower half of a model's layers, embeddings included; pooler and classifier do not count."""
+    """Indices of the lower half of a model's layers, embeddings included. Pooler and classifier do not count."""
     body = [i for i, name in enumerate(layers) if name not in ("pooler", "classifier")] or [0]
     return body[: math.ceil(len(body) / 2)]
 
 
 def _diverged(losses: np.ndarray, norms: np.ndarray) -> bool:
-    """Whether in some step neither the loss nor the gradients were finite, from the first finite loss on.
+    """Whether, after the first finite loss, there is a step in which neither the loss nor the gradients were finite.
 
-    A loss that is not finite, beside finite gradients, is that of a batch without labels. A model that returns no loss has no
-    finite one at all, with finite gradients. Without any gradient norm the loss decides: not finite to the end.
+    A batch without labels has a loss that is not finite, and finite gradients. A model that returns no loss has no finite
+    loss in any step, and finite gradients. Without any gradient norm the loss decides: it is not finite at the end.
 
     Args:
         losses: `(T,)`.
-        norms: `(T, L)`; a layer without gradients is NaN throughout.
+        norms: `(T, L)`. A layer without gradients is NaN in all rows.
     """
     finite = np.isfinite(losses)
     if not finite.any():
@@ -315,24 +326,24 @@ def _fallen_furthest(layer_norms: np.ndarray, layers: Sequence[str], total_steps
 
 
 def _starts(steps: int, width: int) -> list[int]:
-    """First rows of windows that end with the last row and lie half a window apart; a single, shorter one at first."""
+    """First rows of windows that start half a window apart. The last window ends with the last row; few rows make one window."""
     return sorted(range(max(0, steps - width), -1, -max(1, width // 2)))
 
 
 def _log(values: np.ndarray) -> np.ndarray:
-    """Natural logarithm; NaN for what is not finite; anything below 1e-30 counts as 1e-30."""
+    """Natural logarithm; NaN for values that are not finite. A value below 1e-30 counts as 1e-30."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.isfinite(values), np.log(np.maximum(values, 1e-30)), np.nan)
 
 
 def _median(values: np.ndarray, axis: int) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "All-NaN slice": the NaN is the answer
+        warnings.simplefilter("ignore", RuntimeWarning)  # "All-NaN slice": NaN is the right result
         return np.nanmedian(values, axis=axis)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Over the last axis, without NaN."""
+    """Mean over the last axis, without NaN."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "Mean of empty slice": the NaN is the answer
+        warnings.simplefilter("ignore", RuntimeWarning)  # "Mean of empty slice": NaN is the right result
         return np.nanmean(values, axis=-1)

@@ -1,18 +1,18 @@
-"""From the Trainer's evaluation to answers that a verdict can compare with the labels.
+"""The Trainer's evaluation becomes answers that a verdict can compare with the labels.
 
-A Trainer's predictions come as an array, a tuple, a dict, or a list of batches; labels as class ids, values, token labels
-with padding, or several labels per example. [`answers_of`] reads the forms below. It returns None for every other form: a
+The predictions are an array, a tuple, a dict, or a list of batches. The labels are class ids, values, token labels with
+padding, or several labels per example. [`answers_of`] reads the forms below. It returns None for every other form, because a
 verdict must not rest on a guess.
 
 | labels | outputs | read as |
 | --- | --- | --- |
-| `(n,)` whole numbers | logits `(n, K)`, class ids `(n,)` | classes; multiple choice too, where K is the choices |
-| `(n,)` 0 and 1 | one logit or probability `(n,)`, `(n, 1)` | two classes, if it is a classification |
+| `(n,)` whole numbers | logits `(n, K)`, class ids `(n,)` | classes; also multiple choice with K choices |
+| `(n,)` 0 and 1 | one logit or probability `(n,)`, `(n, 1)` | two classes, if the task is a classification |
 | `(n,)` values | `(n,)`, `(n, 1)` | regression |
-| `(n, T)` whole numbers, -100 for padding | `(n, T, K)`, class ids `(n, T)` | classes of the tokens that count |
+| `(n, T)` whole numbers, -100 for padding | `(n, T, K)`, class ids `(n, T)` | classes of the tokens without padding |
 | `(n, K)`, each row sums to 1 | logits `(n, K)` | classes, unless the config says several labels |
 | `(n, L)` 0 and 1 | logits or probabilities `(n, L)` | several labels per example |
-| `(n, L)` values, the config says regression | `(n, L)` | regression, each column about its mean |
+| `(n, L)` values, the config says regression | `(n, L)` | regression, each column minus its mean |
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Evaluation:
     """An evaluation, as the Trainer reports it for its (first) evaluation set.
 
     Args:
-        metrics: keys `eval_...`, those of a named evaluation set without its name.
-        predictions, labels: as in `EvalLoopOutput`; None if the Trainer did not keep them.
-        step: the update step after which it was made; None outside of a training.
-        output_names: names of the model's outputs, in order, in case `predictions` is a tuple of them.
-        is_trainers_set: whether it was certainly on the Trainer's own (first) evaluation set.
+        metrics: keys `eval_...`, without the name of the evaluation set.
+        predictions, labels: as in `EvalLoopOutput`. None if the Trainer did not keep them.
+        step: the update step after which it was made. None outside of a training.
+        output_names: names of the model's outputs, in order. They are needed if `predictions` is a tuple.
+        is_trainers_set: whether it is certain that the Trainer's own (first) evaluation set was evaluated.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -50,12 +50,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Answers:
-    """A run's answers and the right ones.
+    """A run's answers, and the labels.
 
     Args:
-        kind: `classes`, `values` (a regression), or `several` (several labels an example).
-        outputs: `(n, K)` logits or `(n,)` class ids; `(n,)` values; `(n, L)` answers 0 or 1.
-        labels: `(n,)`, or `(n, L)` for `several`, without ignored ones.
+        kind: `classes`, `values` (a regression), or `several` (several labels per example).
+        outputs: `(n, K)` logits or `(n,)` class ids for classes; `(n,)` for values; `(n, L)` of 0 and 1 for several labels.
+        labels: `(n,)`, or `(n, L)` for `several`. Ignored labels are left out.
         num_labels: K, or L; 1 for values.
     """
 
@@ -66,20 +66,20 @@ class Answers:
 
     @property
     def classes(self) -> np.ndarray:
-        """The answers as class ids, `(n,)`; 0 or 1, `(n, L)`, for `several`."""
+        """The answers as class ids, `(n,)`; for `several` as 0 and 1, `(n, L)`."""
         return self.outputs.argmax(-1) if self.outputs.ndim > self.labels.ndim else self.outputs
 
 
 def answers_of(
     evaluation: Evaluation, problem_type: str | None = None, causal: bool = False, generates: bool = False
 ) -> Answers | None:
-    """A run's answers on its evaluation set; None if they cannot be read, see the module.
+    """A run's answers on its evaluation set. None if their form is not in the module's table.
 
     Args:
         evaluation: the Trainer's.
-        problem_type: of the model's config.
-        causal: whether the label of a token is the token after it, as in a causal language model.
-        generates: whether token ids may be texts that the model wrote, with other positions than the labels.
+        problem_type: from the model's config.
+        causal: whether the label of a token is the next token, as in a causal language model.
+        generates: whether token ids may be texts that the model generated. Their positions are not those of the labels.
     """
     batches = _batches(evaluation, causal)
     if not batches:
@@ -115,9 +115,9 @@ def answers_of(
 
 
 def labels_of(evaluation: Evaluation) -> np.ndarray | None:
-    """The labels alone, `(n,)`, for a baseline if the outputs cannot be read.
+    """The labels, `(n,)`, for a baseline if the outputs cannot be read.
 
-    None if an example has more than one label: then a score may be a share of labels or of examples.
+    None if an example has several labels: then a score may be a share of labels or of examples.
     """
     parts = [
         _numbers(part) for part in (evaluation.labels if isinstance(evaluation.labels, list) else [evaluation.labels])
@@ -131,7 +131,7 @@ def labels_of(evaluation: Evaluation) -> np.ndarray | None:
 
 
 def reported(metrics: Mapping[str, Any], kind: str) -> float | None:
-    """The first reported score of a family (see `metrics.FAMILIES`); `top5/accuracy` does not count."""
+    """The first reported score of a family in `metrics.FAMILIES`. A key with a slash, such as `top5/accuracy`, does not count."""
     found = (
         value
         for key, value in metrics.items()
@@ -141,12 +141,12 @@ def reported(metrics: Mapping[str, Any], kind: str) -> float | None:
 
 
 def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -> Any:
-    """The part of the predictions that a verdict needs: the logits alone, and for tokens their class ids.
+    """The part of the predictions that a verdict needs: the logits, or class ids for tokens.
 
     Args:
-        predictions: the Trainer's; batches that were not joined stay apart.
+        predictions: the Trainer's. A list of batches stays a list.
         names: as in [`named_output`][hf_stability.diagnostics.named_output.named_output].
-        generates: as in [`answers_of`]; then tokens keep their logits.
+        generates: as in [`answers_of`]. If True, tokens keep their logits.
     """
     if isinstance(predictions, list):
         return [slim(part, names, generates) for part in predictions]
@@ -160,7 +160,7 @@ def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -
 
 
 def agrees(reported_accuracy: float | None, accuracy: float) -> bool:
-    """Whether a reported accuracy is the one computed here, maybe rounded or in percent; yes if none was reported."""
+    """Whether a reported accuracy equals ours. It may be rounded or in percent. True if none was reported."""
     if reported_accuracy is None:
         return True
     return min(abs(reported_accuracy - accuracy), abs(reported_accuracy / 100 - accuracy)) <= REPORTED + 1e-9
@@ -170,7 +170,7 @@ def agrees(reported_accuracy: float | None, accuracy: float) -> bool:
 
 
 def _batches(evaluation: Evaluation, causal: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Outputs and labels of each batch (`eval_do_concat_batches=False`), or of all as one; empty if not known."""
+    """Outputs and labels: a pair per batch with `eval_do_concat_batches=False`, else one pair; empty if not known."""
     predictions, labels = evaluation.predictions, evaluation.labels
     if predictions is None or labels is None:
         return []
@@ -189,7 +189,7 @@ def _batches(evaluation: Evaluation, causal: bool) -> list[tuple[np.ndarray, np.
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """An array of numbers; None for anything else."""
+    """The value as an array of numbers; None if it is anything else."""
     if isinstance(value, (tuple, list)) and len(value) == 1:
         value = value[0]
     if value is None or isinstance(value, (tuple, list, Mapping, str)):
@@ -220,7 +220,7 @@ def _kind(outputs: np.ndarray, labels: np.ndarray) -> str | None:
 
 
 def _flat(kind: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Only what counts, the examples (or tokens) on the first axis."""
+    """Outputs and labels that count, with examples (or tokens) on the first axis."""
     outputs, labels = _squeezed(outputs, labels)
     if kind in ("several", "columns"):
         return outputs, labels
@@ -231,7 +231,7 @@ def _flat(kind: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
 
 
 def _one_hot(outputs: np.ndarray, labels: np.ndarray, problem_type: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """One-hot and soft labels as class ids: rows that are not negative and sum to 1."""
+    """One-hot and soft labels become class ids. Such labels are rows without negative values that sum to 1."""
     same = labels.ndim == 2 and outputs.shape == labels.shape and labels.shape[1] > 1 and outputs.dtype.kind == "f"
     if not same or problem_type == "multi_label_classification":
         return outputs, labels
@@ -240,7 +240,7 @@ def _one_hot(outputs: np.ndarray, labels: np.ndarray, problem_type: str | None) 
 
 
 def _of_several(outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, Any]) -> Answers | None:
-    """Several labels per example; None if a reported accuracy is neither that of the labels nor that of whole rows."""
+    """Several labels per example. None if a reported accuracy is neither the share of right labels nor that of right rows."""
     if (labels == IGNORED_LABEL).any():
         return None
     probabilities = outputs.dtype.kind == "f" and 0 <= np.nanmin(outputs) and np.nanmax(outputs) <= 1
@@ -267,10 +267,11 @@ def _whole(labels: np.ndarray) -> bool:
 def _of_one_output(
     outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, Any], problem_type: str | None
 ) -> Answers | None:
-    """One number per example: a regression, or two classes told apart by a threshold.
+    """One number per example: a regression, or two classes separated by a threshold.
 
-    It is a classification if the labels are 0 and 1 and either the metrics are a classifier's, or the config does not say
-    regression (transformers itself writes that into the config if such a model computes its own loss).
+    It is a classification if the labels are 0 and 1, and one of two things holds: a metric is for classification, or the
+    config does not say regression. transformers itself writes "regression" into the config of such a model if the model
+    computes its own loss.
     """
     two = np.unique(labels)
     is_classifiers = any(FAMILY_OF.get(_name(key)) in CLASSIFICATION for key in metrics)

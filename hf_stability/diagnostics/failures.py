@@ -1,4 +1,4 @@
-"""The former home of [`hf_stability.verdicts`][]: `judge` and its kin can still be imported from here."""
+"""The former place of `hf_stability.verdicts`. Its names can still be imported from here."""
 
 from ..verdicts.verdict import Verdict, judge, judge_seeds
 

@@ -1,4 +1,4 @@
-"""The one place where our own errors end: a training must never be lost over its diagnostics."""
+"""Catches errors of the diagnostics, so that they never end a training."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ logger = logging.getLogger(__name__)
 
 
 class Guard:
-    """Runs the parts of a callback. A part that raises is warned of once, by its name, and is off from then on.
-
-    ```python
-    guard = Guard()
-    png = guard.run("the heat map", draw_heat_map, record)  # None where it raised, now or earlier in this training
-    ```
+    """Runs the parts of a callback. A part that raises gives one warning with its name, and is off from then on.
 
     Attributes:
         off: names of the parts that raised.
+
+    Example:
+        ```python
+        guard = Guard()
+        png = guard.run("the heat map", draw_heat_map, record)  # None if it raised, now or earlier in this training
+        ```
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.off: set[str] = set()
 
     def run(self, part: str, function: Callable, *args: Any, default: Any = None, settings: bool = False) -> Any:
-        """`function(*args)`; `default` where it raises, or where its part is off.
+        """Run a function.
 
         Args:
-            part: the name in the warning, with its article: `the early warning`.
-            function: what to run. KeyboardInterrupt and other exits pass through.
+            part: the part's name in the warning, with its article: `the early warning`.
+            function: the function to run. KeyboardInterrupt and other exits pass through.
             args: its arguments.
-            default: what to return instead of a result.
-            settings: let an InputError through: the user's own settings are wrong, and training has not begun.
+            default: the return value if the function raises, or if its part is off.
+            settings: whether an InputError passes through. True before training, for errors in the user's settings.
+
+        Returns:
+            `function(*args)`, or `default`.
         """
         if part in self.off:
             return default
@@ -46,7 +50,7 @@ class Guard:
                 raise
             self.off.add(part)
             logger.warning(
-                f"{part[0].upper()}{part[1:]} is off for the rest of this training, which goes on: "
+                f"{part[0].upper()}{part[1:]} is off for the rest of this training. Training continues. The cause was "
                 f"{type(error).__name__}: {error}"
             )
             logger.debug("", exc_info=True)

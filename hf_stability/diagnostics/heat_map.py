@@ -1,4 +1,4 @@
-"""`gradients.png`: the picture of a run's gradient norms by layer and update step, drawn at the end of training."""
+"""`gradients.png`: a picture of a run's gradient norms by layer and update step, drawn at the end of training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.files import write_bytes
+from .outcome import Outcome
 from .plots import draw_heat_map
 from .recorder import Recorder
 from .sinks import Sink
@@ -15,20 +16,20 @@ HEAT_MAP = "gradients.png"
 
 
 class HeatMap(Sink):
-    """Draws [`plot_heat_map`][hf_stability.diagnostics.plots.plot_heat_map] into a file, and shows it to the sinks after it.
+    """Draws `plot_heat_map` into a file, and gives the picture to the sinks that come after.
 
     Args:
-        folder: where the run is kept.
+        folder: the run's folder.
         args: the training arguments.
-        recorder: of the training, which knows whether its norms are those before clipping.
+        recorder: the training's recorder. It knows whether the norms were taken before clipping.
     """
 
     name = "the heat map"
 
-    def __init__(self, folder: Path, args: Any, recorder: Recorder):
+    def __init__(self, folder: Path, args: Any, recorder: Recorder) -> None:
         self.folder, self.args, self.recorder = folder, args, recorder
 
-    def end(self, outcome):
+    def end(self, outcome: Outcome) -> None:
         if outcome.record is None:
             return
         before = self.recorder.before_clipping

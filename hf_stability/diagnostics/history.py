@@ -9,7 +9,7 @@ from .judging import headline
 
 
 def evaluations_of(log_history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Metrics of each evaluated update step, with `step` and `epoch`; those of several evaluation sets joined."""
+    """The metrics at each evaluated update step, with `step` and `epoch`. Several evaluation sets share one entry."""
     by_step: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         if any(key.startswith("eval_") for key in entry) and "step" in entry:
@@ -23,13 +23,13 @@ def best_evaluation(
     first_set: str | None = None,
     smaller_is_better: bool = False,
 ) -> dict[str, Any]:
-    """The evaluation with the best headline metric, the earliest of equals; empty where none has one.
+    """The evaluation with the best headline metric, the earliest of ties. Empty if no evaluation has the metric.
 
     Args:
-        evaluations: see [`evaluations_of`].
+        evaluations: as `evaluations_of` returns them.
         wanted: the headline metric's name, with or without `eval_`.
-        first_set: where there are several evaluation sets, the name of the one that counts.
-        smaller_is_better: of the wanted metric.
+        first_set: with several evaluation sets, the name of the set that counts.
+        smaller_is_better: whether smaller values of the wanted metric are better.
     """
     wanted = (wanted or "").removeprefix("eval_")
     sign = -1 if smaller_is_better and wanted and not wanted.endswith("loss") else 1

@@ -1,4 +1,4 @@
-"""From a run's record and its last evaluation to the verdict."""
+"""The verdict on a run, from its record and its last evaluation."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ logger = logging.getLogger(__name__)
 
 NOT_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 HIGHER_HEADLINES = ("f1", "matthews")
-"""Families that may clear a run whose accuracy equals the majority class's."""
+"""Families of metrics that may clear a run with the accuracy of the majority-class baseline."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts on a run that a verdict needs beside its record and its evaluation.
+    """Facts on a run that a verdict needs, besides the record and the evaluation.
 
     Args:
-        metric: the headline metric the user wants; None for none.
-        greater_is_better: of the training arguments.
-        metric_for_best_model: of the training arguments.
-        problem_type: of the model's config.
-        num_labels: of the model's config; 0 if it has none.
-        label_names: of the classes, by id.
+        metric: the headline metric that the user chose; None for no choice.
+        greater_is_better: from the training arguments.
+        metric_for_best_model: from the training arguments.
+        problem_type: from the model's config.
+        num_labels: from the model's config; 0 if it has none.
+        label_names: names of the classes, by id.
         causal: whether the model is a causal language model.
-        generates: whether it may write texts of its own (an encoder-decoder), with other positions than the labels.
-        baseline: the user's own score; `compute_metrics` to call that on constant predictions; None to take the labels'.
+        generates: whether the model may generate texts (an encoder-decoder). Their positions are not those of the labels.
+        baseline: the user's own score; or `compute_metrics`, to call it on constant predictions; None to use the labels.
         compute_metrics: the Trainer's.
-        saw_loss: whether the model showed a loss in training.
+        saw_loss: whether the model returned a loss in training.
         train_dataset: the training data, for the variance of a regression's labels.
         eval_dataset: the evaluation data, for its labels if the Trainer does not keep them.
-        half_precision: a sentence on weights in half precision; empty if there are none.
+        half_precision: a sentence on weights in half precision; empty for none.
     """
 
     metric: str | None = None
@@ -75,12 +75,12 @@ def judge_run(
     """The verdict on a run, and its baseline.
 
     Args:
-        record: as `read_steps` gives it; None if there is none to trust.
-        evaluation: the Trainer's last one on its evaluation set.
+        record: as `read_steps` returns it; None if there is no reliable record.
+        evaluation: the Trainer's last evaluation of its evaluation set.
         facts: see [`RunFacts`].
 
     Returns:
-        the verdict; the baseline of the headline metric, `{"score", "constant"}`, None if it is not known.
+        the verdict; the baseline of the headline metric, `{"score", "constant"}`, or None if it is not known.
     """
     answers = answers_of(evaluation, facts.problem_type, facts.causal, facts.generates)
     answers = answers if answers is None or _as_reported(answers, evaluation) else None
@@ -88,7 +88,7 @@ def judge_run(
     constant = _baseline(metric, score, evaluation, answers, facts)
     evidence = _training(record, answers, facts)
     evidence |= _of_evaluation(evaluation, answers, facts)
-    if isinstance(facts.baseline, (int, float)):  # the user's number decides
+    if isinstance(facts.baseline, (int, float)):  # the user's baseline decides, not the predictions
         evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "eval_constant", "headline_lead"))
         evidence.pop("score", None)
     if "score" not in evidence:
@@ -99,19 +99,19 @@ def judge_run(
         return Verdict("unknown", NOTHING_RECORDED), constant
     try:
         verdict = judge(**evidence, half_precision=facts.half_precision)
-    except InputError as error:  # outputs or labels of a form that nobody foresaw
-        logger.warning(f"The verdict leaves the evaluation out: {error}")
+    except InputError as error:  # an unforeseen form of outputs or labels
+        logger.warning(f"The verdict does not use the predictions of the evaluation: {error}")
         evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "eval_constant", "headline_lead"))
         verdict = judge(**evidence, half_precision=facts.half_precision)
     return verdict, constant
 
 
 def headline(metrics: Mapping[str, Any], wanted: str | None = None) -> tuple[str | None, float | None]:
-    """Key (without `eval_`) and value of the metric that counts: the wanted one, else accuracy, else the first.
+    """Key (without `eval_`) and value of the headline metric: the wanted one, else accuracy, else the first.
 
     Args:
-        metrics: of an evaluation, keys with or without `eval_`.
-        wanted: `metric_for_best_model`; a loss is not a score.
+        metrics: from an evaluation. Keys with or without `eval_`.
+        wanted: `metric_for_best_model`. A loss does not count as a score.
     """
     scores = {key: value for key, value in scores_of(metrics).items() if not key.endswith("loss")}
     wanted = (wanted or "").removeprefix("eval_")
@@ -122,7 +122,7 @@ def headline(metrics: Mapping[str, Any], wanted: str | None = None) -> tuple[str
 
 
 def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an evaluation, its loss included, without its times and the epoch; keys without `eval_`."""
+    """The numbers of an evaluation, with its loss, but without times and epoch. Keys without `eval_`."""
     return {
         key.removeprefix("eval_"): value
         for key, value in metrics.items()
@@ -131,7 +131,7 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _greater_is_better(metric: str | None, facts: RunFacts) -> bool | None:
-    """The training arguments' `greater_is_better`, if it is about this metric."""
+    """`greater_is_better` of the training arguments, if it is about this metric."""
     about = (facts.metric_for_best_model or "").removeprefix("eval_")
     return facts.greater_is_better if metric is not None and about == metric else None
 
@@ -143,7 +143,7 @@ def _training(record: Mapping[str, Any] | None, answers: Answers | None, facts: 
     if not facts.saw_loss:
         evidence["losses"] = None
     regression = answers.kind == "values" if answers else facts.num_labels == 1
-    if record["info"].get("own_loss"):  # the model's own, which is not the one that was minimised
+    if record["info"].get("own_loss"):  # the record has the model's own loss, but another one was minimised
         evidence["losses"] = None
     if regression:
         labels = label_column(facts.train_dataset)
@@ -152,31 +152,31 @@ def _training(record: Mapping[str, Any] | None, answers: Answers | None, facts: 
 
 
 def label_column(dataset: Any) -> np.ndarray | None:
-    """The labels of a data set that has a column of numbers for them, `(n,)`; None for any other."""
+    """The labels of a data set, `(n,)`, if it has a column of numbers for them; else None."""
     names = getattr(dataset, "column_names", None) or ()
     name = next((name for name in ("labels", "label") if name in names), None)
-    if name is None or not hasattr(dataset, "__len__"):  # a streamed one would be read through
+    if name is None or not hasattr(dataset, "__len__"):  # a streamed data set would be read to its end
         return None
     try:
         labels = np.asarray(dataset[name])
-    except Exception:  # a data set of the user's own
+    except Exception:  # the user's own data set
         return None
     return labels.astype(float) if labels.ndim == 1 and labels.dtype.kind in "biuf" else None
 
 
 def _as_reported(answers: Answers, evaluation: Evaluation) -> bool:
-    """Whether the classes have the reported accuracy; if not, the metric reads the outputs in another way than we do."""
+    """Whether the classes have the reported accuracy. If not, the metric reads the outputs in another way than we do."""
     if answers.kind != "classes":
         return True
     return agrees(reported(evaluation.metrics, "accuracy"), float((answers.classes == answers.labels).mean()))
 
 
 def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFacts) -> dict[str, Any]:
-    """Keywords of `judge` on the evaluation: the run's answers, or the reported accuracy if they are not known."""
+    """Keywords of `judge` on the evaluation: the run's answers, or the reported accuracy if the answers are not known."""
     if answers is None:
         return _of_reported_accuracy(evaluation, _labels(evaluation, facts))
     if answers.kind == "values":
-        if np.ptp(answers.labels) == 0:  # the mean label is right everywhere
+        if np.ptp(answers.labels) == 0:  # always predicting the mean is right everywhere
             return {}
         return {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "regression": True}
     if answers.kind == "several":
@@ -195,7 +195,7 @@ def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFa
 
 
 def _labels(evaluation: Evaluation, facts: RunFacts) -> np.ndarray | None:
-    """The evaluation's labels; the data set's if the Trainer kept none (`batch_eval_metrics`)."""
+    """The labels of the evaluation, or of its data set if the Trainer kept none (`batch_eval_metrics`)."""
     if evaluation.labels is not None:
         return labels_of(evaluation)
     sets = facts.eval_dataset
@@ -203,7 +203,7 @@ def _labels(evaluation: Evaluation, facts: RunFacts) -> np.ndarray | None:
 
 
 def _of_reported_accuracy(evaluation: Evaluation, labels: np.ndarray | None) -> dict[str, Any]:
-    """The reported accuracy, with the most frequent label's share as its baseline; in counts of examples."""
+    """The reported accuracy and its majority-class baseline, to be compared in whole examples."""
     score = reported(evaluation.metrics, "accuracy")
     if score is None or labels is None or not np.isfinite(labels).all():
         return {}
@@ -216,7 +216,7 @@ def _of_reported_accuracy(evaluation: Evaluation, labels: np.ndarray | None) -> 
 
 
 def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str, Any] | None:
-    """The headline metric's lead over its best constant's, if it is an F1 or a Matthews correlation."""
+    """The headline metric's lead over its baseline, if it is an F1 or a Matthews correlation."""
     scores = scores_of(evaluation.metrics)
     wanted = (facts.metric or facts.metric_for_best_model or "").removeprefix("eval_")
     names = [wanted] if wanted in scores and not wanted.endswith("loss") else list(scores)
@@ -226,14 +226,14 @@ def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str
     score = float(scores[metric])
     score = score / 100 if score > 1 else score
     right, counts = int((answers.classes == answers.labels).sum()), np.bincount(answers.labels)
-    if right > counts.max() or answers.num_labels > MOST_CLASSES:  # it needs no clearing; or would take long
+    if right > counts.max() or answers.num_labels > MOST_CLASSES:  # no need to clear the run, or too many classes
         return None
     lead = lead_over_constant(metric, answers.labels, answers.classes, answers.num_labels, score)
     return None if lead is None else {"metric": metric, **lead}
 
 
 def _several_lead(evaluation: Evaluation, answers: Answers) -> dict[str, Any] | None:
-    """An F1's lead with several labels per example, where a run that never answers has a high accuracy."""
+    """The lead of an F1 with several labels per example. There a run that never predicts a label has a high accuracy."""
     scores = scores_of(evaluation.metrics)
     metric = next((name for name in scores if family(name) == "f1"), None)
     if metric is None:
@@ -246,7 +246,7 @@ def _several_lead(evaluation: Evaluation, answers: Answers) -> dict[str, Any] | 
 def _baseline(
     metric: str | None, score: float | None, evaluation: Evaluation, answers: Answers | None, facts: RunFacts
 ) -> dict[str, Any] | None:
-    """The best constant predictor's score in the headline metric."""
+    """The baseline in the headline metric: the best score of a constant prediction."""
     if metric is None:
         return None
     if facts.baseline == "compute_metrics":
@@ -255,7 +255,7 @@ def _baseline(
         return {"score": float(facts.baseline)}
     labels = answers.labels if answers is not None else _labels(evaluation, facts)
     if family(metric) in ("matthews", "correlation", "r2"):
-        return constant_score(metric, [] if labels is None else labels)
+        return constant_score(metric, np.array([]) if labels is None else labels)
     if labels is None or (answers is not None and answers.kind == "several"):
         return None
     classified = answers is not None and answers.kind == "classes"
@@ -270,9 +270,7 @@ def _from_compute_metrics(metric: str, evaluation: Evaluation, facts: RunFacts) 
         outputs = evaluation.predictions, evaluation.labels
         return best_constant_score(facts.compute_metrics, *outputs, facts.num_labels, metric, facts.num_labels == 1)
     except Exception as error:  # the user's own function
-        logger.warning(
-            f"No baseline: compute_metrics failed on a constant prediction: {type(error).__name__}: {error}"
-        )
+        logger.warning(f"No baseline: compute_metrics raised {type(error).__name__} on a constant prediction: {error}")
         return None
 
 

@@ -1,8 +1,8 @@
-"""Metrics by their names: which way is better, and the score of the best constant predictor, from the labels alone.
+"""Metrics by their names: which direction is better, and the baseline, computed from the labels alone.
 
-A user's `compute_metrics` is never called for this: it may keep what it sees. For the metrics that are known here the
-majority-class baseline follows from the labels. If a name can mean several things (F1: of a class, macro, micro, weighted),
-the meaning is the one that gives the reported score on the run's own predictions.
+The baseline is the best score of a constant prediction. It needs no call of the user's `compute_metrics`, which may keep
+data between calls. Some names have several meanings: F1 of a class, macro, micro or weighted. Then the meaning is the one
+that gives the reported score on the run's own predictions.
 
 Shapes: `n` examples, `K` classes; `...` are leading axes, for example bootstrap draws. A confusion matrix has the labels
 in its rows and the predictions in its columns.
@@ -34,24 +34,24 @@ SMALLER_IS_BETTER = re.compile(
     r"|(^|_)mean_(squared|absolute)_|hamming_loss|log_loss"
 )
 REPORTED = 5e-3
-"""How far a reported score may be from ours: it may be rounded to two decimals."""
+"""Largest difference between a reported score and ours: the reported one may be rounded to two decimals."""
 N_BOOT, SEED = 2000, 0
 MOST_CLASSES = 64
-"""With more classes there is no bootstrap: its draws are confusion matrices."""
+"""With more classes there is no bootstrap, because each of its draws is a confusion matrix."""
 
 
 def family(metric: str | None) -> str | None:
-    """The family of a metric's name, with or without `eval_`; None if it is not known."""
+    """The family of a metric, by its name with or without `eval_`; None if the name is not known."""
     return FAMILY_OF.get(_bare(metric))
 
 
 def smaller_is_better(metric: str | None, greater_is_better: bool | None = None) -> bool:
-    """Whether a smaller value of a metric is a better one: by its name, else by the training arguments.
+    """Whether a smaller value of a metric is better: by its name, else by the training arguments.
 
     Args:
         metric: with or without `eval_`.
-        greater_is_better: of the training arguments, for this metric. A known name counts more: transformers sets it to True
-            for all metrics that do not end in `loss`, `mse` too.
+        greater_is_better: from the training arguments, for this metric. A known name overrides it: transformers sets it to
+            True for every metric that does not end in `loss`, `mse` included.
     """
     if family(metric) is None and not SMALLER_IS_BETTER.search(_bare(metric)):
         return greater_is_better is False
@@ -67,31 +67,32 @@ def constant_score(
     num_labels: int | None = None,
     score: float | None = None,
 ) -> dict[str, float] | None:
-    """The best score of a metric over all constant predictions, from the labels.
+    """The baseline of a metric: its best score over all constant predictions, from the labels.
 
-    | metric | its best constant |
+    | metric | baseline |
     | --- | --- |
     | accuracy | the share of the most frequent class |
-    | F1 | the class that gives the highest one; always the positive class for the F1 of two classes |
+    | F1 | F1 of always predicting one class: the best class, or the positive class for the F1 of two classes |
     | Matthews, Pearson, Spearman, R2 | 0 |
-    | mse, rmse, mae | those of the mean label; of the median |
+    | mse, rmse | the error of always predicting the mean label |
+    | mae | the error of always predicting the median label |
 
     Args:
         metric: its name, with or without `eval_`.
         labels: `(n,)` class ids, or values.
-        classes: `(n,)` predicted class ids, if known; they tell one F1 from another.
+        classes: `(n,)` predicted class ids, if known. They show which F1 it is.
         num_labels: K; default: the highest class seen, plus 1.
-        score: the run's reported score, which tells one F1 from another.
+        score: the run's reported score. It shows which F1 it is.
 
     Returns:
-        `{"score": float, "constant": class id or value}`, without `constant` if all are equally good; None if the metric is
-        not known, or does not fit the labels.
+        `{"score": float, "constant": class id or value}`, without `constant` if all are equally good. None if the metric is
+            not known or does not fit the labels.
     """
     kind = family(metric)
     if kind in ("matthews", "correlation", "r2"):
         return {"score": 0.0}
     values = np.asarray(labels, dtype=float)
-    if kind in ("mse", "rmse", "mae") and np.ptp(values) == 0:  # always answering that value is right everywhere
+    if kind in ("mse", "rmse", "mae") and np.ptp(values) == 0:  # always predicting that value is right everywhere
         return None
     if kind == "mse":
         return {"score": float(np.var(values)), "constant": float(values.mean())}
@@ -122,7 +123,8 @@ def constant_score(
 def constants_f1(counts: np.ndarray, average: int | str) -> np.ndarray:
     """F1 of each constant prediction, from the counts of the labels: `(K,) -> (K,)`.
 
-    Always answering class k with the share p_k: F1 of that class 2 p_k / (1 + p_k), of every other class 0.
+    Always predicting class k, with share p_k of the labels, gives that class an F1 of 2 p_k / (1 + p_k), and every other
+    class an F1 of 0.
     """
     share = counts / counts.sum()
     own = 2 * share / (1 + share)
@@ -130,7 +132,7 @@ def constants_f1(counts: np.ndarray, average: int | str) -> np.ndarray:
         return share
     if average == "weighted":
         return own * share
-    if average == "macro":  # over the classes that occur among labels or answers
+    if average == "macro":  # over the classes that occur among labels or predictions
         return own / ((counts > 0).sum() + (counts == 0))
     return np.where(np.arange(len(counts)) == average, own, 0.0)
 
@@ -138,7 +140,7 @@ def constants_f1(counts: np.ndarray, average: int | str) -> np.ndarray:
 def classification_scorer(
     metric: str, labels: np.ndarray, classes: np.ndarray | None, num_labels: int, score: float | None
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """A metric as a function of confusion matrices `(..., K, K) -> (...)`; None if the metric is not known.
+    """A metric as a function of confusion matrices, `(..., K, K) -> (...)`. None if the metric is not known.
 
     Args:
         metric, labels, classes, num_labels, score: as in [`constant_score`].
@@ -157,7 +159,7 @@ def classification_scorer(
 def f1_average(
     metric: str, labels: np.ndarray, classes: np.ndarray | None, num_labels: int, score: float | None
 ) -> int | str | None:
-    """Which F1 a metric is: a class id, `macro`, `weighted` or `micro`; None if none gives the reported score.
+    """Which F1 a metric is: a class id, `macro`, `weighted` or `micro`. None if none gives the reported score.
 
     Args:
         metric, labels, classes, num_labels, score: as in [`constant_score`].
@@ -166,16 +168,16 @@ def f1_average(
         [1, "macro", "weighted", "micro", 0] if num_labels == 2 else ["macro", "weighted", "micro"]
     )
     named = [average for average in averages if str(average) in _bare(metric).split("_")]
-    if classes is None or score is None:  # two classes: the positive one's F1, as scikit-learn's default
+    if classes is None or score is None:  # two classes: F1 of the positive class, scikit-learn's default
         return named[0] if named else 1 if num_labels == 2 else None
     score = score / 100 if score > 1 else score
     off = {average: abs(run_f1(labels, classes, num_labels, average) - score) for average in named or averages}
-    best = min(off, key=off.get)
+    best = min(off, key=lambda average: off[average])
     return best if off[best] <= REPORTED + 1e-9 else None
 
 
 def run_f1(labels: np.ndarray, classes: np.ndarray, num_labels: int, average: int | str) -> float:
-    """F1 of a run's answers, without a confusion matrix, which is large for many classes."""
+    """F1 of a run's predictions, without a confusion matrix, because that is large for many classes."""
     hits, support, predicted = (
         np.bincount(part, minlength=num_labels) for part in (labels[labels == classes], labels, classes)
     )
@@ -185,19 +187,19 @@ def run_f1(labels: np.ndarray, classes: np.ndarray, num_labels: int, average: in
 def lead_over_constant(
     metric: str, labels: np.ndarray, classes: np.ndarray, num_labels: int, score: float
 ) -> dict[str, float] | None:
-    """Lead of an F1 or a Matthews correlation over that of its best constant prediction.
+    """Lead of an F1 or a Matthews correlation over its baseline.
 
     Args:
         metric, labels, classes, num_labels, score: as in [`constant_score`].
 
     Returns:
-        `score`, `baseline`, `low`, `high` (see [`lead_interval`]); None if the metric is not known.
+        `score`, `baseline`, `low`, `high`, see [`lead_interval`]. None if the metric is not known.
     """
     scorer = classification_scorer(metric, labels, classes, num_labels, score)
     constant = constant_score(metric, labels, classes, num_labels, score)
     if scorer is None or constant is None:
         return None
-    best = int(constant.get("constant", 0))  # a Matthews correlation is 0 for any constant
+    best = int(constant.get("constant", 0))  # the Matthews correlation of any constant is 0
     low, high = lead_interval(scorer, labels, classes, num_labels, best)
     return {"score": score, "baseline": constant["score"], "low": low, "high": high}
 
@@ -210,20 +212,21 @@ def lead_interval(
     constant: int,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of a metric's lead over its best constant prediction: paired bootstrap over examples, percentile.
+    """Interval of a metric's lead over its baseline: percentiles of a paired bootstrap over examples.
 
-    Every draw of `n` examples is scored for the run and for the constant (chosen on all examples), and the difference is
-    taken. The draws are those of a multinomial over the cells of the confusion matrix, which is the same.
+    Each draw of `n` examples gives a score for the run and a score for the constant prediction. The constant is chosen once,
+    on all examples. The lead is the difference of the two scores. Instead of examples, the counts in the cells of the
+    confusion matrix are drawn, from a multinomial distribution; the result is the same.
 
     Args:
-        scorer: of [`classification_scorer`].
-        labels, classes: `(n,)`.
+        scorer: from [`classification_scorer`].
+        labels, classes: `(n,)`, labels and predicted classes.
         num_labels: K.
-        constant: class id of the best constant prediction, as [`constant_score`] gives it.
+        constant: class id of the best constant prediction, from [`constant_score`].
         level: of the interval.
 
     Returns:
-        lower and upper limit; the run is clearly above its baseline where the lower one is above 0.
+        lower and upper limit. The run is clearly above its baseline if the lower limit is above 0.
     """
     matrix = confusion(labels, classes, num_labels)
     draws = np.random.default_rng(SEED).multinomial(len(labels), matrix.ravel() / len(labels), size=N_BOOT)
@@ -236,19 +239,20 @@ def lead_interval(
 def several_lead(
     labels: np.ndarray, answers: np.ndarray, score: float, level: float = 0.95
 ) -> dict[str, float] | None:
-    """Lead of an F1 over all labels above its best constant (every label, always), with several labels per example.
+    """Lead of an F1 over its baseline, with several labels per example.
 
-    A run that never answers has an F1 of 0. The interval is a percentile one, from 500 draws of examples.
+    The baseline is the F1 of always predicting every label. Never predicting a label gives an F1 of 0. The interval has the
+    percentiles of 500 bootstrap draws of examples.
 
     Args:
         labels, answers: `(n, L)`, 0 or 1.
-        score: the reported F1, which tells micro from macro.
+        score: the reported F1. It shows whether micro or macro is meant.
         level: of the interval.
 
     Returns:
-        `score`, `baseline`, `low`, `high`; None if neither F1 is the reported one.
+        `score`, `baseline`, `low`, `high`. None if neither F1 is the reported one.
     """
-    parts = labels * answers, labels, answers  # per example and label: hits, positives, answers
+    parts = labels * answers, labels, answers  # per example and label: hits, labels, answers
 
     def f1_of(sums: tuple[np.ndarray, ...], average: str) -> np.ndarray:
         hits, positives, given = (part.sum(-1) for part in sums) if average == "micro" else sums
@@ -277,7 +281,7 @@ def confusion(labels: np.ndarray, classes: np.ndarray, num_labels: int) -> np.nd
 
 
 def constant_confusion(label_counts: np.ndarray, constant: int) -> np.ndarray:
-    """Confusion matrices of always answering one class: `(..., K)` counts of the labels -> `(..., K, K)`."""
+    """Confusion matrices of always predicting one class: `(..., K)` counts of the labels -> `(..., K, K)`."""
     counts = np.asarray(label_counts)
     matrix = np.zeros((*counts.shape, counts.shape[-1]), counts.dtype)
     matrix[..., constant] = counts
@@ -285,23 +289,23 @@ def constant_confusion(label_counts: np.ndarray, constant: int) -> np.ndarray:
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of the diagonal: `(..., K, K) -> (...)`."""
+    """Share of the examples on the diagonal: `(..., K, K) -> (...)`."""
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
 
 
 def f1(confusion: np.ndarray, average: int | str) -> np.ndarray:
-    """F1 from confusion matrices, `(..., K, K) -> (...)`, as scikit-learn's `f1_score`; 0 where it is undefined.
+    """F1 from confusion matrices, `(..., K, K) -> (...)`, as scikit-learn's `f1_score`; 0 if it is undefined.
 
     Args:
-        confusion: see the module.
-        average: a class id for that class's F1; `macro` (classes that occur), `weighted`, `micro`.
+        confusion: labels in rows, predictions in columns.
+        average: a class id, for the F1 of that class; or `macro` (over classes that occur), `weighted`, `micro`.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return _averaged_f1(hits, confusion.sum(-1), confusion.sum(-2), average)
 
 
 def _averaged_f1(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray, average: int | str) -> np.ndarray:
-    """F1 from each class's right answers, labels and answers: `(..., K)` each -> `(...)`."""
+    """F1 from counts per class, `(..., K)` each -> `(...)`: right predictions, labels, all predictions."""
     if average == "micro":
         return _ratio(hits.sum(-1), support.sum(-1))
     by_class = _ratio(2 * hits, support + predicted)
@@ -309,11 +313,11 @@ def _averaged_f1(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray, a
         return _ratio(by_class.sum(-1), ((support + predicted) > 0).sum(-1))
     if average == "weighted":
         return _ratio((by_class * support).sum(-1), support.sum(-1))
-    return by_class[..., average]
+    return by_class[..., int(average)]
 
 
 def matthews(confusion: np.ndarray) -> np.ndarray:
-    """Matthews correlation coefficient, `(..., K, K) -> (...)`, as scikit-learn's; 0 where it is undefined.
+    """Matthews correlation coefficient, `(..., K, K) -> (...)`, as scikit-learn's; 0 if it is undefined.
 
     Source: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient" (2004).
     """

@@ -1,4 +1,4 @@
-"""One training as it is monitored: its recorder, early warning, evaluations and sinks; the verdict at its end."""
+"""Follows one training: its recorder, early warning, evaluations and sinks, and the verdict at its end."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from .verdict_file import VERDICT, VerdictFile
 from .watch import Watch, respond
 
 
-logger = logging.getLogger("hf_stability.callback")  # whose lines they are for a user
+logger = logging.getLogger("hf_stability.callback")  # the name that a user knows
 
 
 class Monitor:
-    """Monitors one training. An error in a part of it ends in the guard: the training goes on without that part.
+    """Follows one training. If a part raises, the guard catches the error and training continues without that part.
 
-    Before `begin`, and after `release`, events do nothing.
+    Events do nothing before `begin` and after `release`.
 
     Args:
-        callback: the [`StabilityCallback`][hf_stability.StabilityCallback] whose arguments it follows.
+        callback: the `StabilityCallback`; it has the settings.
 
     Attributes:
-        guard: where our own errors end.
-        recorder: the [`Recorder`][hf_stability.diagnostics.recorder.Recorder]; None without one.
+        guard: catches errors of the parts.
+        recorder: the `Recorder`. None without one.
         evaluations: keeps the evaluation that counts.
-        sinks: where the numbers go; none in all processes but the main one.
-        alarm, stopped, verdict, constant: as the callback's.
-        is_training: whether a training goes on.
+        sinks: take the numbers. Empty in all processes but the main one.
+        alarm: as the callback's attribute, and so are `stopped`, `verdict` and `constant`.
+        is_training: whether a training is running.
     """
 
-    def __init__(self, callback: Any):
+    def __init__(self, callback: Any) -> None:
         self.callback = callback
         self.guard = Guard()
         self.recorder: Recorder | None = None
@@ -68,10 +68,10 @@ class Monitor:
     # ---- the beginning ---------------------------------------------------------------------------------------------------
 
     def begin(self, args: Any, state: Any, model: Any, optimizer: Any, train_dataloader: Any) -> None:
-        """The training begins. Nothing of the model has run yet.
+        """The training begins. The model has not run yet.
 
         Raises:
-            InputError: a setting of the user's is wrong.
+            InputError: one of the user's settings is wrong.
         """
         self.is_training = True
         self.args, self.state, self.model, self.train_dataloader = args, state, model, train_dataloader
@@ -94,12 +94,12 @@ class Monitor:
             self.sinks.tell("open", self.recorder.record.columns)
 
     def _warn(self) -> None:
-        """Warn about settings that hide something from us."""
+        """Warn about settings that hide something from the diagnostics."""
         smoothing = self.args.label_smoothing_factor
         if smoothing and self.on_alarm != "none":
             logger.warning(
-                f"--label_smoothing_factor {smoothing}: the model is not shown the labels, so that loss and "
-                "classes are not recorded and the early warning is silent"
+                f"--label_smoothing_factor {smoothing}: the model does not see the labels. Loss and classes are not "
+                "recorded, and the early warning is silent."
             )
         check = "the check of the precision"
         self._half_precision = self.guard.run(check, half_precision_weights, self.model, default="")
@@ -109,11 +109,11 @@ class Monitor:
     def _make_probes(self) -> list[Probe]:
         wanted = self.callback.diagnostics
         wanted = getattr(self.args, "diagnostics", None) if wanted is None else wanted
-        # Those that are averaged over processes have the last columns.
+        # Probes that are averaged over processes have the last columns.
         return sorted(make_probes(wanted or ()), key=lambda probe: probe.mean_over_processes)
 
     def _make_folder(self) -> Path:
-        """`<output_dir>/stability`, or the user's; in a hyperparameter search one for each trial."""
+        """`<output_dir>/stability`, or the user's folder. In a hyperparameter search each trial has its own."""
         trainer, trial = (self._loop.trainer, self._loop.trial) if self._loop is not None else (None, None)
         base = Path(self.args.output_dir)
         if self.state.is_hyper_param_search and trial is not None:
@@ -135,7 +135,7 @@ class Monitor:
         return recorder
 
     def _make_sinks(self) -> Sinks:
-        """In the order in which they get each event. Without a recorder only the verdict's file is left."""
+        """The sinks, in the order in which they get each event. Without a recorder, only the verdict's file is written."""
         callback = self.callback
         sinks: list[Sink] = [VerdictFile(self.folder)]
         if self.recorder is None:
@@ -170,7 +170,7 @@ class Monitor:
         self._epoch_has_steps = True
 
     def before_step(self, optimizer: Any, step: int) -> None:
-        """The gradients are whole and clipped; the optimizer's step comes, number `step` from 1."""
+        """The gradients are complete and clipped. The optimizer's step number `step` comes next, counted from 1."""
         if self._records:
             self.recorder.before_step(optimizer, step)
 
@@ -182,7 +182,8 @@ class Monitor:
     def end_step(self, step: int, control: TrainerControl) -> None:
         """Update step number `step` has ended.
 
-        All processes flush together, at steps that the Trainer's flow gives; a user may log in one process alone.
+        All processes must flush together. The steps therefore come from the Trainer's own control flow: a user's code may
+        log in one process alone.
         """
         if self.watch is not None and step in self.watch.steps:
             self.flush()
@@ -190,15 +191,15 @@ class Monitor:
         elif self._records:
             flow = control.should_save or control.should_log or control.should_evaluate
             if flow or self.recorder.pending >= self.callback.block_steps:
-                self.flush()  # before a save: a kill between the two would leave a gap in the resumed run's record
+                self.flush()  # before a save, so that a kill after it leaves no gap in the resumed run's record
 
     def flush(self) -> None:
-        """Bring the rows of the last block to the host, the file and the sinks. All processes call it together."""
+        """Copy the rows of the last block to the host, the file and the sinks. All processes must call this together."""
         if self._records:
             self.recorder.flush()
 
     def _look(self, step: int, control: TrainerControl) -> None:
-        """Look at the run, and raise the alarm where it is the first."""
+        """Look at the run, and raise the alarm if it is the first."""
         risk, alarm = self.watch.look(step)
         if math.isfinite(risk):
             self.sinks.tell("numbers", {RISK: risk}, step)
@@ -218,10 +219,10 @@ class Monitor:
         self.guard.run("reading the evaluation", self.evaluations.observe, metrics, step, names)
 
     def end(self, control: TrainerControl) -> Verdict | None:
-        """The training has ended: judge it, and let go of it.
+        """The training has ended: judge it, and release it.
 
         Returns:
-            the verdict; None in all processes but the main one, and where no training goes on.
+            the verdict. None in all processes but the main one, and if no training is running.
         """
         if not self.is_training:
             return None
@@ -229,7 +230,7 @@ class Monitor:
         if self.state.is_world_process_zero:
             known = self.recorder is not None and RECORD not in self.guard.off
             record = self.recorder.record.to_dict() if known else None
-            unjudged = Verdict("unknown", "unknown: the verdict could not be made, see the warning.")
+            unjudged = Verdict("unknown", "unknown: the verdict could not be computed (see the warning).")
             self.verdict = self.guard.run("the verdict", self._judge, record, control, default=unjudged)
             level = logger.info if self.verdict.status == "ok" else logger.warning
             level(self.verdict.sentence)
@@ -261,17 +262,17 @@ class Monitor:
 
     def _outcome(self, record: Mapping[str, Any] | None) -> Outcome:
         finished, final = not self.callback.stopped_early, {}
-        if finished:  # else it may go on, and has no final scores
+        if finished:  # otherwise the run may continue, and has no final scores
             wanted = self.callback.metric or self.args.metric_for_best_model
             values = self.verdict, self.evaluations.last.metrics, wanted
             final = self.guard.run("the final scores", final_scores, *values, default={})
         return Outcome(self.verdict, final, self.state.global_step, self.alarm, record, finished)
 
     def release(self, abandoned: bool = True) -> None:
-        """Let go of the model and of files: no hook, no batches, no writers of a training are kept after it.
+        """Remove the hook from the model, drop its batches and close the files of this training.
 
         Args:
-            abandoned: the training did not come to its end.
+            abandoned: whether the training did not reach its end.
         """
         if not self.is_training:
             return
@@ -283,5 +284,5 @@ class Monitor:
         self.watch, self.model, self.train_dataloader, self._loop = None, None, None, None
 
     def _abandon(self, loop: TrainingLoop) -> None:
-        if loop is self._loop:  # not that of a training since
+        if loop is self._loop:  # no other training has begun since
             self.release()

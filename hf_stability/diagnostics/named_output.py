@@ -1,4 +1,4 @@
-"""Which of a model's outputs are its logits: found by name, in the forms that models and the Trainer return."""
+"""Finds the logits among a model's outputs by their name, in the forms that models and the Trainer return."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ LOGITS = "logits"
 
 
 def named_output(outputs: Any, names: Sequence[str] = (), key: str = LOGITS, or_first: bool = True) -> Any:
-    """The output called `key`, in tuples and dicts of any depth.
+    """The output with the name `key`, in tuples and dicts of any depth.
 
-    The elements of a tuple have no names, unless `names` gives them: the first is taken, as models return their logits
-    first. A loss before them is skipped: it has no dimensions.
+    The elements of a tuple have no names, unless `names` gives them. Without names the first element is taken, because
+    models return their logits first. A loss before it is skipped: it has no dimensions.
 
     Args:
         outputs: an array, or tuples and dicts of arrays.
-        names: of the elements of an outermost tuple, in their order, where they are known.
+        names: names of the elements of the outermost tuple, in order, if they are known.
         key: the name.
-        or_first: whether the first array is taken of a dict in which nothing has that name.
+        or_first: whether to take the first array of a dict without this name.
 
     Returns:
-        what was found, of any type; None for nothing.
+        the output, of any type; None if there is none.
     """
     if isinstance(outputs, Mapping):
         found = _search(outputs, key, or_first)

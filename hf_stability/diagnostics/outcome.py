@@ -1,4 +1,4 @@
-"""The end of a training: its facts, its verdict, its final scores."""
+"""The end of a training: facts for the verdict, the verdict, the final scores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What the sinks get at the end of a training.
+    """The result of a training, for the sinks.
 
     Args:
         verdict: on the run.
-        final: `final/<metric>`, `final/failed`: see [`final_scores`].
+        final: `final/<metric>` and `final/failed`, see [`final_scores`].
         step: the last update step.
-        alarm: the early warning's; None without.
-        record: as `read_steps` gives it; None where there is none that can be trusted.
-        finished: False for a run that somebody ended early, which may go on.
-        pictures: tag -> PNG. A sink that draws adds its picture, for the sinks after it.
+        alarm: of the early warning, or None.
+        record: as `read_steps` returns it; None if there is no reliable record.
+        finished: False for a run that was ended early and may continue later.
+        pictures: tag -> PNG. A sink that draws a picture adds it for the sinks after it.
     """
 
     verdict: Verdict
@@ -49,18 +49,21 @@ def facts_of(
     compute_metrics: Callable | None = None,
     **more: Any,
 ) -> RunFacts:
-    """What a verdict needs beside the record and the evaluation.
+    """The facts that a verdict needs, besides the record and the evaluation.
 
     Args:
         model: without the wrappers of distributed training.
         args: the training arguments.
-        trainer: the Trainer; None where it is not known.
-        metric, baseline, compute_metrics: the user's, see [`StabilityCallback`][hf_stability.StabilityCallback].
-        more: fields of [`RunFacts`][hf_stability.diagnostics.judging.RunFacts].
+        trainer: the Trainer; None if it is not known.
+        metric, baseline, compute_metrics: the user's values, see [`StabilityCallback`][hf_stability.StabilityCallback].
+        more: other fields of [`RunFacts`][hf_stability.diagnostics.judging.RunFacts].
     """
     config = getattr(model, "config", None)
     if baseline == "compute_metrics" and args.batch_eval_metrics:
-        logger.warning("baseline='compute_metrics': not with batch_eval_metrics, whose function keeps what it sees")
+        logger.warning(
+            "baseline='compute_metrics' is ignored, because with batch_eval_metrics that function keeps data between calls. The "
+            "baseline comes from the labels; baseline=NUMBER sets your own"
+        )
         baseline = None
     return RunFacts(
         metric=metric,
@@ -79,14 +82,14 @@ def facts_of(
 
 
 def final_scores(verdict: Verdict, metrics: Mapping[str, Any], wanted: str | None = None) -> dict[str, float]:
-    """`final/<metric>`, the headline metric; `final/failed`, 1 for a failed or diverged run, else 0.
+    """`final/<metric>` has the headline metric. `final/failed` is 1 for a failed or diverged run, else 0.
 
-    A run that was stopped, or whose verdict is unknown, has no `final/failed`.
+    A run that was stopped has no `final/failed`. Neither has a run with the verdict `unknown`.
 
     Args:
         verdict: on the run.
-        metrics: of the evaluation that counts.
-        wanted: the headline metric; None for the usual choice, see `headline`.
+        metrics: from the evaluation that decides the verdict.
+        wanted: the headline metric; None for the default choice, see `headline`.
     """
     metric, score = headline(metrics, wanted)
     final = {} if score is None else {f"final/{metric}": score}

@@ -1,7 +1,7 @@
-"""What a model's outputs show of a training step: how far its logits differ between examples, and which classes it predicts.
+"""Statistics of a model's outputs in a training step: how far its logits differ between examples, and the predicted classes.
 
-A process sees its own examples of the step; what is kept of them can be put together exactly, as if one process had seen
-all of them (Chan, Golub & LeVeque 1983, for the variance).
+Each process sees only its own examples of the step. The statistics of several processes can be combined exactly, as if one
+process had seen all examples (for the variance: Chan, Golub & LeVeque 1983).
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 
-def output_statistics(logits: Tensor | None, labels: Tensor | None, width: int, num_classes: int, device) -> Tensor:
+def output_statistics(
+    logits: Tensor | None, labels: Tensor | None, width: int, num_classes: int, device: torch.device
+) -> Tensor:
     """Statistics of a batch's outputs, on the device, without synchronisation.
 
     Args:
-        logits: `(examples, width)`, or None where there are none; an output of another shape counts as none.
-        labels: `(examples,)` class ids, or values of a regression.
-        width: outputs of the model, 0 where it is not known.
-        num_classes: classes that are counted, 0 for none.
+        logits: `(examples, width)`. None, or another shape, if there are no logits.
+        labels: `(examples,)` class ids, or the values of a regression.
+        width: number of the model's outputs, 0 if it is not known.
+        num_classes: number of classes to count, 0 for none.
+        device: device of the result.
 
     Returns:
-        `(1 + 2 * width + 2 * num_classes,)`: number of examples; of each output, with the mean over outputs taken off,
-        the mean and the sum of squares about it; labels of each class; predictions of each class. NaN where unknown.
+        `(1 + 2 * width + 2 * num_classes,)`. First the number of examples. Then, for each output after subtracting the
+        mean over outputs, its mean and the sum of squares about it. Then the number of labels and of predictions of each
+        class. NaN if not known.
     """
     size = 1 + 2 * width + 2 * num_classes
     if logits is None or logits.shape[-1] != width:
@@ -38,14 +42,15 @@ def output_statistics(logits: Tensor | None, labels: Tensor | None, width: int, 
 
 
 def combine_statistics(parts: np.ndarray, width: int) -> np.ndarray:
-    """Put the processes' statistics of each step together.
+    """Combine the processes' statistics of each step.
 
     Args:
-        parts: `(processes, steps, 1 + 2 * width + 2 * classes)`, as [`output_statistics`] makes them.
+        parts: `(processes, steps, 1 + 2 * width + 2 * classes)`, as `output_statistics` returns them.
+        width: number of the model's outputs.
 
     Returns:
-        `(steps, 1 + 2 * classes)`: the standard deviation (ddof = 1) of an output over examples, mean over outputs;
-        then the counts.
+        `(steps, 1 + 2 * classes)`. First the standard deviation (ddof = 1) of an output over examples, mean over
+        outputs; then the counts.
     """
     parts = np.asarray(parts, np.float64)
     number, means, squares, counts = np.split(parts, [1, 1 + width, 1 + 2 * width], axis=-1)

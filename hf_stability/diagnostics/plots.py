@@ -1,6 +1,6 @@
 """The plot of one run: its gradient norms by layer and update step, as a heat map.
 
-The plot takes an `ax` and numbers, draws, and returns the `ax`. Its colours go from dark to light, in grey print too.
+The plot takes an `ax` and numbers, draws, and returns the `ax`. Its colours go from dark to light, also when printed in grey.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-ALARM = "#0072B2"  # blue: in none of the map's colours
+ALARM = "#0072B2"  # blue, which is not a colour of the map
 BLANK = "0.85"
-FLOOR = 1e-12  # 0 has no logarithm: norms below this are drawn as this
+FLOOR = 1e-12  # 0 has no logarithm: smaller norms are drawn as this one
 FEWEST_DECADES, MOST_DECADES = 4, 8  # of the colour scale
 MOST_COLUMNS = 500  # more update steps than this are drawn as medians of windows
-STYLE = {"font.size": 9, "svg.hashsalt": "hf_stability"}
+STYLE: dict[str, Any] = {"font.size": 9, "svg.hashsalt": "hf_stability"}
 
 
 def draw_heat_map(
     record: Mapping[str, Any], sentence: str = "", alarm_step: int | None = None, kind: str = ""
 ) -> bytes | None:
-    """[`plot_heat_map`] of a run as a PNG, the same bytes each time; None where no gradient norm was recorded.
+    """`plot_heat_map` of a run as a PNG, with the same bytes each time.
 
     Args:
-        record: as [`read_steps`][hf_stability.diagnostics.step_record.read_steps] gives it.
-        sentence: the verdict's, above the plot.
-        alarm_step: update step of the alarm, if there was one.
-        kind: what kind of norms they are: before or after clipping.
+        record: as `read_steps` returns it.
+        sentence: the verdict's sentence, shown above the plot.
+        alarm_step: update step of the alarm. None without an alarm.
+        kind: for the colour bar: `before clipping` or `after clipping`.
+
+    Returns:
+        the PNG. None if no gradient norm was recorded.
     """
     steps, norms, layers = record["step"], record["layer_norms"], record["layers"]
     if not np.isfinite(norms).any():
@@ -58,19 +61,23 @@ def plot_heat_map(
     alarm_step: int | None = None,
     kind: str = "",
 ) -> Axes:
-    """Gradient norms over training, a row for each layer, the input at the bottom; the colour is the norm's logarithm.
+    """Gradient norms over training: a row for each layer, the input at the bottom. The colour is the norm's logarithm.
 
-    What Mosbach et al. (ICLR 2021, section 5.1) plot of some layers, of all: where a run fails, the lower rows go dark.
-    Of more than 500 update steps medians of windows are drawn. The colours reach from the largest of these down to the
-    smallest, over at least 4 decades (a healthy run then looks like one) and at most 8.
+    Mosbach et al. (ICLR 2021, section 5.1) plot these norms for some layers; this plot has all layers. If a run fails, the
+    lower rows go dark. With more than 500 update steps, medians of windows are drawn. The colour scale spans the norms
+    that are drawn, with at least 4 decades and at most 8. The minimum keeps a healthy run from looking like a failed one.
 
     Args:
-        steps: update steps, from 1, `(steps,)`; those that are missing stay blank.
-        layer_norms: `(steps, layers)`. NaN and Inf stay blank; what is below 1e-12, as 0, is drawn as 1e-12.
+        ax: where to draw.
+        steps: update steps, from 1, `(steps,)`. Missing steps stay blank.
+        layer_norms: `(steps, layers)`. NaN and Inf stay blank. Norms below 1e-12 are drawn as 1e-12.
         layers: names, from input to output.
-        warmup_steps: update steps of warmup; a dotted line where it ends.
-        alarm_step: update step at which the alarm was raised; a solid line.
-        kind: what kind of norms they are, for the colour bar.
+        warmup_steps: update steps of warmup. A dotted line marks its end.
+        alarm_step: update step of the alarm. A solid line marks it.
+        kind: for the colour bar: `before clipping` or `after clipping`.
+
+    Returns:
+        `ax`.
     """
     from matplotlib.colors import LogNorm
 
@@ -99,13 +106,13 @@ def plot_heat_map(
     ax.set_xlabel(f"update step (a column: median of {window} steps)" if window > 1 else "update step")
     handles, labels = ax.get_legend_handles_labels()
     if handles:
-        above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3, "frameon": False}
+        above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3, "frameon": False}
         ax.legend(handles, labels, fontsize="small", handlelength=1.6, borderaxespad=0.1, **above)
     return ax
 
 
 def color_limits(norms: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest norm of the colour scale, powers of ten; see [`plot_heat_map`]."""
+    """Lowest and highest norm of the colour scale, both powers of ten. See `plot_heat_map`."""
     logs = np.log10(norms[np.isfinite(norms)])
     highest = math.ceil(logs.max(initial=math.log10(FLOOR)))
     lowest = math.floor(logs.min(initial=highest))
@@ -115,7 +122,7 @@ def color_limits(norms: np.ndarray) -> tuple[float, float]:
 def window_medians(steps: np.ndarray, norms: np.ndarray, window: int, windows: int) -> np.ndarray:
     """Median of each `window` update steps, `(steps, layers)` -> `(windows, layers)`, without NaN and Inf.
 
-    NaN where a window has no finite norm. Steps count from 1; those after the last window are left out.
+    A window without a finite norm is NaN. Steps count from 1. Steps after the last window are left out.
     """
     padded = np.full((windows * window, norms.shape[1]), np.nan)
     rows = steps.astype(int) - 1
@@ -128,22 +135,25 @@ def window_medians(steps: np.ndarray, norms: np.ndarray, window: int, windows: i
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """The same figure whatever the user's own style, and no window system: drawing boxes asks for the backend, which
-    would be looked for through pyplot. Both are as they were afterwards."""
+    """Use our own matplotlib style and a backend without windows; restore the user's style and backend afterwards.
+
+    Drawing a box plot asks for the backend. Without this, matplotlib would look for one through pyplot.
+    """
     import matplotlib
 
-    backend = dict.__getitem__(matplotlib.rcParams, "backend")  # as it is, perhaps not looked for yet
+    backend = dict.__getitem__(matplotlib.rcParams, "backend")  # read without making matplotlib look for one
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "backend": "agg"})
+        style: Any = {**STYLE, "backend": "agg"}
+        matplotlib.rcParams.update(style)
         try:
             yield
         finally:
-            dict.__setitem__(matplotlib.rcParams, "backend", backend)  # the context leaves this one alone
+            dict.__setitem__(matplotlib.rcParams, "backend", backend)  # rc_context does not restore the backend
 
 
 def _mark(ax: Axes, step: float, style: str, color: str, label: str) -> None:
-    """A line after an update step, seen on dark and on light."""
+    """A line after an update step, visible on dark and on light colours."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=3.5, foreground="white")]
@@ -153,7 +163,7 @@ def _mark(ax: Axes, step: float, style: str, color: str, label: str) -> None:
 
 
 def _figure(num_layers: int, sentence: str) -> Figure:
-    """An empty figure with one `ax` and a title, inches; no pyplot: it would keep the figure, and may look for a display."""
+    """An empty figure with one `ax` and a title. It avoids pyplot, which keeps figures and may look for a display."""
     from matplotlib.figure import Figure
 
     lines = textwrap.wrap(sentence, 108)

@@ -1,7 +1,7 @@
-"""Half precision by accident: weights that are trained in float16 or bfloat16 themselves.
+"""Finds weights that are trained in half precision (float16 or bfloat16) by accident.
 
-transformers 5 loads a checkpoint in the dtype that it was saved in, and some are saved in float16
-(microsoft/deberta-v3-base). Training then fails without an error.
+transformers 5 loads a checkpoint in the dtype in which it was saved. Some checkpoints are saved in float16, for example
+microsoft/deberta-v3-base. Training then fails without an error.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import torch
 
 
 WAY_OUT = (
-    "Load the weights in float32: from_pretrained(..., dtype=torch.float32). For mixed precision set bf16=True or "
-    "fp16=True beside it."
+    "Load the weights in float32: from_pretrained(..., dtype=torch.float32). For mixed precision also set bf16=True or "
+    "fp16=True."
 )
 
 
 def half_precision_weights(model: torch.nn.Module) -> str:
-    """Why this model must not be trained as it is: a few sentences; empty where all trainable weights are float32 or wider.
+    """A warning about trainable weights in half precision.
 
-    Only trainable weights count: a frozen base in half precision, or a quantised one, under adapters in float32 is in
-    order. Weights of which DeepSpeed keeps a float32 copy do not count either.
+    Only trainable weights count. Adapters in float32 on a frozen or quantised base in half precision are fine. Weights
+    with a float32 copy in DeepSpeed do not count either.
 
     Args:
-        model: as it is trained, on any device.
+        model: the model to be trained, on any device.
+
+    Returns:
+        a few sentences with the way out. Empty if all trainable weights are float32 or wider.
     """
-    total, half = 0, Counter()
+    total, half = 0, Counter[torch.dtype]()
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
@@ -48,12 +51,12 @@ def half_precision_weights(model: torch.nn.Module) -> str:
 
 
 def _is_half(dtype: torch.dtype) -> bool:
-    """float16, bfloat16 and smaller floats; quantised weights are integers."""
+    """Whether a dtype is float16, bfloat16 or a smaller float. Quantised weights are integers."""
     return dtype.is_floating_point and dtype.itemsize < 4
 
 
 def _has_float32_copy(parameter: torch.nn.Parameter) -> bool:
-    """DeepSpeed's marks on weights of which its optimizer has a float32 copy (ZeRO-3; bf16, ZeRO-1 and 2)."""
+    """Whether DeepSpeed's optimizer has a float32 copy of these weights (ZeRO-3; ZeRO-1 and 2 with bf16)."""
     return hasattr(parameter, "ds_id") or getattr(parameter, "_hp_mapping", None) is not None
 
 

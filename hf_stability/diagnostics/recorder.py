@@ -1,7 +1,7 @@
 """The recorder: a row of numbers for each update step, from the model's forward passes, its gradients and the probes.
 
-Rows stay on the device until they are flushed. A part that raises is off (see `guard`): its numbers are NaN from then on,
-while what all processes do together goes on, so that none waits for another.
+Rows stay on the device until they are flushed. A part that raises is off from then on (see `guard`), and its numbers are
+NaN. The process still takes part in everything that all processes do together, so that no process waits for another.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ from .step_record import LAYER_PREFIX, StepRecord
 
 logger = logging.getLogger(__name__)
 
-MAX_CLASSES = 16  # more classes than this get no counts a step
-MAX_WIDTH = 128  # more outputs than this get no logit_std
+MAX_CLASSES = 16  # with more classes, classes are not counted
+MAX_WIDTH = 128  # with more outputs, there is no logit_std
 
 RECORD, FILE = "the step record", "the file of the step record"
-"""The parts' names in warnings. Without its file the record is in memory only."""
+"""The parts' names in warnings. If the file fails, the record continues in memory."""
 
 
 class Recorder:
     """Records one training.
 
     Args:
-        model: without the wrappers of distributed training, on its device.
+        model: the model on its device, without the wrappers of distributed training.
         args: the training arguments.
-        state: the Trainer's, as training begins.
-        optimizer: the training's; its parameter groups have their rates.
-        probes: more columns, those that are averaged over processes last.
-        path: the record's file; None in all processes but the main one.
-        guard: where our own errors end.
-        loop: the training; None where it is not known.
-        checks_loss: whether to look if the loss is the model's own (see `own_loss`).
+        state: the Trainer's state at the beginning of training.
+        optimizer: the training's optimizer. Its parameter groups have their learning rates.
+        probes: probes for more columns. Probes that are averaged over processes come last.
+        path: the record's file. None in all processes but the main one.
+        guard: catches errors of the parts.
+        loop: the training. None if it is not known.
+        checks_loss: whether to check that the loss is the model's plain cross entropy (see `own_loss`).
 
     Attributes:
-        record: the [`StepRecord`].
-        meter: the [`GradientMeter`]; None after training.
-        saw_loss: whether the model has shown a loss; without one it returns none, which is no divergence.
+        record: the `StepRecord`.
+        meter: the `GradientMeter`. None after training.
+        saw_loss: whether the model has returned a loss. A loss that is missing is not a divergence.
         before_clipping: whether the last step's norms were taken before clipping.
-        micro_batches: loss, logits and labels of the update step that is going on.
-        output_names: of the model's last outputs, in their order, without the loss.
-        on_rows: called with each block of rows, `(steps, record.columns)`, in the main process and in all others.
+        micro_batches: loss, logits and labels of the current update step.
+        output_names: names of the model's last outputs, in their order, without the loss.
+        on_rows: called with each block of rows, `(steps, record.columns)`, in every process.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Recorder:
         guard: Guard,
         loop: TrainingLoop | None = None,
         checks_loss: bool = True,
-    ):
+    ) -> None:
         self.model, self.args, self.state, self.probes, self.guard, self.loop = model, args, state, probes, guard, loop
         self.thread = threading.get_ident()
         self.meter = GradientMeter(model)
@@ -91,7 +91,7 @@ class Recorder:
         self.loss_check = LossCheck(run=run) if checks_loss and self.classes else None
         self._divides_by_num_items = divides_by_num_items(model)
         self._losses_add_up = False
-        self._said_unknown = self.meter.hidden is not None  # the meter has said why
+        self._said_unknown = self.meter.hidden is not None  # then the meter has warned
         self._rows: list[tuple[int, Sequence[float], Tensor, Tensor]] = []
         self.micro_batches: list[tuple[Tensor | None, Tensor | None, Tensor | None]] = []
         self._norms: tuple[Tensor, Tensor, bool] | None = None
@@ -107,18 +107,18 @@ class Recorder:
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
         try:
-            # A process that writes no file must not be the only one without a record: the others would wait for it.
+            # Every process needs a record, even if the file cannot be written: the others would wait for it.
             record = guard.run(FILE, StepRecord, self.columns(), path, state.global_step, info)
             self.record = record or StepRecord(self.columns(), None, state.global_step, info)
         except Exception:
-            for probe in self.probes:  # their hooks
+            for probe in self.probes:  # removes their hooks
                 probe.stop()
             raise
         remove_hooks(model)
         self._hook = model.register_forward_hook(ForwardHook(self), with_kwargs=True)
 
     def columns(self) -> list[str]:
-        """The record's columns, with the layers that are trained now."""
+        """The record's columns, with the layers that are trained at present."""
         columns = ["step", "learning_rate", "loss", "logit_std", "grad_norm", "clipped"]
         columns += [f"{kind}/{k}" for kind in ("labels", "predicted") for k in range(self.classes)]
         columns += [LAYER_PREFIX + name for name in self.meter.names]
@@ -128,7 +128,7 @@ class Recorder:
     # ---- a step --------------------------------------------------------------------------------------------------------
 
     def begin_step(self) -> None:
-        """The next forward passes in training mode are an update step's."""
+        """The next forward passes in training mode belong to an update step."""
         self._step_is_open = True
         self.micro_batches.clear()
 
@@ -136,7 +136,7 @@ class Recorder:
     def observe_forward(self, module: nn.Module, kwargs: Mapping[str, Any], output: Any) -> None:
         """A forward pass of the model."""
         if self.loop is not None and threading.get_ident() == self.thread and not self.loop.is_running():
-            self.stop()  # an interrupted training's
+            self.stop()  # the training was interrupted
             return
         self.guard.run(RECORD, self._observe, module, kwargs, output)
 
@@ -153,19 +153,19 @@ class Recorder:
         self.micro_batches.append((loss, None if logits is None else logits.detach(), labels))
 
     def observe_gradients(self, layer_norms: Tensor, total: Tensor, before_clipping: bool) -> None:
-        """Take this update step's norms from the trainer, instead of another pass over the gradients.
+        """Take this update step's norms from the trainer. This saves another pass over the gradients.
 
         Args:
-            layer_norms: `(layers,)`, as `meter` gives them.
+            layer_norms: `(layers,)`, in the order of `meter.names`.
             total: 0-d, the total norm.
             before_clipping: whether they were taken before clipping.
         """
         self._norms = (layer_norms, total, before_clipping)
 
     def follow_unfreezing(self) -> None:
-        """Layers that were unfrozen, or frozen, since the last step: they are in the norms from now on."""
+        """Update the columns if layers were unfrozen or frozen since the last step."""
         if not self.meter.is_current():
-            self.flush()  # all processes do, whatever fails in one of them afterwards
+            self.flush()  # in all processes, before anything can fail in one of them
             self.guard.run("following unfrozen layers", self._change_layers)
 
     def _change_layers(self) -> None:
@@ -176,10 +176,10 @@ class Recorder:
         since = {**self.record.info.get("since", {}), **new}
         self.change(lambda: self.record.set_columns(self.columns()))
         self.change(lambda: self.record.update_info(since=since))
-        logger.info(f"From update step {step} on, other layers are trained: {', '.join(self.meter.names)}")
+        logger.info(f"The trained layers changed. From update step {step} on they are {', '.join(self.meter.names)}.")
 
     def change(self, change: Callable[[], None]) -> None:
-        """Change the record; where its file cannot be written, it goes on in memory."""
+        """Change the record. If its file cannot be written, the record continues in memory."""
         if self.record.path is not None:
             self.guard.run(FILE, change)
             if FILE not in self.guard.off:
@@ -188,11 +188,11 @@ class Recorder:
         change()
 
     def before_step(self, optimizer: Any, step: int) -> None:
-        """The gradients are whole and clipped; the optimizer's step comes."""
+        """The gradients are complete and clipped. The optimizer's step comes next."""
         self._step_is_open = False
         self.follow_unfreezing()
         self._row = self.guard.run(RECORD, self._make_row, optimizer, step)
-        if self._row is None and self.args.world_size > 1:  # the other processes count on a row of each
+        if self._row is None and self.args.world_size > 1:  # the other processes expect a row from each
             self._row = self._unknown_row(step)
         self._norms = None
         self.micro_batches.clear()
@@ -218,8 +218,8 @@ class Recorder:
     def _measured(self) -> tuple[Tensor, Tensor, bool]:
         norms = self.meter.parameter_norms()
         layer_norms = self.meter.layer_norms(norms)
-        total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # the rounding of the clipping
-        if not self.meter.present or is_sharded(self.args):  # not zero: unknown
+        total = torch.linalg.vector_norm(norms.float()).to(norms.dtype)  # rounded as in clipping
+        if not self.meter.present or is_sharded(self.args):  # unknown, which is not zero
             layer_norms, total = layer_norms * math.nan, total * math.nan
             self._say_unknown()
         return layer_norms, total, False
@@ -227,8 +227,8 @@ class Recorder:
     def _say_unknown(self) -> None:
         if not self._said_unknown and self.state.is_world_process_zero:
             logger.warning(
-                "Gradient norms are NaN: at the optimizer's step this process does not hold the whole gradients. With "
-                "DeepSpeed, call deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step"
+                "Gradient norms are NaN: at the optimizer's step this process does not have the complete gradients. With "
+                "DeepSpeed, call deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step."
             )
         self._said_unknown = True
 
@@ -244,17 +244,18 @@ class Recorder:
             values = values.to(norms.device)
             if probe.mean_over_processes:
                 seen = torch.cat([seen, values])
-            else:  # of sharded weights a process has its part only
+            else:  # if weights are sharded, a process has only its part
                 unknown = is_sharded(self.args) and "/" in probe.columns[0]
                 norms = torch.cat([norms, values * math.nan if unknown else values])
         self._rows.append((step, rates, seen, norms))
 
     @torch.no_grad()
     def _seen_here(self, total: Tensor) -> Tensor:
-        """Loss and output statistics of the examples that this process has seen in this step, on the device."""
-        device = total.device  # under DataParallel the batches are on several
+        """Loss and output statistics of this process's examples in this step, on the device."""
+        device = total.device  # with DataParallel the batches are on several devices
         batches = [[part.to(device) if part is not None else None for part in batch] for batch in self.micro_batches]
         losses = [loss.float() for loss, _, _ in batches if loss is not None]
+        loss: Any
         sizes = [len(labels) if labels is not None else 1 for loss, _, labels in batches if loss is not None]
         if self._losses_add_up:  # the processes' mean is taken in _flush
             loss = sum(losses) * (self.args.world_size if self.args.average_tokens_across_devices else 1)
@@ -276,28 +277,32 @@ class Recorder:
 
     @property
     def pending(self) -> int:
-        """Number of rows that are not flushed."""
+        """Number of rows that are not flushed yet."""
         return len(self._rows)
 
     def flush(self) -> None:
-        """Bring the rows of the last block to the host, to the file and to `on_rows`. All processes call it at the same
-        steps."""
+        """Copy the rows of the last block to the host, the file and `on_rows`.
+
+        All processes must call this at the same steps.
+        """
         if not self._rows:
             return
-        steps, rates, seen, norms = zip(*self._rows, strict=True)
+        steps, rates, rows, norms = zip(*self._rows, strict=True)
         self._rows = []
-        seen = self.of_all_processes(torch.stack(seen)).cpu().numpy()
+        seen = self.of_all_processes(torch.stack(rows)).cpu().numpy()
         block = self.guard.run(RECORD, self._append, steps, rates, seen, torch.stack(norms).cpu().numpy())
         if block is not None:
             self.on_rows(block)
 
-    def _append(self, steps, rates, seen: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    def _append(
+        self, steps: Sequence[int], rates: Sequence[Sequence[float]], seen: np.ndarray, norms: np.ndarray
+    ) -> np.ndarray:
         own = sum(len(probe.columns) for probe in self.probes if probe.mean_over_processes)
         seen, probed = np.split(seen, [seen.shape[-1] - own], axis=-1)
         outputs = combine_statistics(seen[..., 1:], self.width)
         loss, probed = (weighted_mean(part, seen[..., 1:2]) for part in (seen[..., :1], probed))
         rates = np.asarray(rates, "<f4")
-        block = [
+        parts = [
             steps,
             rates[:, 0],
             loss,
@@ -308,8 +313,8 @@ class Recorder:
             probed,
             rates[:, 1:],
         ]
-        block = np.column_stack([np.asarray(part, "<f4") for part in block])
-        if self.record.path is not None:  # the block is in memory before the file is tried
+        block = np.column_stack([np.asarray(part, "<f4") for part in parts])
+        if self.record.path is not None:  # appends in memory first, then to the file
             self.guard.run(FILE, self.record.append, block)
             self.record.path = None if FILE in self.guard.off else self.record.path
         else:
@@ -325,7 +330,7 @@ class Recorder:
         return torch.stack(gathered)
 
     def stop(self) -> None:
-        """At the end of training, whatever its end was: no hook on the model, nothing of its batches is kept."""
+        """End the recording, however training ended: remove the hook from the model and drop its batches."""
         self._hook.remove()
         for probe in self.probes:
             self.guard.run(f"the end of {part_of(probe)}", probe.stop)
@@ -340,6 +345,6 @@ def part_of(probe: Probe) -> str:
 
 
 def weighted_mean(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples where these are known."""
+    """Mean over processes `(processes, steps) -> (steps,)`, weighted by their numbers of examples if these are known."""
     sizes = np.where(np.isfinite(sizes), sizes, 1.0)
     return (values.astype(np.float64) * sizes).sum(0) / sizes.sum(0)

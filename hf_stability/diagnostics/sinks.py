@@ -1,6 +1,7 @@
-"""Sinks: where a run's numbers go as it trains. One file each: TensorBoard, the Trainer's other loggers, the files at the end.
+"""Sinks: they take a run's numbers while it trains.
 
-To add one: subclass [`Sink`], override the events it wants, and add a line to `Monitor._make_sinks`.
+Each sink has its own file: TensorBoard, the Trainer's other loggers, the files at the end. To add a sink, subclass `Sink`,
+override the events that it needs, and add a line to `Monitor._make_sinks`.
 """
 
 from __future__ import annotations
@@ -17,59 +18,69 @@ from .guard import Guard
 from .outcome import Outcome
 
 
-POINTS = 1000  # a curve's points; TensorBoard shows no more, and other loggers get no more
+POINTS = 1000  # points per curve: TensorBoard shows no more, and other loggers get no more
 
 
 class Sink:
-    """Takes a run's numbers, in the main process. Each event does nothing unless a subclass overrides it.
+    """Takes a run's numbers while it trains, in the main process. An event does nothing unless a subclass overrides it.
 
-    In this order: `open`; then `numbers`, `flush`, `evaluation` and `alarm` as they come; `end` at the end of training (not
-    of one that was interrupted); `close`. A sink that raises is warned of once and gets no more; the training goes on.
+    The events come in this order: `open`; then `numbers`, `flush`, `evaluation` and `alarm` as they occur; `end` when
+    training ends, unless it was interrupted; and `close`. A sink that raises gives one warning and gets no more events.
+    Training continues.
 
     Attributes:
-        name: with its article, for that warning.
+        name (str): the name in that warning, with its article.
     """
 
-    name = "a sink"
+    name: str = "a sink"
 
     def open(self, columns: list[str]) -> None:
-        """At the beginning of training.
+        """Called at the beginning of training.
 
         Args:
-            columns: of the record.
+            columns: names of the record's columns.
         """
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of an update step.
+        """Called with the numbers of an update step.
+
+        Rows come in blocks, each row once, in the order of the steps. A long run sends at most 1000 rows.
 
         Args:
-            values: tag -> number: a row of the record (see [`curves`][hf_stability.diagnostics.dashboard.curves]), or the
-                early warning's risk.
-            step: the update step. Rows come in blocks, each row once, the steps in order; of a long run at most 1000 rows.
+            values: tag -> number: a row of the record as curves, or the early warning's risk.
+            step: the update step.
         """
 
     def flush(self) -> None:
-        """After a block of rows."""
+        """Called after a block of rows."""
 
     def evaluation(self, metrics: Mapping[str, float], step: int) -> None:
-        """Scores of an evaluation in mid-training, the user's own included.
+        """Called with the scores of each evaluation during training, also one that the user's code makes.
 
         Args:
-            metrics: keys `eval_...`, as the Trainer has them.
+            metrics: the Trainer's metrics, with keys `eval_...`.
             step: the update step.
         """
 
     def alarm(self, alarm: Alarm) -> None:
-        """The early warning's alarm, once."""
-
-    def end(self, outcome: Outcome) -> None:
-        """At the end of training: the verdict, the final scores, the record."""
-
-    def close(self, abandoned: bool = False) -> None:
-        """Let go of files. A second time it does nothing.
+        """Called once, if the early warning raises its alarm.
 
         Args:
-            abandoned: the training was interrupted, or raised.
+            alarm: the alarm: its step, risk and sentence.
+        """
+
+    def end(self, outcome: Outcome) -> None:
+        """Called at the end of training.
+
+        Args:
+            outcome: the verdict, the final scores, the record.
+        """
+
+    def close(self, abandoned: bool = False) -> None:
+        """Close files. A second call does nothing.
+
+        Args:
+            abandoned: whether the training was interrupted or raised.
         """
 
 
@@ -77,15 +88,15 @@ class Sinks:
     """All sinks of a training, in the order in which they get each event.
 
     Args:
-        sinks: each a [`Sink`].
-        guard: where their errors end.
+        sinks: the sinks.
+        guard: catches their errors.
         max_steps: update steps of the training.
-        label_counts: `(classes,)` examples of each class in the record so far, a resumed run's.
+        label_counts: `(classes,)` examples of each class in the record so far, for a resumed run.
     """
 
     def __init__(
         self, sinks: Sequence[Sink], guard: Guard, max_steps: int = 0, label_counts: np.ndarray | float = 0.0
-    ):
+    ) -> None:
         self.sinks, self.guard, self.max_steps, self.label_counts = list(sinks), guard, max_steps, label_counts
 
     def tell(self, event: str, *values: Any) -> None:
@@ -97,7 +108,7 @@ class Sinks:
         """Send a block of the record as `numbers`.
 
         Args:
-            columns: of the record.
+            columns: names of the record's columns.
             rows: `(steps, columns)`.
         """
         if any(type(sink).numbers is not Sink.numbers for sink in self.sinks):
@@ -112,7 +123,7 @@ class Sinks:
         self.tell("flush")
 
     def close(self, abandoned: bool) -> None:
-        """Close each of them, also one that raised before, and let go of them."""
+        """Close each sink, even if it raised before, and drop it."""
         sinks, self.sinks = self.sinks, []
         for sink in sinks:
             self.guard.run(f"closing {sink.name}", sink.close, abandoned)

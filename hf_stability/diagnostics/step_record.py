@@ -1,39 +1,38 @@
-"""The record of a run: one row of numbers an update step, in a compact file that grows by appending.
+"""The record of a run: one row of numbers per update step, in a compact file that grows by appending.
 
-Format, version 1. The first line is JSON, `{"schema": "hf_stability.steps/1", "columns": [...], ...}`; after its newline
-come rows of little-endian float32, one value a column. A file cut short by a kill loses its last, partial row. Update
-steps that were lost have no row: the column `step` tells which rows are there. A column that came or went in
-mid-training (layers that were unfrozen or frozen) is NaN in the rows without it.
+Format, version 1. The first line is JSON, `{"schema": "hf_stability.steps/1", "columns": [...], ...}`. After its newline
+come rows of little-endian float32, one value per column. A file cut short by a kill loses its last, partial row. An update
+step that was lost has no row; the column `step` tells which steps are there. If layers are unfrozen or frozen during
+training, their columns are NaN in the rows without them.
 
 | column | unit |
 | --- | --- |
 | `step` | update step, from 1 |
-| `learning_rate` | the rate of this step; of several parameter groups, of the one with most of the encoder's weights |
-| `learning_rate/<i>` | the rate of parameter group i, where the groups have different rates |
-| `loss` | training loss, mean over the step's examples (nats for a classification), unfiltered: NaN and Inf are there |
+| `learning_rate` | learning rate of this step; with several parameter groups, of the group with most of the encoder's weights |
+| `learning_rate/<i>` | learning rate of parameter group i, if the groups have different rates |
+| `loss` | training loss, mean over the step's examples (nats for a classification), unfiltered: NaN and Inf are kept |
 | `logit_std` | how far the logits differ between the step's examples: their standard deviation, mean over classes |
-| `grad_norm` | total gradient norm, before clipping where StableTrainer records, after it where the callback does |
-| `clipped` | 1 where the step hit `max_grad_norm` |
-| `labels/<k>`, `predicted/<k>` | number of the step's examples of class k, and predicted as class k |
-| `grad_norm/<layer>` | the layer's norm, as `grad_norm` |
+| `grad_norm` | total gradient norm, before clipping with StableTrainer, after clipping with the callback alone |
+| `clipped` | 1 if the step hit `max_grad_norm`, else 0 |
+| `labels/<k>`, `predicted/<k>` | how many of the step's examples are labelled, and are predicted, as class k |
+| `grad_norm/<layer>` | the layer's gradient norm, before or after clipping as `grad_norm` |
 
-With `diagnostics` also those that were asked for; [`probes`][hf_stability.diagnostics.probes] has their formulas:
+`diagnostics` add these columns. The files in `probes/` have their formulas.
 
 | column | unit |
 | --- | --- |
-| `clip_factor` | what clipping multiplies the gradient by, in [0, 1]: norms after clipping are those before it times this |
-| `update_ratio/<layer>` | norm of the step over the norm of the layer's weights |
-| `step_factor` | what bias correction multiplies the step by; `learning_rate` times this is the rate in effect |
+| `clip_factor` | factor by which clipping scales the gradient, in [0, 1] |
+| `update_ratio/<layer>` | norm of the layer's update over the norm of its weights |
+| `step_factor` | factor by which bias correction scales the step; times `learning_rate` it is the rate in effect |
 | `pooler_saturation` | share of the pooler's tanh outputs beyond 0.99, in [0, 1] |
 | `prediction_entropy` | entropy of the predicted probabilities, mean over the step's examples (nats) |
-| `one_class_share` | share of the step's examples that are predicted as the most predicted class, in (0, 1] |
-| `distance/<layer>` | norm of the layer's weights minus those that training began with |
+| `one_class_share` | share of the step's examples that get the most predicted class, in (0, 1] |
+| `distance/<layer>` | norm of the difference between the layer's weights and its weights at the start of training |
 | `cls_variance` | variance of the [CLS] states over the step's examples, mean over dimensions |
 
-10,000 update steps of a model of 28 layers take 1.5 MB, with all `diagnostics` 4 MB.
-
-The first line also says `max_steps`, `warmup_steps`, and `since`: layer -> first update step in which it was trained, for
-layers that were unfrozen in mid-training.
+The first line also has `max_steps` and `warmup_steps`. For layers that were unfrozen during training it has `since`:
+layer -> first update step in which the layer was trained. 10,000 update steps of a model of 28 layers take 1.5 MB; with all
+`diagnostics` 4 MB.
 """
 
 from __future__ import annotations
@@ -44,20 +43,24 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
 
 
+if TYPE_CHECKING:
+    import pandas
+
+
 logger = logging.getLogger(__name__)
 
 SCHEMA = "hf_stability.steps/1"
 LAYER_PREFIX = "grad_norm/"
-LAST_PART = 0.1  # share of training over which "predicts one class" is counted
+LAST_PART = 0.1  # share of training, at its end, over which predicted classes are counted
 
-# Where a folder has its records: a run of a study, the output folder of a Trainer with the callback; a study.
+# Where the records are: in the folder of a study's run, or in a Trainer's output folder; in the folder of a study.
 IN_A_RUN = ("steps.rec", "stability/steps.rec")
 IN_A_STUDY = "runs/*/*/steps.rec"
 PLAIN_SEED = re.compile(r"seed-(\d+)")
@@ -65,27 +68,29 @@ TWO_WAY_SEEDS = re.compile(r"init-(\d+)_order-(\d+)_dropout-(\d+)")
 
 
 class StepRecord:
-    """A run's record, held in memory and appended to a file block by block.
+    """A run's record, kept in memory and appended to a file block by block.
 
-    A resume never fails for the file that it finds: what is whole is kept, what is missing is warned about.
+    A damaged file never stops a resume. Complete rows are kept; a warning names the missing steps.
 
     Args:
         columns: names of the columns, `step` first.
-        path: the file, or None to keep it in memory only.
-        last_step: rows of an existing file up to this update step are kept (a resumed run), 0 for a new run.
-        info: more JSON for the first line: whether norms are before or after clipping, warmup steps ... On a resume what
-            the file says is kept where this does not say it anew.
+        path: the file. None keeps the record in memory only.
+        last_step: the checkpoint's update step: an existing file's rows up to it are kept. 0 for a new run.
+        info: more JSON for the first line, for example `max_steps` and `warmup_steps`. On a resume the values in the
+            file are kept, except for the keys given here.
 
     Attributes:
-        columns: names of the columns that [`append`] takes, as set last.
-        file_columns: all columns of the record: these, and those that went in mid-training.
-        info: what else the first line says.
+        columns: names of the columns that `append` takes now.
+        file_columns: all columns of the record: `columns`, and those that were dropped during training.
+        info: the other values of the first line.
 
     Raises:
         InputError: a column is named twice, or the first is not `step`.
     """
 
-    def __init__(self, columns: Sequence[str], path: Path | None = None, last_step: int = 0, info: dict | None = None):
+    def __init__(
+        self, columns: Sequence[str], path: Path | None = None, last_step: int = 0, info: dict | None = None
+    ) -> None:
         _check_columns(columns)
         self.columns = list(columns)
         self.file_columns = list(columns)
@@ -100,7 +105,7 @@ class StepRecord:
         self._write(self.file_columns, self.blocks, self.info)
 
     def _resume(self, last_step: int) -> None:
-        """Take over what the file has of the update steps up to `last_step`."""
+        """Keep the file's rows up to update step `last_step`."""
         try:
             header, rows = read_rows(self.path)
             _check_columns(header["columns"])
@@ -109,7 +114,7 @@ class StepRecord:
             if self.path.exists():
                 aside = self.path.with_name(self.path.name + ".unreadable")
                 os.replace(self.path, aside)
-                lacking = f"{lacking} ({error}; the file is now {aside.name})"
+                lacking = f"{lacking} ({error} The file is now {aside.name}.)"
             self._warn_of_missing(lacking, last_step)
             return
         rows = rows[: _whole(rows[:, 0], last_step)]
@@ -122,7 +127,7 @@ class StepRecord:
                 last_step,
             )
         old = header["columns"]
-        # Columns that are new to the rows kept (of steps that are done again) are as if they had never been there.
+        # A column that only later steps had is dropped: these steps are done again.
         known = ~np.isnan(rows).all(0)
         old = [name for name, kept in zip(old, known, strict=True) if kept or name in self.columns or name == "step"]
         rows = _arranged(rows, header["columns"], old)
@@ -133,8 +138,8 @@ class StepRecord:
             ]
             some = ", ".join(differ[:4]) + (", ..." if len(differ) > 4 else "")
             logger.warning(
-                f"{self.path}: this training has other columns than the record that it resumes ({some}); they are NaN in "
-                "the update steps without them"
+                f"{self.path}: the columns changed since the record was begun ({some}). They are NaN in the update steps "
+                "without them."
             )
         self.file_columns = _union(old, self.columns)
         self.blocks = [_arranged(rows, old, self.file_columns)]
@@ -144,36 +149,35 @@ class StepRecord:
 
     def _warn_of_missing(self, lacking: str, last_step: int) -> None:
         logger.warning(
-            f"{self.path}: the record {lacking}. It goes on from step {last_step + 1}; statistics over the missing steps "
-            "are unknown"
+            f"{self.path}: the record {lacking}. It continues from step {last_step + 1}. Statistics over the missing steps "
+            "are unknown."
         )
 
     def append(self, rows: np.ndarray) -> None:
-        """Append rows of shape `(steps, columns)`, in the order of `columns`; one write, so that a kill loses at most
-        this block.
+        """Append rows of shape `(steps, columns)` in one write, so that a kill loses at most this block.
 
         Raises:
-            InputError: rows of another width.
+            InputError: the rows have another width.
         """
         rows = np.ascontiguousarray(rows, dtype="<f4")
         if rows.ndim != 2 or rows.shape[1] != len(self.columns):
             raise InputError(
-                f"rows of shape {rows.shape}: the record takes (steps, {len(self.columns)}), columns {', '.join(self.columns)}"
+                f"rows of shape {rows.shape}: must be (steps, {len(self.columns)}), columns {', '.join(self.columns)}."
             )
         rows = _arranged(rows, self.columns, self.file_columns)
-        self.blocks.append(rows)  # it is in memory, whatever becomes of the file
+        self.blocks.append(rows)  # in memory first, in case the file fails
         if self.path is not None:
-            # Not in append mode: after a write that failed half-way (a full disk) the next one must not stand askew.
+            # Not in append mode: after a write that failed half-way (a full disk), the next one must start at a whole row.
             with open(self.path, "r+b") as file:
                 file.seek(self._end)
                 file.write(rows.tobytes())
             self._end += rows.nbytes
 
     def set_columns(self, columns: Sequence[str]) -> None:
-        """From now on take rows of these columns, in this order (layers were unfrozen or frozen in mid-training).
+        """Take rows of these columns from now on, in this order. For layers that are unfrozen or frozen during training.
 
-        New columns are NaN in the rows before, columns that go are NaN from now on. Where there are new ones, the file is
-        rewritten, once and atomically.
+        New columns are NaN in the rows before; dropped columns are NaN from now on. If there are new columns, the file is
+        rewritten once, atomically.
 
         Raises:
             InputError: a column is named twice, or the first is not `step`.
@@ -187,13 +191,13 @@ class StepRecord:
         self.columns = list(columns)
 
     def update_info(self, **values: Any) -> None:
-        """Set values of the first line; the file is rewritten atomically."""
+        """Set values of the first line. The file is rewritten atomically."""
         info = {**self.info, **values}
         self._write(self.file_columns, self.blocks, info)
         self.info = info
 
     def _write(self, columns: list[str], blocks: list[np.ndarray], info: dict) -> None:
-        """Write the whole file: the old one stays until the new one is complete."""
+        """Write the whole file. The old one stays until the new one is complete."""
         if self.path is None:
             return
         first_line = json.dumps({"schema": SCHEMA, "columns": columns, **info})
@@ -208,15 +212,15 @@ class StepRecord:
         return np.concatenate(self.blocks) if self.blocks else np.zeros((0, len(self.file_columns)), "<f4")
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as in [`read_steps`]."""
+        """The record as `read_steps` returns it."""
         return as_dict(self.file_columns, self.rows(), self.info)
 
 
 def missing_steps(path: str | os.PathLike, last_step: int) -> int:
-    """How many of the update steps 1 to `last_step` a record lacks, for who would rather begin a run anew than resume it.
+    """How many of the update steps 1 to `last_step` a record lacks. If some are missing, a run can be begun anew.
 
     Args:
-        path: as for [`read_steps`]; a file that is not there or cannot be read lacks all of them.
+        path: as for `read_steps`. A file that does not exist or cannot be read lacks all of them.
         last_step: the checkpoint's update step.
     """
     try:
@@ -227,45 +231,67 @@ def missing_steps(path: str | os.PathLike, last_step: int) -> int:
 
 
 def read_steps(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a run's record.
+    """Read a run's record as arrays.
+
+    | key | value |
+    | --- | --- |
+    | `step`, `learning_rate`, `loss`, `logit_std`, `grad_norm`, `clipped` | the column, `(steps,)` |
+    | `clip_factor`, `step_factor`, `pooler_saturation` and so on | the column, `(steps,)`, if it was recorded |
+    | `layers` | names of the layers, from input to output |
+    | `layer_norms` | gradient norms, `(steps, layers)` |
+    | `update_ratio`, `distance` | `(steps, layers)`; `(steps, 0)` if not recorded |
+    | `labels`, `predicted` | counts, `(steps, classes)` |
+    | `learning_rates` | `(steps, parameter groups)`; `(steps, 0)` if all groups have the same rate |
+    | `info` | the other values of the file's first line, such as `max_steps` and `warmup_steps` |
+
+    `steps` is the number of rows. An update step that was lost has no row.
 
     Args:
-        path: the file, or the run's folder (a Trainer's `output_dir`, a run of a study).
+        path: the file, or the run's folder: a Trainer's `output_dir`, or the folder of a study's run.
 
     Returns:
-        each column as an array of shape `(steps,)`, and `layers`: names, `layer_norms`: `(steps, layers)`,
-        `update_ratio` and `distance`: the same, `(steps, 0)` where they were not recorded, `labels` and `predicted`:
-        counts, `(steps, classes)`, `learning_rates`: `(steps, parameter groups)`, `info`: what else the first line says.
-        `steps` is the number of rows: an update step that was lost has none.
+        the record as in the table.
 
     Raises:
-        InputError: no such file, not a record, or one of another version.
+        InputError: the file does not exist, is not a record, or has another version.
     """
     header, rows = read_rows(_record_file(Path(path)))
     return as_dict(header["columns"], rows, _info(header))
 
 
-def steps_frame(path: str | os.PathLike):
+def steps_frame(path: str | os.PathLike) -> pandas.DataFrame:
     """Read the record of a run, or of all runs of a study, into a `pandas.DataFrame`.
 
-    ```python
-    frame = steps_frame("out")  # a Trainer's output_dir
-    frame["grad_norm/layer_00"].plot(logy=True)
-    frame = steps_frame("rte")  # a study's folder
-    frame["loss"].groupby(["recipe", "step"]).median()
-    ```
+    The frame has a row for each update step. Its columns have the record's names and are float32. The index:
+
+    | path | index |
+    | --- | --- |
+    | a run | `step` |
+    | a study | `recipe`, `seed`, `step` |
+    | a study with two-way seeds | `recipe`, `init`, `order`, `dropout`, `step` |
+    | a study with both kinds of seeds | `recipe`, `run`, `step` |
+
+    If a run lacks a column that another run has, the column is NaN in its rows. `frame.attrs` has the other values of the
+    record's first line, such as `max_steps` and `warmup_steps`. For a study they are by run:
+    `frame.attrs["mosbach2021/seed-001"]`.
 
     Args:
-        path: the file, or the run's folder as for [`read_steps`], or a study's folder.
+        path: the record's file, the run's folder as for
+            [`read_steps`][hf_stability.diagnostics.step_record.read_steps], or a study's folder.
 
     Returns:
-        a row for each update step, the columns named as in the record, float32. Index: `step`; of a study `recipe`,
-        `seed`, `step`, of two-way seeds `recipe`, `init`, `order`, `dropout`, `step`, of both in one folder `recipe`,
-        `run`, `step`. A column that a run does not have is NaN in its rows. `frame.attrs` has what else the first line
-        says (`max_steps`, `warmup_steps` ...); of a study by run: `frame.attrs["mosbach2021/seed-001"]`.
+        the frame.
 
     Raises:
-        InputError: no such file, not a record, or one of another version.
+        InputError: the file does not exist, is not a record, or has another version.
+
+    Example:
+        ```python
+        frame = steps_frame("out")  # a Trainer's output_dir
+        frame["grad_norm/layer_00"].plot(logy=True)
+        frame = steps_frame("rte")  # a study's folder
+        frame["loss"].groupby(["recipe", "step"]).median()
+        ```
     """
     import pandas
 
@@ -282,7 +308,7 @@ def steps_frame(path: str | os.PathLike):
 
 
 def _files_of_study(path: Path) -> tuple[dict[tuple, Path], list[str]]:
-    """The records of a study by recipe and run, and what tells the runs of a recipe apart."""
+    """The records of a study by recipe and run, and the names of the index levels that tell a recipe's runs apart."""
     files = [file for file in path.glob(IN_A_STUDY) if _seeds_of(file)]
     levels = {1: ["seed"], 3: ["init", "order", "dropout"]}
     numbers = {len(_seeds_of(file)) for file in files}
@@ -292,13 +318,13 @@ def _files_of_study(path: Path) -> tuple[dict[tuple, Path], list[str]]:
 
 
 def _seeds_of(file: Path) -> tuple[int, ...]:
-    """The seeds in the name of a run's folder: one, or those of two-way seeds; none where it is no run's."""
+    """The seeds in the name of a run's folder: one seed, or three for two-way seeds. Empty if it is not a run's folder."""
     name = file.parts[-2]
     found = PLAIN_SEED.fullmatch(name) or TWO_WAY_SEEDS.fullmatch(name)
     return tuple(map(int, found.groups())) if found else ()
 
 
-def _frame(file: Path):
+def _frame(file: Path) -> pandas.DataFrame:
     """One record as a `pandas.DataFrame`."""
     import pandas
 
@@ -310,21 +336,18 @@ def _frame(file: Path):
 
 
 def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What [`judge`][hf_stability.verdicts.verdict.judge] takes of a record, by keyword; for a loop of one's own.
-
-    ```python
-    verdict = judge(eval_labels=labels, eval_predictions=logits, **training_evidence(read_steps("out")))
-    ```
+    """Keyword arguments for `judge` from a record: `judge(eval_labels=..., eval_predictions=..., **training_evidence(record))`.
 
     Args:
-        record: as [`read_steps`] gives it; `warmup_steps` and `max_steps` from its `info`, None where they are not there.
+        record: as `read_steps` returns it. `warmup_steps` and `total_steps` come from its `info`. They are None if the
+            record does not have them.
     """
     info, steps = record["info"], record["step"]
     total = info.get("max_steps")
     last = steps > (1 - LAST_PART) * (total or max(steps, default=0))
     labels, losses = _total(record["labels"]), record.get("loss")
     if losses is not None and labels is None and not np.isfinite(losses).any():
-        losses = None  # with labels it would be divergence; without, nobody showed a loss
+        losses = None  # no loss was ever seen; with labels it would mean divergence
     known = bool(np.isfinite(record["layer_norms"]).any())
     return {
         "steps": steps,
@@ -339,30 +362,30 @@ def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _total(counts: np.ndarray) -> np.ndarray | None:
-    """Sum over steps `(steps, classes) -> (classes,)`; None where nothing was counted."""
+    """Sum over steps `(steps, classes) -> (classes,)`. None if nothing was counted."""
     total = np.nansum(counts, axis=0)
     return total if total.size and total.sum() > 0 else None
 
 
 def read_rows(path: Path) -> tuple[dict, np.ndarray]:
-    """The first line and the whole rows of a record file."""
+    """The first line and the complete rows of a record file."""
     try:
         first_line, _, data = path.read_bytes().partition(b"\n")
         header = json.loads(first_line)
         schema = header["schema"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a record of training steps") from None
+        raise InputError(f"{path}: not a record of training steps.") from None
     if schema != SCHEMA:
-        raise InputError(f"{path}: schema {schema}, this version reads {SCHEMA}")
+        raise InputError(f"{path}: its schema is {schema}, but this version of hf_stability reads {SCHEMA}.")
     columns = header.get("columns")
     if not isinstance(columns, list) or columns[:1] != ["step"] or not all(isinstance(name, str) for name in columns):
-        raise InputError(f"{path}: not a record of training steps: its first column is not `step`")
+        raise InputError(f"{path}: not a record of training steps: its first column is not `step`.")
     whole = len(data) // (4 * len(columns)) * len(columns)
     return header, np.frombuffer(data, "<f4", count=whole).reshape(-1, len(columns))
 
 
 def as_dict(columns: list[str], rows: np.ndarray, info: dict) -> dict[str, Any]:
-    """See [`read_steps`]."""
+    """The record as `read_steps` returns it."""
 
     def stacked(prefix: str) -> np.ndarray:
         return rows[:, [i for i, column in enumerate(columns) if column.startswith(prefix)]]
@@ -381,12 +404,12 @@ def as_dict(columns: list[str], rows: np.ndarray, info: dict) -> dict[str, Any]:
 
 
 def _record_file(path: Path) -> Path:
-    """The record in a run's folder; a file is itself."""
+    """The record in a run's folder. A path to a file is returned as it is."""
     if not path.is_dir():
         return path
     found = [path / name for name in IN_A_RUN if (path / name).is_file()]
     if not found:
-        raise InputError(f"{path}: no record of training steps in this folder; looked for {' and '.join(IN_A_RUN)}")
+        raise InputError(f"{path}: no record of training steps in this folder (looked for {' and '.join(IN_A_RUN)}).")
     return found[0]
 
 
@@ -395,14 +418,14 @@ def _info(header: dict) -> dict[str, Any]:
 
 
 def _whole(steps: np.ndarray, last_step: int) -> int:
-    """How many rows are of update steps up to `last_step`, up to the first one that is out of order (a torn file)."""
-    with np.errstate(invalid="ignore"):  # of what is no number at all
+    """How many rows have update steps up to `last_step`, and come before a row that is out of order (a torn file)."""
+    with np.errstate(invalid="ignore"):  # a torn row may have NaN
         in_order = (steps % 1 == 0) & (np.diff(steps, prepend=0) > 0) & (steps <= last_step)
     return len(steps) if in_order.all() else int(in_order.argmin())
 
 
 def _arranged(rows: np.ndarray, columns: list[str], wanted: list[str]) -> np.ndarray:
-    """Rows of `columns` as rows of `wanted`, NaN where there is no such column."""
+    """Rows of `columns` rearranged as rows of `wanted`. A column that was not there is NaN."""
     if columns == wanted:
         return rows
     arranged = np.full((len(rows), len(wanted)), np.nan, "<f4")
@@ -412,7 +435,7 @@ def _arranged(rows: np.ndarray, columns: list[str], wanted: list[str]) -> np.nda
 
 
 def _union(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """All columns: the new ones in their order, each of the others behind what it was behind before."""
+    """All columns: the new ones in their order. Each other column keeps its place behind the same column as before."""
     union = list(new)
     for before, column in zip(old, old[1:], strict=False):
         if column not in union:
@@ -423,5 +446,5 @@ def _union(old: Sequence[str], new: Sequence[str]) -> list[str]:
 def _check_columns(columns: Sequence[str]) -> None:
     if list(columns[:1]) != ["step"] or len(set(columns)) < len(columns):
         raise InputError(
-            f"columns {', '.join(map(str, columns))}: the first is to be `step`, and each to be there once"
+            f"columns {', '.join(map(str, columns))}: the first must be `step`, and no name may occur twice."
         )

@@ -1,4 +1,4 @@
-"""TensorBoard: a run's one event file, shared with the Trainer's own TensorBoardCallback where that is known."""
+"""TensorBoard: a run's event file, shared with the Trainer's own TensorBoardCallback if that is known."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ import numpy as np
 from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from .dashboard import custom_layout
+from .early_warning import Alarm
 from .judging import scores_of
+from .outcome import Outcome
 from .sinks import Sink
 
 
 logger = logging.getLogger(__name__)
 
-EVENTS_SUFFIX = ".stability"  # of the names of our event files
+EVENTS_SUFFIX = ".stability"  # at the end of our event files' names
 
 
 class TensorBoard(Sink):
     """Writes a run's event file.
 
-    | tag | what |
+    | tag | content |
     | --- | --- |
-    | `grad_norm/<layer>` | norm of the layer's gradient |
+    | `grad_norm/<layer>` | the layer's gradient norm |
     | `grad_norm/total`, `loss`, `learning_rate`, `logit_std`, `clipped` | as in the record |
     | the columns of `diagnostics` | as in the record: `clip_factor`, `update_ratio/<layer>` ... |
-    | `log10_grad_norm/<layer>`, `log10_grad_norm/total`, `log10_update_ratio/<layer>` ... | the logarithm of what has a value for each layer; -12 for 0 |
-    | `label_entropy` | of the labels so far (nats): the loss of the best constant prediction |
-    | `eval/<metric>` | every number of every evaluation but its times, whatever `report_to` says |
+    | `log10_grad_norm/<layer>`, `log10_grad_norm/total`, `log10_update_ratio/<layer>` ... | logarithm of each quantity with a value for each layer; -12 for 0 |
+    | `label_entropy` | entropy of the labels so far (nats): the loss of the best constant prediction |
+    | `eval/<metric>` | every number of every evaluation except times, for any value of `report_to` |
     | `alarm/risk` | the early warning's risk, at each check |
     | `alarm` (text) | the alarm's sentence, at its step |
-    | `final/<metric>`, `final/failed` | at the end: the headline metric; 1 where the run failed or diverged, none where it was stopped or is unknown |
+    | `final/<metric>` | the headline metric, at the end |
+    | `final/failed` | 1 if the run failed or diverged, 0 if it is ok; not written if it was stopped or is unknown |
     | `verdict` (text) | the verdict's sentence |
     | `gradients` (image) | `gradients.png` |
 
     A curve has at most 1000 points. The Custom Scalars tab has all layers in one chart, and a chart for each diagnostic.
-
-    A run has one event file, and another for each time it is resumed.
+    A run has one event file, and one more for each time it is resumed.
 
     Args:
-        folder: where the run is kept; the events are in its `tensorboard/`.
+        folder: the run's folder. The events are in its `tensorboard/`.
         args: the training arguments.
-        state: the Trainer's.
-        directory: where to write instead.
-        theirs: the Trainer's own callback, which then writes to the same file; None for a file of our own.
+        state: the Trainer's state.
+        directory: another folder for the events.
+        theirs: the Trainer's own TensorBoardCallback, which then writes to the same file. None for a separate file.
         hparams: for the HParams tab, written at the end.
         texts: tag -> Markdown, for the Text tab.
     """
@@ -64,24 +66,26 @@ class TensorBoard(Sink):
         theirs: TensorBoardCallback | None = None,
         hparams: Mapping[str, Any] | None = None,
         texts: Mapping[str, str] | None = None,
-    ):
+    ) -> None:
         self.folder, self.args, self.state, self.directory = folder, args, state, directory
-        # In a search the Trainer's callback has a folder for each trial.
+        # In a hyperparameter search the Trainer's callback has a folder for each trial.
         self.theirs = None if state.is_hyper_param_search else theirs
         self.hparams, self.texts = hparams, texts
-        self.writer = None
+        self.writer: Any = None  # torch's SummaryWriter, or another library's
         self.shares_writer = self.made_writer = False
 
-    def open(self, columns):
-        """Comes before the Trainer's callback would open its own."""
+    def open(self, columns: list[str]) -> None:
+        """Open the file. This happens before the Trainer's callback would open its own."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            logger.warning("tensorboard is not installed: the diagnostics go to the record file only.")
+            logger.warning(
+                "tensorboard is not installed, so the diagnostics are only in the record's file. To see them: pip install tensorboard"
+            )
             return
         first_step = self.state.global_step + 1
         if self.theirs is not None and self.theirs.tb_writer is not None:
-            self.writer = self.theirs.tb_writer  # one that it was made with
+            self.writer = self.theirs.tb_writer  # the user gave it to the Trainer's callback
         else:
             directory = self._events_folder()
             self.writer = SummaryWriter(directory, purge_step=first_step, filename_suffix=EVENTS_SUFFIX)
@@ -99,42 +103,45 @@ class TensorBoard(Sink):
             return str(self.directory)
         if self.theirs is not None:
             return self.theirs.logging_dir or os.path.join(self.args.output_dir, default_logdir())
-        if self.state.global_step == 0:  # begun anew, as the record: TensorBoard would keep the old run's hparams
+        if self.state.global_step == 0:  # a new run, like its record: TensorBoard would keep the old run's hparams
             for earlier in (self.folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
                 earlier.unlink()
         return str(self.folder / "tensorboard")
 
-    def numbers(self, values, step):
-        """All in one event, in a seventh of the time of an event each."""
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        """Write all numbers in one event. This takes a seventh of the time of separate events."""
         if self.writer is None:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
         from torch.utils.tensorboard import SummaryWriter
 
         if isinstance(self.writer, SummaryWriter):
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            self.writer.file_writer.add_summary(Summary(value=values), step)
-        else:  # another library's, that the Trainer's callback was made with
+            parts = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            self.writer.file_writer.add_summary(Summary(value=parts), step)
+        else:  # a writer of another library, which the user gave to the Trainer's callback
             for tag, value in values.items():
                 self.writer.add_scalar(tag, value, step)
 
-    def flush(self):
+    def flush(self) -> None:
         if self.writer is not None:
             self.writer.flush()
 
-    def evaluation(self, metrics, step):
+    def evaluation(self, metrics: Mapping[str, float], step: int) -> None:
         if self.writer is None or self.shares_writer:  # the Trainer's callback writes the same tags
             return
         for key, value in scores_of({k: v for k, v in metrics.items() if k.startswith("eval_")}).items():
             self.writer.add_scalar(f"eval/{key}", value, step)
         self.writer.flush()
 
-    def alarm(self, alarm):
+    def alarm(self, alarm: Alarm) -> None:
         if self.writer is not None:
             self.writer.add_text("alarm", alarm.sentence, alarm.step)
 
-    def end(self, outcome):
-        """The HParams tab keeps what it has seen first: a run that may go on is not shown there."""
+    def end(self, outcome: Outcome) -> None:
+        """Write the verdict, the picture and the final scores.
+
+        The HParams tab keeps the first values that it gets, so a run that may continue is not written there.
+        """
         if self.writer is None:
             return
         for tag, png in outcome.pictures.items():
@@ -146,15 +153,14 @@ class TensorBoard(Sink):
 
             given = {**self.hparams, "verdict": outcome.verdict.status}
             values = {key: _hparam(value) for key, value in given.items()}
-            for summary in hparams(
-                values, dict(outcome.final)
-            ):  # SummaryWriter.add_hparams would make a run of its own
+            # SummaryWriter.add_hparams would make a second run.
+            for summary in hparams(values, dict(outcome.final)):
                 self.writer.file_writer.add_summary(summary)
         self.writer.flush()
 
-    def close(self, abandoned=False):
+    def close(self, abandoned: bool = False) -> None:
         writer, self.writer = self.writer, None
-        if writer is None or (self.shares_writer and not abandoned):  # the Trainer's callback closes its own, later
+        if writer is None or (self.shares_writer and not abandoned):  # the Trainer's callback closes the file later
             return
         if self.shares_writer and not self.made_writer:
             return
@@ -172,7 +178,7 @@ def _pixels(png: bytes) -> np.ndarray:
 
 
 def _hparam(value: Any) -> int | float | str:
-    """As the HParams tab takes it; torch would make a number of a bool."""
+    """A value as the HParams tab takes it. A bool becomes text, because torch would make a number of it."""
     if isinstance(value, bool):
         return str(value).lower()
     return value if isinstance(value, (int, float)) else str(value)

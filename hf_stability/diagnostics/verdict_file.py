@@ -1,10 +1,11 @@
-"""`verdict.json`: the verdict on a run, in its folder."""
+"""`verdict.json`: the verdict on a run, in the run's folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..utils.files import write_json
+from .outcome import Outcome
 from .sinks import Sink
 
 
@@ -15,13 +16,13 @@ class VerdictFile(Sink):
     """Writes the verdict.
 
     Args:
-        folder: where the run is kept.
+        folder: the run's folder.
     """
 
     name = "the file of the verdict"
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def end(self, outcome):
+    def end(self, outcome: Outcome) -> None:
         write_json(self.folder / VERDICT, outcome.verdict.to_dict())

@@ -1,4 +1,4 @@
-"""The early warning at work: it looks at a run every 5% of training, and raises its alarm once, and what the user wants is done."""
+"""The early warning during training: it looks at the run every 5% of training, raises at most one alarm, and responds to it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from .guard import Guard
 from .recorder import RECORD, Recorder
 
 
-logger = logging.getLogger("hf_stability.callback")  # whose lines they are for a user
+logger = logging.getLogger("hf_stability.callback")  # the name that a user knows
 
 EARLY_WARNING = "the early warning"
 """The part's name in warnings."""
 
 
 class Watch:
-    """Looks at a run's record at the steps of [`check_steps`][hf_stability.diagnostics.early_warning.check_steps].
+    """Looks at a run's record at the steps of `check_steps`.
 
     Args:
-        recorder: of the training.
-        guard: where our own errors end.
+        recorder: the training's recorder.
+        guard: catches errors of the parts.
 
     Attributes:
-        alarm: once it was raised; that of the steps before in a resumed run.
+        steps: update steps after which it looks.
+        alarm: the alarm, once it was raised. In a resumed run, also an alarm of the steps before.
     """
 
-    def __init__(self, recorder: Recorder, guard: Guard):
+    def __init__(self, recorder: Recorder, guard: Guard) -> None:
         self.recorder, self.guard = recorder, guard
         info = recorder.record.info
         self.steps = set(check_steps(info["warmup_steps"], info["max_steps"]))
@@ -41,11 +42,12 @@ class Watch:
         )
 
     def look(self, step: int) -> tuple[float, Alarm | None]:
-        """The risk after an update step, NaN where the record does not say enough, and the alarm where this is the first.
+        """Look at the run after an update step. All processes must call this together; they get the same result.
 
-        All processes call it together, and get the same.
+        Returns:
+            the risk, NaN if the record is not sufficient; and the alarm, if this is the first one, else None.
         """
-        # In a resumed run only the main process has the steps before; all must stop, or none.
+        # In a resumed run only the main process has the steps before. All processes must stop, or none.
         found = self.guard.run(EARLY_WARNING, self._check, step, default=(math.nan, None))
         risk, alarm = of_the_main_process(found, self.recorder.args)
         if alarm is None or self.alarm is not None:
@@ -74,21 +76,22 @@ def respond(
     state: Any,
     audited: bool = False,
 ) -> bool:
-    """Do what the user wants at an alarm. All processes call it together, with the same alarm.
+    """Respond to an alarm as the user wants. All processes must call this together, with the same alarm.
 
     Args:
-        alarm: it was just raised.
-        on_alarm, audited: see [`StabilityCallback`][hf_stability.StabilityCallback].
-        control: the Trainer's; stopped and saved through it.
+        alarm: the alarm, just raised.
+        on_alarm: see `StabilityCallback`.
+        control: the Trainer's control, through which training is stopped and a checkpoint saved.
         args: the training arguments.
-        state: the Trainer's.
+        state: the Trainer's state.
+        audited: see `StabilityCallback`.
 
     Returns:
-        whether this ended the training.
+        whether the response ended the training.
     """
     if on_alarm == "none":
         return False
-    stopping = control.should_training_stop  # by somebody else
+    stopping = control.should_training_stop  # already, for another reason
     if callable(on_alarm):
         on_alarm(alarm, control)
     else:

@@ -1,4 +1,4 @@
-"""The methods that a recipe can switch on, one file each; see [`Method`][hf_stability.methods.base.Method]."""
+"""Methods that a recipe can switch on, one file each, and `Method`, their base class."""
 
 from .base import Method, Range
 from .loading import load_method, method_name, source_hash

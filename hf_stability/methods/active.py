@@ -1,8 +1,8 @@
-"""The methods of one trainer: which are on, and their hooks, called where the trainer comes by."""
+"""The methods of one trainer: which of them are on, and the calls of their hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,25 +11,27 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.optimizers import inner_optimizer
-from .base import Method
+from .base import ComputeLoss, Method
 from .packaged import make_methods
 
 
 class ActiveMethods:
-    """Methods that a trainer uses on one model.
+    """The methods that a trainer uses on one model.
 
     Args:
         trainer: the trainer.
-        passed: those that were passed to it, beside those of its training arguments.
+        passed: methods that were passed to it, in addition to those of its training arguments.
 
     Raises:
-        InputError: a passed one that is none, or has values that cannot be, or contradicts another.
+        InputError: a passed object is not a method, has a value out of range, or contradicts another method.
     """
 
     def __init__(self, trainer: Any, passed: Sequence[Method] = ()):
         for method in passed:
             if not isinstance(method, Method):
-                raise InputError(f"methods={method!r}: give objects, such as methods=[Mine()]")
+                raise InputError(
+                    f"methods={method!r}: not an object of a subclass of Method. Give objects: methods=[Mine()]."
+                )
         self.trainer = trainer
         self.passed = list(passed)
         self.methods = [*make_methods(trainer.args), *self.passed]
@@ -39,7 +41,7 @@ class ActiveMethods:
         self._own_optimizer: torch.optim.Optimizer | None = None
 
     def _check_passed(self) -> None:
-        """Those of the arguments were checked with these."""
+        """Check the methods that were passed. Those of the training arguments were checked with the arguments."""
         values = dict(vars(self.trainer.args))
         for method in self.passed:
             method.check_values()
@@ -49,17 +51,17 @@ class ActiveMethods:
                 method.check(values)
 
     def having(self, hook: str) -> list[Method]:
-        """The methods that define a hook and are on by now."""
+        """The methods that are on at present and define a hook."""
         return [method for method in self.methods if method.defines(hook) and method.is_on]
 
     def prepare_model(self, model: nn.Module, seed: int | None) -> None:
-        """Change a model that has its pretrained weights; what is drawn comes from the seed, or torch's global stream."""
+        """Let methods change a model with its pretrained weights. Random numbers come from the seed; None: torch's global stream."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         for method in self.having("prepare_model"):
             method.prepare_model(model, self.trainer, generator)
 
     def begin_training(self, model: nn.Module) -> None:
-        """Once per model and method."""
+        """Call `begin_training`, once per model and method."""
         for method in self.having("begin_training"):
             if id(method) not in self._begun:
                 method.begin_training(model, self.trainer)
@@ -68,7 +70,7 @@ class ActiveMethods:
     # ---- optimizer and schedule ------------------------------------------------------------------------------------------
 
     def make_optimizer(self) -> None:
-        """Give the trainer an optimizer with a method's parameter groups, or of a passed method's class, where one wants that."""
+        """Give the trainer an optimizer, if a method wants its own parameter groups or a passed one wants another class."""
         trainer, grouping = self.trainer, self.having("parameter_groups")
         changing = [method for method in self.having("change_optimizer") if method in self.passed]
         if not grouping and not changing:
@@ -77,21 +79,32 @@ class ActiveMethods:
         if trainer.optimizer is not None:
             if inner_optimizer(trainer.optimizer) is self._own_optimizer:
                 return  # a second training
-            raise InputError(f"{flag}: an optimizer was passed to the Trainer, which has its rates already")
+            raise InputError(
+                f"{flag}: an optimizer was passed to the Trainer, with learning rates of its own. Pass none, or leave out {flag}."
+            )
         cls, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
             trainer.args, trainer.model
         )
         for method in changing:
             cls, kwargs = method.change_optimizer(cls, kwargs, trainer.args)
         if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or "params" in kwargs:
-            raise InputError(f"{flag}: --optim {trainer.args.optim} makes parameter groups of its own")
-        groups = None
-        for method in grouping:
-            groups = method.parameter_groups(trainer, kwargs.get("lr", trainer.args.learning_rate))
+            raise InputError(
+                f"{flag}: --optim {trainer.args.optim} makes its own parameter groups. Give --optim adamw_torch."
+            )
+        groups = self._groups_of(grouping, kwargs.get("lr", trainer.args.learning_rate))
         trainer.optimizer = self._own_optimizer = cls(groups or self._usual_groups(), **kwargs)
 
+    def _groups_of(self, methods: Sequence[Method], learning_rate: float) -> list[dict[str, Any]] | None:
+        """The parameter groups of the one method that gives some; None if none does."""
+        made = [(method.flag(), method.parameter_groups(self.trainer, learning_rate)) for method in methods]
+        made = [(flag, groups) for flag, groups in made if groups]
+        if len(made) > 1:
+            flags = " and ".join(flag for flag, _ in made)
+            raise InputError(f"{flags}: each makes the optimizer's parameter groups. Use only one of them.")
+        return made[0][1] if made else None
+
     def _usual_groups(self) -> list[dict[str, Any]]:
-        """The Trainer's: parameters with weight decay, then those without."""
+        """The Trainer's groups: parameters with weight decay, then those without."""
         trainer = self.trainer
         decayed = set(trainer.get_decay_parameter_names(trainer.model))
         named = [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
@@ -101,7 +114,7 @@ class ActiveMethods:
         ]
 
     def attach_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make `before_step` part of its steps, and have it looked at."""
+        """Call `before_step` in the optimizer's steps, and let methods check the optimizer."""
         for handle in self._step_hooks:  # of an earlier training with this optimizer
             handle.remove()
         hooks = self.having("before_step")
@@ -110,7 +123,7 @@ class ActiveMethods:
             method.check_optimizer(optimizer)
 
     def change_scheduler(self, scheduler: Any, passed_in: bool) -> Any:
-        """The schedule as the methods want it."""
+        """The schedule, as methods changed it."""
         for method in self.having("change_scheduler"):
             scheduler = method.change_scheduler(scheduler, self.trainer, passed_in)
         return scheduler
@@ -119,31 +132,32 @@ class ActiveMethods:
 
     @property
     def change_loss(self) -> bool:
-        """Whether any of them has a loss."""
+        """Whether a method that is on changes the loss."""
         return bool(self.having("loss"))
 
-    def loss(self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any]) -> tuple:
-        """The loss with their terms, the first method's innermost; see [`Method.loss`]."""
+    def loss(self, compute_loss: ComputeLoss, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """The loss with the terms of the methods, that of the first one innermost. See `Method.loss`."""
         for method in self.having("loss"):
             compute_loss = partial(method.loss, compute_loss, trainer=self.trainer)
         return compute_loss(inputs)
 
     def add_gradients(self) -> None:
-        """See [`Method.add_gradients`]."""
+        """See `Method.add_gradients`."""
         for method in self.having("add_gradients"):
             method.add_gradients()
 
     def clip(self, gradients: Callable[[], Sequence[Tensor]], norms: Tensor, total: Tensor) -> Tensor:
-        """See [`Method.clip`]; the total norm afterwards."""
+        """See `Method.clip`. Returns the total norm afterwards."""
         for method in self.having("clip"):
             norms = method.clip(gradients(), norms)
             total = torch.linalg.vector_norm(norms)
         return total
 
     def refuse_parts_of_gradients(self) -> None:
-        """Where gradients are sharded, hidden, or of several kinds, some methods would change nothing, or a part only."""
+        """Refuse methods that would change nothing, or only a part, where a process does not have whole gradients."""
         used = [method for method in self.methods if method.needs_whole_gradients and method.is_on]
         if used:
             raise InputError(
-                f"{used[0].flag()}: needs whole gradients of one kind in each process, not DeepSpeed, FSDP or mixed devices"
+                f"{used[0].flag()}: needs whole gradients of one type and device in each process. It does not work with "
+                "DeepSpeed, FSDP or a model on several devices."
             )

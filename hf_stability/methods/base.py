@@ -1,8 +1,4 @@
-"""What a method is: one idea that a recipe can switch on, in a file of its own.
-
-The file has the equation as a plain function first, then a dataclass of arguments, then a subclass of [`Method`]. Nobody else
-names the method: its arguments become training arguments and flags, and the trainer calls its hooks.
-"""
+"""The base class of methods. A method's file has the equation as a plain function, a dataclass of arguments, and a subclass."""
 
 from __future__ import annotations
 
@@ -15,38 +11,48 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import InputError
 
 
+ComputeLoss = Callable[[dict[str, Any]], tuple[Tensor, Any]]
+
+
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an argument takes: `low` or more and below `high`; or, with `takes_high`, above `low` and up to `high`."""
+    """The numbers that an argument may have.
+
+    Attributes:
+        low: lower bound. The number may equal it, unless `takes_high`.
+        high: upper bound. The number must be below it; with `takes_high` it may equal it.
+        takes_high: whether `high` is allowed and `low` is not.
+    """
 
     low: float = 0
     high: float = math.inf
     takes_high: bool = False
 
     def check(self, name: str, value: float) -> None:
-        """Raises InputError where the value is outside."""
+        """Raise InputError if the value is outside."""
         if self.takes_high and not self.low < value <= self.high:
-            raise InputError(f"--{name} {value}: give more than {self.low:g}, up to {self.high:g}")
+            raise InputError(f"--{name} {value}: must be above {self.low:g}, and at most {self.high:g}.")
         if not self.takes_high and not self.low <= value < self.high:
-            bound = "" if self.high == math.inf else f", below {self.high:g}"
-            raise InputError(f"--{name} {value}: give {self.low:g} or more{bound}")
+            bound = "" if self.high == math.inf else f", and below {self.high:g}"
+            raise InputError(f"--{name} {value}: must be {self.low:g} or more{bound}.")
 
 
 @dataclass
 class NoArguments:
-    """The arguments of a method that has none."""
+    """The arguments of a method without arguments."""
 
 
 class LiveSettings:
-    """A method's settings as training arguments have them at any time; missing ones have their defaults.
+    """A method's settings, read from training arguments each time. Missing ones have their defaults.
 
     Args:
         arguments: the method's dataclass of arguments.
-        args: training arguments.
+        args: the training arguments.
     """
 
     def __init__(self, arguments: type, args: Any):
@@ -69,32 +75,34 @@ def defaults_of(arguments: type) -> dict[str, Any]:
 
 
 class Method:
-    """One idea of how to train: what it does to the model, the optimizer, the loss or the gradients.
+    """A change to training that arguments switch on: of the model, the optimizer, the loss, the gradients or the step.
 
-    A [`StableTrainer`][hf_stability.trainer.StableTrainer] makes an object of each method for each model that it trains, and
-    calls the hooks of those that are on, in the order of [`METHODS`][hf_stability.methods.METHODS], then the user's own. Each
-    hook is optional.
+    A subclass gives its `Arguments` and the hooks that it needs. Its arguments become training arguments and flags. A
+    `StableTrainer` makes an object of each method for each model that it trains. It calls the hooks of the methods that are
+    on: first the packaged ones, in the order of `METHODS`, then your own.
 
     | hook | when it is called |
     | --- | --- |
     | `check` | when the training arguments are made |
     | `check_model`, `describe` | by a study, before any run |
     | `prepare_model` | on a model with its pretrained weights, before training |
-    | `begin_training` | when `train()` begins, with the data at hand |
-    | `change_optimizer`, `parameter_groups`, `check_optimizer`, `change_scheduler` | when these are made |
+    | `begin_training` | when `train()` begins, once per model |
+    | `change_optimizer`, `parameter_groups`, `check_optimizer` | when the optimizer is made |
+    | `change_scheduler` | when the scheduler is made |
     | `loss` | for each micro-batch of training |
-    | `add_gradients` | each update step, before gradient norms are measured |
-    | `clip` | each update step, after that, before `max_grad_norm` clips all gradients together |
-    | `before_step` | each update step, right before the optimizer's |
+    | `add_gradients` | in each update step, before gradient norms are measured |
+    | `clip` | in each update step, after they are measured, before `max_grad_norm` clips all gradients together |
+    | `before_step` | in each update step, directly before the optimizer's own step |
 
     Attributes:
-        Arguments: a dataclass; its fields are the method's training arguments and flags, with `help` (and `choices`) in their
-            metadata. The first is the switch: with its default the method is off. A method without arguments is always on.
-        ranges: what the numbers among them may be, by name.
-        is_common: whether `--help` explains its arguments, not only `--help_all`.
-        needs_whole_gradients: whether it works only where each process has whole gradients (not DeepSpeed, not FSDP).
-        settings: the values of `Arguments` of this object. A trainer's own follow its training arguments, which somebody may
-            change until, or while, it trains.
+        Arguments: a dataclass. Its fields are the method's training arguments and flags, with `help` (and `choices`) in their
+            metadata. The first field is the switch: at its default value the method is off. A method without arguments is
+            always on.
+        ranges: argument -> the `Range` of its numbers.
+        is_common: whether `--help` explains the arguments. `--help_all` explains those of all methods.
+        needs_whole_gradients: whether each process must have whole gradients. If so, DeepSpeed and FSDP are refused.
+        settings: this object's values of `Arguments`. An object that a trainer made follows the training arguments, which may
+            still change before and during training.
     """
 
     Arguments: ClassVar[type] = NoArguments
@@ -102,15 +110,15 @@ class Method:
     is_common: ClassVar[bool] = False
     needs_whole_gradients: ClassVar[bool] = False
 
-    def __init__(self, **values: Any):
+    def __init__(self, **values: Any) -> None:
         self.settings = self.Arguments(**values)
 
     @classmethod
     def from_arguments(cls, args: Any) -> Method:
-        """The method with the values of training arguments; missing ones have their defaults.
+        """Make the method with the values of training arguments. Missing ones have their defaults.
 
         Args:
-            args: a mapping, or an object, whose values it follows.
+            args: a mapping, or an object. The method follows later changes of an object's attributes.
         """
         if isinstance(args, Mapping):
             return cls(**{name: args[name] for name in defaults_of(cls.Arguments) if name in args})
@@ -120,62 +128,64 @@ class Method:
 
     @classmethod
     def flag(cls) -> str:
-        """What messages call it: the flag that switches it on, `--mixout`; without arguments the class's name."""
+        """The name in messages: the flag that switches it on (`--mixout`), or the class's name if it has no arguments."""
         switch = next(iter(defaults_of(cls.Arguments)), None)
         return cls.__name__ if switch is None else f"--{switch}"
 
     @property
     def is_on(self) -> bool:
-        """Whether it changes the training."""
+        """Whether the switch differs from its default."""
         switch, default = next(iter(defaults_of(self.Arguments).items()), (None, None))
         return switch is None or getattr(self.settings, switch) != default
 
     def defines(self, hook: str) -> bool:
-        """Whether this class has the hook."""
+        """Whether this class overrides the hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)
 
     def check_values(self) -> None:
-        """Raises InputError where a value is not among its choices, or outside of its range."""
+        """Raise InputError if a value is not one of its choices, or is out of its range."""
         for field in dataclasses.fields(self.Arguments):
             value, choices = getattr(self.settings, field.name), field.metadata.get("choices")
             if choices and value not in choices:
-                raise InputError(f"--{field.name} {value}: give {', '.join(map(str, choices))}")
+                raise InputError(f"--{field.name} {value}: must be one of {', '.join(map(str, choices))}.")
             if field.name in self.ranges:
                 self.ranges[field.name].check(field.name, value)
 
-    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] = lambda: 0):
-        """Call [`before_step`] in every `optimizer.step()`; the handle's `remove()` ends it.
+    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] = lambda: 0) -> RemovableHandle:
+        """Call `before_step` in every `optimizer.step()`. The handle's `remove()` ends that.
 
         Args:
-            steps_done: says how many update steps lie behind.
+            optimizer: any of torch's.
+            steps_done: returns the number of finished update steps.
         """
         return optimizer.register_step_pre_hook(lambda *_: self.before_step(optimizer, steps_done()))
 
     # ---- the hooks -----------------------------------------------------------------------------------------------------
 
     def check(self, args: Mapping[str, Any]) -> None:
-        """Refuse what cannot go together.
+        """Refuse training arguments that this method does not work with.
 
         Args:
-            args: all training arguments by name; what is missing has its default.
+            args: all training arguments by name. Missing ones have their defaults.
 
         Raises:
-            InputError: names the flags and the way out.
+            InputError: names the flags, and what to do.
         """
 
     def check_model(self, config: Any, task: Any) -> None:
-        """Refuse, before any run, a model or a task that this method does not work on.
+        """Refuse a model or a task that this method does not work with, before any run of a study.
 
         Args:
-            config: the model's, with the recipe's values and the task's labels.
+            config: the model's config, with the recipe's values and the task's labels.
             task: has `name` and `is_regression`.
         """
 
     def describe(self, config: Any, args: Mapping[str, Any]) -> list[str]:
-        """Lines for a dry run: what follows from the settings for this model.
+        """Lines for `--dry_run`: what the settings mean for this model.
 
         Args:
-            config, args: see [`check_model`] and [`check`].
+            config: as in `check_model`.
+            args: as in `check`.
         """
         return []
 
@@ -183,56 +193,67 @@ class Method:
         """Change a model that has its pretrained weights and its new head.
 
         Args:
-            trainer: the trainer; its data loaders are not to be used yet.
-            generator: of the CPU, for what is drawn here; None is torch's global one.
+            model: the model, not wrapped, perhaps still on the CPU.
+            trainer: the trainer. Do not use its data loaders yet.
+            generator: on the CPU, for random numbers drawn here. None is torch's global one.
         """
 
     def begin_training(self, model: nn.Module, trainer: Any) -> None:
-        """Whatever needs the training set: called once per model, when training begins."""
+        """Do what needs the training set. Called once per model, when training begins."""
 
     def change_optimizer(self, optimizer_cls: Any, kwargs: dict[str, Any], args: Any) -> tuple[Any, dict[str, Any]]:
-        """Another class of optimizer, or other keywords for it.
+        """Return another class of optimizer, or other keywords for it.
 
         Args:
+            optimizer_cls: the class that the Trainer would use.
+            kwargs: its keywords.
             args: the training arguments.
         """
         return optimizer_cls, kwargs
 
     def parameter_groups(self, trainer: Any, learning_rate: float) -> list[dict[str, Any]] | None:
-        """Parameter groups of the model to be trained, each with its `lr` and `weight_decay`; None: the Trainer's two."""
+        """Return the optimizer's parameter groups, each with `params`, `lr` and `weight_decay`. None: the Trainer's two groups.
+
+        Only one method may return groups: two are refused.
+
+        Args:
+            trainer: with the model that is trained as `trainer.model`.
+            learning_rate: of the training arguments.
+        """
         return None
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse an optimizer, perhaps passed to the Trainer, that does not do as the settings say."""
+        """Refuse an optimizer that does not do what the settings say; the user may have passed it to the Trainer."""
 
     def change_scheduler(self, scheduler: Any, trainer: Any, passed_in: bool) -> Any:
-        """Another schedule of the learning rate.
+        """Return another schedule of the learning rate.
 
         Args:
-            passed_in: whether the user passed this one to the Trainer.
+            scheduler: the one that the Trainer would use.
+            trainer: the trainer.
+            passed_in: whether the user passed this scheduler to the Trainer.
         """
         return scheduler
 
-    def loss(
-        self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any], trainer: Any
-    ) -> tuple:
-        """The loss of a micro-batch, and the model's outputs.
+    def loss(self, compute_loss: ComputeLoss, inputs: Mapping[str, Any], trainer: Any) -> tuple[Tensor, Any]:
+        """Return the loss of a micro-batch (0-d), and the model's outputs.
 
         Args:
-            compute_loss: inputs -> mean loss over its examples (0-d), and the outputs.
+            compute_loss: inputs -> mean loss over the examples (0-d), and the outputs.
             inputs: name -> tensor, examples first, as the Trainer gives them to the model.
+            trainer: the trainer.
         """
         return compute_loss(dict(inputs))
 
     def add_gradients(self) -> None:
-        """Add to `.grad`, in place: the gradient of a term of the objective. They are unscaled by then."""
+        """Add the gradient of a further loss term to `.grad`, in place. Gradients are already unscaled (fp16)."""
 
     def clip(self, gradients: Sequence[Tensor], norms: Tensor) -> Tensor:
         """Scale gradients, in place.
 
         Args:
             gradients: one per trained parameter.
-            norms: `(len(gradients),)`, their norms.
+            norms: `(len(gradients),)`, the gradients' norms.
 
         Returns:
             `(len(gradients),)`: the norms afterwards.
@@ -240,8 +261,9 @@ class Method:
         return norms
 
     def before_step(self, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
-        """Change gradients or weights right before the optimizer's own step; clipping lies behind.
+        """Change gradients or weights directly before the optimizer's own step, after clipping.
 
         Args:
-            steps_done: update steps before this one.
+            optimizer: the optimizer, unwrapped.
+            steps_done: number of update steps before this one.
         """

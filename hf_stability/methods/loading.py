@@ -1,4 +1,4 @@
-"""A user's own method: found by its name, known by its source."""
+"""A user's own method: found by its name, identified by its source."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import importlib.util
 import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ..errors import InputError, nearest
 from .base import Method
 
 
 def load_method(name: str, folder: Path | None = None) -> type[Method]:
-    """The class of a method that is not ours.
+    """Load the class of a user's own method.
 
     Args:
-        name: `my_module:Mine`, a module that can be imported from the working folder (or `folder`) or is installed; or
-            `path/to/file.py:Mine`.
-        folder: where a recipe file lies that names it; relative names are looked for there first.
+        name: `my_module:Mine` (a module in `folder`, in the working folder, or installed), or `path/to/file.py:Mine`.
+        folder: the folder of the recipe file that names the method. Relative names are looked for there first.
 
     Raises:
-        InputError: no such module or class, an error in it, or no subclass of [`Method`].
+        InputError: there is no such module or class, importing it raises an error, or the class is not a subclass of `Method`.
     """
     module_name, colon, class_name = name.rpartition(":")
     if not (colon and module_name and class_name):
-        raise InputError(f"--method {name}: give MODULE:CLASS (my_module:Mine), or FILE.py:CLASS")
+        raise InputError(f"--method {name}: must be MODULE:CLASS (my_module:Mine) or FILE.py:CLASS (my_file.py:Mine).")
     try:
         module = _load_module(module_name, [*([folder] if folder else []), Path.cwd()])
     except ModuleNotFoundError as error:
-        raise InputError(f"--method {name}: {error}; it is looked for in {Path.cwd()}, too") from None
+        raise InputError(f"--method {name}: {error}. Put the file into {Path.cwd()}, or install the module.") from None
     except FileNotFoundError as error:
-        raise InputError(f"--method {name}: {error}") from None
+        raise InputError(f"--method {name}: {error}.") from None
     except Exception as error:  # the user's module
         raise InputError(f"--method {name}: importing it raised {type(error).__name__}: {error}") from error
     found = getattr(module, class_name, None)
@@ -41,29 +42,31 @@ def load_method(name: str, folder: Path | None = None) -> type[Method]:
         classes = [
             k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Method) and v is not Method
         ]
-        there = f"; it has {', '.join(classes)}" if classes else "; it has no method"
-        raise InputError(f"--method {name}: no {class_name} in this module{nearest(class_name, classes)}{there}")
+        there = f"It has {', '.join(classes)}." if classes else "It has no method."
+        raise InputError(f"--method {name}: no {class_name} in this module{nearest(class_name, classes)}. {there}")
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise InputError(f"--method {name}: {class_name} is no subclass of hf_stability.methods.Method")
+        raise InputError(f"--method {name}: {class_name} is not a subclass of hf_stability.methods.Method.")
     _check_arguments(found)
     return found
 
 
 def _check_arguments(method: type[Method]) -> None:
-    """Refuse arguments of a method that could not be flags."""
+    """Refuse a method with arguments that cannot become flags."""
     arguments = method.Arguments
     if not dataclasses.is_dataclass(arguments):
-        raise InputError(f"method {method.__name__}: its Arguments are no dataclass; put @dataclass before the class")
+        raise InputError(
+            f"method {method.__name__}: its Arguments are not a dataclass. Put @dataclass before the class."
+        )
     for field in dataclasses.fields(arguments):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise InputError(f"method {method.__name__}: its argument {field.name} has no default; give it one")
+            raise InputError(f"method {method.__name__}: its argument {field.name} has no default. Give it one.")
 
 
 def method_name(method: str | type[Method]) -> str:
-    """A name by which [`load_method`] finds a method from any folder and in any process.
+    """A name by which `load_method` finds a method from any folder and in any process.
 
     Raises:
-        InputError: a class that was made inside a function, or is in no file.
+        InputError: the class was made inside a function, or is not in a file.
     """
     if isinstance(method, str):
         module, _, name = method.rpartition(":")
@@ -75,7 +78,8 @@ def method_name(method: str | type[Method]) -> str:
     at_top = getattr(sys.modules.get(method.__module__), method.__name__, None) is method
     if file is None or not file.is_file() or not at_top:
         raise InputError(
-            f"method {getattr(method, '__name__', method)}: put the class at the top level of a file; other processes read it there"
+            f"method {getattr(method, '__name__', method)}: worker processes could not load it. Put the class at the top level "
+            "of a file."
         )
     return (
         f"{file.resolve()}:{method.__qualname__}"
@@ -84,7 +88,7 @@ def method_name(method: str | type[Method]) -> str:
     )
 
 
-def _load_module(name: str, folders: list[Path]):
+def _load_module(name: str, folders: list[Path]) -> ModuleType:
     if name.endswith(".py"):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
@@ -94,12 +98,12 @@ def _load_module(name: str, folders: list[Path]):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     spec = importlib.util.find_spec(name) if name not in sys.modules else None
-    known = _loaded_from(Path(spec.origin)) if spec is not None and spec.has_location else None
+    known = _loaded_from(Path(spec.origin)) if spec is not None and spec.origin and spec.has_location else None
     return known or importlib.import_module(name)
 
 
-def _loaded_from(path: Path):
-    """The module that was read from a file, under whatever name; None without."""
+def _loaded_from(path: Path) -> ModuleType | None:
+    """The module that was loaded from a file, under any name; None if it was not."""
     for known in list(sys.modules.values()):
         file = getattr(known, "__file__", None)
         if file and file.endswith(path.name) and Path(file).resolve() == path:
@@ -107,12 +111,12 @@ def _loaded_from(path: Path):
     return None
 
 
-def _load_file(path: Path):
-    """Read a file as a module with a name of its own, which hides no other module."""
+def _load_file(path: Path) -> ModuleType:
+    """Load a file as a module with a unique name, so that it hides no other module."""
     name = f"hf_stability_method_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # what is pickled finds it
+    sys.modules[name] = module  # pickle looks for it there
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -122,5 +126,5 @@ def _load_file(path: Path):
 
 
 def source_hash(method: type[Method]) -> str:
-    """SHA-256 over the file that a method's class is in, hexadecimal: runs of another source are other runs."""
+    """SHA-256 of the file with a method's class, hexadecimal. It is in a run's id: a changed source gives other runs."""
     return hashlib.sha256(Path(inspect.getfile(method)).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""All packaged methods, in one ordered tuple, and what goes for all of them."""
+"""All packaged methods, in one ordered tuple, and functions over several methods."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .adamw import BiasCorrection
+from .adamw import BiasCorrection, BiasCorrectionArguments
 from .base import Method
-from .child_tuning import ChildTuningMethod
-from .component_clip import ComponentClip
-from .layerwise_lr import LayerwiseLR
-from .mixout import Mixout
-from .prior_decay import PriorDecayMethod
-from .r3f import R3F
-from .r_drop import RDrop
-from .reinit import Reinit
+from .child_tuning import ChildTuningArguments, ChildTuningMethod
+from .component_clip import ComponentClip, ComponentClipArguments
+from .layerwise_lr import LayerwiseLR, LayerwiseLRArguments
+from .mixout import Mixout, MixoutArguments
+from .prior_decay import PriorDecayArguments, PriorDecayMethod
+from .r3f import R3F, R3FArguments
+from .r_drop import RDrop, RDropArguments
+from .reinit import Reinit, ReinitArguments
 
 
 METHODS: tuple[type[Method], ...] = (
@@ -29,14 +29,25 @@ METHODS: tuple[type[Method], ...] = (
     R3F,
     ChildTuningMethod,
 )
-"""All of them, in the order in which a trainer calls their hooks."""
+"""The packaged methods, in the order in which a trainer calls their hooks."""
 
-MethodArguments = dataclasses.make_dataclass(
-    "MethodArguments",
-    [],
-    bases=tuple(method.Arguments for method in reversed(METHODS)),  # fields come in the order of METHODS
-    namespace={"__module__": __name__, "__doc__": "The arguments of all methods."},
-)
+
+@dataclasses.dataclass
+class MethodArguments(
+    ChildTuningArguments,
+    R3FArguments,
+    RDropArguments,
+    ComponentClipArguments,
+    LayerwiseLRArguments,
+    PriorDecayArguments,
+    MixoutArguments,
+    ReinitArguments,
+    BiasCorrectionArguments,
+):
+    """The arguments of all packaged methods: METHODS backwards, because a dataclass takes the fields of its last base first.
+
+    The bases are written out for type checkers.
+    """
 
 
 def argument_names(methods: Sequence[type[Method]] = METHODS) -> tuple[str, ...]:
@@ -45,20 +56,24 @@ def argument_names(methods: Sequence[type[Method]] = METHODS) -> tuple[str, ...]
 
 
 def methods_of(args: Any) -> tuple[type[Method], ...]:
-    """The methods that these training arguments have values for: ours, then the user's own."""
+    """The methods that these training arguments have values for: the packaged ones, then the user's own."""
     return METHODS + tuple(getattr(args, "own_methods", ()))
 
 
 def make_methods(args: Any) -> list[Method]:
-    """An object of each method, with the values of these training arguments."""
+    """One object per method, with the values of these training arguments."""
     return [method.from_arguments(args) for method in methods_of(args)]
 
 
 def check_methods(args: Mapping[str, Any], methods: Sequence[type[Method]] = METHODS) -> None:
-    """Refuse values that no training could start with, and methods that contradict each other.
+    """Check the values of methods, and whether the methods that are on can be used together.
 
     Args:
-        args: training arguments by name; what is missing has its default.
+        args: training arguments by name. Missing ones have their defaults.
+        methods: the methods to check.
+
+    Raises:
+        InputError: a value is out of its range, or two methods contradict each other.
     """
     made = [method.from_arguments(args) for method in methods]
     for method in made:

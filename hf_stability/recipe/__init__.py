@@ -1,7 +1,7 @@
-"""Recipes: YAML files whose values become defaults of the arguments.
+"""Recipes: YAML files with the settings of a fine-tuning. Their values replace the defaults of the training arguments.
 
-`schema` says what a file may hold, `load` finds and reads files, `compose` makes recipes from recipes (`a+b`, grids),
-`resolve` says which values are in force and where each came from.
+`schema` has the keys of a file and checks them. `load` finds and reads files. `compose` makes recipes from recipes (`a+b`,
+`extends`, grids). `resolve` decides which value is in force and records where it came from.
 """
 
 from .load import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names

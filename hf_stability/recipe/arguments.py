@@ -1,4 +1,4 @@
-"""What can be set: Hugging Face's training arguments, ours, and each method's."""
+"""The training arguments that a recipe or flag can set: Hugging Face's, ours, and those of each method."""
 
 from __future__ import annotations
 
@@ -17,61 +17,63 @@ from ..methods import Method, MethodArguments
 
 @dataclass
 class StabilityArguments(MethodArguments):
-    """Our own arguments, after those of the methods."""
+    """Our own arguments. They come after those of the methods."""
 
     total_train_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Examples an update step over all devices and accumulation steps. The per-device size is derived: "
-            "this / (processes x gradient_accumulation_steps)."
+            "help": "Examples per update step, over all devices and accumulation steps. The batch size per device follows: "
+            "this / (processes x gradient_accumulation_steps). Default: none; per_device_train_batch_size counts."
         },
     )
     seed_streams: bool = field(
         default=False,
         metadata={
-            "help": "Draw initialisation, data order and dropout from three separate random streams, made from --seed "
-            "by numpy's SeedSequence. Off: Hugging Face's habit, where seeds 1 and 2 share the order of most epochs."
+            "help": "Draw initialisation, data order and dropout from three independent random streams, made from --seed "
+            "by numpy's SeedSequence. Default: off, as in Hugging Face's Trainer, where seeds 1 and 2 share the data order of "
+            "most epochs. All packaged recipes switch it on."
         },
     )
     init_seed: int | None = field(
         default=None,
-        metadata={"help": "Seed of the new head's initialisation. Default with --seed_streams: from --seed."},
+        metadata={"help": "Seed of the new head's initialisation. Default with --seed_streams: made from --seed."},
     )
     dropout_seed: int | None = field(
-        default=None, metadata={"help": "Seed of dropout. Default with --seed_streams: from --seed."}
+        default=None, metadata={"help": "Seed of dropout. Default with --seed_streams: made from --seed."}
     )
     on_alarm: str = field(
         default="warn",
         metadata={
-            "help": "What the early warning does to a run that looks like one that will fail: log a warning, also stop it "
-            "(it is then censored, not failed), or neither. The alarm is recorded in any case.",
+            "help": "What the early warning does to a run that seems about to fail. warn: log a warning. stop: log a warning and "
+            "stop the run; it then counts as censored, not failed. none: only record the alarm. Default: warn.",
             "choices": ["none", "warn", "stop"],
         },
     )
     audit_alarms: float = field(
         default=0.2,
         metadata={
-            "help": "With --on_alarm stop, in a study: finish each alarmed run anyway with this probability, drawn from the "
-            "run's seed, to learn how many of the stopped ones would have failed."
+            "help": "With --on_alarm stop, in a study: the probability of finishing a run in spite of its alarm. The finished ones "
+            "show how many stopped runs would have failed. The run's seed decides. Default: 0.2."
         },
     )
     diagnostics: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"More to record at each update step: {', '.join(PROBES)}, or all. Changes no result, takes time."
+            "help": f"More to record at each update step: {', '.join(PROBES)}, or all. It changes no result and takes time. "
+            "Default: none."
         },
     )
 
 
 @lru_cache
 def argument_types(methods: tuple[type[Method], ...] = ()) -> dict[str, Any]:
-    """Every training argument that can be set, with its type.
+    """Every training argument that a recipe or flag can set: name -> type.
 
     Args:
-        methods: the user's own, whose arguments come with the others.
+        methods: the user's own methods. Their arguments are added.
 
     Raises:
-        InputError: one of their arguments is there already.
+        InputError: one of their arguments has a name that is taken.
     """
     types: dict[str, Any] = {}
     for part in (TrainingArguments, StabilityArguments, *(method.Arguments for method in methods)):

@@ -1,4 +1,4 @@
-"""Recipes from recipes: `a+b`, a file that `extends` another, and the combinations of a grid."""
+"""Recipes made from recipes: `a+b`, a file that `extends` another, and the combinations of a grid."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..errors import InputError
 from .schema import CONFIG, LENGTH, MODEL_TYPE_SECTIONS, Recipe, refuse, set_keys, value_label, value_text
 
 
-MAX_GRID = 1000  # recipes; more is a mistake
+MAX_GRID = 1000  # recipes; more is probably a mistake
 
 
 def compose(parts: Sequence[Recipe]) -> Recipe:
-    """One recipe that sets what any of its parts sets: a base and what is added to it.
+    """One recipe with the values of all parts: a base and what is added to it.
 
-    No part is stronger than another. Two that set the same argument to different values, for any model type, are refused,
-    unless one of them lists it under `replaces`: then its value is in force. Epochs in one and `max_steps` in another count
-    as the same argument, since both set the length of training.
+    No part is stronger than another. If two parts set the same argument to different values, for any model type, they are
+    refused. The exception: one of them lists the argument under `replaces`; then its value counts. `num_train_epochs` in one
+    part and `max_steps` in another count as the same argument, since both set the length of training.
 
     Args:
         parts: one recipe or more, as read from their files.
 
     Raises:
-        InputError: parts that contradict each other (all contradictions at once), one that is there twice, or two that
+        InputError: parts contradict each other (the message lists all contradictions), a part comes twice, or two parts
             have stages.
     """
     if len(parts) == 1:
@@ -41,7 +41,7 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
     staged = [part.name for part in parts if part.stages]
     if len(staged) > 1:
         raise InputError(
-            f"--recipe {name}: {' and '.join(staged)} have stages; put all of them, in their order, into one part"
+            f"--recipe {name}: {' and '.join(staged)} have stages; only one part can: write all stages into one file"
         )
     replaced = [
         {key for other in parts if other is not part for key in _with_length(other.replaces)} for part in parts
@@ -52,27 +52,26 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
 
 
 def extend(base: Recipe, own: Recipe) -> Recipe:
-    """The recipe of a file that extends another: it starts from the other's content, and its own values win.
+    """The recipe of a file that extends another one. It starts from the other's content; its own values win.
 
-    Everything in a file is inherited: `args`, `model_config`, `model_types`, `grid`, `replaces`, `stages` and `methods`. In
-    detail:
+    All keys are inherited: `args`, `model_config`, `model_types`, `grid`, `replaces`, `stages` and `methods`. In detail:
 
-    - A value in `args`, `model_config` or `grid` takes the place of the inherited one in any of these, and of those under
-      `model_types`: it is in force for every model type.
-    - A value under `model_types` takes the place of the inherited ones for that model type.
-    - `num_train_epochs` and `max_steps` both set the length of training: either takes the place of both, but
-      `max_steps: -1` (no limit) only of inherited `max_steps`.
-    - `stages` take the place of all inherited stages. `replaces` and `methods` are added to the inherited ones.
+    - A value in `args`, `model_config` or `grid` replaces the inherited one in any of these keys and under `model_types`.
+      So it counts for every model type.
+    - A value under `model_types` replaces the inherited ones for that model type.
+    - `num_train_epochs` and `max_steps` both set the length of training, so either replaces both. The exception is
+      `max_steps: -1` (no limit): it replaces only inherited `max_steps`.
+    - `stages` replace all inherited stages. `replaces` and `methods` are added to the inherited ones.
 
-    Not inherited: the name, and the place beside a task's preset. An inherited value of a packaged recipe is under the
-    preset, a value in a user's own file over it, as in `a+b`.
+    The name is not inherited, nor is the precedence against a task's preset. As in `a+b`, the preset overrides an inherited
+    value of a packaged recipe, and a value in a user's own file overrides the preset.
 
     Args:
-        base: the recipe that is extended.
-        own: what the file itself sets.
+        base: the recipe that the file extends.
+        own: the values in the file itself.
 
     Raises:
-        InputError: the file sets something for a model type that an inherited grid, or inherited `max_steps`, would hide.
+        InputError: the file sets a value for a model type that an inherited grid, or inherited `max_steps`, would hide.
     """
     keys = set_keys(own)
     no_limit = own.args.get("max_steps", 1) <= 0
@@ -81,7 +80,7 @@ def extend(base: Recipe, own: Recipe) -> Recipe:
     if own.stages:
         inherited = _changed(inherited, lambda part: replace(part, stages=()))
     types = dict.fromkeys([*inherited.model_types, *own.model_types])
-    nothing = {section: {} for section in MODEL_TYPE_SECTIONS}
+    nothing: dict[str, dict[str, Any]] = {section: {} for section in MODEL_TYPE_SECTIONS}
     files = [
         replace(part, model_types={model_type: part.model_types.get(model_type, nothing) for model_type in types})
         for part in (*inherited.files, own)
@@ -94,23 +93,23 @@ def extend(base: Recipe, own: Recipe) -> Recipe:
 
 
 def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
-    """The recipes of a grid, one for each combination, the last argument's values next to each other.
+    """The recipes of a grid, one per combination; the last argument varies fastest.
 
-    A recipe's name has its place in the grid, with arguments of a single value too: if the grid gets more values later, its
-    runs keep their folders. Names are safe in a shell, a file system and a table.
+    A recipe's name states its values for all arguments of the grid, even for those with a single value. So runs keep their
+    folders when the grid gets more values later. Names are safe in a shell, a file system and a table.
 
     Args:
-        recipe: a checked recipe. Without a grid it is the only one.
-        chosen: `learning_rate=2e-05` ...: only the recipes that have these in their names.
+        recipe: a checked recipe. Without a grid it is returned alone.
+        chosen: parts of names such as `learning_rate=2e-05`. Only recipes with all of them are returned.
 
     Raises:
-        InputError: none has, or there are more than `MAX_GRID`.
+        InputError: no recipe of the grid has them, or the grid has more than `MAX_GRID` recipes.
     """
     if not recipe.grid and not chosen:
         return [recipe]
     size = math.prod(len(values) for values in recipe.grid.values())
     if size > MAX_GRID:
-        raise InputError(f"--recipe {recipe.name}: a grid of {size} recipes, more than {MAX_GRID}; take fewer values")
+        raise InputError(f"--recipe {recipe.name}: a grid of {size} recipes, more than {MAX_GRID}; list fewer values")
     recipes = []
     for values in itertools.product(*recipe.grid.values()):
         point = dict(zip(recipe.grid, values, strict=True))
@@ -119,14 +118,15 @@ def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
             recipes.append(replace(recipe, name=",".join([recipe.name, *place]), point=point, parts=recipe.files))
     if not recipes:
         there = "; ".join(f"{key}={'|'.join(map(value_label, values))}" for key, values in recipe.grid.items())
-        raise InputError(
-            f"--recipe {','.join([recipe.name, *chosen])}: not in the grid, which has {there or 'nothing'}"
+        what = (
+            f"not in the grid, which has {there}" if there else f"{recipe.name} has no grid; leave out what follows it"
         )
+        raise InputError(f"--recipe {','.join([recipe.name, *chosen])}: {what}")
     return recipes
 
 
 def _made_of(name: str, path: Path | None, files: tuple[Recipe, ...]) -> Recipe:
-    """The recipe that sets what its files set; a later file's values win."""
+    """The recipe with the values of all these files; a later file's values win."""
     types = dict.fromkeys(model_type for part in files for model_type in part.model_types)
     return Recipe(
         name,
@@ -149,17 +149,17 @@ def _made_of(name: str, path: Path | None, files: tuple[Recipe, ...]) -> Recipe:
 
 
 def _with_length(keys: typing.Collection[str]) -> set[str]:
-    """These keys; where one of the two is there that say how long training is, both."""
+    """These keys. If one of the two that set the length of training is among them, both."""
     return {*keys, *(LENGTH if set(LENGTH) & set(keys) else ())}
 
 
 def _changed(recipe: Recipe, change: typing.Callable[[Recipe], Recipe]) -> Recipe:
-    """A recipe with a change made to it and to each of its files."""
+    """The recipe with a change made to it and to each of its files."""
     return replace(change(recipe), parts=tuple(map(change, recipe.parts)))
 
 
 def _without(recipe: Recipe, keys: typing.Collection[str]) -> Recipe:
-    """A recipe whose files set none of these keys."""
+    """The recipe without these keys, in none of its files."""
 
     def kept(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         return {name: value for name, value in values.items() if prefix + name not in keys}
@@ -180,7 +180,7 @@ def _without(recipe: Recipe, keys: typing.Collection[str]) -> Recipe:
 
 
 def _hidden(inherited: Recipe, own: Recipe) -> list[str]:
-    """What a file sets for a model type without effect, because an inherited value would win."""
+    """Errors: values that a file sets for a model type in vain, because an inherited value would win."""
     errors = []
     epochs, steps = LENGTH
     for model_type, part in own.model_types.items():
@@ -190,12 +190,12 @@ def _hidden(inherited: Recipe, own: Recipe) -> list[str]:
             grid = next((varied for varied in inherited.grid if key in _with_length([varied])), None)
             if grid:
                 errors.append(
-                    f"{where}: the inherited grid varies {grid}; set {grid} in args, or in a grid here, to end that"
+                    f"{where}: the inherited grid varies {grid}; to end that, set {grid} in args or in a grid of this file"
                 )
         common = {**inherited.args, **inherited.model_types.get(model_type, {}).get("args", {})}
         if epochs in part["args"] and steps not in part["args"] and common.get(steps, 0) > 0:
             errors.append(
-                f"model_types.{model_type}.args.{epochs}: the inherited {steps} {common[steps]} would win; add "
+                f"model_types.{model_type}.args.{epochs}: the inherited {steps} {common[steps]} would override it; add "
                 f"{steps}: -1 beside it"
             )
     return errors
@@ -206,7 +206,7 @@ def _union(mappings: typing.Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _in_words(part: Recipe, model_type: str | None) -> dict[str, str]:
-    """What a part sets for a model type, in words; a part's common value may meet another's for one model type."""
+    """The values of a part for a model type, as text. Common values count too: they may contradict another part's."""
     own = part.model_types.get(model_type or "", {})
     args = {**part.args, **own.get("args", {})}
     config = {**part.model_config, **own.get("model_config", {})}
@@ -233,8 +233,8 @@ def _refuse_contradictions(name: str, parts: Sequence[Recipe]) -> None:
     lines = [f"{key}{model_type}: {line}" for (key, line), model_type in found.items()]
     which = dict.fromkeys(key for key, _ in found)
     way_out = (
-        "leave out one of the two, or, in a file of your own whose value is meant to count, write "
-        f"replaces: [{', '.join(which)}]; to compare recipes, put a space between them"
+        "leave out one of them, or let your own file win: write "
+        f"replaces: [{', '.join(which)}] in it. To compare recipes, put a space between them instead of +"
     )
     if len(lines) == 1:
         raise InputError(f"--recipe {name}: {lines[0]}: the parts contradict each other; {way_out}")

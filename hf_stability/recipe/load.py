@@ -1,4 +1,4 @@
-"""Recipes by name: the packaged ones, `.yaml` files, parts composed (`a+b`), and places in a grid."""
+"""Recipes by name: packaged ones, `.yaml` files, parts joined by `+` (`a+b`), and recipes of a grid."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .compose import compose, expand, extend
 from .schema import Recipe, parse_recipe
 
 
-MAX_NAME = 255  # bytes of a folder's name, on all common file systems
+MAX_NAME = 255  # bytes that all common file systems allow in a folder's name
 
 
 def recipe_dir() -> Path:
     """The folder of the packaged recipes.
 
-    Installed, they are the package `hf_stability.recipes`. In a clone they are in `recipes/` beside the package, also if the
-    clone's folder shadows an installed package.
+    When installed, they are the package `hf_stability.recipes`. In a clone they are in `recipes/`, beside the package. The
+    clone's folder wins where it shadows an installed package.
     """
     package = Path(__file__).parents[1]
     in_clone = (package.parent / "setup.cfg").is_file() and (package.parent / "recipes").is_dir()
@@ -35,20 +35,35 @@ def recipe_names() -> list[str]:
 
 
 def describe_recipe(name: str) -> str:
-    """What a recipe is, in one sentence: the first of the comment that its file opens with.
+    """A recipe in one sentence: the first sentence of its file's opening comment.
 
     Args:
         name: a packaged recipe's name, or the path of a `.yaml` file.
 
     Returns:
-        The sentence, in one line; "" if the file opens with no comment.
+        The sentence, in one line; "" if the file has no opening comment.
 
     Raises:
         InputError: no such recipe.
     """
+    return re.split(r"(?<=[.!?])\s", _opening_comment(name), maxsplit=1)[0].strip()
+
+
+def is_add_on(name: str) -> bool:
+    """Whether a recipe is meant to be added to another one with `+`: its opening comment has the words `An add-on`.
+
+    Args:
+        name: a packaged recipe's name, or the path of a `.yaml` file.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    return "An add-on" in _opening_comment(name)
+
+
+def _opening_comment(name: str) -> str:
     lines = _text_of(_path_of(name, name)).splitlines()
-    comment = " ".join(line.strip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
-    return re.split(r"(?<=[.!?])\s", comment, maxsplit=1)[0].strip()
+    return " ".join(line.strip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def load_recipe(name: str) -> Recipe:
@@ -57,8 +72,11 @@ def load_recipe(name: str) -> Recipe:
     Args:
         name: as in [`load_recipes`].
 
+    Returns:
+        The checked recipe. `StableTrainingArguments.from_recipe(name)` makes training arguments from it.
+
     Raises:
-        InputError: as there, or it is a grid of several recipes.
+        InputError: as in [`load_recipes`], or it is a grid of several recipes.
     """
     recipes = load_recipes(name)
     if len(recipes) > 1:
@@ -69,16 +87,16 @@ def load_recipe(name: str) -> Recipe:
 
 
 def load_recipes(name: str) -> list[Recipe]:
-    """Read and check a recipe: all recipes of its grid, where it has one.
+    """Read and check a recipe. If it has a grid, return all recipes of the grid.
 
     Args:
-        name: a packaged recipe's name (`"mosbach2021"`), the path of a `.yaml` file, several of these composed
-            (`"mosbach2021+mine.yaml"`), and of a grid, if not all of it is wanted, what to choose from it
-            (`"mosbach2021_grid,num_train_epochs=3"`), written as in its recipes' names.
+        name: a packaged recipe's name (`"mosbach2021"`), the path of a `.yaml` file, or several of these joined by `+`
+            (`"mosbach2021+mine.yaml"`). To choose from a grid, add values as they are written in its recipes' names
+            (`"mosbach2021_grid,num_train_epochs=3"`).
 
     Raises:
-        InputError: no such recipe, something is wrong in a file (all errors of it at once, each with file, key and the
-            nearest valid name), parts that contradict each other, or no such place in the grid.
+        InputError: no such recipe; errors in a file (all at once, each with file, key and the nearest valid name); parts
+            that contradict each other; or no such recipe in the grid.
     """
     whole, chosen = (name, "") if _is_file(name) else name.partition(",")[::2]
     words = [whole] if _is_file(whole) else whole.split("+")
@@ -87,7 +105,7 @@ def load_recipes(name: str) -> list[Recipe]:
     too_long = max((r.name for r in recipes), key=_bytes)
     if _bytes(too_long) > MAX_NAME:
         raise InputError(
-            f"--recipe {name}: {too_long} has {_bytes(too_long)} bytes, and the name of a folder at most {MAX_NAME}; "
+            f"--recipe {name}: {too_long} has {_bytes(too_long)} bytes; a folder's name can have {MAX_NAME}: "
             "vary fewer arguments in one grid, or shorten the files' names"
         )
     return recipes
@@ -102,24 +120,24 @@ def _bytes(name: str) -> int:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML's own loader keeps the last without a word."""
+    """Refuses a key that comes twice in a mapping. YAML's own loader would silently keep the last."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if keys.count(key.value) > 1:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice,{key.start_mark}")
+                raise yaml.YAMLError(f"the key {key.value!r} comes twice,{key.start_mark}")
         return super().construct_mapping(node, deep)
 
 
 def _path_of(word: str, name: str) -> Path:
-    """The file of a recipe that is `name` or a part of it."""
+    """The file of the recipe `word`, which is `name` or a part of it."""
     path = Path(word) if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
     if not path.is_file():
         known = recipe_names()
         which = "" if word == name else f" {word!r}"
         raise InputError(
-            f"--recipe {name}: no such recipe{which}{nearest(word, known)}. Known: {', '.join(known)}, or a .yaml file."
+            f"--recipe {name}: no such recipe{which}{nearest(word, known)}. Give a .yaml file or one of {', '.join(known)}."
         )
     return path
 
@@ -132,7 +150,7 @@ def _text_of(path: Path) -> str:
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> Recipe:
-    """The recipe of one file, which the files `below` extend, the last one directly."""
+    """The recipe of one file. The files `below` extend it, the last one directly."""
     try:
         content = yaml.load(_text_of(path), _UniqueKeys) or {}
     except yaml.YAMLError as error:
@@ -145,7 +163,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> Recipe:
 
 
 def _extended(word: Any, chain: tuple[Path, ...]) -> Path:
-    """The file that the last file of a chain extends; a path is relative to that file."""
+    """The file that the last file of a chain extends. A path is relative to that last file."""
     path = chain[-1]
     where = f"{path}: extends: {word}"
     if not isinstance(word, str) or not word.strip():
@@ -153,14 +171,18 @@ def _extended(word: Any, chain: tuple[Path, ...]) -> Path:
     found = path.parent / word if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
     if not found.is_file():
         if "+" in word or "," in word:
-            raise InputError(f"{where}: a file extends one recipe; write a+b, or a place in a grid, after --recipe")
+            raise InputError(
+                f"{where}: a file can extend only one recipe; give a+b, or a choice from a grid, to --recipe"
+            )
         beside = [file.name for file in sorted(path.parent.glob("*.y*ml")) if file not in chain]
         hint = f" (did you mean {word}.yaml?)" if f"{word}.yaml" in beside else nearest(word, recipe_names() + beside)
         raise InputError(
-            f"{where}: no such recipe{hint}. Known: {', '.join(recipe_names())}, or a .yaml file, relative to this one"
+            f"{where}: no such recipe{hint}. Give a .yaml file, relative to this one, or one of {', '.join(recipe_names())}"
         )
     if found.resolve() in [file.resolve() for file in chain]:
-        raise InputError(f"{where}: a circle: {' extends '.join(file.name for file in (*chain, found))}")
+        raise InputError(
+            f"{where}: a circle: {' extends '.join(file.name for file in (*chain, found))}; remove one extends"
+        )
     if found.stem in [file.stem for file in chain]:
-        raise InputError(f"{where}: it has the name of the file that extends it; give that file another name")
+        raise InputError(f"{where}: it has the same name as a file that extends it; rename that file")
     return found

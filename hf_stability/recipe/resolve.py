@@ -1,7 +1,7 @@
 """The values in force, and where each came from.
 
-In the order of precedence: command line > grid > task preset > model type > recipe > default. A task's preset is meant for
-the packaged recipes, which have values for full-size models. In a recipe file of your own, your values win over the preset.
+Order of precedence: command line > grid > task preset > model type > recipe > default. A task's preset is meant for the
+packaged recipes, which have values for full-size models. Values in your own recipe file override the preset.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAME_THING = dict([LENGTH, ("total_train_batch_size", "per_device_train_batch_si
 class Resolved:
     """A value and where it came from: `"--learning_rate"`, `"task preset"`, `"recipe devlin2019, roberta"`, ...
 
-    Of a recipe file that `extends` another, an inherited value names the file that holds it: `"recipe devlin2019"` in
+    In a file that `extends` another, the source of an inherited value is the file that sets it: `"recipe devlin2019"` in
     `mosbach2021`.
     """
 
@@ -44,25 +44,28 @@ def resolve(
     base: Mapping[str, Any] | None = None,
     base_name: str = "study default",
 ) -> dict[str, Resolved]:
-    """The training arguments that are set anywhere, with where each came from; the rest keep their defaults.
+    """The training arguments that are set anywhere, with their sources. All others keep their defaults.
 
     Args:
         recipe: a checked recipe, or None.
-        model_type: `config.model_type`. A type that the recipe has no part for gets the recipe's common values.
-        preset: the task's own values (the bundled demo's). They win over packaged recipe files, not over the user's own.
-        given: what the user gave on the command line or as keywords. It wins over all else.
-        given_name: the source of a given value, `{}` for the field.
-        base, base_name: defaults that replace the Trainer's, and their source.
+        model_type: `config.model_type`. A type without a part in the recipe gets the recipe's common values.
+        preset: the task's own values (bundled demo tasks have some). They override packaged recipes, but not the user's
+            own recipe files.
+        preset_name: the source of the preset's values.
+        given: values from the command line or keywords. They override everything else.
+        given_name: the source of a given value; `{}` stands for the field.
+        base: defaults that replace the Trainer's.
+        base_name: the source of these defaults.
 
     Raises:
-        InputError: something is given that the recipe's grid varies.
+        InputError: a given value is one that the recipe's grid varies.
     """
     given, point = given or {}, _point(recipe, "args")
     for name, resolved in point.items():
-        if name in given:
+        if recipe is not None and name in given:
             raise InputError(
-                f"{given_name.format(name)} {given[name]}: the {resolved.source} varies it; leave one of them out, or "
-                f"choose from the grid: {recipe.name.partition(',')[0]},{name}=..."
+                f"{given_name.format(name)} {given[name]}: the {resolved.source} varies it; leave this out, or choose "
+                f"from the grid: {recipe.name.partition(',')[0]},{name}=..."
             )
     files = () if recipe is None else recipe.files
     layers = [
@@ -83,10 +86,10 @@ def resolve_stage(
     given: Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> dict[str, Resolved]:
-    """The training arguments of one of a recipe's stages, with where each came from.
+    """The training arguments of one of a recipe's stages, with their sources.
 
-    They are the recipe's, with its place in a grid and the command line (see [`resolve`]). The stage's own `args` win over all
-    of these: a flag on the command line is meant for the target first. A stage does not inherit:
+    They are those of the recipe, its grid and the command line (see [`resolve`]). The stage's own `args` override all of
+    these, because a flag on the command line is meant for the target task. A stage does not inherit:
 
     - `on_alarm` and `audit_alarms`: no alarm stops it;
     - the command line's `eval_strategy`, `eval_steps` and `eval_delay`, which would evaluate a long stage very often;
@@ -94,9 +97,12 @@ def resolve_stage(
     - `per_device_train_batch_size`, if it sets `total_train_batch_size`.
 
     Args:
-        recipe, stage: a checked recipe, and one of its stages.
-        model_type, given, base: as in [`resolve`].
-        preset: that of the stage's task.
+        recipe: a checked recipe.
+        stage: one of its stages.
+        model_type: as in [`resolve`].
+        preset: the preset of the stage's task.
+        given: as in [`resolve`].
+        base: as in [`resolve`].
     """
     (part,) = (part for part in recipe.files if part.stages)
     given = {name: value for name, value in (given or {}).items() if name not in TARGETS_CADENCE}
@@ -108,7 +114,7 @@ def resolve_stage(
 
 
 def resolve_model_config(recipe: Recipe | None, model_type: str | None = None) -> dict[str, Resolved]:
-    """The model config's values that a recipe sets for this model type, with where each came from."""
+    """The values that a recipe sets in the model's config for this model type, with their sources."""
     files = () if recipe is None else recipe.files
     layers = [layer for part in files for layer in _layers(part, "model_config", model_type)]
     values = {name: Resolved(value, source) for values, source in layers for name, value in values.items()}
@@ -121,9 +127,9 @@ def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Ma
 
 
 def _point(recipe: Recipe | None, section: str) -> dict[str, Resolved]:
-    """A recipe's place in its grid."""
+    """The values of a recipe that come from its grid."""
     found = {}
-    for key, value in ({} if recipe is None else recipe.point).items():
+    for key, value in recipe.point.items():
         if key.startswith(CONFIG) == (section == "model_config"):
             part = next(part for part in recipe.files if key in part.grid)
             found[key.removeprefix(CONFIG)] = Resolved(value, f"grid of recipe {part.name}")

@@ -1,15 +1,15 @@
-"""What a recipe file may hold: its keys, the checks on each, and the checked result, a [`Recipe`].
+"""The keys of a recipe file, the checks on each, and the checked result, a [`Recipe`].
 
-| key | what |
+| key | content |
 | --- | --- |
-| `extends` | another recipe, a packaged name or a `.yaml` file: this file starts from its content (see [`extend`]) |
+| `extends` | another recipe, as a packaged name or a `.yaml` file; this file starts from its content (see [`extend`]) |
 | `args` | fields of [`StableTrainingArguments`], Hugging Face's and ours |
-| `model_config` | fields of the model's config: dropout ... |
-| `model_types` | by `config.model_type` (`bert`, `roberta`, `albert` ...): `args` and `model_config` that replace the above |
-| `grid` | lists of values, by argument or `model_config.FIELD`: a recipe for each combination (see [`expand`]) |
-| `replaces` | arguments set here; the other parts of `a+b` lose their values for them (see [`compose`]) |
-| `stages` | a list of intermediate trainings before the target task (see [`Stage`]) |
-| `methods` | a list of your own methods, `my_module:Mine` or `file.py:Mine`: the file can then set their arguments |
+| `model_config` | fields of the model's config, such as dropout |
+| `model_types` | `config.model_type` (`bert`, `roberta` ...) -> `args` and `model_config` that override the two above |
+| `grid` | argument or `model_config.FIELD` -> list of values; each combination is a recipe (see [`expand`]) |
+| `replaces` | arguments set here; other parts of `a+b` lose their values for them (see [`compose`]) |
+| `stages` | intermediate trainings before the target task (see [`Stage`]) |
+| `methods` | your own methods, `my_module:Mine` or `file.py:Mine`; the file can then set their arguments |
 
 Every key is optional.
 """
@@ -36,14 +36,14 @@ from .arguments import argument_types
 
 SECTIONS = ("extends", "args", "model_config", "model_types", "grid", "replaces", "stages", "methods")
 MODEL_TYPE_SECTIONS = ("args", "model_config")
-CONFIG = "model_config."  # prefix of the config's fields in `grid` and `replaces`, beside arguments
+CONFIG = "model_config."  # prefix of the config's fields in `grid` and `replaces`
 
-# A run sets these itself. A recipe that set them would not be the same recipe for every seed.
+# Each run sets these itself. If a recipe set them, it would not be the same for every seed.
 NOT_A_RECIPES = ("output_dir", "seed", "data_seed", "init_seed", "dropout_seed", "per_device_train_batch_size")
 
 ONE_A_STUDY = ("model_name_or_path", "task_name")
 
-# Both set the length of training. Where both are there, the Trainer silently uses the second.
+# Both set the length of training. If both are set, the Trainer silently uses the second.
 LENGTH = ("num_train_epochs", "max_steps")
 
 
@@ -52,10 +52,12 @@ class Stage:
     """An intermediate training before the target task: STILTs (Phang, Févry & Bowman 2018, arXiv 1811.01088).
 
     Args:
-        task_name, data_dir, train_file, validation_file: its data, as in the command's flags of the same names. Files are
-            relative to the working folder. A GLUE task without `data_dir` uses the command's `--data_dir`, if given.
-        args: training arguments that win over all others in this stage (see [`resolve_stage`]).
-        seed: of its single run; default 1.
+        task_name: as the flag of this name.
+        data_dir: as the flag of this name. A GLUE task without it uses the command's `--data_dir`, if given.
+        train_file: as the flag of this name. The path is relative to the working folder.
+        validation_file: as the flag of this name. The path is relative to the working folder.
+        args: training arguments that override all others in this stage (see [`resolve_stage`]).
+        seed: seed of the stage's single run.
     """
 
     task_name: str | None = None
@@ -68,24 +70,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe, its model type's part not yet applied.
+    """A checked recipe. The part for a model type is not applied yet.
 
     Args:
-        name: the file's stem, `mosbach2021`; of a composed recipe `a+b`; in a grid followed by its place in it,
-            `mosbach2021_grid,learning_rate=2e-05,bias_correction=false`.
-        path: the file; None for a composed recipe.
-        args: values of training arguments, inherited ones too, with their types put right (`2e-5`, which YAML reads as text, is a float).
-        model_config: values for the model's config.
-        model_types: the parts by model type, each with `args` and `model_config`.
-        grid: the values of what is varied, by argument or `model_config.FIELD`.
-        replaces: what this recipe's values replace when it is composed with others, named as in `grid`.
-        point: of `grid`, this recipe's values; they go over the others.
-        parts: of a recipe made of several files (`a+b`, `extends`), and of one of a grid: these files. Each has its own
-            values, without those that another one replaces; a later file's values win.
-        stages: what is trained on before the target task, in this order.
-        methods: the user's own methods, as [`load_method`][hf_stability.methods.load_method] takes them. A file beside the
-            recipe file has its whole path: `/home/me/my_module.py:Mine`.
-        is_packaged: whether it came with the library, with all its parts, and not from a user's own file.
+        name: `mosbach2021` for a file (its stem); `a+b` for a composed recipe;
+            `mosbach2021_grid,learning_rate=2e-05,bias_correction=false` for a recipe of a grid.
+        path: the file. None for a composed recipe.
+        args: training argument -> value, with inherited ones. Types are corrected: YAML reads `2e-5` as text, here it is a
+            float.
+        model_config: field of the model's config -> value.
+        model_types: model type -> its `args` and `model_config`.
+        grid: argument or `model_config.FIELD` -> the list of values.
+        replaces: the arguments that this recipe's values replace in the other parts of `a+b`. Names as in `grid`.
+        point: this recipe's values from its grid. They override the others.
+        parts: the files of a composed recipe, of one with `extends`, and of one from a grid. Each has its own values,
+            without those that another file replaces. A later file's values win.
+        stages: the trainings before the target task, in this order.
+        methods: the user's own methods, in the form that `load_method` takes. A file beside the recipe file has its whole
+            path: `/home/me/my_module.py:Mine`.
+        is_packaged: whether the recipe and all its parts came with the library.
     """
 
     name: str
@@ -103,32 +106,32 @@ class Recipe:
 
     @property
     def files(self) -> tuple[Recipe, ...]:
-        """The recipes that are files: the parts, or this one."""
+        """The recipe's files, each as a recipe: the parts, or this one."""
         return self.parts or (self,)
 
 
 def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Recipe | None = None) -> Recipe:
-    """Check the content of a recipe file and put its values' types right.
+    """Check the content of a recipe file and correct the types of its values.
 
     The file's `methods` are imported, so that their arguments are known.
 
     Args:
-        content: what the YAML file holds.
-        path: the file; its stem is the recipe's name.
+        content: the parsed YAML.
+        path: the file. Its stem is the recipe's name.
         is_packaged: whether the file came with the library.
         base: the recipe that the file extends.
 
     Returns:
-        What the file itself sets, without what it inherits (see [`extend`]).
+        The values of the file itself, without inherited ones (see [`extend`]).
 
     Raises:
-        InputError: all that is wrong in the file, each with its key and the nearest valid name.
+        InputError: all errors of the file, each with its key and the nearest valid name.
     """
     errors: list[str] = []
     if not isinstance(content, Mapping):
-        raise InputError(f"{path}: a recipe is a mapping with the keys {', '.join(SECTIONS)}")
+        raise InputError(f"{path}: a recipe is a mapping, with the keys {', '.join(SECTIONS)}")
     methods = _checked_methods(content.get("methods"), path, errors)
-    refuse(path, errors)  # without its methods, the file's other keys cannot be checked
+    refuse(path, errors)  # the other keys can only be checked with the methods' arguments
     own_methods = dict.fromkeys((*(() if base is None else base.methods), *methods))
     types = argument_types(tuple(load_method(text) for text in own_methods))
     sections = {key: content.get(key) or {} for key in ("args", "model_config", "model_types", "grid")}
@@ -164,13 +167,13 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Reci
     recipe = replace(recipe, replaces=_checked_replaces(content.get("replaces"), recipe, base, errors))
     recipe = replace(recipe, stages=_checked_stages(content.get("stages"), types, errors))
     if base is not None and base.stages and content.get("stages") == []:
-        errors.append(f"stages: an empty list does not end those of {base.name}; extend a recipe without stages")
+        errors.append(f"stages: an empty list does not remove those of {base.name}; extend a recipe without stages")
     refuse(path, errors)
     return recipe
 
 
 def refuse(path: Path | None, errors: list[str]) -> None:
-    """Raise InputError with all errors of a file, if there are any; a single one is a single line."""
+    """Raise InputError with all errors of a file, if there are any. A single error makes a single line."""
     if len(errors) == 1:
         raise InputError(f"{path}: {errors[0]}")
     if errors:
@@ -178,7 +181,7 @@ def refuse(path: Path | None, errors: list[str]) -> None:
 
 
 def set_keys(recipe: Recipe) -> list[str]:
-    """What a recipe sets whatever the model type, named as in `grid`."""
+    """The arguments that a recipe sets for every model type. Names as in `grid`."""
     return [*recipe.args, *(CONFIG + name for name in recipe.model_config), *recipe.grid]
 
 
@@ -190,7 +193,7 @@ def _check_names(content: Mapping, known: typing.Iterable[str], where: str, erro
 
 
 def _checked_methods(content: Any, path: Path, errors: list[str]) -> tuple[str, ...]:
-    """A file's own methods, each imported once to see that it is there."""
+    """A file's own methods. Each is imported once, to check that it exists."""
     if not isinstance(content, (list, type(None))):
         errors.append(f"methods: expected a list of MODULE:CLASS or FILE.py:CLASS, found {content!r}")
         return ()
@@ -229,7 +232,7 @@ def _checked_args(section: Any, where: str, types: Mapping[str, Any], errors: li
 def _checked_grid(
     section: Mapping, recipe: Recipe, types: Mapping[str, Any], errors: list[str]
 ) -> dict[str, list[Any]]:
-    """The lists of a grid, their values' types put right."""
+    """The lists of a grid, with the types of their values corrected."""
     grid = {}
     for key, values in section.items():
         key, where = str(key), f"grid.{key}"
@@ -249,13 +252,13 @@ def _checked_grid(
 
 
 def _not_for_a_grid(key: str, values: Any, recipe: Recipe, types: Mapping[str, Any]) -> str | None:
-    """Why this argument, with these values, cannot be varied."""
+    """The reason why a grid cannot vary this argument over these values; None if it can."""
     if key in ONE_A_STUDY:
-        return "all runs of a study are of one model and data; run a study for each, with an --output_dir of its own"
+        return "all runs of a study have the same model and data; run one study for each, with its own --output_dir"
     if key in NOT_A_RECIPES:
         return "a recipe cannot set this; give it on the command line"
     if not key.startswith(CONFIG) and key not in types:
-        return f"no such key{nearest(key, types)}; a field of the model's config is {CONFIG}FIELD"
+        return f"no such key{nearest(key, types)}; write a field of the model's config as {CONFIG}FIELD"
     if not isinstance(values, list):
         return f"expected a list of values, found {values!r}"
     if not values:
@@ -264,11 +267,11 @@ def _not_for_a_grid(key: str, values: Any, recipe: Recipe, types: Mapping[str, A
     places = {section: getattr(recipe, section)}
     places |= {f"model_types.{kind}.{section}": part[section] for kind, part in recipe.model_types.items()}
     also = [place for place, there in places.items() if name in there]
-    return f"it is in {also[0]}, too; leave it out of one of them" if also else None
+    return f"it is also in {also[0]}; leave it out of one of them" if also else None
 
 
 def _checked_replaces(names: Any, recipe: Recipe, base: Recipe | None, errors: list[str]) -> tuple[str, ...]:
-    """What a recipe replaces, which it must set, or inherit, whatever the model type: else nothing takes its place."""
+    """The arguments that a recipe replaces. It must set or inherit each for every model type: else no value would be left."""
     names = [] if names is None else names
     if not isinstance(names, list):
         errors.append(f"replaces: expected a list of arguments, found {names!r}")
@@ -277,14 +280,14 @@ def _checked_replaces(names: Any, recipe: Recipe, base: Recipe | None, errors: l
     for name in names:
         if name not in own:
             errors.append(
-                f"replaces: {name} is not set here, in args, model_config or grid{nearest(name, own)}; a field of the "
-                f"model's config is {CONFIG}FIELD"
+                f"replaces: {name} is not set here, in args, model_config or grid{nearest(name, own)}; write a field of "
+                f"the model's config as {CONFIG}FIELD"
             )
     return tuple(map(str, names))
 
 
 def _checked_stages(content: Any, types: Mapping[str, Any], errors: list[str]) -> tuple[Stage, ...]:
-    """The stages of a recipe, all that is wrong with any of them told; the first is `stages.1`."""
+    """The stages of a recipe. All their errors are collected; the first stage is `stages.1`."""
     if not isinstance(content, (list, type(None))):
         errors.append(f"stages: expected a list of stages, found {content!r}")
         return ()
@@ -314,7 +317,7 @@ def _checked_stages(content: Any, types: Mapping[str, Any], errors: list[str]) -
 
 
 def _data_problem(stage: Mapping) -> str | None:
-    """What is missing or contradictory in where a stage's data are."""
+    """The error in a stage's data: something missing, or a contradiction. None if there is no error."""
     files = [name for name in ("train_file", "validation_file") if name in stage]
     if "task_name" in stage:
         return f"give either task_name or {files[0]}, not both" if files else None
@@ -326,20 +329,20 @@ def _data_problem(stage: Mapping) -> str | None:
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """`value` as `annotation` wants it, by the rules of a command line: text that reads as a number is one.
+    """`value` converted to the type of `annotation`, as on a command line: text that reads as a number becomes a number.
 
-    `max_grad_norm: null` is refused (its type is float), and so is `true` for a number or `1` for a switch.
+    `max_grad_norm: null` is refused, because its type is float. So are `true` for a number and `1` for a switch.
 
     Raises:
-        ValueError: it is not of that type.
+        ValueError: the value does not have that type.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"expected a finite number, found {value!r}")
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
-    if enums and isinstance(value, str):  # `SchedulerType | str` takes the names of schedulers, and no other text
+    if enums and isinstance(value, str):  # `SchedulerType | str` takes names of schedulers, no other text
         options = enums
-    for option in options:  # exact matches first: a str | float field keeps the float it was given
+    for option in options:  # exact matches first: a `str | float` field keeps a float
         if option is type(None) and value is None:
             return None
         if isinstance(option, type) and type(value) is option:
@@ -395,7 +398,7 @@ def _describe(annotation: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as a recipe has it: `2e-05`, `3` (for 3.0 too), `false`, `null`, `linear`."""
+    """A value as a recipe file writes it: `2e-05`, `3` (also for 3.0), `false`, `null`, `linear`."""
     value = getattr(value, "value", value)  # an enum's
     if isinstance(value, str):
         return value
@@ -404,5 +407,5 @@ def value_text(value: Any) -> str:
 
 
 def value_label(value: Any) -> str:
-    """A value in a name."""
+    """A value as it is written in a recipe's name."""
     return re.sub(r"[^\w.+-]", "_", value_text(value))

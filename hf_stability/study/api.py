@@ -131,7 +131,8 @@ class StudyPlan:
             self.stages.save_data()
         with quiet_libraries(ours=False):
             runs = run_jobs(self.jobs, self.folder, workers, quiet, say, self.stages.jobs)
-        pictures, problem, conclusion = [], "", ""
+        pictures: list[Path] = []
+        problem = conclusion = ""
         if main:
             pictures, problem = draw_study(self.folder)
             conclusion = self.policy.conclusion(self.folder, list(dict.fromkeys(run.recipe for run in runs)))
@@ -244,12 +245,12 @@ def plan_study(
     check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
     if two_way is not None and seeds is not None:
-        raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave --seeds out")
+        raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave out --seeds")
     policy = policy_of(two_way, restarts, look_at, finish)
     seeds = seeds_of(seeds, policy)
     loaded = [recipe for name in names_of(recipes, "recipes") for recipe in load_recipes(name)]
-    methods = [method_name(method) for method in names_of(methods, "methods")]
-    named = [*methods, *(name for recipe in loaded for name in recipe.methods)]
+    method_names = [method_name(method) for method in names_of(methods, "methods")]
+    named = [*method_names, *(name for recipe in loaded for name in recipe.methods)]
     own = tuple(dict.fromkeys(map(load_method, named)))
     training = training_arguments(training, own, inspect.signature(plan_study).parameters)
     prepare.check_given(training)
@@ -265,17 +266,21 @@ def plan_study(
     data = half_of_validation(data, validation_half)
     data = subsample(data, max_train_samples, max_eval_samples)
     if not data.task.is_regression and len(set(data.train["label"])) < 2:
-        raise InputError(f"--max_train_samples {max_train_samples}: these examples are all of one class; give more")
+        raise InputError(
+            f"--max_train_samples {max_train_samples}: all these examples are of one class; give a larger number"
+        )
     said = doubts(data)
     preset = task_preset(data.task.name)
     folder = Path(path_of(output_dir) or f"results/{data.task.name}")
     model = path_of(model_name_or_path) or (str(demo_model_path()) if data.task.name.startswith("demo_") else None)
     if model is None:
         raise InputError(
-            "--model_name_or_path is missing: give a folder made by save_pretrained, or a name on the hub"
+            "--model_name_or_path is missing: give a folder made by save_pretrained, or a model's name on the hub"
         )
     config = pretrained.load_config(model)
-    settings = [prepare.resolved_settings(recipe, config.model_type, preset, training, methods) for recipe in loaded]
+    settings = [
+        prepare.resolved_settings(recipe, config.model_type, preset, training, method_names) for recipe in loaded
+    ]
     dtype = pretrained.weights_dtype(dtype, model, config, [own.mixed_precision for own in settings])
     tokenizer_name = path_of(tokenizer_name) or model
     tokenizer = pretrained.load_tokenizer(tokenizer_name)
@@ -297,15 +302,15 @@ def plan_study(
         return stage_data(stage.task_name, own_dir, stage.train_file, stage.validation_file)
 
     tokens = tokens_of(data)
-    shared = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
-    stages = plan_stages(loaded, model, config, load_stage, folder, training, methods, **shared)
+    shared: dict[str, Any] = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
+    stages = plan_stages(loaded, model, config, load_stage, folder, training, method_names, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
     jobs = prepare.make_jobs(settings, seeds, model, config, tokens, data_folder, keep_model=keep_model, **shared)
     jobs = policy.jobs(stages.attach(jobs))
     if arms is not None:
         jobs = arms(jobs, data, config)
     if not jobs:
-        raise InputError("no run is planned: give one recipe and one seed or more")
+        raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
     if workers is None or jobs[0].processes > 1:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers.trainer_utils import IntervalStrategy
 
 from ..diagnostics.step_record import missing_steps
 from ..errors import InputError
@@ -30,12 +31,16 @@ logger = logging.getLogger(__name__)
 def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
     """Make the folder ready; the checkpoint to resume from, if there is one. Raises InputError where it is a file."""
     if os.path.lexists(folder) and not folder.is_dir():  # every process sees it: none waits for another
-        raise InputError(f"{folder} is a file, and the run's folder is needed there; move it away")
+        raise InputError(f"{folder} is a file, but the run needs a folder there; move it away")
     unfinished = _unfinished_job_id(folder) == job.id
     before = job.policy["look_at"] if job.until_look else None
-    checkpoint = newest_whole_checkpoint(folder, args.eval_strategy.value, before) if unfinished else None
+    checkpoint = (
+        newest_whole_checkpoint(folder, IntervalStrategy(args.eval_strategy).value, before) if unfinished else None
+    )
     if checkpoint is not None and _has_lost_steps(folder, checkpoint):
-        logger.error(f"{folder}: its record has lost update steps; the run begins anew")  # louder than `quiet`
+        logger.error(
+            f"{folder}: the record lacks update steps; the run starts again from the beginning"
+        )  # louder than `quiet`
         checkpoint = None
     args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
     if args.should_save:

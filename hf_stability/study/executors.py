@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from .job import Job
 from .records import LOOK, RunRecord, read_run
@@ -61,8 +62,12 @@ def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     from .run import run_job
 
     for job, folder in zip(jobs, folders, strict=True):
+
+        def report(steps: int, total: int, job: Job = job) -> None:
+            listen(Event(job, "progress", steps, total))
+
         try:
-            run = run_job(job, folder, lambda steps, total, job=job: listen(Event(job, "progress", steps, total)))
+            run = run_job(job, folder, report)
         except Exception as error:
             if job.processes > 1:
                 raise  # the other processes would wait for this one for ever
@@ -88,8 +93,9 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     with _safe_path():
         multiprocessing.forkserver.ensure_running()
     pending = list(zip(jobs, folders, strict=True))[::-1]
-    running: dict[Connection, tuple] = {}
-    errors: dict[Connection, str] = {}
+    running: dict[Any, tuple] = {}  # by the end of its pipe
+    errors: dict[Any, str] = {}
+    receiver: Any
     free_slots = list(range(workers))[::-1]
     try:
         while pending or running:

@@ -91,16 +91,19 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
         try:
             old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a run's settings ({_one_line(error)}); move {path.parent} away") from None
+            raise InputError(
+                f"{path}: these are not a run's settings ({_one_line(error)}); move {path.parent} away"
+            ) from None
         if run.recipe in by_recipe:
             changes = differences(old.settings(), by_recipe[run.recipe].settings())
         else:
             new = next(iter(by_recipe.values()), old)
-            changes = differences(*({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new)))
+            before, after = ({key: getattr(job, key) for key in SAME_IN_A_STUDY} for job in (old, new))
+            changes = differences(before, after)
         if changes:
             changes += _stage_changes(folder, old.stages, by_recipe.get(run.recipe, old).stages, stages)
             raise InputError(
-                f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or these settings:\n"
+                f"--output_dir {folder}: {run.name} was run with other settings; give another folder, or the old settings (old -> new):\n"
                 + "\n".join(f"  {line}" for line in changes)
             )
     return finished
@@ -112,13 +115,13 @@ def _check_nothing_in_the_way(jobs: Sequence[Job], folder: Path, stages: Sequenc
     for path in [*(run_folder(folder, job) for job in (*jobs, *stages)), *sorted(data)]:
         there = next(part for part in (path, *path.parents) if os.path.lexists(part))
         if not there.is_dir():
-            raise InputError(f"--output_dir {folder}: {there} is a file, and a folder is needed there; move it away")
+            raise InputError(f"--output_dir {folder}: {there} is a file, but a folder is needed there; move it away")
     for path in sorted(data):
         if path.is_dir() and not is_saved(path):
             raise InputError(f"--output_dir {folder}: {path} is a folder without tokenised data; move it away")
     for path in (folder / name for name in TABLES):
         if path.is_dir():
-            raise InputError(f"--output_dir {folder}: {path} is a folder, and a table is written there; move it away")
+            raise InputError(f"--output_dir {folder}: {path} is a folder, but a table is written there; move it away")
 
 
 def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages: Sequence[Job]) -> list[str]:

@@ -11,6 +11,7 @@ from ..errors import InputError, nearest
 from ..methods import Method
 from ..recipe.arguments import argument_types
 from ..recipe.schema import coerce
+from ..utils.text import joined
 from .policies.early_stopping import EarlyStopping, check_policy
 from .policies.policy import Policy
 from .policies.two_way import TwoWay, check_sizes
@@ -28,7 +29,7 @@ def policy_of(
     if any(value is not None for value in (restarts, look_at, finish)):
         check_policy(restarts, look_at, finish)
         if two_way is not None:
-            raise InputError(f"--restarts {restarts} with --two_way: give one of them")
+            raise InputError(f"--restarts {restarts} with --two_way: give only one of them")
         return EarlyStopping(restarts, look_at, finish)
     if two_way is None:
         return Policy()
@@ -50,7 +51,7 @@ def seeds_of(seeds: int | str | Iterable[int | str] | None, policy: Policy) -> l
     found = parse_seeds(words)
     if own is not None and len(found) != len(own):
         raise InputError(
-            f"--restarts {len(own)}: --seeds {' '.join(words)} are {len(found)}; give as many, or no --seeds"
+            f"--restarts {len(own)}: --seeds {' '.join(words)} makes {len(found)}; give {len(own)} seeds, or leave out --seeds"
         )
     return found
 
@@ -95,7 +96,7 @@ def training_arguments(
     for method in methods:
         if twice := set(keywords) & set(argument_types((method,))) - set(argument_types()):
             raise InputError(
-                f"method {method.__name__}: {min(twice)} is a flag of a study; give its argument another name"
+                f"method {method.__name__}: its argument {min(twice)} has the name of a study's flag; rename the argument"
             )
     values = {}
     for name, value in given.items():
@@ -129,7 +130,7 @@ def check_workers(workers: int) -> int:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a value that is not among the choices."""
     if value not in choices:
-        raise InputError(f"--{name} {value}: give {', '.join(choices)}")
+        raise InputError(f"--{name} {value}: give {joined(choices, 'or')}")
 
 
 def path_of(given: str | os.PathLike | None) -> str | None:

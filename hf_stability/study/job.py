@@ -31,7 +31,7 @@ IGNORED_ARGS = (
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
-ADDED_FIELDS = {
+ADDED_FIELDS: dict[str, Any] = {
     "stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32", "methods": [], "method_hashes": [],
 }  # fmt: skip
 """Fields that are left out where they have these values: jobs of before they were there keep their ids."""
@@ -137,7 +137,9 @@ class Job:
     def from_dict(cls, content: Mapping[str, Any]) -> Job:
         """Raises InputError where the schema is another version's."""
         if content.get("schema") != JOB_SCHEMA:
-            raise InputError(f"job schema {content.get('schema')!r}: this version reads {JOB_SCHEMA}")
+            raise InputError(
+                f"job schema {content.get('schema')!r}: this version of hf_stability reads only {JOB_SCHEMA}"
+            )
         return cls(**{**content, **{name: tuple(content.get(name, ())) for name in TUPLES}})
 
 
@@ -165,5 +167,5 @@ def check_jobs(jobs: Iterable[Job]) -> None:
     seen: set[str] = set()
     for job in jobs:
         if job.name in seen:
-            raise InputError(f"{job.name} is planned twice: give each recipe and each seed once")
+            raise InputError(f"{job.name} is planned twice; give each recipe and each seed once")
         seen.add(job.name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from transformers import TrainerCallback
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..callback import StabilityCallback
 from ..errors import InputError
@@ -15,7 +17,9 @@ def look_step(fraction: float, max_steps: int) -> int:
         InputError: there is one update step only.
     """
     if max_steps < 2:
-        raise InputError(f"--look_at {fraction}: {max_steps} update step has no look before its end; train longer")
+        raise InputError(
+            f"--look_at {fraction}: a training of {max_steps} update step has no look before its end; train longer"
+        )
     return min(max(1, round(fraction * max_steps)), max_steps - 1)
 
 
@@ -33,17 +37,21 @@ class LookCallback(TrainerCallback):
     def __init__(self, fraction: float, stability: StabilityCallback, stop: bool):
         self.fraction, self.stability, self.stop = fraction, stability, stop
 
-    def _is_look(self, state) -> bool:
+    def _is_look(self, state: TrainerState) -> bool:
         return state.global_step == look_step(self.fraction, state.max_steps)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._is_look(state):
             control.should_evaluate = control.should_save = True
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.stop and self._is_look(state):
             control.should_training_stop = self.stability.stopped_early = True
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._is_look(state):  # done at the step, and it may be no end of an epoch
             control.should_evaluate = control.should_save = False

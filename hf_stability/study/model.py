@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
 
 from ..errors import InputError, nearest
+from ..tasks.task import Task
 from ..trainer import StableTrainer
 
 
-def model_config(model: str, task, values: dict[str, Any]):
+def model_config(model: str, task: Task, values: dict[str, Any]) -> PretrainedConfig:
     """The pretrained model's config for a task, with a recipe's values put in.
 
     Raises:
@@ -23,7 +24,7 @@ def model_config(model: str, task, values: dict[str, Any]):
         if not hasattr(config, name):
             known = list(config.to_dict())
             raise InputError(
-                f"model_config.{name}: a {config.model_type} config has no such field{nearest(name, known)}"
+                f"model_config.{name}: the config of a {config.model_type} model has no such field{nearest(name, known)}"
             )
     names = task.label_names
     labels = (
@@ -37,7 +38,7 @@ def model_config(model: str, task, values: dict[str, Any]):
     return config
 
 
-def load_model(model: str, config, dtype: str = "float32", **more):
+def load_model(model: str, config: PretrainedConfig, dtype: str = "float32", **more: Any) -> Any:
     """A classifier with the pretrained weights, in float32 unless told otherwise: left alone, transformers 5 loads what was
     saved in half precision in half precision, and training fails (see diagnostics/precision.py).
 
@@ -64,7 +65,7 @@ def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
     task's labels. Only the main process writes.
     """
     if trainer.args.should_save:
-        encoder = trainer.model.base_model
+        encoder: Any = trainer.model.base_model
         encoder.save_pretrained(folder)
         config = AutoConfig.from_pretrained(model)
         config.architectures, config.dtype = [type(encoder).__name__], encoder.dtype  # not the checkpoint's dtype

@@ -25,6 +25,7 @@ from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.batches import derived_batch_size
+from ..utils.text import joined
 from .job import Job
 from .model import model_config
 from .pretrained import fingerprint_model
@@ -43,14 +44,14 @@ STUDY_DEFAULTS = {
 # A study sets these itself.
 OWN_ARGS = {
     "seed": "give --seeds",
-    "data_seed": "give --seeds; each seed's three random streams are made from it",
-    "init_seed": "give --seeds; each seed's three random streams are made from it",
-    "dropout_seed": "give --seeds; each seed's three random streams are made from it",
-    "load_best_model_at_end": "a study reports the last and the best evaluation of each run itself",
-    "metric_for_best_model": "a study takes the task's headline metric",
+    "data_seed": "give --seeds; a study makes each run's three random streams from its seed",
+    "init_seed": "give --seeds; a study makes each run's three random streams from its seed",
+    "dropout_seed": "give --seeds; a study makes each run's three random streams from its seed",
+    "load_best_model_at_end": "a study reports the last and the best evaluation of each run",
+    "metric_for_best_model": "a study uses the task's headline metric",
     "push_to_hub": "a study keeps its models in its folder; see --keep_model",
-    "hub_token": "it would be kept in the runs' config.json; huggingface_hub has `hf auth login` for it",
-    "resume_from_checkpoint": "run the same command again: it goes on where it stopped",
+    "hub_token": "it would be written into the runs' config.json; log in with `hf auth login`",
+    "resume_from_checkpoint": "run the same command again; it continues where it stopped",
 }
 
 MAX_SEEDS = 100_000  # more is a mistake: a seed given as a count
@@ -61,7 +62,7 @@ def check_given(given: Mapping[str, Any]) -> None:
     for name, way_out in OWN_ARGS.items():
         if name in given:
             value = "" if name == "hub_token" else f" {given[name]}"
-            raise InputError(f"--{name}{value}: not in a study: {way_out}")
+            raise InputError(f"--{name}{value}: not allowed in a study: {way_out}")
 
 
 def check_settings(settings: Mapping[str, Resolved]) -> None:
@@ -73,7 +74,9 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
     """
     values = {name: r.value for name, r in settings.items()}
     if getattr(values["eval_strategy"], "value", values["eval_strategy"]) == "steps" and not values.get("eval_steps"):
-        raise InputError("--eval_strategy steps: give --eval_steps, the update steps between evaluations")
+        raise InputError(
+            "--eval_strategy steps: also give --eval_steps, the number of update steps between evaluations"
+        )
     for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
         if values.get(name, 1) < 1:
             raise InputError(f"--{name} {values[name]}: give 1 or more")
@@ -81,7 +84,9 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
         raise InputError(f"--learning_rate {values['learning_rate']}: give a number of 0 or more")
     _check_loggers(values.get("report_to"))
     if values.get("max_steps", -1) < 1 and values.get("num_train_epochs", 3) <= 0:
-        raise InputError(f"--num_train_epochs {values['num_train_epochs']}: no training; give more, or --max_steps")
+        raise InputError(
+            f"--num_train_epochs {values['num_train_epochs']}: trains nothing; give more than 0, or --max_steps"
+        )
 
 
 def _check_loggers(report_to: str | Sequence[str] | None) -> None:
@@ -89,7 +94,7 @@ def _check_loggers(report_to: str | Sequence[str] | None) -> None:
     for name in [report_to] if isinstance(report_to, str) else report_to or []:
         if name not in ("none", "all", *available):
             raise InputError(
-                f"--report_to {name}: not installed, or not known to the Trainer; there is: {', '.join(available)}"
+                f"--report_to {name}: not installed, or unknown to the Trainer; available: {', '.join(available)}"
             )
 
 
@@ -102,9 +107,9 @@ def fingerprint_tokens(data: TokenizedData) -> str:
             for column in sorted(batch):
                 rows = batch[column]
                 if isinstance(rows[0], (list, tuple)):
-                    digest.update(np.array([len(row) for row in rows], "<i8"))
+                    digest.update(np.array([len(row) for row in rows], "<i8").tobytes())
                     rows = [value for row in rows for value in row]
-                digest.update(np.asarray(rows, "<f8"))
+                digest.update(np.asarray(rows, "<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -164,8 +169,8 @@ def resolved_settings(
     check_settings(args)
     if "num_train_epochs" in recipe.point and "max_steps" in args and args["max_steps"].value > 0:
         raise InputError(
-            f"--max_steps {args['max_steps'].value}: the {args['num_train_epochs'].source} varies num_train_epochs, which "
-            "then counts for nothing; leave one of them out"
+            f"--max_steps {args['max_steps'].value}: the {args['num_train_epochs'].source} varies num_train_epochs, but "
+            "--max_steps overrides it; leave out one of them"
         )
     made = made_arguments(args, f"--recipe {recipe.name}: ", own.values())
     return RecipeSettings(recipe, args, made.world_size, made.device.type, made.mixed_precision, own)
@@ -175,7 +180,7 @@ def make_jobs(
     settings: Sequence[RecipeSettings],
     seeds: Sequence[int],
     model: str,
-    config,
+    config: Any,
     data: TokenizedData,
     data_folder: str | os.PathLike,
     tokenizer: str = "",
@@ -226,7 +231,7 @@ def make_jobs(
 def job_values(
     recipe: Recipe,
     model: str,
-    config,
+    config: Any,
     task: Task,
     settings: Mapping[str, Resolved],
     methods: Mapping[str, type[Method]] | None = None,
@@ -258,7 +263,7 @@ def job_values(
     return {"args": args, "model_config": values, "sources": sources, **own}
 
 
-def _check_methods_on(config, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
+def _check_methods_on(config: Any, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
     """Say now what a method would say, or refuse, in every run, once it has its model and data."""
     for method in methods:
         made = method.from_arguments(args)
@@ -293,7 +298,7 @@ def made_arguments(
     return args
 
 
-def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
+def _known_to(config: Any, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
     """Of a file's common values those that a model of a type it has no part for has under the same name; the rest is said.
 
     Not where the file has no parts by type at all, or a grid varies the value: a field that the config has not is an error.
@@ -303,8 +308,8 @@ def _known_to(config, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, 
     unknown = [name for name in values if name in names and not hasattr(config, name)]
     if unknown:
         logger.warning(
-            f"--recipe {recipe.name} has no part for {config.model_type}, whose config has no {', '.join(unknown)}: "
-            "the model's own values stay"
+            f"--recipe {recipe.name} has no part for {config.model_type}, and this config has no field {joined(unknown)}. "
+            "The model's own values stay; set the equivalent fields"
         )
     return {name: r for name, r in values.items() if name not in unknown}
 
@@ -327,13 +332,15 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
         ranges = [range(1, ranges[0].start + 1)]
     together = " ".join(words)
     if sum(map(len, ranges)) > MAX_SEEDS:
-        raise InputError(f"--seeds {together}: {sum(map(len, ranges))} runs; a range of one is one seed (7-7)")
+        raise InputError(
+            f"--seeds {together}: means {sum(map(len, ranges))} runs per recipe; for one seed give a range (7-7)"
+        )
     seeds = [seed for part in ranges for seed in part]
     if not seeds:
-        raise InputError(f"--seeds {together}: no run; give 1 or more")
+        raise InputError(f"--seeds {together}: means no run; give 1 or more")
     if max(seeds) >= 2**32:
-        raise InputError(f"--seeds {together}: {max(seeds)} is too large; a seed has 32 bits")
+        raise InputError(f"--seeds {together}: {max(seeds)} is too large; the largest seed is {2**32 - 1}")
     twice = [seed for seed, count in Counter(seeds).items() if count > 1]
     if twice:
-        raise InputError(f"--seeds {together}: {min(twice)} is there twice; every seed is a run of its own")
+        raise InputError(f"--seeds {together}: {min(twice)} is given twice; give each seed once")
     return seeds

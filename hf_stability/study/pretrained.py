@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -35,7 +36,7 @@ HUB_TIMEOUT_S = 5.0  # without a network the libraries retry for 23 s for each o
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def load_config(model: str):
+def load_config(model: str) -> Any:
     """The config of a pretrained model, in a folder or on the hub.
 
     Raises:
@@ -44,7 +45,9 @@ def load_config(model: str):
     folder = Path(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"--model_name_or_path {model}: no config.json in this folder; save_pretrained makes one")
+            raise InputError(
+                f"--model_name_or_path {model}: no config.json in this folder; give a folder made by save_pretrained"
+            )
         if not any((folder / name).is_file() for name in WEIGHTS):
             raise InputError(
                 f"--model_name_or_path {model}: no weights in this folder (looked for {', '.join(WEIGHTS)})"
@@ -59,12 +62,12 @@ def load_config(model: str):
         if folder.is_dir():
             raise InputError(f"--model_name_or_path {model}: {_first_line(error)}") from None
         raise InputError(
-            f"--model_name_or_path {model}: not to be had from the hub ({_first_line(error)}) and no folder; give a "
+            f"--model_name_or_path {model}: no such folder, and not available from the hub ({_first_line(error)}); give a "
             "folder made by save_pretrained"
         ) from None
 
 
-def load_tokenizer(model: str):
+def load_tokenizer(model: str) -> Any:
     """The tokenizer of a pretrained model. Raises InputError where there is none."""
     if not Path(model).is_dir():
         _look_for_hub(model)
@@ -73,11 +76,13 @@ def load_tokenizer(model: str):
     except Exception as error:  # each class of tokenizers misses its files in its own way
         raise InputError(f"--tokenizer_name {model}: no tokenizer there ({_first_line(error)})") from None
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes one without words of no files
-        raise InputError(f"--tokenizer_name {model}: no tokenizer there (no files of one; save_pretrained makes them)")
+        raise InputError(
+            f"--tokenizer_name {model}: no tokenizer files there; save them with the tokenizer's save_pretrained"
+        )
     return tokenizer
 
 
-def fingerprint_model(model: str, config) -> str:
+def fingerprint_model(model: str, config: Any) -> str:
     """SHA-256 over a model's pretrained weights, wherever they are, and its config.
 
     A head that is drawn anew is left out, and so is what a task sets in the config (labels). Weights saved in half
@@ -93,15 +98,15 @@ def fingerprint_model(model: str, config) -> str:
     try:
         loaded, info = load_model(model, config, output_loading_info=True)
     except Exception as error:  # damaged files, by whatever library reads them
-        raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
+        raise InputError(f"--model_name_or_path {model}: the weights cannot be loaded: {_first_line(error)}") from None
     other_size = {key for key, *_ in info.get("mismatched_keys", ())}
     misfit = sorted(key for key in other_size if key.startswith(f"{loaded.base_model_prefix}."))
     if misfit:
-        raise InputError(f"--model_name_or_path {model}: {misfit[0]} has not the size that config.json says")
+        raise InputError(f"--model_name_or_path {model}: the size of {misfit[0]} does not match config.json")
     new = set(info["missing_keys"]) | other_size
     pretrained = {name: tensor for name, tensor in loaded.state_dict().items() if name not in new}
     if not any(name.startswith(loaded.base_model_prefix) for name in pretrained):
-        raise InputError(f"--model_name_or_path {model}: none of its weights is a {type(loaded).__name__}'s")
+        raise InputError(f"--model_name_or_path {model}: none of its weights belongs to a {type(loaded).__name__}")
     settings = {key: value for key, value in config.to_diff_dict().items() if key not in NOT_THE_MODEL}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(pretrained.items()):
@@ -110,7 +115,7 @@ def fingerprint_model(model: str, config) -> str:
     return digest.hexdigest()
 
 
-def weights_dtype(asked: str, model: str, config, precision: Sequence[str] = ()) -> str:
+def weights_dtype(asked: str, model: str, config: Any, precision: Sequence[str] = ()) -> str:
     """The precision to load weights in, by name; half precision gets a warning.
 
     Args:
@@ -127,12 +132,14 @@ def weights_dtype(asked: str, model: str, config, precision: Sequence[str] = ())
     try:
         loaded = load_model(model, config, asked)
     except Exception as error:  # damaged files, by whatever library reads them
-        raise InputError(f"--model_name_or_path {model}: the weights do not load: {_first_line(error)}") from None
+        raise InputError(f"--model_name_or_path {model}: the weights cannot be loaded: {_first_line(error)}") from None
     dtype = str(loaded.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise InputError(f"--dtype {asked}: these weights are {dtype}; give --dtype float32")
+        raise InputError(
+            f"--dtype {asked}: these weights are {dtype}, which cannot be trained here; give --dtype float32"
+        )
     if dtype == "float16" and "fp16" in precision:
-        raise InputError(f"--dtype {asked} with --fp16: fp16 mixed precision needs float32 weights; leave --dtype out")
+        raise InputError(f"--dtype {asked} with --fp16: fp16 mixed precision needs float32 weights; leave out --dtype")
     if warning := half_precision_weights(loaded):
         logger.warning(f"--dtype {asked}: {warning.removesuffix(WAY_OUT)}The default, --dtype float32, avoids this.")
     return dtype

@@ -37,7 +37,7 @@ class Progress:
             self.say(f"{self.found} finished {self.kind}{'s' * (self.found > 1)} found, kept")
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.bar.close()
 
     def _count(self) -> str:
@@ -59,7 +59,7 @@ class Progress:
             self.fractions[name] = event.steps / max(event.total, 1)
             self._move()
         elif event.kind == "looked":
-            self.say(f"{name}: looked at, {look_sentence(event.run)}")
+            self.say(f"{name}: at its look, {look_sentence(event.run)}")
         else:
             sentence = event.run.sentence if event.run else f"crashed: {event.error}"
             self.end(name, sentence, "stage " if event.job.is_stage else "")

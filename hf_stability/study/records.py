@@ -138,7 +138,9 @@ def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
         content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
     content.setdefault("ended_at_look", content.get("status") == "stopped early")  # of before it was there
     if content.get("schema") != RUN_SCHEMA:
-        raise InputError(f"{folder / name}: schema {content.get('schema')!r}, this version reads {RUN_SCHEMA}")
+        raise InputError(
+            f"{folder / name}: schema {content.get('schema')!r}; this version of hf_stability reads {RUN_SCHEMA} and older"
+        )
     return RunRecord(**content)
 
 

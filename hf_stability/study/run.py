@@ -13,7 +13,14 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import DistributedType
-from transformers import AutoTokenizer, DataCollatorWithPadding, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -70,7 +77,9 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
             checkpoint = prepare_folder(job, folder, args)
             trainer = make_trainer(job, args, report)
             if job.is_stage and trainer.accelerator.distributed_type not in WHOLE_MODEL:
-                raise InputError("stages: one process or DistributedDataParallel, not DeepSpeed, FSDP or XLA")
+                raise InputError(
+                    "stages: train them in one process or with DistributedDataParallel, not with DeepSpeed, FSDP or XLA"
+                )
             trainer.train(resume_from_checkpoint=checkpoint)
             if job.is_stage:
                 save_encoder(trainer, job.model, folder / "encoder")
@@ -113,7 +122,7 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     methods = [load_method(name) for name in job.methods]
     if tuple(map(source_hash, methods)) != job.method_hashes:
         raise InputError(
-            f"--method {' '.join(job.methods)}: its source has changed since the study was planned; start it again"
+            f"--method {' '.join(job.methods)}: its source changed after the study was planned; start the study again"
         )
     args = arguments_class(methods)(**{**free, **job.args, **fixed})
     if args.eval_strategy == IntervalStrategy.NO:  # a study's runs are evaluated at their end in any case
@@ -128,7 +137,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer or job.model)
     config = model_config(job.model, data.task, job.model_config)
 
-    def model_init():
+    def model_init() -> Any:
         return load_model(job.model, config, job.dtype)
 
     stability = StabilityCallback(
@@ -193,6 +202,8 @@ class ReportCallback(TrainerCallback):
     def __init__(self, report: Report):
         self.report = report
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero:
             self.report(state.global_step, state.max_steps)

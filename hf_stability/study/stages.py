@@ -169,5 +169,5 @@ def describe_stage(stage: Job, plan: StagePlan) -> str:
     start = next((job.name for job in plan.jobs if stage.stages and job.id == stage.stages[-1]), plan.model)
     return (
         f"stages/{stage.name}: train {len(texts.train)}, {splits} examples, from {texts.source}; seed "
-        f"{stage.seed}; starts from {start}; before {', '.join(plan.recipes_of(stage))}"
+        f"{stage.seed}; starts from {start}; for {', '.join(plan.recipes_of(stage))}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from .executors import Event, execute_in_process, execute_in_workers
@@ -13,8 +14,9 @@ from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at
 from .progress import Progress
 from .records import RunRecord, read_run
+from .report.printed import printed_summary
 from .report.summary import summarize
-from .report.summary_page import to_markdown, write_summary
+from .report.summary_page import write_summary
 
 
 def run_jobs(
@@ -74,8 +76,8 @@ def run_jobs(
     with Progress(missing, len(done), quiet or not main, say) as progress:
         if without_model:
             progress.say(
-                f"--keep_model last: {len(without_model)} of the finished runs have no model, {without_model[0].name} for "
-                "one; delete their folders to run them again"
+                f"--keep_model last: {len(without_model)} of the finished runs have no model, for example "
+                f"{without_model[0].name}; delete their folders to run them again"
             )
 
         def listen(event: Event) -> None:
@@ -107,7 +109,7 @@ def run_jobs(
         return []
     summary = _write_tables(folder, jobs, runs)
     if not quiet:
-        progress.say(to_markdown(summary))
+        progress.say(f"\n{printed_summary(summary, folder)}")
     return [runs[job.name] for job in jobs]
 
 
@@ -184,7 +186,7 @@ def missing_stages(
             continue
         stage = by_id.get(job.stages[-1])
         if stage is None:
-            raise InputError(f"{job.name} starts from stage {job.stages[-1]}, which is not among the stages")
+            raise InputError(f"{job.name} starts from stage {job.stages[-1]}, but no such stage is planned")
         run = read_run(run_folder(folder, stage))
         if run is not None and (run.status != "ok" or (encoder_folder(folder, stage) / "config.json").is_file()):
             found[stage.id] = (stage, run)
@@ -198,10 +200,10 @@ def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = 
     """What became of a stage, and the way out."""
     path = run_folder(folder, stage)
     if run is None:
-        return f"stage {stage.name} crashed: {error}: see {path / 'error.txt'}; the same command trains it again"
+        return f"stage {stage.name} crashed: {error}. See {path / 'error.txt'}; rerun the command to train it again"
     return (
         f"stage {stage.name}: {run.sentence}\nNothing was started from it. Give this stage another seed or other args in "
-        f"the recipe; or, to start from it all the same, --model_name_or_path {path / 'encoder'} to a study of its own"
+        f"the recipe. To start from it anyway, run a new study with --model_name_or_path {path / 'encoder'}"
     )
 
 
@@ -233,7 +235,7 @@ def is_main_process(jobs: Sequence[Job]) -> bool:
     return PartialState().is_main_process
 
 
-def _of_main_process(missing: list[Job]) -> list[Job]:
+def _of_main_process(missing: list[Any]) -> list[Any]:
     """What the main process found missing: all processes must run the same jobs."""
     from accelerate.utils import broadcast_object_list
 

@@ -1,8 +1,8 @@
 """A task from the user's own files: csv, tsv, json or json lines, with a column of labels and one or two of text.
 
-A file that has one meaning is read; one that may be meant otherwise is read with a warning; the rest is refused. Reading a
-file is in table.py, choosing its columns in columns.py, its labels in labels.py. Doubts about the data themselves, once
-they are read (one class, leakage), are in overview.py.
+A file with one meaning is read. A file that may have another meaning is read with a warning. All others are refused.
+table.py reads a file, columns.py chooses its columns, labels.py reads its labels. overview.py has the doubts about data
+that were read (one class, leakage).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .columns import (
     LABEL_COLUMN,
@@ -35,30 +36,33 @@ def load_files(
 ) -> TaskData:
     """A task named `custom` from two files.
 
-    Extensions: `.csv` (quoted as in RFC 4180), `.tsv` (quotes are plain text, as in GLUE), `.json` (an array of
-    objects, or one a line), `.jsonl`. UTF-8, with or without a BOM; csv and tsv open with a line of column names.
+    Files: `.csv` (quoted as in RFC 4180), `.tsv` (quotes count as text, as in GLUE), `.json` (an array of objects, or one
+    object per line), `.jsonl`. Encoding: UTF-8, with or without a BOM. The first line of csv and tsv names the columns.
 
-    Text: the column `sentence`, or `sentence1` and `sentence2`, or else the first one or two other columns that hold
-    strings (numbers, and columns named `id`, `idx`, `index` or `guid`, are passed over).
+    Text: the column `sentence`, or `sentence1` and `sentence2`. Without these, the first one or two other columns of
+    strings; columns of numbers, and columns named `id`, `idx`, `index` or `guid`, are skipped.
 
-    Columns that differ from these names by case or spaces at the ends only (`Label`) are found too.
+    A column is also found if its name differs only by case or by spaces at the ends (`Label`).
 
-    Labels: whole numbers are class ids 0 to K-1; other numbers are the targets of a regression; words are class names,
-    whose ids follow their sorted order over the training file.
+    Labels: whole numbers are class ids 0 to K-1. Other numbers are the targets of a regression. Words are class names; their
+    ids follow their sorted order in the training file.
 
     Args:
-        regression: True reads whole numbers as targets too; False refuses other numbers than whole ones.
-        label_names: the classes in the order of their ids: a word is looked up here, a number is an index. A class may
-            then be absent from the training file.
+        train_file: the training set.
+        validation_file: the development set, with the same columns.
+        regression: True reads whole numbers as targets too. False refuses numbers that are not whole. Default: None, as
+            above.
+        label_names: the classes in the order of their ids. A word is looked up here; a number is an index. A class may then
+            be absent from the training file.
         text_column_names: one or two columns to read the text from, instead of those above.
-        label_column_name: the labels' column, instead of `label`.
+        label_column_name: the column of labels, instead of `label`.
 
     Returns:
-        Headline metric accuracy (with F1 of class 1 and Matthews correlation where there are two classes), or the mean
-        of Pearson's and Spearman's correlation for a regression.
+        The data. The headline metric is accuracy (two classes also get F1 of class 1 and Matthews correlation), or for a
+        regression the mean of Pearson's and Spearman's correlation.
 
     Raises:
-        InputError: with flag, file and row, for all that is wrong with a file or a label.
+        InputError: an error in a file or a label, with flag, file and row.
     """
     train = read_table(Path(train_file), "--train_file")
     validation = read_table(Path(validation_file), "--validation_file")
@@ -71,6 +75,10 @@ def load_files(
     doubt_columns(train, text_columns)
 
     kind = label_kind(train, regression, label_names)
+    names: tuple[str, ...] | None
+    train_labels: list[Any]
+    validation_labels: list[Any]
+    metrics: tuple[str, ...]
     if kind == "number":
         names = None
         train_labels, validation_labels = (read_numbers(table) for table in (train, validation))
@@ -98,7 +106,7 @@ def load_files(
     )
 
 
-def _to_dataset(task: Task, table: Table, labels: list):
+def _to_dataset(task: Task, table: Table, labels: list) -> Any:
     from datasets import Dataset, Features, Value
 
     features = {name: Value("string") for name in task.text_columns}

@@ -1,7 +1,7 @@
-"""The nine GLUE tasks: what they are, and their data from a folder in the official layout or from the hub.
+"""The nine GLUE tasks, and their data from a folder in the official layout or from the hub.
 
-GLUE: Wang et al. 2019, arXiv 1804.07461. The folder is what the benchmark's own archives unpack to
-(`CoLA/train.tsv`, `MNLI/dev_matched.tsv`, ...), the hub's copy is `nyu-mll/glue`; both give the same columns and ids.
+GLUE: Wang et al. 2019, arXiv 1804.07461. The official layout is that of the benchmark's own archives (`CoLA/train.tsv`,
+`MNLI/dev_matched.tsv`, ...). The hub's copy is `nyu-mll/glue`. Both give the same columns and ids.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HUB_DATASET = "nyu-mll/glue"
-PROBE_TIMEOUT_S = 5.0  # datasets itself retries for 23 s and more before it says that there is no network
+PROBE_TIMEOUT_S = 5.0  # datasets itself retries for 23 s or more before it reports a missing network
 
 _F1 = ("f1", "accuracy", "acc_and_f1")
 _ENTAILMENT = ("entailment", "not_entailment")
 
-# Text columns and the order of the labels are those of the hub's copy. Headline metrics are GLUE's own, except that
-# it ranks MRPC and QQP by the mean of accuracy and F1.
+# Text columns and the order of the labels follow the hub's copy. Headline metrics are GLUE's own, except for MRPC and QQP:
+# GLUE ranks them by the mean of accuracy and F1, here it is F1.
 GLUE_TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -48,7 +48,7 @@ GLUE_TASKS: dict[str, Task] = {
     )
 }
 
-# Number of examples. MNLI is evaluated on two sets: the genres of its training data, and five others.
+# Numbers of examples. MNLI has two development sets: the genres of its training data, and five others.
 OFFICIAL_COUNTS: dict[str, dict[str, int]] = {
     "cola": {"train": 8551, "validation": 1043},
     "sst2": {"train": 67349, "validation": 872},
@@ -64,16 +64,16 @@ OFFICIAL_COUNTS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class _Layout:
-    """One task's official files.
+    """The official files of one task.
 
     Args:
         folder: name of the task's folder.
-        text: names, in the file, of the columns with the text; as many as `Task.text_columns`.
-        label: name of the column with the label.
-        words: the labels as they stand in the file, in the order of their ids; None for a number.
-        header: the columns of a file that has no header line; None where the first line is one.
+        text: names of the text columns in the file, as many as `Task.text_columns`.
+        label: name of the label column.
+        words: the labels as the file writes them, in the order of their ids. None for a number.
+        header: the columns of a file without a header line. None if the first line is the header.
         skip_broken: drop rows with another number of columns than the header. QQP's official training file has some
-            (questions with a line break), and the hub's copy leaves them out too: the count here is the one without.
+            (questions with a line break). The hub's copy and `OFFICIAL_COUNTS` leave them out too.
     """
 
     folder: str
@@ -102,16 +102,16 @@ def load_glue(task_name: str, data_dir: str | os.PathLike | None = None) -> Task
 
     Args:
         task_name: a key of `GLUE_TASKS`.
-        data_dir: a folder in the official layout, either the one that holds all tasks' folders or the task's own.
-            None: the hub's copy, out of `datasets`' cache where it is there, else downloaded.
+        data_dir: a folder in the official layout: the one with all tasks' folders, or the task's own. Default: None, the
+            hub's copy. It is read from the cache of `datasets`, or else downloaded.
 
     Returns:
-        Columns as in `Task.text_columns`, and `label` (int64 class id; float32 in [0, 5] for STS-B). Another number of
-        rows than the official one is logged as a warning: people cut these files on purpose.
+        Columns as in `Task.text_columns`, and `label` (int64 class id; float32 in [0, 5] for STS-B). If the number of rows
+        is not the official one, a warning is logged. It is no error, because people shorten these files on purpose.
 
     Raises:
-        InputError: a folder, file or column is missing; a row has the wrong number of columns or an unknown label
-            (with file and line); without `data_dir`, there is neither network nor cached copy.
+        InputError: a folder, file or column is missing. A row has a wrong number of columns or an unknown label (the
+            message names file and line). Or there is no `data_dir`, no cached copy and no network.
     """
     task = GLUE_TASKS[task_name]
     if data_dir is not None:
@@ -120,7 +120,7 @@ def load_glue(task_name: str, data_dir: str | os.PathLike | None = None) -> Task
         splits, source = _read_hub(task), f"{HUB_DATASET} (hub)"
     for name, official in OFFICIAL_COUNTS[task_name].items():
         if splits[name].num_rows != official:
-            logger.warning("%s %s: %d examples, officially %d", task_name, name, splits[name].num_rows, official)
+            logger.warning("%s %s: %d examples; GLUE has %d", task_name, name, splits[name].num_rows, official)
     return TaskData(task, splits.pop("train"), splits, source)
 
 
@@ -144,7 +144,7 @@ def _read_folder(task: Task, data_dir: Path) -> dict[str, Dataset]:
     for split in OFFICIAL_COUNTS[task.name]:
         path = folder / f"{split.replace('validation', 'dev')}.tsv"
         if not path.is_file():
-            raise InputError(f"--data_dir {data_dir}: {path} is missing (task {task.name} needs it)")
+            raise InputError(f"--data_dir {data_dir}: {path} is missing; task {task.name} needs it")
         splits[split] = _read_tsv(task, layout, path)
     return splits
 
@@ -156,7 +156,9 @@ def _plain(name: str) -> str:
 
 def _find_task_folder(task_name: str, layout: _Layout, data_dir: Path) -> Path:
     if not data_dir.is_dir():
-        raise InputError(f"--data_dir {data_dir}: no such folder")
+        raise InputError(
+            f"--data_dir {data_dir}: no such folder; give one with {layout.folder} in GLUE's official layout"
+        )
     if (data_dir / layout.folder).is_dir():
         return data_dir / layout.folder
     for folder in sorted(data_dir.iterdir()):
@@ -165,13 +167,13 @@ def _find_task_folder(task_name: str, layout: _Layout, data_dir: Path) -> Path:
     if any(data_dir.glob("*.tsv")):
         return data_dir
     raise InputError(
-        f"--data_dir {data_dir}: neither a folder {layout.folder} nor TSV files in it "
-        f"(task {task_name}, official GLUE layout)"
+        f"--data_dir {data_dir}: no folder {layout.folder} and no .tsv files in it; task {task_name} needs GLUE's "
+        "official layout"
     )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and lines, split at newlines only: the text has quotes, and other separators, in it."""
+    """Line numbers (from 1) and lines. Only newlines separate: the text contains quotes and other separators."""
     blank = None
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
@@ -180,11 +182,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if not line:
                     blank = blank or number
                     continue
-                if blank is not None:  # blank lines at the end are no rows; one in between is a broken file
-                    raise InputError(f"--data_dir: {path}, line {blank}: blank, expected tab-separated columns")
+                if blank is not None:  # blank lines at the end are harmless; one in between means a broken file
+                    raise InputError(f"--data_dir: {path}, line {blank}: a blank line, expected tab-separated columns")
                 yield number, line
     except UnicodeDecodeError as error:
-        raise InputError(f"--data_dir: {path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+        raise InputError(
+            f"--data_dir: {path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
     except OSError as error:
         raise InputError(f"--data_dir: {path}: cannot be read ({error.strerror})") from error
 
@@ -220,9 +224,9 @@ def _read_tsv(task: Task, layout: _Layout, path: Path) -> Dataset:
         for column, at in zip(texts, text_at, strict=True):
             column.append(row[at])
     if broken:
-        logger.warning("%s: %d broken rows dropped, the first in line %d", path, len(broken), broken[0])
+        logger.warning("%s: dropped %d broken rows, the first in line %d", path, len(broken), broken[0])
     if not labels:
-        raise InputError(f"--data_dir: {path}: no examples in it")
+        raise InputError(f"--data_dir: {path}: the file has no examples")
     return _to_dataset(task, texts, labels)
 
 
@@ -245,7 +249,7 @@ def _read_label(word: str, ids: dict[str, int] | None, path: Path, number: int) 
 
 @contextmanager
 def _only_the_cache() -> Iterator[None]:
-    """Within it `datasets` looks at its cache only, and does not complain that the hub is out of reach."""
+    """Inside, `datasets` reads only its cache and logs no errors about the hub."""
     import datasets
 
     offline, verbosity = datasets.config.HF_HUB_OFFLINE, datasets.utils.logging.get_verbosity()
@@ -259,7 +263,7 @@ def _only_the_cache() -> Iterator[None]:
 
 
 def _why_no_hub() -> str | None:
-    """None where the hub answers; else why not, within about `PROBE_TIMEOUT_S` seconds."""
+    """None if the hub answers, else the reason why not. Takes about `PROBE_TIMEOUT_S` seconds at most."""
     import datasets
     from huggingface_hub import HfApi
 
@@ -267,7 +271,9 @@ def _why_no_hub() -> str | None:
         return "HF_HUB_OFFLINE is set"
     try:
         HfApi().dataset_info(HUB_DATASET, timeout=PROBE_TIMEOUT_S)
-    except Exception as error:  # whatever goes wrong on the way to the hub: proxies, certificates, names, time limits
+    except (
+        Exception
+    ) as error:  # anything may go wrong on the way to the hub: proxies, certificates, names, time limits
         return f"the hub cannot be reached ({type(error).__name__})"
     return None
 
@@ -276,9 +282,9 @@ def _read_hub(task: Task) -> dict[str, Dataset]:
     import datasets
 
     try:
-        with _only_the_cache():  # GLUE does not change: a cached copy needs no question to the hub
+        with _only_the_cache():  # GLUE does not change, so a cached copy is always good
             loaded = datasets.load_dataset(HUB_DATASET, task.name)
-    except Exception:  # not in the cache, which each version of datasets reports in its own way
+    except Exception:  # not in the cache: each version of datasets reports this in its own way
         way_out = f"give --data_dir, a folder with {_LAYOUTS[task.name].folder} in the official GLUE layout"
         why = _why_no_hub()
         if why is not None:
@@ -296,7 +302,7 @@ def _read_hub(task: Task) -> dict[str, Dataset]:
 
 
 def _from_hub(task: Task, split: str, loaded: dict[str, Dataset]) -> Dataset:
-    """The columns and labels of one split, checked against what `GLUE_TASKS` says of them."""
+    """The columns and labels of one split, checked against `GLUE_TASKS`."""
     where = f"--task_name {task.name}: {HUB_DATASET}"
     if split not in loaded:
         raise InputError(f"{where} has no split {split!r}, only {', '.join(loaded)}")

@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 def label_kind(table: Table, regression: bool | None, label_names: Sequence[str] | None) -> str:
-    """How the training file's labels are meant: `"id"`, `"number"` or `"word"`."""
+    """The kind of the training file's labels: `"id"`, `"number"` or `"word"`."""
     labels = table.columns[LABEL_COLUMN]
     for row, label in enumerate(labels):
         if not isinstance(label, (str, int, float)) or not str(label).strip():
             raise table.error(row, f"label {label!r}, expected a class or a number")
     if len(set(labels)) < 2:
         raise InputError(
-            f"{table.where}: all rows ({len(labels)}) have the label {labels[0]!r}; training needs two at least"
+            f"{table.where}: all rows ({len(labels)}) have the label {labels[0]!r}; training needs at least two labels"
         )
     if regression:
         return "number"
@@ -36,20 +36,22 @@ def label_kind(table: Table, regression: bool | None, label_names: Sequence[str]
     if not all(is_number(label) for label in labels):
         for row, label in enumerate(labels):
             if not isinstance(label, str):
-                raise table.error(row, f"label {label!r} among labels that are words")
+                raise table.error(row, f"label {label!r} among words; write it as a word, in quotes")
         return "word"
     if regression is False or label_names is not None:
         row = next(row for row, label in enumerate(labels) if not is_integer(label))
         raise table.error(row, f"label {labels[row]!r}, expected a whole number from 0 or a class name")
     if all(float(label).is_integer() for label in labels):
         logger.warning(
-            "%s: labels such as %s are read as a regression's; classes are 0, 1, ...", table.where, labels[0]
+            "%s: labels such as %s are read as targets of a regression; for classes write 0, 1, ...",
+            table.where,
+            labels[0],
         )
     return "number"
 
 
 def read_numbers(table: Table) -> list[float]:
-    """The targets of a regression. Raises InputError for one that is no finite number."""
+    """The targets of a regression. Raises InputError for a value that is not a finite number."""
     numbers = []
     for row, label in enumerate(table.columns[LABEL_COLUMN]):
         if not is_number(label) or not math.isfinite(float(label)):
@@ -59,7 +61,7 @@ def read_numbers(table: Table) -> list[float]:
 
 
 def read_ids(table: Table) -> list[int]:
-    """Class ids. Raises InputError for one that is no whole number."""
+    """Class ids. Raises InputError for a value that is not a whole number."""
     for row, label in enumerate(table.columns[LABEL_COLUMN]):
         if not is_integer(label):
             raise table.error(row, f"label {label!r}, expected a whole number from 0")
@@ -72,13 +74,12 @@ def check_ids(table: Table, labels: Sequence[int], classes: int) -> None:
         if not 0 <= label < classes:
             raise table.error(
                 row,
-                f"label {label}; the {classes} classes must be numbered 0 to {classes - 1}: number them "
-                "so, or write words",
+                f"label {label}, but there are {classes} classes; number them 0 to {classes - 1}, or write words",
             )
 
 
 def read_words(table: Table, names: tuple[str, ...]) -> list[int]:
-    """Class ids of class names: their places in `names`. Raises InputError for a name that is not among them."""
+    """Class ids of class names: their positions in `names`. Raises InputError for an unknown name."""
     ids = {name: index for index, name in enumerate(names)}
     for row, label in enumerate(table.columns[LABEL_COLUMN]):
         if str(label) not in ids:
@@ -86,13 +87,13 @@ def read_words(table: Table, names: tuple[str, ...]) -> list[int]:
             near = nearest(str(label), names)
             raise table.error(
                 row,
-                f"label {label!r}, expected one of {', '.join(known)}{near}; training needs examples of each class",
+                f"label {label!r}, expected one of {', '.join(known)}{near}; the training set needs examples of each class",
             )
     return [ids[str(label)] for label in table.columns[LABEL_COLUMN]]
 
 
 def doubt_names(table: Table) -> None:
-    """Warn of class names that differ by spaces or case only, and of dates and numbers as names."""
+    """Warn of class names that differ only by spaces or case, and of dates and numbers as names."""
     counts = Counter(map(str, table.columns[LABEL_COLUMN]))
     alike: dict[str, list[str]] = {}
     for name in sorted(counts):
@@ -100,22 +101,22 @@ def doubt_names(table: Table) -> None:
     groups = [names for names in alike.values() if len(names) > 1]
     if groups:
         logger.warning(
-            "%s: labels that differ by spaces or case only are different classes: %s; write each class in one way",
+            "%s: labels that differ only by spaces or case count as different classes: %s; spell each class in one way",
             table.where,
             "; ".join(", ".join(f"{name!r} ({counts[name]})" for name in names) for names in groups),
         )
     missing = [name for name in counts if name.strip().lower() in MISSING]
     if missing:
         logger.warning(
-            "%s: %r is read as the name of a class, with %d rows; if it is a missing value, leave them out",
+            "%s: %r is read as the name of a class, with %d rows; if it is a missing value, remove these rows",
             table.where,
             missing[0],
             counts[missing[0]],
         )
     if what := dates_or_numbers(list(counts)):
         logger.warning(
-            "%s: the labels look like %s and are read as names of classes; --label_column_name chooses another column%s",
+            "%s: the labels look like %s and are read as names of classes; to use another column, give --label_column_name%s",
             table.where,
             what,
-            ", and a regression needs numbers such as 1.5" if what.startswith("numbers") else "",
+            ". A regression needs numbers such as 1.5" if what.startswith("numbers") else "",
         )

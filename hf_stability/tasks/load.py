@@ -1,4 +1,4 @@
-"""The single entry to a task's data, and what happens to it before training: cutting, tokenising, keeping on disk."""
+"""Load a task's data and prepare it for training: take a part of it, tokenise it, save it on disk."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_BAR_ROWS = 20_000  # fewer are tokenised in a second or two
+PROGRESS_BAR_ROWS = 20_000  # fewer rows take only a second or two to tokenise
 _RECORD = "task.json"
-_SAVING = ".saving-"  # in the name of a folder that is being written
-_SAVING_BEFORE = re.compile(r"\.[0-9a-f]{16}\.\w{8}")  # such a name of earlier versions
+_SAVING = ".saving-"  # in the name of a folder while it is written
+_SAVING_BEFORE = re.compile(r"\.[0-9a-f]{16}\.\w{8}")  # such a name in earlier versions
 _HOUR_S, _DAY_S = 60 * 60.0, 24 * 60 * 60.0
 
 
@@ -51,16 +51,18 @@ def load_task_data(
     """The data of a GLUE task, of a bundled demo task, or of the user's own files.
 
     Args:
-        task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task; None with files.
-        data_dir: for a GLUE task, a folder in the official layout; None: the hub's copy.
-        train_file, validation_file: see `files.load_files`; both or none.
-        text_column_names, label_column_name: of the files, see there.
+        task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task. None with files.
+        data_dir: for a GLUE task, a folder in the official layout. None: the hub's copy.
+        train_file: see `files.load_files`. Goes with `validation_file`.
+        validation_file: see `files.load_files`. Goes with `train_file`.
+        text_column_names: see `files.load_files`.
+        label_column_name: see `files.load_files`.
 
     Raises:
-        InputError: contradicting or missing arguments, an unknown task, and all that the loaders find.
+        InputError: contradicting or missing arguments, an unknown task, or an error in the data.
     """
     if task_name is not None and (train_file is not None or validation_file is not None):
-        raise InputError(f"--task_name {task_name}: give either it or --train_file with --validation_file, not both")
+        raise InputError(f"--task_name {task_name}: give either this or --train_file with --validation_file, not both")
     for flag, value in (("text_column_names", text_column_names), ("label_column_name", label_column_name)):
         if value is not None and train_file is None:
             value = value if isinstance(value, str) else " ".join(value)
@@ -69,9 +71,9 @@ def load_task_data(
         if train_file is None and validation_file is None:
             raise InputError("no data: give --task_name, or --train_file with --validation_file")
         if validation_file is None:
-            raise InputError(f"--train_file {train_file}: --validation_file is missing")
+            raise InputError(f"--train_file {train_file}: --validation_file is missing; give your development set")
         if train_file is None:
-            raise InputError(f"--validation_file {validation_file}: --train_file is missing")
+            raise InputError(f"--validation_file {validation_file}: --train_file is missing; give your training set")
         if data_dir is not None:
             raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with --train_file")
         return load_files(
@@ -86,14 +88,16 @@ def load_task_data(
 
     if name in DEMO_TASKS:
         if data_dir is not None:
-            raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name; {name} is bundled")
+            raise InputError(
+                f"--data_dir {data_dir}: goes with a GLUE --task_name; {name} is bundled, so leave --data_dir out"
+            )
         return load_demo_data(name)
     known = [*GLUE_TASKS, *DEMO_TASKS]
-    raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Known: {', '.join(known)}.")
+    raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Give one of {', '.join(known)}")
 
 
 def is_glue(task_name: str | None) -> bool:
-    """Whether this is a GLUE task, however it is spelled: what `data_dir` goes with."""
+    """Whether this is a GLUE task, in any spelling. Only GLUE tasks take `data_dir`."""
     return task_name is not None and _glue_name(task_name) in GLUE_TASKS
 
 
@@ -102,19 +106,21 @@ def _glue_name(task_name: str) -> str:
 
 
 HALVES = ("first", "second")
-"""Names of the halves of a development set, and of the evaluation sets of `both`: the first selects, the second reports."""
+"""Names of the two halves of a development set. With `both` they are the evaluation sets: first selects, second reports."""
 
 
 def half_of_validation(data: TaskData, half: str | None = None) -> TaskData:
-    """The first or the second half of each development set, in the order of its rows: settings chosen on the one can be
-    confirmed on the other. Of an odd number the second half has one row more.
+    """The first or second half of each development set, in the order of its rows.
+
+    Choose settings on one half and confirm them on the other. If the number of rows is odd, the second half has one more.
 
     Args:
-        half: `"first"`, `"second"`, or None for the whole. `"both"`: the development set that counts becomes two, named
-            `first` and `second`; others (MNLI's mismatched one) stay as they are, after these.
+        data: the task's data.
+        half: `"first"`, `"second"`, or None for the whole set. `"both"` splits the development set that counts into two
+            sets, `first` and `second`. Other sets (MNLI's mismatched one) follow unchanged.
 
     Raises:
-        InputError: another word, or a half lacks a class that the whole set has: its rows are sorted.
+        InputError: another word; or a half lacks a class of the whole set, because the rows are sorted.
     """
     if half is None:
         return data
@@ -133,24 +139,29 @@ def _half(data: TaskData, name: str, rows: Dataset, half: str, asked: str) -> Da
     middle = len(rows) // 2
     part = rows.select(range(middle) if half == "first" else range(middle, len(rows)))
     if len(part) == 0:
-        raise InputError(f"--validation_half {asked}: the {name} set has {len(rows)} row; give more")
+        raise InputError(f"--validation_half {asked}: the {name} set has {len(rows)} row; give a set of at least 2")
     if not data.task.is_regression and set(part["label"]) != set(rows["label"]):
-        which = "it" if half == asked else f"the {half} half"
+        which = "this half" if half == asked else f"the {half} half"
         raise InputError(
-            f"--validation_half {asked}: {which} lacks a class that the whole {name} set has; shuffle the file's rows"
+            f"--validation_half {asked}: {which} lacks a class of the whole {name} set; shuffle the file's rows"
         )
     return part
 
 
 def subsample(data: TaskData, max_train_samples: int | None = None, max_eval_samples: int | None = None) -> TaskData:
-    """The first rows: `max_train_samples` for training, `max_eval_samples` of each development set; None for all.
+    """The first rows of each set.
+
+    Args:
+        data: the task's data.
+        max_train_samples: rows of the training set; None for all.
+        max_eval_samples: rows of each development set; None for all.
 
     Raises:
-        InputError: less than one row is asked for.
+        InputError: a number below 1.
     """
     for flag, count in (("--max_train_samples", max_train_samples), ("--max_eval_samples", max_eval_samples)):
         if count is not None and count < 1:
-            raise InputError(f"{flag} {count}: expected 1 or more")
+            raise InputError(f"{flag} {count}: give 1 or more")
 
     def first(rows: Dataset, count: int | None) -> Dataset:
         return rows if count is None or count >= len(rows) else rows.select(range(count))
@@ -160,10 +171,10 @@ def subsample(data: TaskData, max_train_samples: int | None = None, max_eval_sam
 
 
 def data_fingerprint(data: TaskData) -> str:
-    """SHA-256, in hexadecimal, over the texts and labels of all splits in order.
+    """SHA-256, in hexadecimal, of the texts and labels of all splits in order.
 
-    It depends on nothing else (library versions, file formats, column names), so that records made on two machines can
-    be told to be of the same data. Regression labels count as float32, which is what they are stored and trained as.
+    It depends on nothing else (library versions, file formats, column names). So records from two machines can be checked
+    to be of the same data. Regression labels count as float32, the type in which they are stored and trained.
     """
     digest = hashlib.sha256()
     for rows in (data.train, *data.validation.values()):
@@ -182,10 +193,10 @@ class TokenizedData:
     """A task's data, ready for a Trainer.
 
     Args:
-        task: what it is.
-        train: columns `input_ids`, `attention_mask`, `token_type_ids` (where the tokenizer gives them) and `label`.
-        validation: the development sets by name, with the same columns; the first is the one that counts.
-        truncated_share: share of the training examples, in [0, 1], that were longer than the maximum and lost tokens.
+        task: the task.
+        train: columns `input_ids`, `attention_mask`, `token_type_ids` (if the tokenizer gives them) and `label`.
+        validation: name -> development set, with the same columns. The first is the one that counts.
+        truncated_share: share of the training examples, in [0, 1], that were too long and lost tokens.
     """
 
     task: Task
@@ -194,16 +205,16 @@ class TokenizedData:
     truncated_share: float
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes everything to `folder`, replacing an earlier save; a reader sees the whole of it or nothing.
+        """Write everything to `folder`, in place of an earlier save. A reader sees all of it or nothing.
 
-        Leftovers of a killed save beside it are deleted.
+        What a killed save left beside it is deleted.
 
         Raises:
             FileExistsError: `folder` exists and is not an earlier save.
         """
         folder = Path(folder)
         if folder.exists() and not is_saved(folder):
-            raise FileExistsError(f"{folder} exists and holds no tokenized data")
+            raise FileExistsError(f"{folder} exists and has no tokenized data in it")
         folder.parent.mkdir(parents=True, exist_ok=True)
         delete_leftovers(folder.parent)
         prefix = f".{folder.name}{_SAVING}{socket.gethostname()}-{os.getpid()}-"
@@ -229,10 +240,10 @@ class TokenizedData:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> TokenizedData:
-        """What `save` wrote, memory-mapped: processes that load the same folder share its pages.
+        """Load a save, memory-mapped: processes that load the same folder share its pages.
 
         Raises:
-            FileNotFoundError: no such folder, or not one that `save` wrote.
+            FileNotFoundError: no such folder, or `save` did not write it.
         """
         from datasets import load_from_disk
 
@@ -240,7 +251,7 @@ class TokenizedData:
         try:
             record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(f"{folder} holds no tokenized data") from error
+            raise FileNotFoundError(f"{folder} has no tokenized data in it") from error
         fields = record["task"]
         names = fields["label_names"]
         task = Task(
@@ -256,15 +267,15 @@ class TokenizedData:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether this is what [`TokenizedData.save`] writes."""
+    """Whether [`TokenizedData.save`] wrote this folder."""
     return (folder / _RECORD).is_file()
 
 
 def delete_leftovers(parent: Path) -> None:
-    """Delete what saves into `parent` left that were killed; not what another process is writing.
+    """Delete what killed saves left in `parent`. Folders that another process is writing stay.
 
-    The folder's name has the machine and the process. On this machine the process is asked for; of another machine, or an
-    earlier version, what has not changed for a day is deleted.
+    The folder's name has the machine and the process. On this machine, a folder without a running process is deleted. For
+    another machine, or an earlier version, a folder is deleted if it has not changed for a day.
     """
     for folder in parent.glob(".*.*"):
         name = folder.name
@@ -282,25 +293,29 @@ def delete_leftovers(parent: Path) -> None:
 
 
 def _runs_since(pid: int, then: float) -> bool:
-    """Whether a process of this number is running that was there at this time: numbers are given again. An hour more, for a
-    file server's clock."""
+    """Whether a process with this number is running and had started by this time (numbers are used again).
+
+    An hour is added, because a file server's clock may differ.
+    """
     try:
         return psutil.Process(pid).create_time() <= then + _HOUR_S
     except psutil.NoSuchProcess:
         return False
-    except psutil.Error:  # it is there, and not to be looked at
+    except psutil.Error:  # it exists, but we may not read its start
         return True
 
 
 def tokenize(
     data: TaskData, tokenizer: PreTrainedTokenizerBase, max_seq_length: int = 128, pad_to_max_length: bool = False
 ) -> TokenizedData:
-    """Texts to token ids.
+    """Convert texts to token ids.
 
     Args:
-        max_seq_length: in tokens, special tokens included; what is longer is truncated (of a pair, the longer text
-            first). It is lowered to the tokenizer's own limit, with a warning.
-        pad_to_max_length: pad all to `max_seq_length` here; else leave it to the collator, batch by batch.
+        data: the task's data.
+        tokenizer: the tokenizer.
+        max_seq_length: tokens per example, with special tokens. Longer examples are truncated (in a pair, the longer text
+            first). A number above the tokenizer's own limit is lowered to it, with a warning.
+        pad_to_max_length: pad all examples to `max_seq_length` here. Default: False, and the collator pads each batch.
 
     Raises:
         InputError: `max_seq_length` leaves no room for text.
@@ -308,7 +323,9 @@ def tokenize(
     is_pair = len(data.task.text_columns) == 2
     special = tokenizer.num_special_tokens_to_add(pair=is_pair)
     if max_seq_length < special + len(data.task.text_columns):
-        raise InputError(f"--max_seq_length {max_seq_length}: no room for text beside {special} special tokens")
+        raise InputError(
+            f"--max_seq_length {max_seq_length}: no room for text beside {special} special tokens; give more"
+        )
     asked, max_seq_length = max_seq_length, min(max_seq_length, tokenizer.model_max_length)
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
@@ -320,7 +337,7 @@ def tokenize(
             padding="max_length" if pad_to_max_length else False,
             return_attention_mask=True,
         )
-        # Only what fills the whole length can have been longer: it alone is tokenised again, in full.
+        # Only an example that fills the whole length can have been longer. Tokenise those again, in full.
         truncated = [False] * len(texts[0])
         full = [row for row, mask in enumerate(encoded["attention_mask"]) if sum(mask) >= max_seq_length]
         if full:
@@ -331,7 +348,7 @@ def tokenize(
 
     def encode_split(rows: Dataset) -> tuple[Dataset, float]:
         unused = [name for name in rows.column_names if name != "label"]
-        # In memory, not from datasets' cache: that is keyed by a pickle of the tokenizer, which changes with use.
+        # In memory, without the cache of datasets: its key is a pickle of the tokenizer, which changes with use.
         encoded = rows.map(
             encode,
             batched=True,
@@ -348,13 +365,17 @@ def tokenize(
         train, truncated_share = encode_split(data.train)
         validation = {name: encode_split(rows)[0] for name, rows in data.validation.items()}
     if asked > max_seq_length and truncated_share > 0:
-        logger.warning("--max_seq_length %d: lowered to the tokenizer's limit of %d", asked, max_seq_length)
+        logger.warning(
+            "--max_seq_length %d: lowered to %d, the tokenizer's limit; longer examples were truncated",
+            asked,
+            max_seq_length,
+        )
     return TokenizedData(data.task, train, validation, truncated_share)
 
 
 @contextmanager
 def _quiet_unless_large(num_rows: int) -> Iterator[None]:
-    """No progress bars of `datasets` within it, unless there is enough work to wait for."""
+    """Inside, `datasets` shows no progress bars, unless the work takes a while."""
     import datasets
 
     if num_rows > PROGRESS_BAR_ROWS or datasets.are_progress_bars_disabled():

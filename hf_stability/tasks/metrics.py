@@ -1,10 +1,10 @@
-"""From a Trainer's predictions to a task's metrics, by the metric script shipped in `glue_metric`."""
+"""A task's metrics from a Trainer's predictions, by the metric script in `glue_metric`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,18 +19,19 @@ METRIC_FOLDER = Path(__file__).parent / "glue_metric"
 
 
 def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` for the Trainer, that returns `task.metrics` as floats in that order, greater being better.
+    """A `compute_metrics` for the Trainer. It returns `task.metrics` as floats, in that order; greater is better.
 
-    The metric script is loaded by `evaluate` from this package: no network. Its copy in Hugging Face's modules cache
-    is made under a file lock, and predictions are kept in memory, so that many processes can share one cache.
+    `evaluate` loads the metric script from this package, without network. Many processes can share Hugging Face's modules
+    cache: the script is copied there under a file lock, and predictions stay in memory.
 
     Returns:
-        A function of `EvalPrediction`. Predictions: logits of shape (num_examples, num_labels), or class ids of shape
-        (num_examples,); for regression scores of shape (num_examples, 1) or (num_examples,); or a tuple or list with
-        one of these first. Undefined correlations (constant predictions, say) are 0.0, never NaN.
+        A function of `EvalPrediction`. Predictions are logits of shape (num_examples, num_labels), or class ids of shape
+        (num_examples,). For a regression they are scores of shape (num_examples, 1) or (num_examples,). A tuple or list
+        with one of these first is fine too. Undefined correlations (of constant predictions) are 0.0, never NaN.
 
     Raises:
-        RuntimeError: `evaluate` cannot load the script, as when a killed process left half a copy in the cache.
+        RuntimeError: `evaluate` cannot load the script, for example because a killed process left half a copy in the
+            cache.
     """
     import evaluate
 
@@ -40,8 +41,8 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
     except Exception as error:
         cache = Path(evaluate.config.HF_MODULES_CACHE) / "evaluate_modules" / "metrics" / METRIC_FOLDER.name
         raise RuntimeError(
-            f"the metric script cannot be loaded ({type(error).__name__}: {error}); if a damaged copy is the cause, "
-            f"delete {cache}"
+            f"the metric script cannot be loaded ({type(error).__name__}: {error}); a copy in the cache may be damaged: "
+            f"delete {cache} and run again"
         ) from error
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -56,14 +57,15 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
     return compute_metrics
 
 
-def to_predictions(task: Task, predictions) -> np.ndarray:
-    """Class ids (int64) or scores (float64) of shape (num_examples,) from whatever a model returned.
+def to_predictions(task: Task, predictions: Any) -> np.ndarray:
+    """Class ids (int64) or scores (float64) of shape (num_examples,) from a model's output.
 
     Args:
+        task: the task.
         predictions: see `build_compute_metrics`. A row of NaN logits (a diverged run) counts as class 0.
 
     Raises:
-        ValueError: another shape, such as that of a classifier with another number of labels.
+        ValueError: another shape, for example from a classifier with another number of labels.
     """
     if isinstance(predictions, (tuple, list)):
         predictions = predictions[0]

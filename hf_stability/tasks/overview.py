@@ -1,4 +1,4 @@
-"""A task's data in a line, and what looks wrong with them: said before any run."""
+"""A task's data in one line, and doubts about them. Both are printed before any run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ CLASSES_SHOWN = 10
 
 
 def columns_and_classes(data: TaskData) -> str:
-    """The columns that text and label are read from, and how many examples each set has of each class (of a regression
-    the range of its targets):
+    """The columns of text and label, and the number of examples per set and class (for a regression, the range of targets).
 
     `task custom: text from sentence, label from label; examples in train / validation: neg 20 / 8, pos 20 / 12`
     """
@@ -39,26 +38,29 @@ def columns_and_classes(data: TaskData) -> str:
 
 
 def doubts(data: TaskData) -> list[str]:
-    """Doubts about the training and evaluation data, a sentence each: a development set of one class,
-    a class that was not trained, nearly as many classes as examples, development examples that are trained on too."""
+    """Doubts about the training and evaluation data, one sentence each.
+
+    They are: a development set with one class only, a class without training examples, nearly as many classes as examples,
+    and development examples that are in the training set too.
+    """
     said = _doubts_about_targets(data) if data.task.is_regression else _doubts_about_classes(data)
     if data.task.name != "custom":
-        return said  # the overlaps of GLUE's sets are known
+        return said  # GLUE's sets overlap, as is known
     trained = set(_texts(data, data.train))
     for name, rows in data.validation.items():
         known = sum(text in trained for text in _texts(data, rows))
         if known:
             said.append(
-                f"{data.source}, {name}: {known} of {len(rows)} texts are in the training set too; scores on them are "
-                "too good. Leave them out of one of the two."
+                f"{data.source}, {name}: {known} of {len(rows)} texts are in the training set too, so scores will be too "
+                "good. Remove them from one of the two sets."
             )
     return said
 
 
 def _doubts_about_targets(data: TaskData) -> list[str]:
     return [
-        f"{data.source}, {name}: all {len(labels)} targets are {labels[0]:g}, and a correlation needs two values at least. "
-        "Give a development set with more."
+        f"{data.source}, {name}: all {len(labels)} targets are {labels[0]:g}. A correlation needs at least two different "
+        "values. Give a development set with more."
         for name, labels in _labels(data.validation).items()
         if len(set(labels)) == 1
     ]
@@ -72,19 +74,19 @@ def _doubts_about_classes(data: TaskData) -> list[str]:
     classes = set(trained)
     if len(classes) > 2 and 2 * len(classes) > len(trained):
         said.append(
-            f"{data.source}, train: {len(classes)} classes in {len(trained)} examples. Is {data.label_column} the column of the "
-            "labels? --label_column_name chooses another."
+            f"{data.source}, train: {len(classes)} classes in {len(trained)} examples. Is {data.label_column} the column of "
+            "labels? If not, give the right one with --label_column_name."
         )
     for name, labels in sets.items():
         if len(set(labels)) == 1:
             said.append(
-                f"{data.source}, {name}: all {len(labels)} examples are of the class {_shown(names[labels[0]])}. No "
-                "run can beat the majority-class baseline there (accuracy 1.000). Give a development set with all classes."
+                f"{data.source}, {name}: all {len(labels)} examples are of the class {_shown(names[labels[0]])}. No run can "
+                "beat the majority-class baseline there (accuracy 1.000). Give a development set with all classes."
             )
         for index in sorted(set(labels) - classes):
             said.append(
                 f"{data.source}, {name}: {labels.count(index)} of {len(labels)} examples are of the class "
-                f"{_shown(names[index])}, which the training set has not. Give examples of it, or leave them out."
+                f"{_shown(names[index])}, which has no training examples. Add some, or remove the class from {name}."
             )
     return said
 
@@ -98,5 +100,5 @@ def _texts(data: TaskData, rows: Dataset) -> Sequence[tuple[str, ...]]:
 
 
 def _shown(name: str) -> str:
-    """A name, quoted where it would not be seen whole."""
+    """A name, in quotes if it has spaces, commas or slashes, or is empty."""
     return repr(name) if any(letter.isspace() or letter in ",/" for letter in name) or not name else name

@@ -1,4 +1,4 @@
-"""A user's file as a table: csv, tsv, json or json lines. A file that cannot be read raises, with its flag and line."""
+"""Read a user's file as a table: csv, tsv, json or json lines. Errors name the flag, the file and the line."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SHOWN = 40  # characters of a column's name in a message
 
 @dataclass(frozen=True)
 class Table:
-    """One file's rows.
+    """The rows of one file.
 
     Args:
-        where: `"--train_file data/train.csv"`, which opens each error message.
-        columns: its columns, each a list with one value per row: str from csv and tsv, any JSON value else.
-        rows: for each row where it stands: `"line 7"` or `"record 3"`.
+        where: `"--train_file data/train.csv"`. Each error message begins with it.
+        columns: name -> one value per row: str from csv and tsv, any JSON value from json.
+        rows: the place of each row in the file: `"line 7"` or `"record 3"`.
     """
 
     where: str
@@ -38,38 +38,38 @@ def read_table(path: Path, flag: str) -> Table:
     """Read a file.
 
     Args:
-        path: its extension, one of `EXTENSIONS`, says how to read it.
-        flag: the argument that named it, for error messages.
+        path: the file. Its extension, one of `EXTENSIONS`, decides how it is read.
+        flag: the flag that named the file, for error messages.
 
     Raises:
-        InputError: it cannot be read, or has no rows.
+        InputError: the file cannot be read or has no rows.
     """
     where = f"{flag} {path}"
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
-        raise InputError(f"{where}: extension {extension!r} is not supported, expected one of {', '.join(EXTENSIONS)}")
+        raise InputError(
+            f"{where}: extension {extension!r} is not supported; give a file with one of {', '.join(EXTENSIONS)}"
+        )
     if not path.is_file():
         raise InputError(f"{where}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save it in the encoding UTF-8"
-        ) from error
+        raise InputError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from error
     if not text.strip():
-        raise InputError(f"{where}: the file is empty")
+        raise InputError(f"{where}: the file is empty; give one with examples")
 
     table = _from_json(text, where) if extension.startswith(".json") else _from_csv(text, where, extension)
     if not table.rows:
-        raise InputError(f"{where}: column names, but no rows")
+        raise InputError(f"{where}: column names, but no rows; add examples")
     return table
 
 
 def _from_csv(text: str, where: str, extension: str) -> Table:
-    file = io.StringIO(text, newline="")  # leaves line breaks to the csv module, quoted ones included
+    file = io.StringIO(text, newline="")  # the csv module handles line breaks, also quoted ones
     if extension == ".tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
@@ -87,7 +87,7 @@ def _from_csv(text: str, where: str, extension: str) -> Table:
     _check_separator(header, where, extension)
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
-        raise InputError(f"{where}, {places[0]}: two columns are named {doubled[0]!r}")
+        raise InputError(f"{where}, {places[0]}: two columns are named {doubled[0]!r}; rename one")
     for row, place in zip(rows, places[1:], strict=True):
         if len(row) != len(header):
             raise InputError(f"{where}, {place}: {len(row)} columns, expected {len(header)} ({', '.join(header)})")
@@ -96,7 +96,7 @@ def _from_csv(text: str, where: str, extension: str) -> Table:
 
 
 def _check_separator(header: list[str], where: str, extension: str) -> None:
-    """Refuse a file with another separator than its extension says: it seems to have one column."""
+    """Refuse a separator that does not fit the extension: the file would seem to have one column."""
     if len(header) > 1:
         return
     for separator, name, way_out in (
@@ -121,38 +121,42 @@ def _from_json(text: str, where: str) -> Table:
                     records.append(json.loads(line, object_pairs_hook=_record))
     except _TwiceError as error:
         place = f", {places[-1]}" if places else ""
-        raise InputError(f"{where}{place}: a record has two columns named {error.args[0]!r}") from None
+        raise InputError(f"{where}{place}: a record has two columns named {error.args[0]!r}; rename one") from None
     except (json.JSONDecodeError, RecursionError) as error:
         place = f", {places[-1]}" if places else ""
-        raise InputError(f"{where}{place}: not JSON ({error}); expected an array of objects, or one a line") from error
+        raise InputError(
+            f"{where}{place}: not JSON ({error}); give an array of objects, or one object per line"
+        ) from error
 
     if not records:
-        raise InputError(f"{where}: an empty array")
+        raise InputError(f"{where}: an empty array; give one with examples")
     for record, place in zip(records, places, strict=True):
         if not isinstance(record, dict):
-            raise InputError(f"{where}, {place}: not an object with columns")
+            raise InputError(
+                f'{where}, {place}: not an object with columns; write each example as {{"sentence": ..., "label": ...}}'
+            )
         if record.keys() != records[0].keys():
             raise InputError(
                 f"{where}, {place}: columns {', '.join(record)}, but {', '.join(records[0])} in the first record; give "
-                "every record the same"
+                "all records the same columns"
             )
     return Table(where, {name: [record[name] for record in records] for name in records[0]}, places)
 
 
 class _TwiceError(ValueError):
-    """An object has a key twice."""
+    """An object has the same key twice."""
 
 
 def _record(pairs: list[tuple[str, object]]) -> dict:
     record = dict(pairs)
-    if len(record) < len(pairs):  # json itself would keep the last
+    if len(record) < len(pairs):  # json itself would keep the last value
         names = [name for name, _ in pairs]
         raise _TwiceError(next(name for name in names if names.count(name) > 1))
     return record
 
 
 def find_column(table: Table, name: str) -> str | None:
-    """The column of this name; or else the only one that differs from it by case and spaces at the ends alone."""
+    """The column of this name, or else the only one that differs from it just by case or by spaces at the ends."""
     if name in table.columns:
         return name
     found = [column for column in table.columns if column.strip().lower() == name.strip().lower()]
@@ -160,6 +164,6 @@ def find_column(table: Table, name: str) -> str | None:
 
 
 def only(table: Table) -> str:
-    """`only idx, text`: the columns that there are, for error messages."""
+    """`only idx, text`: the columns of the table, for error messages."""
     names = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..." for name in table.columns]
     return f"only {', '.join(' '.join(name.split()) for name in names)}"

@@ -1,4 +1,4 @@
-"""What a task is: columns, labels, metrics; and the data of one, as read from anywhere."""
+"""A task (columns, labels, metrics) and its data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Task:
 
     Args:
         name: as on the command line: `"rte"`, `"demo_pair"`, `"custom"`.
-        text_columns: one or two column names that hold the text.
-        label_names: names of the classes in the order of their ids; None for regression.
+        text_columns: names of the one or two columns of text.
+        label_names: names of the classes in the order of their ids. None for a regression.
         metrics: keys that `compute_metrics` returns, the headline metric first. Greater is better for all of them.
     """
 
@@ -28,7 +28,7 @@ class Task:
 
     @property
     def headline(self) -> str:
-        """The metric that stands in tables, and that picks the best checkpoint."""
+        """The metric in tables. It also selects the best checkpoint."""
         return self.metrics[0]
 
     @property
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Width of the classifier's output: number of classes, 1 for regression."""
+        """Width of the classifier's output: the number of classes, or 1 for a regression."""
         return 1 if self.label_names is None else len(self.label_names)
 
 
@@ -46,12 +46,12 @@ class TaskData:
     """The data of a task, before tokenisation.
 
     Args:
-        task: what it is.
-        train: columns `task.text_columns` (text) and `label` (int class id, float for regression).
-        validation: the development sets by name. One for nearly every task, `{"validation": ...}`;
-            MNLI has `{"validation_matched": ..., "validation_mismatched": ...}`. The first is the one that counts.
-        source: where it came from, in words, for the record: `"nyu-mll/glue (hub)"`, `"folder (official layout)"`.
-        label_column: what the label's column is called in the user's file.
+        task: the task.
+        train: columns `task.text_columns` (text) and `label` (int class id, float for a regression).
+        validation: name -> development set. Nearly every task has one, `{"validation": ...}`. MNLI has
+            `{"validation_matched": ..., "validation_mismatched": ...}`. The first is the one that counts.
+        source: where the data came from, in words: `"nyu-mll/glue (hub)"`, `"folder (official layout)"`.
+        label_column: name of the label column in the user's file.
     """
 
     task: Task

@@ -1,7 +1,7 @@
-"""Batches and update steps, as the Trainer counts them, before it is made.
+"""Counts batches and update steps as the Trainer does, before there is a Trainer.
 
-`args` are training arguments by name, those that are set; the rest have the Trainer's defaults. `devices` is the number
-of processes that train together, times the GPUs of each.
+`args` has the training arguments that are set, by name. The others have the Trainer's defaults. `devices` is the number of
+processes that train together, times the GPUs per process.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ def derived_batch_size(total: int, devices: int, accumulation: int, per_device: 
 
     Args:
         total: examples per update step.
-        devices: processes, times the GPUs of each.
+        devices: processes, times the GPUs per process.
         accumulation: accumulation steps.
-        per_device: what the user gave; None for nothing.
+        per_device: the user's value. None if it was not given.
 
     Raises:
-        InputError: it cannot be divided, or `per_device` is another number.
+        InputError: `total` cannot be divided, or `per_device` is another number.
     """
     if accumulation < 1:
-        raise InputError(f"--gradient_accumulation_steps {accumulation}: give 1 or more")
+        raise InputError(f"--gradient_accumulation_steps {accumulation}: must be 1 or more.")
     parts = devices * accumulation
     if total < 1 or total % parts:
         raise InputError(
             f"--total_train_batch_size {total} cannot be divided by {devices} device(s) x {accumulation} accumulation "
-            f"step(s): give a multiple of {parts}, or another --gradient_accumulation_steps or number of processes."
+            f"step(s). Give a multiple of {parts}, or change --gradient_accumulation_steps or the number of processes."
         )
     if per_device not in (None, total // parts):
         raise InputError(
-            f"--per_device_train_batch_size {per_device} contradicts --total_train_batch_size {total}, from which it is "
-            f"derived ({total // parts}): to save memory give --gradient_accumulation_steps, for another batch give "
-            "--total_train_batch_size."
+            f"--per_device_train_batch_size {per_device} contradicts --total_train_batch_size {total}, which makes it "
+            f"{total // parts}. Leave it out. To save memory, raise --gradient_accumulation_steps; for another batch size, "
+            "change --total_train_batch_size."
         )
     return total // parts
 
@@ -54,11 +54,13 @@ def derived_batch_size(total: int, devices: int, accumulation: int, per_device: 
 def steps_per_epoch(args: Mapping[str, Any], examples: int, devices: int = 1) -> int:
     """Update steps per epoch, at least 1.
 
-    The last update step of an epoch may have fewer micro-batches than the others, and the last micro-batch fewer examples
-    unless `dataloader_drop_last` is set.
+    The last update step of an epoch may have fewer micro-batches than the others. The last micro-batch may have fewer
+    examples, unless `dataloader_drop_last` is set.
 
     Args:
-        examples: in the training set.
+        args: training arguments by name.
+        examples: number of training examples.
+        devices: processes, times the GPUs per process.
     """
     micro_batch = total_batch_size(args, devices) // _accumulation(args)  # of all devices together
     if args.get("dataloader_drop_last"):
@@ -69,7 +71,7 @@ def steps_per_epoch(args: Mapping[str, Any], examples: int, devices: int = 1) ->
 
 
 def planned_steps(args: Mapping[str, Any], examples: int, devices: int = 1) -> int:
-    """Update steps per run: `max_steps` if set, else `num_train_epochs` x [`steps_per_epoch`], rounded up."""
+    """Update steps per run: `max_steps` if set, else `num_train_epochs` x `steps_per_epoch`, rounded up."""
     if (args.get("max_steps") or -1) > 0:
         return args["max_steps"]
     return math.ceil(args.get("num_train_epochs", EPOCHS) * steps_per_epoch(args, examples, devices))

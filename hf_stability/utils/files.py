@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all; and values that JSON can hold."""
+"""Writes files atomically: a file is complete, or it does not exist. Converts values for JSON."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: it is there whole, or not at all."""
+    """Write a file atomically: it is complete, or it does not exist."""
     temporary = path.with_name(path.name + ".new")
     temporary.write_bytes(content)
     os.replace(temporary, path)
 
 
 def plain(content: Any) -> Any:
-    """Numpy to plain Python, keys to text."""
+    """Numpy values as plain Python values, keys as text."""
     if isinstance(content, Mapping):
         return {str(key): plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -39,7 +39,7 @@ def plain(content: Any) -> Any:
 
 
 def finite(content: Any) -> Any:
-    """JSON has no NaN and no Inf: they become null."""
+    """Values with None for NaN and Inf, which JSON does not have."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -1,33 +1,34 @@
-"""Which layer of a model a parameter is in, and where the pretrained encoder is inside a model."""
+"""Finds the layer of each parameter, and the pretrained encoder inside a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 
 POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
-EMBEDDINGS = ("wte", "wpe", "shared")  # GPT-2's and T5's, whose names do not say "embed"
+EMBEDDINGS = ("wte", "wpe", "shared")  # GPT-2's and T5's embeddings, without "embed" in their names
 
 
 def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of a model by layer, from input to output, grouped from the module tree.
 
-    | name | what |
+    | name | parameters |
     | --- | --- |
-    | `embeddings` | everything called embedding, ELECTRA's and ALBERT's projections of it included |
-    | `layer_00` ... | one for each element of the encoder's layer list; two digits, so that they sort |
-    | `shared_layer_00` ... | the same where one layer is used many times (ALBERT: one for each group) |
-    | `encoder_layer_00`, `decoder_layer_00` ... | where there are two stacks |
+    | `embeddings` | all embeddings, and the projections of them in ELECTRA and ALBERT |
+    | `layer_00` ... | one name for each element of the encoder's layer list; two digits, so that the names sort |
+    | `shared_layer_00` ... | the same for layers that are used many times (ALBERT: one for each group) |
+    | `encoder_layer_00`, `decoder_layer_00` ... | the same for models with two stacks |
     | `pooler` | the pooler; DistilBERT's `pre_classifier` |
     | `classifier` | everything outside the base model |
 
-    In a plain `nn.Module`, without Hugging Face's `base_model_prefix`, what is none of these goes by the name of its
-    outermost submodule. Frozen parameters are left out. DistributedDataParallel, DataParallel and `torch.compile` around
-    a model change no name. An adapter (PEFT) is in the layer that it adapts.
+    In a plain `nn.Module`, without Hugging Face's `base_model_prefix`, any other parameter belongs to its outermost
+    submodule. Frozen parameters are left out. DistributedDataParallel, DataParallel and `torch.compile` do not change the
+    names. An adapter (PEFT) belongs to the layer that it adapts.
     """
     layers: dict[str, list[nn.Parameter]] = {}
     for layer, _, parameter in parameters_with_layers(model):
@@ -37,7 +38,10 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """`(layer, name, parameter)` of every parameter, frozen ones too; layers as in [`layers_of`], names without wrappers."""
+    """`(layer, name, parameter)` of every parameter, frozen ones included.
+
+    Layers are named as in `layers_of`. Parameters are named without wrappers.
+    """
     model = unwrapped(model)
     stacks = _layer_stacks(model)
     prefix = getattr(model, "base_model_prefix", "")
@@ -49,18 +53,19 @@ def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Para
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that only put their own name before its parameters' names."""
+    """The model without wrappers that only add a prefix to its parameters' names."""
+    inner: Any = model
     while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif "_orig_mod" in model._modules:  # torch.compile
-            model = model._orig_mod
+        if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = inner.module
+        elif "_orig_mod" in inner._modules:  # torch.compile
+            inner = inner._orig_mod
         else:
-            return model
+            return inner
 
 
 def _layer_stacks(model: nn.Module) -> list[str]:
-    """Names of the outermost module lists that hold a model's layers."""
+    """Names of the outermost module lists that contain a model's layers."""
     stacks: dict[str, int] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(stack + ".") for stack in stacks)
@@ -70,7 +75,7 @@ def _layer_stacks(model: nn.Module) -> list[str]:
             if same_class and compound:
                 stacks[name] = sum(p.numel() for p in module.parameters())
     largest = max(stacks.values(), default=0)
-    return [name for name, size in stacks.items() if 10 * size >= largest]  # a list of small heads is no encoder
+    return [name for name, size in stacks.items() if 10 * size >= largest]  # a list of small heads is not an encoder
 
 
 def _layer_name(parameter: str, stacks: Iterable[str], prefix: str | None, shared: bool) -> str:
@@ -93,15 +98,18 @@ def _layer_name(parameter: str, stacks: Iterable[str], prefix: str | None, share
 
 
 def base_model(model: nn.Module) -> tuple[str, nn.Module]:
-    """What the names of the encoder's parameters begin with inside a model, and the encoder itself.
+    """The pretrained encoder inside a model, and the prefix of its parameters' names.
 
     | model | prefix | encoder |
     | --- | --- | --- |
-    | a Hugging Face model with a head | `bert.` | what its `base_model_prefix` names |
+    | a Hugging Face model with a head | `bert.` | the module that `base_model_prefix` names |
     | the same with adapters (PEFT) | `base_model.model.bert.` | the same |
     | the same in DistributedDataParallel, DataParallel or `torch.compile` | `module.bert.`, `_orig_mod.bert.` | the same |
-    | a module of one's own around a pretrained model | `encoder.` | that model, without a head of its own |
-    | a bare encoder, a plain module | the empty text | itself |
+    | a custom module around a pretrained model | `encoder.` | that model, without its head |
+    | a bare encoder, a plain module | the empty string | the module itself |
+
+    Returns:
+        the prefix and the encoder.
     """
     path: list[str] = []
     while True:
@@ -120,12 +128,12 @@ def base_model(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
-    """The model that PEFT's adapters are in; any other model as it is."""
+    """The model without PEFT's wrapper. Any other model is returned as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _inner(model: nn.Module) -> tuple[str, nn.Module | None]:
-    """The model in a wrapper, and its name there; None for what is no wrapper."""
+    """The name and the model inside a wrapper. None if the model is not a wrapper."""
     inner = unwrapped(model)
     inner = without_adapters(model) if inner is model else inner
     if inner is model:
@@ -134,9 +142,10 @@ def _inner(model: nn.Module) -> tuple[str, nn.Module | None]:
 
 
 def _pretrained_child(model: nn.Module) -> tuple[str, nn.Module | None]:
-    """The pretrained model that a module of one's own is built around, and its name; None where there is none.
+    """The name and the pretrained model inside a custom module. None if there is none.
 
-    A Hugging Face model of two (an encoder and a decoder), or of nothing but one (T5's encoder), is itself the encoder.
+    A Hugging Face model that consists of two models (encoder and decoder), or of only one (T5's encoder), is itself the
+    encoder.
     """
     children = [(name, child) for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
     if isinstance(model, PreTrainedModel):
@@ -146,7 +155,7 @@ def _pretrained_child(model: nn.Module) -> tuple[str, nn.Module | None]:
     return next(iter(children), ("", None))
 
 
-def without_weights(config) -> nn.Module:
-    """A sequence classifier of this config that has its modules and shapes only, at no cost."""
+def without_weights(config: PretrainedConfig) -> nn.Module:
+    """A sequence classifier of this config with modules and shapes but no weights. It needs no memory."""
     with torch.device("meta"):
         return AutoModelForSequenceClassification.from_config(config)

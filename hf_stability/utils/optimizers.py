@@ -1,4 +1,4 @@
-"""An optimizer inside its wrappers, and the parameter group that trains the encoder."""
+"""Finds the optimizer inside its wrappers, and the parameter group that trains the encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .layers import layers_of
 
 
 def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper, or several of them; one without a wrapper, or None, as it is."""
+    """The optimizer inside accelerate's wrappers. Without a wrapper it is returned as it is, and so is None."""
     while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = optimizer.optimizer
     return optimizer
@@ -29,10 +29,10 @@ def rates_differ(groups: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def encoder_group(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> int:
-    """Index of the parameter group that has most of the parameters of the encoder's layers.
+    """Index of the parameter group with most of the parameters of the encoder's layers.
 
-    Of equals, the group with the highest peak rate; then the first. A model without such layers, or with frozen ones, has
-    only equals. 0 where there is no group.
+    Ties go to the group with the highest peak learning rate, then to the first group. If the encoder's layers are frozen
+    or missing, all groups tie. Without any group the index is 0.
     """
     layers = layers_of(model)
     encoder = {id(p) for name, group in layers.items() if "layer_" in name for p in group}

@@ -1,6 +1,6 @@
-"""Numbers, lists and tables as text: the one home of how this package prints them.
+"""Numbers, lists and tables as text. The whole package prints them with these functions.
 
-A number below one has its leading zero (`0.527`). A table is Markdown that also reads in a terminal.
+Numbers below one have their leading zero (`0.527`). Tables are Markdown that is also readable in a terminal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 MOST_DECIMALS = 9
-"""Numbers that are the same to this many decimals are the same."""
+"""Numbers that agree to this many decimals count as equal."""
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
@@ -20,8 +20,8 @@ def decimal(value: float | None, decimals: int = 3, minus_zero: bool = False) ->
     """`0.827`, `-0.012`, `1.000`; `-` for None.
 
     Args:
-        value: any number; `nan` and `inf` are spelled so.
-        decimals: how many.
+        value: any number. NaN and Inf become `nan` and `inf`.
+        decimals: number of decimals.
         minus_zero: whether a negative value that rounds to zero keeps its sign: `-0.000`, not `0.000`.
     """
     if value is None:
@@ -31,14 +31,14 @@ def decimal(value: float | None, decimals: int = 3, minus_zero: bool = False) ->
 
 
 def apart(*values: float | None, decimals: int = 3, minus_zero: bool = False) -> list[str]:
-    """Numbers with three decimals, or with as many as it takes to tell them apart: `0.5002` and `0.5001`.
+    """Numbers with as many decimals as are needed to tell them apart: `0.5002` and `0.5001`.
 
-    Numbers that are the same to `MOST_DECIMALS` stay at `decimals`.
+    Numbers that agree to `MOST_DECIMALS` keep `decimals`.
 
     Args:
-        values: two numbers or more, as [`decimal`] takes them.
-        decimals: the fewest.
-        minus_zero: as in [`decimal`].
+        values: two numbers or more, as for `decimal`.
+        decimals: the smallest number of decimals.
+        minus_zero: as in `decimal`.
     """
 
     def texts(places: int) -> list[str]:
@@ -51,7 +51,7 @@ def apart(*values: float | None, decimals: int = 3, minus_zero: bool = False) ->
 
 
 def share_text(share: float) -> str:
-    """A share in [0, 1] with two decimals; `0` and `1` only where it is none and all."""
+    """A share in [0, 1] with two decimals. `0` means exactly none and `1` exactly all."""
     return str(int(share)) if share in (0, 1) else decimal(share, 2)
 
 
@@ -60,13 +60,13 @@ def p_text(p: float, two_decimals_from: float = math.inf) -> str:
 
     Args:
         p: in [0, 1].
-        two_decimals_from: a p of this or more gets two decimals instead of three; default: none does.
+        two_decimals_from: from this value on, p has two decimals instead of three. Default: p always has three.
     """
     return "p < 0.001" if p < 0.001 else f"p = {decimal(p, 2 if p >= two_decimals_from else 3)}"
 
 
 def loss_text(loss: float) -> str:
-    """A loss with two decimals; a small one with one significant digit: `0.69`, `0.04`, `3e-05`."""
+    """A loss with two decimals. A small loss has one significant digit: `0.69`, `0.04`, `3e-05`."""
     return decimal(loss, 2) if abs(loss) >= 0.095 else f"{loss:.1g}"
 
 
@@ -74,26 +74,26 @@ def loss_text(loss: float) -> str:
 
 
 def joined(words: Iterable[object], last: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`; empty for none.
+    """`a`, `a and b`, `a, b and c`. Empty for no words.
 
     Args:
-        words: what to join; each is made a string.
-        last: the word before the last of them.
+        words: the words. Each is converted to a string.
+        last: the conjunction before the last word.
     """
-    words = list(map(str, words))
-    return "".join(words) if len(words) < 2 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+    texts = list(map(str, words))
+    return "".join(texts) if len(texts) < 2 else f"{', '.join(texts[:-1])} {last} {texts[-1]}"
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], lined_up: bool = True) -> str:
-    """A Markdown table. A `|` in a cell is escaped, a line break becomes a space.
+    """A Markdown table. A `|` in a cell is escaped, and a line break becomes a space.
 
     Args:
         header: a name for each column.
         rows: a cell for each column, as text.
-        lined_up: whether cells are padded to the width of their column, so that the table reads in a terminal.
+        lined_up: whether to pad cells to the width of their column, so that the table is readable in a terminal.
     """
     cells = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) if lined_up else 0 for i in range(len(header))]

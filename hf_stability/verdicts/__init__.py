@@ -1,4 +1,4 @@
-"""Did a run fail? Numbers in `constants`, `vanished`, `evidence` and `verdict`; words in `sentence`."""
+"""Did a run fail? `constants`, `vanished`, `evidence` and `verdict` compute numbers; `sentence` puts them into words."""
 
 from .verdict import Verdict, judge, judge_seeds
 

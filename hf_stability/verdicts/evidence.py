@@ -1,8 +1,8 @@
-"""The evidence of a verdict: from losses, gradient norms, predictions and labels to a dict of numbers.
+"""The evidence of a verdict: losses, gradient norms, predictions and labels become a dict of numbers.
 
-Each function gives its part of the dict; [`judge`][hf_stability.verdicts.verdict.judge] lists the keys.
+Each function returns its part of the dict. [`judge`][hf_stability.verdicts.verdict.judge] lists the keys.
 
-Shapes: `n` eval examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example seeds.
+Shapes: `n` evaluation examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example seeds.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from .constants import (
 
 
 def predicted_classes(predictions: Any) -> np.ndarray:
-    """Class ids from a run's outputs: float logits (..., K) to (...) by argmax; ints stay; of a tuple the first."""
+    """Class ids of a run's outputs, (...): the argmax of float logits (..., K); ints stay. A tuple counts by its first element."""
     outputs = first_output(predictions)
     if np.issubdtype(outputs.dtype, np.integer):
         return outputs
     if outputs.ndim < 2 or outputs.shape[-1] < 2:
         raise InputError(
-            f"predictions of shape {outputs.shape} and type {outputs.dtype} hold one float per example: "
-            "say regression=True, or give class ids of an integer type"
+            f"predictions of shape {outputs.shape} and type {outputs.dtype} have one float per example: set "
+            "regression=True, or give class ids of an integer type"
         )
     return outputs.argmax(-1)
 
 
 def one_class_share(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often the most frequent class is predicted, and which it is (of equal ones the lowest).
+    """The class that is predicted most often, and its share of the predictions.
 
     Args:
         classes: (..., n), predicted class ids.
 
     Returns:
-        share (...) in (0, 1], 1 for a run that predicts one class only; class id (...).
+        share (...) in (0, 1], 1 if a run predicts only one class; class id (...), the lowest if several are equally frequent.
     """
     classes = int_labels(classes)
     counts = class_counts(classes, int(classes.max()) + 1)
@@ -57,28 +57,28 @@ def one_class_share(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> np.ndarray:
-    """Exact McNemar test: are two predictors equally often right, given that they answer the same examples?
+    """Exact McNemar test: are two predictors equally often right on the same examples?
 
-    Only the examples on which they differ count: b where A alone is right, c where B alone is. Under the null
-    hypothesis b ~ Binomial(b + c, 1/2), hence `p = min(1, 2 P(X <= min(b, c)))`, as `scipy.stats.binomtest` has it.
+    Only the examples on which they differ count: A alone is right on b of them, B alone on c. Under the null hypothesis
+    b ~ Binomial(b + c, 1/2). So `p = min(1, 2 P(X <= min(b, c)))`, as in `scipy.stats.binomtest`.
 
     Args:
         correct_a, correct_b: (..., n), bool, for the same examples in the same order.
 
     Returns:
-        two-sided p (...); 1 where they never differ.
+        two-sided p (...); 1 if they never differ.
     """
     from scipy.stats import binom
 
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape:
-        raise InputError(f"McNemar's test needs the same examples twice, not shapes {a.shape} and {b.shape}")
+        raise InputError(f"McNemar's test needs the same examples twice, not arrays of shapes {a.shape} and {b.shape}")
     only_a, only_b = (a & ~b).sum(-1), (b & ~a).sum(-1)
     return np.minimum(1.0, 2 * binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
 
 
 def finite_outputs(outputs: np.ndarray) -> bool:
-    """No NaN, no +Inf, and -Inf only where the example has a finite output too: a masked class."""
+    """Whether outputs have no NaN and no +Inf. -Inf is allowed beside a finite output of the same example: a masked class."""
     if np.isfinite(outputs).all():
         return True
     masked = np.isneginf(outputs)
@@ -92,7 +92,7 @@ def finite_outputs(outputs: np.ndarray) -> bool:
 def check_steps(
     steps: np.ndarray | None, losses: np.ndarray | None, layer_norms: np.ndarray | None
 ) -> np.ndarray | None:
-    """The update steps of the records, `(T,)`, from 1 where none are given; None without records.
+    """The update steps of the records, `(T,)`: 1..T if no steps are given; None without records.
 
     Raises:
         InputError: losses, gradient norms and steps differ in length.
@@ -103,7 +103,7 @@ def check_steps(
     steps = np.arange(1, max(lengths) + 1) if steps is None else np.asarray(steps)
     if lengths != {len(steps)}:
         raise InputError(
-            f"{len(steps)} steps, but losses or gradient norms for {sorted(lengths)}: need one each per step"
+            f"{len(steps)} steps, but losses or gradient norms of length {sorted(lengths)}: need one row per step"
         )
     return steps
 
@@ -115,14 +115,14 @@ def nonfinite_evidence(
     weights_finite: bool | None,
     outputs_finite: bool | None,
 ) -> dict[str, Any]:
-    """What held NaN or Inf; `nonfinite` only for a run that diverged, see [`judge`][hf_stability.verdicts.verdict.judge].
+    """Where NaN or Inf came up. The key `nonfinite` means that the run diverged: see [`judge`][hf_stability.verdicts.verdict.judge].
 
     Args:
         steps: (T,), update steps.
-        losses: (T,); None for none.
-        norms: (T, L); None for none.
-        weights_finite: at the end of training; None where unknown.
-        outputs_finite: of the last evaluation, see [`finite_outputs`]; None where there was none.
+        losses: (T,), or None.
+        norms: (T, L), or None.
+        weights_finite: whether all weights were finite at the end of training; None if unknown.
+        outputs_finite: [`finite_outputs`] of the last evaluation; None without an evaluation.
     """
     evidence: dict[str, Any] = {}
     what: list[str] = []
@@ -130,7 +130,7 @@ def nonfinite_evidence(
     if losses is not None and not np.isfinite(losses).all():
         bad = ~np.isfinite(losses)
         evidence["nonfinite_losses"] = int(bad.sum())
-        if norms is not None:  # beside finite gradients it is a batch without labels, or a loss that was not shown
+        if norms is not None:  # with finite gradients: a batch without labels, or a loss that the model did not return
             bad &= _bad_norms(norms)[0]
         if bad.any():
             what.append("train loss")
@@ -154,9 +154,9 @@ def nonfinite_evidence(
 
 
 def _bad_norms(norms: np.ndarray) -> tuple[np.ndarray, int]:
-    """Which rows of (T, L) hold NaN or Inf, and how many such rows are at the end.
+    """Which rows of (T, L) have NaN or Inf, and how many such rows are at the end.
 
-    Before its first finite norm and after its last one a layer is frozen: NaN there does not count, unless no layer of the
+    A layer is frozen before its first finite norm and after its last one. NaN does not count there, unless no layer of the
     row has a finite norm.
     """
     finite = np.isfinite(norms)
@@ -175,19 +175,21 @@ def accuracy_evidence(
     alpha: float,
     one_class_at: float,
 ) -> dict[str, Any]:
-    """The accuracy beside the best constant's, and how much one class is predicted.
+    """The accuracy, its majority-class baseline, and the share of the class that is predicted most.
 
     Args:
         outputs: (n, K) logits or (n,) class ids.
-        labels: (n,) class ids; `IGNORED_LABEL` does not count.
-        num_labels: K; None for what the highest class seen gives.
-        constant: (n,), the best constant predictor's answers where they are not one class; None where they are.
+        labels: (n,) class ids. `IGNORED_LABEL` does not count.
+        num_labels: K; None for the highest class seen, plus 1.
+        constant: (n,), the best constant prediction, if it is not one class for all examples; else None.
         alpha: level of McNemar's test.
-        one_class_at: share of one class from which on a run predicts one class.
+        one_class_at: a run predicts one class if the share of that class is at least this.
     """
     classes, labels = predicted_classes(outputs), np.asarray(labels)
     if classes.shape != labels.shape:
-        raise InputError(f"eval predictions {outputs.shape} do not fit eval labels {labels.shape}")
+        raise InputError(
+            f"evaluation predictions of shape {outputs.shape} do not fit evaluation labels of shape {labels.shape}"
+        )
     if num_labels is None:
         num_labels = int(max(labels.max(), classes.max())) + 1
     labels = int_labels(labels.reshape(-1), num_labels)
@@ -216,7 +218,7 @@ def accuracy_evidence(
         "examples": len(labels),
         "accuracy": accuracy,
         "constant_accuracy": constants.max(),
-        # of equally good constants name the one that the run itself predicts most
+        # if several constants are equally good, name the class that the run predicts most
         "constant_class": predicted if predicted in best else best[0],
         "mcnemar_p": p,
         "within_noise": p >= alpha,
@@ -227,13 +229,20 @@ def accuracy_evidence(
 
 
 def regression_evidence(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """R2, and whether one value is predicted: a spread below 1% of the labels'. Both `(n,)`; outputs may be `(n, 1)`."""
+    """R2, and whether the run predicts one value: the std of its outputs is below 1% of the labels' std.
+
+    Args:
+        outputs: (n,) or (n, 1), values.
+        labels: (n,), values.
+    """
     values, labels = outputs.reshape(-1).astype(float), np.asarray(labels, dtype=float).reshape(-1)
     if not np.isfinite(labels).all():
-        raise InputError("eval labels hold NaN or Inf")
+        raise InputError("the evaluation labels have NaN or Inf: remove these examples")
     if values.shape != labels.shape:
-        raise InputError(f"eval predictions {outputs.shape} do not fit {len(labels)} eval labels: need one value each")
-    with np.errstate(over="ignore"):  # values so wild that their squares overflow: R2 is -inf
+        raise InputError(
+            f"evaluation predictions of shape {outputs.shape} do not fit {len(labels)} evaluation labels: need one value each"
+        )
+    with np.errstate(over="ignore"):  # squares of very large values overflow: R2 is -inf
         one_value = values.std() < 0.01 * labels.std()
         return {"examples": len(labels), "r2": r_squared(values, labels), "one_value": one_value}
 
@@ -241,12 +250,14 @@ def regression_evidence(outputs: np.ndarray, labels: np.ndarray) -> dict[str, An
 def headline_evidence(
     score: float | None, baseline: float | None, metric: str | None, smaller: bool, examples: int | None
 ) -> dict[str, Any]:
-    """The headline metric's name, score and baseline, as far as they are known; NaN counts as 0.
+    """The headline metric's name, score and baseline, as far as they are known. NaN counts as 0.
 
     Args:
-        score, baseline, metric: the last value, the best constant's, the name.
-        smaller: whether a smaller score is a better one.
-        examples: n, where score and baseline are shares of n examples.
+        score: the last value.
+        baseline: the best score of a constant prediction.
+        metric: the name.
+        smaller: whether a smaller score is better.
+        examples: n, if score and baseline are shares of n examples.
     """
     evidence: dict[str, Any] = {} if metric is None else {"metric": metric.removeprefix("eval_")}
     if smaller:
@@ -265,13 +276,13 @@ def loss_evidence(
     learned_at: float,
     fitted_at: float,
 ) -> dict[str, Any]:
-    """The train loss at the end, the mean over the last 10% of the recorded steps, and its level beside the best constant's.
+    """The train loss at the end (mean over the last 10% of the recorded steps), and its level relative to the baseline's loss.
 
     Args:
-        losses: (T,), NaN for a step without labels; None for none.
-        label_counts: (K,), classes of the train labels; their entropy is the best constant's loss.
-        constant_loss: the best constant's loss, where it is not this entropy.
-        stuck_at, learned_at, fitted_at: fractions of it; see [`judge`][hf_stability.verdicts.verdict.judge].
+        losses: (T,), NaN for a step without labels; or None.
+        label_counts: (K,), number of train labels of each class. Their entropy is the baseline's loss.
+        constant_loss: the baseline's loss, if it is not this entropy.
+        stuck_at, learned_at, fitted_at: fractions of that loss; see [`judge`][hf_stability.verdicts.verdict.judge].
     """
     if losses is None:
         return {}
@@ -282,7 +293,7 @@ def loss_evidence(
     evidence: dict[str, Any] = {"train_loss": float(last.mean())}
     if constant_loss is None and label_counts is not None:
         constant_loss = float(label_entropy(label_counts))
-    if not constant_loss:  # unknown, or a single class: nothing to hold the loss against
+    if not constant_loss:  # unknown, or 0 because there is a single class: no loss to compare with
         return evidence
     share = evidence["train_loss"] / constant_loss
     levels = (("fitted", fitted_at), ("learned", learned_at), ("between", stuck_at))
@@ -296,15 +307,16 @@ def train_class_evidence(
     """The class that is predicted most in the last part of training, and whether it is the only one.
 
     Args:
-        predicted_counts: (K,), predictions of each class; None or all 0 where they are not known.
-        label_counts: (K,), classes of the train labels.
-        one_class_at: share of one class from which on a run predicts one class; a higher share of labels raises it.
+        predicted_counts: (K,), number of predictions of each class. None or all 0 if they are not known.
+        label_counts: (K,), number of train labels of each class.
+        one_class_at: a run predicts one class if the share of that class is at least this. If a class has a higher share of
+            the labels, that share replaces it.
     """
     predicted = np.zeros(0) if predicted_counts is None else np.asarray(predicted_counts, dtype=float)
-    if not predicted.sum() > 0:  # nothing counted, or NaN: not known
+    if not predicted.sum() > 0:  # none counted, or NaN: not known
         return {}
     share = predicted.max() / predicted.sum()
-    if label_counts is not None:  # where nearly all labels are of one class, so are good predictions
+    if label_counts is not None:  # if nearly all labels are of one class, good predictions are too
         one_class_at = max(one_class_at, np.max(label_counts) / np.sum(label_counts))
     return {
         "train_predicted_class": predicted.argmax(),
@@ -313,23 +325,23 @@ def train_class_evidence(
     }
 
 
-# ---- what the evidence says -----------------------------------------------------------------------------------------
+# ---- questions about the evidence -----------------------------------------------------------------------------------------
 
 
 def labels_of_one_class(evidence: dict[str, Any]) -> bool:
-    """Whether all evaluation labels are of one class, so that accuracy tells nothing."""
+    """Whether all evaluation labels are of one class. Then accuracy cannot show a failure."""
     return evidence.get("constant_accuracy") == 1
 
 
 def explains_variance(evidence: dict[str, Any]) -> bool:
-    """Whether R2 is above 0, up to the rounding of the mean."""
+    """Whether R2 is above 0 by more than the rounding of the mean."""
     return bool(evidence["r2"] > 1e-9)
 
 
 def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
-    """The headline score beside its baseline: `better`, `same` or `worse`.
+    """The headline score relative to its baseline: `better`, `same` or `worse`.
 
-    Counted in whole examples where the verdict rests on a reported accuracy; see
+    If the verdict rests on a reported accuracy, whole examples are compared; see
     [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
     """
     score, baseline, smaller = evidence["score"], evidence["baseline"], evidence.get("smaller_is_better", False)
@@ -340,5 +352,5 @@ def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
 
 
 def loss_above_constant(evidence: dict[str, Any]) -> bool:
-    """Whether the train loss ended clearly above the best constant's: by more than a tenth."""
+    """Whether the train loss at the end is above the baseline's loss by more than a tenth."""
     return bool(evidence["train_loss"] > 1.1 * evidence["constant_loss"])

@@ -1,6 +1,6 @@
 """A verdict in words: the sentence and its clauses, from status, basis and evidence.
 
-No figure is computed here. What the numbers say (`headline_relation`, ...) is asked of evidence.py.
+This file computes no figure. `headline_relation` and the other questions about the numbers are in `evidence`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from ..utils.text import apart, decimal, joined, loss_text, p_text
 from .evidence import explains_variance, headline_relation, labels_of_one_class, loss_above_constant
 
 
-NOTHING_RECORDED = "unknown: there is neither an evaluation to judge by nor a record of training."
-TWO_DECIMALS_FROM = 0.1  # of p
+NOTHING_RECORDED = "unknown: there is no evaluation to judge by and no record of the training."
+BASELINE = "the majority-class baseline"
+NOT_COUNTED = "not counted as failed, because its end is unknown"
+TWO_DECIMALS_FROM = 0.1
+"""A p-value of this or more gets two decimals instead of three."""
 
 
 def verdict_sentence(
@@ -35,7 +38,7 @@ def verdict_sentence(
     """
     head = status
     if status == "ok" and evidence.get("within_noise") and "paper_rule" not in evidence:
-        head = "ok, but within sampling noise of the constant"
+        head = f"ok, but within sampling noise of {BASELINE}"
     clauses = [
         evidence.get("half_precision", "").rstrip("."),
         _training_only_clause(status, basis, evidence),
@@ -53,28 +56,26 @@ def verdict_sentence(
 
 
 def ended_early_sentence(until_then: str, step: int, total_steps: int) -> str:
-    """For a run that a policy ended, because others looked better; `until_then` is the sentence of its verdict so far."""
-    return f"stopped early at step {step} of {total_steps}: censored, not failed; until then {until_then}"
+    """For a run that was ended early. `until_then` is the sentence of its verdict so far."""
+    return f"stopped early at step {step} of {total_steps}: {NOT_COUNTED}; verdict until then: {until_then}"
 
 
 def pruned_sentence(until_then: str, step: int, total_steps: int) -> str:
-    """For a trial that a hyperparameter search ended; `until_then` is the sentence of its verdict so far."""
-    return (
-        f"stopped: pruned by the search at step {step} of {total_steps}: censored, not failed; until then {until_then}"
-    )
+    """For a trial that a hyperparameter search ended. `until_then` is the sentence of its verdict so far."""
+    return f"stopped: pruned by the search at step {step} of {total_steps}: {NOT_COUNTED}; verdict until then: {until_then}"
 
 
-# ---- clauses, in the order of the sentence; empty where there is nothing to say ---------------------------------------
+# ---- clauses, in the order of the sentence; empty if there is nothing to say -----------------------------------------
 
 
 def _nonfinite_clause(evidence: dict, total_steps: int | None) -> str:
     if "nonfinite" not in evidence:
         return ""
-    text = f"NaN or Inf in {joined(evidence['nonfinite'])}"
+    text = f"NaN or Inf in the {joined(evidence['nonfinite'])}".replace("eval outputs", "evaluation outputs")
     if evidence["first_nonfinite_step"] is not None:
         text += f", first at step {evidence['first_nonfinite_step']} of {total_steps}"
     if "nonfinite_losses" in evidence:
-        text += " (the Trainer's logging_nan_inf_filter hides it from the log)"
+        text += " (the Trainer's log does not show it: logging_nan_inf_filter hides it)"
     return text
 
 
@@ -82,21 +83,21 @@ def _accuracy_clause(status: str, evidence: dict, names: Sequence[str] | None) -
     if "accuracy" not in evidence:
         return ""
     if labels_of_one_class(evidence):
-        return f"all {evidence['examples']} evaluation labels are of one class, so that accuracy tells nothing"
+        return f"all {evidence['examples']} evaluation labels are of one class, so accuracy cannot show a failure"
     accuracy, constant = _apart(evidence["accuracy"], evidence["constant_accuracy"])
     unit = "labels (several per example)" if "several_labels" in evidence else "examples"
     text = f"accuracy {accuracy} on {evidence['examples']} {unit}"
     p = p_text(evidence["mcnemar_p"], TWO_DECIMALS_FROM)
     if evidence["accuracy"] > evidence["constant_accuracy"]:
         if status == "ok" and evidence["within_noise"]:
-            return f"{text} against {constant} (exact McNemar {p})"
-        return f"{text}, above the constant's {constant} ({p})"
+            return f"{text}, baseline {constant} (exact McNemar test: {p})"
+        return f"{text}, above {BASELINE} {constant} ({p})"
     several = "several_labels" in evidence
     always = "each label's majority" if several else f"always {_label(evidence['constant_class'], names)}"
     if evidence["accuracy"] == evidence["constant_accuracy"]:
-        return f"{text} is the constant's ({constant}, {always})"
-    test = "" if evidence["one_class"] else f"; exact McNemar {p}"
-    return f"{text} is below the constant's ({constant}, {always}{test})"
+        return f"{text} equals {BASELINE} ({constant}, {always})"
+    test = "" if evidence["one_class"] else f"; exact McNemar test: {p}"
+    return f"{text} is below {BASELINE} ({constant}, {always}{test})"
 
 
 def _lead_clause(evidence: dict) -> str:
@@ -105,19 +106,19 @@ def _lead_clause(evidence: dict) -> str:
     lead = evidence["headline_lead"]
     score, baseline = _apart(lead["score"], lead["baseline"])
     return (
-        f"but {lead['metric']} {score} is clearly above the best constant's {baseline} (95% interval of the difference "
-        f"{lead['low']:.3f} to {lead['high']:.3f}), as can be with rare classes"
+        f"but {lead['metric']} {score} is clearly above its baseline {baseline} (95% interval of the difference: "
+        f"{lead['low']:.3f} to {lead['high']:.3f}), which happens with rare classes"
     )
 
 
 def _r2_clause(evidence: dict) -> str:
     if "r2" not in evidence:
         return ""
-    text = f"R2 {_score(evidence['r2'])} on {evidence['examples']} examples"
-    text += (
-        ", better than always answering the mean" if explains_variance(evidence) else ", no better than the mean label"
+    relation = "better" if explains_variance(evidence) else "no better"
+    text = (
+        f"R2 {_score(evidence['r2'])} on {evidence['examples']} examples, {relation} than always predicting the mean"
     )
-    return text + ("; predicts one value" if evidence["one_value"] else "")
+    return text + ("; predicts one value for all examples" if evidence["one_value"] else "")
 
 
 def _headline_clause(status: str, basis: str, evidence: dict) -> str:
@@ -131,28 +132,33 @@ def _headline_clause(status: str, basis: str, evidence: dict) -> str:
     score, baseline = _apart(evidence["baseline" if relation == "same" else "score"], evidence["baseline"])
     better, worse = ("below", "above") if evidence.get("smaller_is_better") else ("above", "below")
     if relation == "better":
-        return f"{name} {score}, {better} the best constant's {baseline}"
-    text = f"{name} {score} {'is' if relation == 'same' else f'is {worse}'} the best constant's {baseline}"
-    return text + (", which by itself is no failure" if status == "ok" else "")
+        return f"{name} {score}, {better} its baseline {baseline}"
+    text = f"{name} {score} {'equals' if relation == 'same' else f'is {worse}'} its baseline {baseline}"
+    return text + (", which alone is not a failure" if status == "ok" else "")
 
 
 def _one_class_clause(status: str, evidence: dict, names: Sequence[str] | None) -> str:
     if status not in ("failed", "unknown") or "several_labels" in evidence or labels_of_one_class(evidence):
         return ""
-    kind, where = ("", "") if "one_class" in evidence else ("train_", " in training")
+    evaluated = "one_class" in evidence
+    kind, predicts = (
+        ("", "predicts one class") if evaluated else ("train_", "predicted one class at the end of training")
+    )
     if not evidence.get(f"{kind}one_class"):
         return ""
     share = evidence[f"{kind}predicted_share"]
     almost = "" if share == 1 else f" {100 * share:.1f}% of the time"
-    return f"predicts one class{where}{almost} ({_label(evidence[f'{kind}predicted_class'], names)})"
+    return f"{predicts}{almost} ({_label(evidence[f'{kind}predicted_class'], names)})"
 
 
 def _loss_clause(status: str, evidence: dict, regression: bool) -> str:
     if "optimisation" not in evidence or status == "ok":
         return ""
     loss, constant = loss_text(evidence["train_loss"]), loss_text(evidence["constant_loss"])
-    reference = "the best constant's" if regression else "the label entropy"
-    relation = {"stuck": "stayed at", "between": "is little below"}.get(evidence["optimisation"], "is clearly below")
+    reference = "the loss of always predicting the mean" if regression else "the label entropy"
+    relation = {"stuck": "stayed at", "between": "is only a little below"}.get(
+        evidence["optimisation"], "is clearly below"
+    )
     if loss_above_constant(evidence):
         relation = "is above"
     kind = f": {evidence['failure']}" if "failure" in evidence else ""
@@ -168,15 +174,15 @@ def _gradient_clause(evidence: dict) -> str:
     what = f"gradients of {layers_in_words(gradients['layers'])}"
     if gradients["lasting"]:
         return f"{what} vanished from {since} on"
-    return f"{what} had vanished from {since} on and were back by step {gradients['healed_step']}"
+    return f"{what} vanished from {since} on, and were back by step {gradients['healed_step']}"
 
 
 def _training_only_clause(status: str, basis: str, evidence: dict) -> str:
     if basis != "training_only" or status == "diverged":
         return ""
-    text = "there was no evaluation with predictions, and no metric with a known baseline"
+    text = "no evaluation gave predictions, and no metric has a known baseline"
     if evidence.get("optimisation") == "stuck" or evidence.get("train_one_class"):
-        return text + "; training looks like that of a failed run"
+        return text + "; the training looks like that of a failed run"
     return text
 
 
@@ -184,8 +190,8 @@ def _basis_clause(basis: str, evidence: dict) -> str:
     if basis != "baseline":
         return ""
     if "examples" in evidence:
-        return "this rests on the reported accuracy, in counts of examples"
-    return "there were no eval predictions to take the accuracy of"
+        return "judged by the reported accuracy, counted in whole examples"
+    return "judged by this score alone, without the predictions"
 
 
 # ---- words for a class, layers, scores ------------------------------------------------------------------------------

@@ -1,20 +1,20 @@
 """Verdicts on a finished run: did it fail, did it diverge, and what is the evidence?
 
-Everything here is a pure function of numbers that were recorded elsewhere. The definition is that of Mosbach,
-Andriushchenko & Klakow (ICLR 2021, arXiv 2006.04884): a run has FAILED if its accuracy on the development set at the end
-of training is at or below that of the best constant predictor (the majority classifier).
+Everything here is a pure function of numbers that were recorded elsewhere. The definition is from Mosbach, Andriushchenko &
+Klakow (ICLR 2021, arXiv 2006.04884). A run has failed if its accuracy on the development set, at the end of training, is at
+or below the majority-class baseline: the accuracy of the best constant prediction.
 
-- The rule is on accuracy even where the headline metric is F1 or Matthews correlation. On MRPC an accuracy of 0.78 beats
-  the majority's 0.684, while its F1 can be below always-positive's 0.812.
-- For regression the same rule reads R2 <= 0: no better than always answering the mean.
-- One exception, for unbalanced classes. A run is `ok` if its accuracy equals the majority class's, within sampling noise,
-  and its headline F1 or Matthews correlation is clearly above its own baseline. The evidence keeps what the paper's rule
-  says.
+- Accuracy decides even if the headline metric is F1 or Matthews correlation. On MRPC an accuracy of 0.78 is above the
+  majority-class baseline (0.684), while the F1 of the same run can be below its baseline (0.812, always "positive").
+- For a regression the rule becomes R2 <= 0: no better than always predicting the mean.
+- There is one exception, for unbalanced classes. A run is `ok` if its accuracy equals the majority-class baseline, within
+  sampling noise, and its F1 or Matthews correlation is clearly above its own baseline. The evidence then keeps the result
+  of the paper's rule.
 
-A verdict rests on an evaluation, or it is `unknown`: a run that was not evaluated is neither `ok` nor `failed`. Everything
-else is evidence and never decides: one predicted class, sampling noise, vanished gradients, where the train loss ended.
+A verdict rests on an evaluation. A run without an evaluation is `unknown`, neither `ok` nor `failed`. All other evidence
+describes the run and never decides: one predicted class, sampling noise, vanished gradients, the final train loss.
 
-Shapes: `n` eval examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example
+Shapes: `n` evaluation examples, `K` classes, `T` recorded update steps, `L` layers; `...` are leading axes, for example
 seeds.
 """
 
@@ -51,32 +51,32 @@ from .vanished import check_norms, vanished_gradients
 SCHEMA = "hf_stability.verdict/1"
 
 STATUSES = ("ok", "failed", "diverged", "unknown", "stopped", "stopped early", "crashed", "waiting")
-"""The statuses. `judge` gives the first four. The others come from what stopped or lost the run: its alarm, a crash, or a
-policy that finishes other runs or cannot choose yet."""
+"""The statuses. `judge` gives the first four. `stopped`: an alarm or a hyperparameter search ended the run. `stopped early`: a
+policy ended it, because others looked better. `waiting`: the policy cannot choose yet. `crashed`: an exception ended it."""
 
 NOT_OK = ("failed", "diverged")
 """Statuses that count as failed."""
 
 CENSORED = ("stopped", "stopped early")
-"""Runs that were ended early: nobody knows how they would have ended."""
+"""Runs that were ended early. Their end is unknown, so they are censored: they count neither as ok nor as failed."""
 
 NO_FINAL = (*CENSORED, "unknown")
-"""Statuses that leave open whether a run failed."""
+"""Statuses that do not show whether a run failed."""
 
 BASES = ("eval_accuracy", "eval_r2", "baseline", "training_only")
-"""The bases of a verdict, the firmest first; on the last one a run is `unknown` or `diverged`."""
+"""The bases of a verdict, strongest first. On the last one a run is `unknown` or `diverged`."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a run.
+    """The result of a run: a status, with its evidence.
 
     Args:
         status: one of `STATUSES`.
         sentence: status and evidence in one readable sentence.
-        evidence: the numbers behind it, plain Python values that JSON can hold (see `judge`).
-        basis: one of `BASES`: what the status rests on.
-        schema: `hf_stability.verdict/` and the version; the number before a point changes when old readers break.
+        evidence: the numbers behind it, as plain Python values for JSON. `judge` lists the keys.
+        basis: one of `BASES`: the part of the evidence that decided the status.
+        schema: `hf_stability.verdict/` and the version. Its first number changes if old readers cannot read the new form.
     """
 
     status: str
@@ -88,7 +88,7 @@ class Verdict:
     def __post_init__(self) -> None:
         for name, value, known in (("status", self.status, STATUSES), ("basis", self.basis, BASES)):
             if value not in known:
-                raise InputError(f"verdict {name} {value!r} is none of {', '.join(known)}")
+                raise InputError(f"verdict {name} {value!r}: must be one of {', '.join(known)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -104,11 +104,11 @@ class Verdict:
         schema = record.get("schema")
         if not re.fullmatch(re.escape(SCHEMA) + r"(\.\d+)*", str(schema)):
             raise InputError(
-                f"verdict schema {schema!r} cannot be read here, only {SCHEMA!r}: written by another version?"
+                f"verdict schema {schema!r}: this version reads only {SCHEMA!r}. Read it with the version that wrote it"
             )
         missing = [key for key in ("status", "sentence", "evidence", "basis") if key not in record]
         if missing:
-            raise InputError(f"verdict record lacks {', '.join(missing)}")
+            raise InputError(f"verdict record without {', '.join(missing)}: is this a verdict.json?")
         return cls(**{key: record[key] for key in ("status", "sentence", "evidence", "basis", "schema")})
 
 
@@ -143,32 +143,38 @@ def judge(
     learned_at: float = 0.8,
     fitted_at: float = 0.5,
 ) -> Verdict:
-    """The verdict on a finished run, from whatever of it was recorded.
+    """The verdict on a finished run, from its recorded numbers.
 
-    `diverged` comes before all else. It takes NaN or Inf in one of these:
-    - a train loss, if the gradient norms of its step are not finite either, or unknown. A loss alone is no divergence: a
-      batch without labels has such a loss.
-    - the eval outputs. An output of -Inf beside a finite one of the same example does not count: it is a masked class.
+    `diverged` comes first. A run diverged if NaN or Inf came up in one of these:
+
+    - a train loss, if the gradient norms of its step are not finite either, or are not known. The loss alone does not
+      count: it is NaN for a batch without labels.
+    - the evaluation outputs. An output of -Inf beside a finite output of the same example does not count: it is a masked
+      class.
     - the weights.
-    - the gradient norms at the end. A norm that overflows while the loss is finite, with finite norms later, does not
-      count: the loss scaler of fp16 skips such a step and halves its scale (several in a row as training begins). If only
-      the very last recorded norm overflowed, finite eval outputs or weights clear it. A layer without a single finite norm,
-      beside others that have some, counts as frozen.
+    - the gradient norms at the end. A norm does not count if it overflows while the loss is finite, with finite norms
+      later: the loss scaler of fp16 skips such a step and halves its scale, several times in a row as training begins. If
+      only the very last recorded norm overflowed, finite evaluation outputs or weights clear the run. A layer without any
+      finite norm, beside layers that have some, counts as frozen.
 
-    `failed` is decided by the first basis that there is:
-    - `eval_accuracy`: accuracy of the eval predictions <= the best constant's (counted in examples, no rounding), and the
-      headline metric does not clear the run (`headline_lead`).
-    - `eval_r2`: for regression, R2 <= 0.
-    - `baseline`: `score` is no better than `baseline`, both in the headline metric, NaN for 0; see
-      [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
+    `failed` is decided by the first basis that the run has:
 
-    `unknown`: there is no basis but the training (`training_only`), or all eval labels are of one class, so that every
-    right answer is the majority class's too. The sentence says what training looked like.
+    - `eval_accuracy`: the accuracy of the evaluation predictions is at or below the majority-class baseline, and the
+      headline metric does not clear the run (`headline_lead`). Whole examples are compared, without rounding.
+    - `eval_r2`: for a regression, R2 <= 0.
+    - `baseline`: `score` is no better than `baseline`. Both are in the headline metric. NaN counts as 0.
 
-    Evidence beside these: the exact McNemar test against the constant (an `ok` may be within sampling noise, p >= `alpha`;
-    of several best constants the one with the greatest p counts); one predicted class; failed optimisation against failed
-    generalisation; vanished gradients. Gradients do not count for a run that has fitted its data (they vanish for the good
-    reason), in warmup, or while warmup is unknown, nor for an `ok` run if its fit is unknown.
+    `unknown`: the only basis is the training (`training_only`), or all evaluation labels are of one class, so that always
+    predicting this class is right everywhere. The sentence tells what the training looked like.
+
+    The rest of the evidence does not decide:
+
+    - the exact McNemar test against the constant prediction. If p >= `alpha`, an `ok` run is within sampling noise. If
+      several constants are equally good, the one with the largest p counts.
+    - one predicted class.
+    - failed optimisation, or failed generalisation.
+    - vanished gradients. They do not count in warmup, if the warmup is unknown, or if the run has fitted its data: then
+      gradients vanish because the loss is small. For an `ok` run they count only if its fit is known.
 
     Args:
         eval_labels: (n,), class ids (`IGNORED_LABEL` does not count) or values.
@@ -176,51 +182,61 @@ def judge(
             counts by its first element.
         num_labels: K; default: the highest class seen, plus 1.
         regression: whether labels are values.
-        eval_constant: (n,), the best constant predictor's answers, where it is not one class for all examples. With several
-            labels per example each label has its own majority.
-        score, baseline, metric: the headline metric's last value, the best constant's, and its name.
-        smaller_is_better: whether a smaller score is a better one.
-        examples: n, where `score` and `baseline` are shares of n examples and there are no predictions.
+        eval_constant: (n,), the best constant prediction, if it is not one class for all examples. With several labels per
+            example each label has its own majority.
+        score: the headline metric's last value.
+        baseline: the best score of a constant prediction in this metric.
+        metric: its name.
+        smaller_is_better: whether a smaller score is better.
+        examples: n, if `score` and `baseline` are shares of n examples and there are no predictions.
         headline_lead: for an F1 or Matthews correlation: `metric`, `score`, `baseline`, and `low`, `high`, the 95% interval
             of their difference over the examples.
         steps: (T,), update steps of `losses` and `layer_norms`; default 1..T.
-        losses: (T,), the raw train loss of each update step. The Trainer's log is no substitute: it is averaged, and
+        losses: (T,), the raw train loss of each update step. The Trainer's log cannot replace it: it has averages, and
             `logging_nan_inf_filter` hides NaN and Inf in it.
-        layer_norms, layers: (T, L) gradient norms and the L names, as in `vanished_gradients`.
-        warmup_steps, total_steps: update steps; `total_steps` defaults to the last of `steps`.
-        train_label_counts: (K,), classes of the train labels. Their entropy is the loss of the best constant.
-        train_predicted_counts: (K,), classes predicted in the last part of training.
-        constant_loss: the train loss of the best constant, where it is not the label entropy: the variance of the
-            train labels for a regression by mean squared error.
+        layer_norms: (T, L), gradient norms, see `vanished_gradients`.
+        layers: the L names of the layers.
+        warmup_steps: update steps of warmup.
+        total_steps: update steps of the whole training; default: the last of `steps`.
+        train_label_counts: (K,), number of train labels of each class. Their entropy is the baseline's loss.
+        train_predicted_counts: (K,), number of predictions of each class in the last part of training.
+        constant_loss: the baseline's train loss, if it is not the label entropy. For a regression by mean squared error it
+            is the variance of the train labels.
         weights_finite: whether all weights were finite at the end.
         label_names: K names for the sentence.
-        half_precision: a sentence on weights in half precision, put first; empty for none.
-        alpha: level of the test.
-        one_class_at: share of one class from which on a run predicts one class.
-        stuck_at, learned_at, fitted_at: fractions of the best constant's loss, for the mean train loss of the last 10% of
-            the recorded steps. At or above the first: failed optimisation. A failed run below the second: failed
-            generalisation. Below the third: the run has fitted its data.
+        half_precision: a sentence on weights in half precision, which comes first in the verdict; empty for none.
+        alpha: level of McNemar's test.
+        one_class_at: a run predicts one class if the share of that class is at least this.
+        stuck_at: a failed run is a failed optimisation if its train loss (the mean over the last 10% of the recorded steps)
+            is at least this fraction of the baseline's loss.
+        learned_at: a failed run is a failed generalisation if its train loss is below this fraction of it.
+        fitted_at: a run has fitted its data if its train loss is below this fraction of it.
 
     Returns:
-        the verdict; its evidence holds, where known, `examples`, `accuracy`, `constant_accuracy`, `constant_class`,
-        `mcnemar_p`, `within_noise`, `predicted_class`, `predicted_share`, `one_class`, `r2`, `one_value`, `metric`,
-        `score`, `baseline`, `train_loss`, `constant_loss`, `optimisation` (`stuck`, `between`, `learned`, `fitted`),
-        `train_predicted_class`, `train_predicted_share`, `train_one_class`, `gradients` (as `vanished_gradients`),
-        `nonfinite`, `first_nonfinite_step`, `nonfinite_losses`, `overflowed_norms`, `failure`
-        (`failed optimisation`, `failed generalisation`). `gradients` is None if none had vanished, absent if they do
-        not count.
+        the verdict. Its evidence has the keys that are known for this run:
+
+            - on classes: `examples`, `accuracy`, `constant_accuracy`, `constant_class`, `mcnemar_p`, `within_noise`,
+              `predicted_class`, `predicted_share`, `one_class`;
+            - on values: `examples`, `r2`, `one_value`;
+            - on the headline metric: `metric`, `score`, `baseline`;
+            - on the training: `train_loss`, `constant_loss`, `optimisation` (`stuck`, `between`, `learned`, `fitted`),
+              `train_predicted_class`, `train_predicted_share`, `train_one_class`, `failure` (`failed optimisation`,
+              `failed generalisation`);
+            - on the gradients: `gradients` (see `vanished_gradients`). It is None if none vanished, and absent if they do not
+              count;
+            - on NaN and Inf: `nonfinite`, `first_nonfinite_step`, `nonfinite_losses`, `overflowed_norms`.
 
     Raises:
         InputError: there is nothing to judge by, or shapes do not fit.
     """
     if (eval_labels is None) != (eval_predictions is None):
-        raise InputError("eval_labels and eval_predictions go together: give both or neither")
+        raise InputError("eval_labels and eval_predictions belong together: give both or neither")
     if (layer_norms is None) != (layers is None):
-        raise InputError("layer_norms and layers go together: give both or neither")
+        raise InputError("layer_norms and layers belong together: give both or neither")
     losses = None if losses is None or not np.size(losses) else np.asarray(losses, dtype=float)
     layer_norms = None if layer_norms is None or not np.size(layer_norms) else np.asarray(layer_norms, dtype=float)
     steps = check_steps(steps, losses, layer_norms)
-    if layer_norms is not None:
+    if steps is not None and layer_norms is not None and layers is not None:
         check_norms(steps, layer_norms, layers)
     if total_steps is None and steps is not None:
         total_steps = int(steps[-1])
@@ -230,16 +246,18 @@ def judge(
         x is None for x in (losses, layer_norms, train_predicted_counts, weights_finite)
     ):
         raise InputError(
-            "nothing to judge by: need eval predictions with labels, or a score with its baseline, or records of "
-            "training (losses, gradient norms, predicted classes)"
+            "nothing to judge by: give eval_predictions with eval_labels, or score with baseline, or numbers of the "
+            "training (losses, layer_norms, train_predicted_counts, weights_finite)"
         )
 
     outputs = None if eval_predictions is None else first_output(eval_predictions)
     outputs_finite = None if outputs is None else finite_outputs(outputs)
     evidence = nonfinite_evidence(steps, losses, layer_norms, weights_finite, outputs_finite)
-    if outputs_finite and regression:
+    if outputs is None or eval_labels is None or not outputs_finite:
+        pass
+    elif regression:
         evidence |= regression_evidence(outputs, eval_labels)
-    elif outputs_finite:
+    else:
         evidence |= accuracy_evidence(outputs, eval_labels, num_labels, eval_constant, alpha, one_class_at)
     evidence |= headline_evidence(score, baseline, metric, smaller_is_better, examples)
     if half_precision:
@@ -248,8 +266,10 @@ def judge(
         evidence |= loss_evidence(losses, train_label_counts, constant_loss, stuck_at, learned_at, fitted_at)
     evidence |= train_class_evidence(train_predicted_counts, train_label_counts, one_class_at)
 
-    looked = layer_norms is not None and warmup_steps is not None
-    gradients = vanished_gradients(steps, layer_norms, layers, warmup_steps, total_steps) if looked else None
+    looked, gradients = layer_norms is not None and warmup_steps is not None, None
+    if steps is not None and layer_norms is not None and layers is not None:
+        if warmup_steps is not None and total_steps is not None:
+            gradients = vanished_gradients(steps, layer_norms, layers, warmup_steps, total_steps)
     if headline_lead is not None and _is_cleared(basis, evidence, headline_lead):
         evidence |= {"paper_rule": "failed", "headline_lead": dict(headline_lead)}
     status = _status(basis, evidence)
@@ -265,12 +285,12 @@ def judge(
 
 
 def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
-    """[`judge`] on `S` runs, from arrays with a leading seed axis: the same as a loop over the seeds.
+    """[`judge`] on `S` runs, from arrays with a leading seed axis. The result is that of a loop over the seeds.
 
     | keyword of `judge` | one per seed | the same for all |
     | --- | --- | --- |
     | `eval_predictions` | `(S, n, K)`, `(S, n)`, `(S, n, 1)`; a tuple counts by its first element | |
-    | `losses`, `layer_norms` | `(S, T)` and `(S, T, L)`, or a list of `S` where runs differ in length | |
+    | `losses`, `layer_norms` | `(S, T)` and `(S, T, L)`, or a list of `S` if runs differ in length | |
     | `train_predicted_counts` | `(S, K)` | |
     | `score`, `weights_finite` | `(S,)` | |
     | `eval_labels` | `(S, n)` | `(n,)` |
@@ -284,10 +304,10 @@ def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
         evidence: keywords of `judge`.
 
     Raises:
-        InputError: something is not of `S` seeds; and as `judge`.
+        InputError: an array does not have `S` seeds; and as `judge`.
     """
     if num_seeds < 1:
-        raise InputError(f"num_seeds {num_seeds}: give 1 or more")
+        raise InputError(f"num_seeds {num_seeds}: must be at least 1")
     seeds: list[dict[str, Any]] = [{} for _ in range(num_seeds)]
     for name, value in evidence.items():
         if name == "eval_predictions" and isinstance(value, tuple):
@@ -302,7 +322,7 @@ def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
     return [judge(**given) for given in seeds]
 
 
-# With at most so many axes a value is the same for all seeds; -1: always one per seed.
+# A value with at most this many axes is the same for all seeds; -1: always one per seed.
 _SHARED_AXES = {
     **dict.fromkeys(("eval_predictions", "losses", "layer_norms", "train_predicted_counts"), -1),
     **dict.fromkeys(("score", "weights_finite"), -1),
@@ -312,9 +332,9 @@ _SHARED_AXES = {
 
 
 def ended_early(verdict: Verdict, step: int, total_steps: int) -> Verdict:
-    """The verdict of a run that a policy ended after `step` of `total_steps` update steps, because others looked better.
+    """The verdict of a run that was ended early, after `step` of `total_steps` update steps.
 
-    It is `stopped early` (censored). A run that had diverged by then stays `diverged`: it would not have healed.
+    Its status is `stopped early` (censored). A run that had diverged by then stays `diverged`, because it would not heal.
     """
     if verdict.status == "diverged":
         return verdict
@@ -324,7 +344,7 @@ def ended_early(verdict: Verdict, step: int, total_steps: int) -> Verdict:
 def pruned(verdict: Verdict, step: int, total_steps: int) -> Verdict:
     """The verdict of a trial that a hyperparameter search ended after `step` of `total_steps` update steps.
 
-    It is `stopped` (censored). A trial that had diverged by then stays `diverged`.
+    Its status is `stopped` (censored). A trial that had diverged by then stays `diverged`.
     """
     if verdict.status == "diverged":
         return verdict
@@ -343,7 +363,7 @@ def _status(basis: str, evidence: dict) -> str:
     if basis == "training_only" or labels_of_one_class(evidence):
         return "unknown"
     if basis == "eval_accuracy":
-        # Two fractions of the same n: exact.
+        # exact, as both are fractions of the same n
         failed = evidence["accuracy"] <= evidence["constant_accuracy"] and "paper_rule" not in evidence
     elif basis == "eval_r2":
         failed = not explains_variance(evidence)
@@ -355,16 +375,16 @@ def _status(basis: str, evidence: dict) -> str:
 
 
 def _is_cleared(basis: str, evidence: dict, lead: Mapping[str, Any]) -> bool:
-    """Whether the headline metric is clearly above its baseline, while the accuracy only equals the majority class's."""
+    """Whether the headline metric is clearly above its baseline, while the accuracy only equals the majority-class baseline."""
     if basis != "eval_accuracy" or "accuracy" not in evidence or evidence["accuracy"] > evidence["constant_accuracy"]:
         return False
     equal = evidence["accuracy"] == evidence["constant_accuracy"] or evidence["within_noise"]
-    # With several labels per example, never answering has an accuracy that good runs need not reach.
+    # With several labels per example, a good run may have a lower accuracy than a run that never predicts a label.
     return (equal or "several_labels" in evidence) and lead["low"] > 0
 
 
 def _gradients_count(status: str, basis: str, evidence: dict) -> bool:
-    """Not for a run that has fitted its data, or may have: its gradients vanish for the good reason."""
+    """Whether vanished gradients are evidence. They are not if the run has fitted its data, or may have."""
     if "optimisation" in evidence:
         return evidence["optimisation"] != "fitted"
     return status in ("failed", "unknown")

@@ -152,7 +152,7 @@ def test_without_arguments_it_is_the_demo(run, tmp_path):
     recipes = ["transformers_default", "devlin2019", "mosbach2021"]
     code, out, err = run("--dry_run")
     assert code == 0 and out.startswith("task demo_pair: train 1000, validation 1000 examples")
-    assert err.startswith("No data and no model named: the bundled demo, demo_pair")
+    assert err.startswith("No model and no data given: running the bundled demo, demo_pair")
     assert list(rows_of_dry_run(out)) == recipes
     code, out, _ = run("--dry_run", "--seeds", "2", "--recipe", "devlin2019", "--max_steps", "3")
     rows = rows_of_dry_run(out)
@@ -320,7 +320,7 @@ BAD = {
     "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer there"),
     "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
     "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
-    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights do not load"),
+    "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights cannot be loaded"),
     # data
     "no data": (["--train_file", ""], "--train_file"),
     "unknown task": (["--task_name", "rtee"], "--task_name rtee"),
@@ -354,15 +354,15 @@ BAD = {
     "no room for text": (["--max_seq_length", "2"], "--max_seq_length 2: no room"),
     "negative length": (["--max_seq_length", "-5"], "--max_seq_length -5: no room"),
     "no such half": (["--validation_half", "third"], "--validation_half", "third", "second"),
-    "no example": (["--max_train_samples", "0"], "--max_train_samples 0: expected 1 or more"),
+    "no example": (["--max_train_samples", "0"], "--max_train_samples 0: give 1 or more"),
     # the study
     "no seed": (["--seeds", "0"], "--seeds 0: no run"),
     "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),
-    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is there twice"),
+    "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is given twice"),
     "no seeds after the flag": (["--seeds"], "--seeds", "expected at least one argument"),
-    "the Trainer's seed": (["--seed", "3"], "--seed 3: not in a study: give --seeds"),
-    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not in a study"),
-    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not in a study"),
+    "the Trainer's seed": (["--seed", "3"], "--seed 3: not allowed in a study: give --seeds"),
+    "a stream's seed": (["--data_seed", "3"], "--data_seed 3: not allowed in a study"),
+    "best at end": (["--load_best_model_at_end"], "--load_best_model_at_end True: not allowed in a study"),
     "no threads": (["--threads_per_run", "0"], "--threads_per_run 0"),
     "fewer workers than none": (["--workers", "-1"], "--workers -1"),
     "a run's folder is a file": (
@@ -494,7 +494,7 @@ def test_a_figure_that_fails_hides_neither_table_nor_exit_code(run, tiny, monkey
 
     monkeypatch.setattr("hf_stability.study.report.figures.draw_figures", fail)
     code, out, err = run(*tiny, "--recipe", "devlin2019", "--seeds", "1")
-    assert code == 0 and "the table in summary.md" in out and "tensorboard --logdir" in out
+    assert code == 0 and "summary.md" in out and "tensorboard --logdir" in out
     assert "no figures: RuntimeError: no room left" in err and "Traceback" not in err
 
 
@@ -521,9 +521,9 @@ def test_a_study_of_two_recipes_and_two_seeds(run, tiny, tiny_model, tmp_path, a
     with open(folder / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["recipe"], row["seed"]) for row in rows] == [(r, s) for r in recipes for s in ("1", "2")]
-    assert "accuracy: mean" in out and f"{Path('results/custom')}: the table in summary.md" in out
+    assert "accuracy at the end of training\n" in out and f"every run: {Path('results/custom/summary.md')}" in out
     for name in ("scores", "gradient_norms", "score_against_train_loss"):
-        assert f"{name}.png" in out
+        assert name in out.partition(f"Figures: {Path('results/custom/figures')}")[2]
         assert {(folder / "figures" / f"{name}.{ending}").is_file() for ending in ("png", "svg")} == {True}
     assert f"tensorboard --logdir {Path('results/custom/runs')}" in out
     shown = Events(folder / "runs")

@@ -1,4 +1,4 @@
-"""What the tests of `diagnose` share: the command, and the files of two real, tiny trainings."""
+"""Shared by the tests of `diagnose`: the command, and the files of two real, tiny trainings."""
 
 from __future__ import annotations
 

@@ -64,40 +64,40 @@ CASES = {
         "labels",
         {"train_labels": EVEN, "dev_labels": np.full(9, -1), "num_labels": 2},
         "likely",
-        "all dev labels are -1: hidden",
+        "All dev labels are -1: hidden",
     ),
-    "ignored labels": ("labels", {"train_labels": np.full(9, -100)}, "likely", "all train labels are -100"),
+    "ignored labels": ("labels", {"train_labels": np.full(9, -100)}, "likely", "All train labels are -100"),
     "some ignored": ("labels", {"train_labels": np.array([0, 1, -100]), "num_labels": 2}, "unlikely", "agree"),
-    "one class": ("labels", {"train_labels": np.zeros(9, int)}, "likely", "all train labels are of one class"),
+    "one class": ("labels", {"train_labels": np.zeros(9, int)}, "likely", "All train labels are of one class"),
     "class of dev alone": (
         "labels",
         {"train_labels": EVEN, "dev_labels": labels(3, 3, 4), "num_labels": 3},
         "likely",
-        "dev has classes that train has not (ids 2)",
+        "Some classes of dev do not occur in train (ids 2)",
     ),
     "names in another order": (
         "labels",
         {"train_labels": EVEN, "train_names": ["no", "yes"], "dev_names": ["yes", "no"]},
         "likely",
-        "train and dev give the classes in another order: no, yes against yes, no",
+        "Train and dev list the classes in different orders: no, yes against yes, no",
     ),
     "other names": (
         "labels",
         {"train_labels": EVEN, "train_names": ["no", "yes"], "dev_names": ["0", "1"]},
         "likely",
-        "by other names",
+        "Train and dev have different class names: no, yes against 0, 1",
     ),
     "a model of another task": (
         "labels",
         {"train_labels": EVEN, "num_labels": 2, "train_names": ("no", "yes"), "model_names": ["bad", "good"]},
         "possible",
-        "id2label names other classes (a head of another task?): bad, good; the data's: no, yes",
+        "id2label names other classes: bad, good. The data have: no, yes. Is its head from another task?",
     ),
     "a model of the same task": (
         "labels",
         {"train_labels": EVEN, "num_labels": 2, "train_names": ("no", "yes"), "model_names": ["Yes", "No"]},
         "possible",
-        "id2label gives the classes in another order: Yes, No; the data's: no, yes",
+        "id2label lists the classes in another order: Yes, No. The data have: no, yes",
     ),
     "another model's head of another size is new": (
         "labels",
@@ -106,18 +106,19 @@ CASES = {
         "agree",
     ),
     # class shares
-    "even": ("class shares", {"train_labels": EVEN, "dev_labels": EVEN}, "unlikely", "majority 50% of train, 50% of dev"),
+    "even": ("class shares", {"train_labels": EVEN, "dev_labels": EVEN}, "unlikely", "The largest class has 50% of train and 50% of dev"),
     "one class dominates": (
         "class shares",
         {"train_labels": labels(190, 10), "dev_labels": labels(95, 5), "train_names": ("rare", "odd")},
         "possible",
-        "one class dominates (95% of train, 95% of dev): always 'rare' scores an accuracy of 0.950",
+        "One class dominates, so accuracy tells little. The largest class has 95% of train and 95% of dev. The majority-class baseline on dev, always "
+        "'rare', has an accuracy of 0.950",
     ),
     "shares differ": (
         "class shares",
         {"train_labels": labels(400, 600), "dev_labels": labels(550, 450)},
         "possible",
-        "differ by up to 15% between train and dev; always class 0 scores an accuracy of 0.550",
+        "differ by up to 15% between train and dev. The majority-class baseline on dev, always class 0, has an accuracy of 0.550",
     ),
     "shares differ much": (
         "class shares",
@@ -129,7 +130,7 @@ CASES = {
         "class shares",
         {"train_labels": labels(400, 600), "dev_labels": labels(11, 9)},  # 15 points, of 20 examples
         "unlikely",
-        "majority 60% of train, 55% of dev",
+        "60% of train and 55% of dev",
     ),
     # truncation
     "long texts": ("truncation", {"truncated_share": 0.2, "max_seq_length": 64}, "possible", "20% of the training"),
@@ -147,20 +148,20 @@ CASES = {
         "tokenizer",
         {"tokenizer_size": 50265, "embedding_rows": 30522},
         "likely",
-        "the tokenizer has 50265 tokens, the model embeds 30522 only",
+        "The tokenizer has 50265 tokens, but the model embeds only 30522",
     ),
-    "far fewer tokens": ("tokenizer", {"tokenizer_size": 28996, "embedding_rows": 30522}, "possible", "another's?"),
+    "far fewer tokens": ("tokenizer", {"tokenizer_size": 28996, "embedding_rows": 30522}, "possible", "28996 tokens, but the model embeds 30522. Is it another model's"),
     "id beyond the matrix": (
         "tokenizer",
         {"largest_id": 30522, "embedding_rows": 30522, "tokenizer_size": 40000},
         "likely",
-        "token id 30522, the model knows 0 to 30521",
+        "token id 30522, but the model has only ids 0 to 30521",
     ),
     "padding": (
         "tokenizer",
         {"tokenizer_size": 9, "tokenizer_ids": {"pad": 1, "cls": 0}, "config_ids": {"pad": 0, "cls": None}},
         "likely",
-        "pad is token 1 to the tokenizer, 0 to the model",
+        "pad is token 1 in the tokenizer, but 0 in the model",
     ),
     "class of the tokenizer": (
         "tokenizer",
@@ -170,7 +171,7 @@ CASES = {
             "expected_class": transformers.BertTokenizer,
         },
         "possible",
-        "a RobertaTokenizer for a model that goes with a BertTokenizer",
+        "a RobertaTokenizer, but this model goes with a BertTokenizer",
     ),
     "a special case of the class": (
         "tokenizer",
@@ -191,27 +192,27 @@ CASES = {
         "new weights",
         {"missing_weights": ["classifier.weight", "classifier.bias"], "base_prefix": "bert"},
         "unlikely",
-        "only the head is new (classifier.bias, classifier.weight)",
+        "Only the head is new (classifier.bias, classifier.weight)",
     ),
     "a new pooler": (
         "new weights",
         {"missing_weights": ["bert.pooler.dense.weight", "classifier.weight"], "base_prefix": "bert"},
         "unlikely",
-        "the pooler too",
+        "The pooler is new too",
     ),
     "a new encoder": (
         "new weights",
         {"missing_weights": ["bert.encoder.layer.0.x", "bert.pooler.y", "classifier.weight"], "base_prefix": "bert"},
         "likely",
-        "1 weights of the encoder are not in the pretrained files and were drawn anew (bert.encoder.layer.0.x ...)",
+        "1 weights of the encoder are not in the pretrained files and were drawn at random (bert.encoder.layer.0.x ...)",
     ),
     "all trained": (
         "frozen weights",
         {"trainable": {"layer_00": 9, "classifier": 1}, "frozen": {}},
         "unlikely",
-        "every weight is trained",
+        "Every weight is trained",
     ),
-    "all frozen": ("frozen weights", {"trainable": {}, "frozen": {"layer_00": 9}}, "likely", "every weight is frozen"),
+    "all frozen": ("frozen weights", {"trainable": {}, "frozen": {"layer_00": 9}}, "likely", "Every weight is frozen"),
     "encoder frozen": (
         "frozen weights",
         {"trainable": {"classifier": 1}, "frozen": {"embeddings": 4, "layer_00": 5}},
@@ -228,62 +229,62 @@ CASES = {
         "frozen weights",
         {"trainable": {"layer_00": 9}, "frozen": {"classifier": 1}},
         "likely",
-        "the head is frozen",
+        "The head is frozen",
     ),
     "adapters": (
         "frozen weights",
         {"trainable": {"layer_00": 1}, "frozen": {"layer_00": 9}, "adapters": "LORA"},
         "unlikely",
-        "adapters are trained",
+        "adapters are trained, the rest is frozen",
     ),
     "adapters, and a new head that is frozen": (
         "frozen weights",
         {**ADAPTERS, "frozen_parts": {"classifier": "new", "bert.pooler.dense": "kept"}},
         "likely",
-        "the head is frozen, and was drawn at random (classifier)",
+        "The head is frozen, and it was drawn at random (classifier)",
     ),
     "adapters, and a new pooler that is frozen": (
         "frozen weights",
         {**ADAPTERS, "frozen_parts": {"bert.pooler.dense": "new"}},
         "likely",
-        "the pooler is frozen, and was drawn at random (bert.pooler.dense)",
+        "The pooler is frozen, and it was drawn at random (bert.pooler.dense)",
     ),
     "adapters, and a head of unknown values": (
         "frozen weights",
         {**ADAPTERS, "frozen_parts": {"score": "unknown"}},
         "possible",
-        "the head is frozen (score); whether it was drawn at random is not known",
+        "The head is frozen (score). It is not known whether it was drawn at random",
     ),
     "the same head, by the pretrained files": (
         "frozen weights",
         {**ADAPTERS, "frozen_parts": {"score": "unknown"}, "missing_weights": ["score.weight"]},
         "likely",
-        "the head is frozen, and was drawn at random (score)",
+        "The head is frozen, and it was drawn at random (score)",
     ),
     "adapters of a language model": (
         "frozen weights",
         {**ADAPTERS, "frozen_parts": {"lm_head": "loaded", "bert.pooler.dense": "kept"}},
         "unlikely",
-        "adapters are trained",
+        "adapters are trained, the rest is frozen",
     ),
-    "adapters, by their files alone": ("frozen weights", {"adapters": "LORA", "frozen_parts": {}}, "unlikely", "adapters are"),
+    "adapters, by their files alone": ("frozen weights", {"adapters": "LORA", "frozen_parts": {}}, "unlikely", "adapters are trained"),
     "half a head frozen": (
         "frozen weights",
         {"trainable": {"layer_00": 9, "classifier": 1}, "frozen": {"classifier": 8}, "frozen_parts": {"classifier.dense": "new"}},
         "likely",
-        "the head is frozen, and was drawn at random (classifier.dense)",
+        "The head is frozen, and it was drawn at random (classifier.dense)",
     ),
     "a head as it was loaded": (
         "frozen weights",
         {"trainable": {"layer_00": 9}, "frozen": {"classifier": 1}, "frozen_parts": {"classifier": "loaded"}},
         "possible",
-        "with the values that were loaded",
+        "with its loaded values",
     ),
     "head and embeddings frozen": (
         "frozen weights",
         {"trainable": {"layer_00": 6}, "frozen": {"embeddings": 3, "classifier": 1}, "frozen_parts": {"classifier": "new"}},
         "likely",
-        "drawn at random (classifier); 40% of the weights are frozen (embeddings)",
+        "drawn at random (classifier). 40% of the weights are frozen (embeddings)",
     ),
     "new tokens": (
         "frozen weights",
@@ -291,41 +292,41 @@ CASES = {
         "possible",
         "tokens that were added to the tokenizer",
     ),
-    "all layers": ("layers", {"layers": LAYERS, "layer_norms": NORMS}, "unlikely", "all 4 layers"),
+    "all layers": ("layers", {"layers": LAYERS, "layer_norms": NORMS}, "unlikely", "All 4 layers"),
     "a layer that is not there": (
         "layers",
         {"layers": ["embeddings", "layer_02", "classifier"], "layer_norms": NORMS[:, :3]},
         "likely",
-        "layer_00, layer_01 are not in the record of gradients",
+        "layer_00, layer_01: missing from the record of gradients",
     ),
-    "no encoder": ("layers", {"layers": ["classifier"], "layer_norms": NORMS[:, :1]}, "likely", "the encoder is not in"),
+    "no encoder": ("layers", {"layers": ["classifier"], "layer_norms": NORMS[:, :1]}, "likely", "The encoder is missing from"),
     "a layer cut off": (
         "layers",
         {"layers": LAYERS, "layer_norms": NORMS * [0, 1, 1, 1]},
         "likely",
-        "embeddings had a gradient of exactly 0 at every step",
+        "embeddings: the gradient was exactly 0 at every step",
     ),
     "a layer at 0 for a time": (
         "layers",
         {"layers": LAYERS, "layer_norms": np.vstack([NORMS * [0, 1, 1, 1], NORMS])},
         "unlikely",
-        "all 4 layers",
+        "All 4 layers",
     ),
     "float16 weights": ("weights' precision", {"weights_dtype": "torch.float16"}, "likely", "themselves are float16"),
     "float32 weights": ("weights' precision", {"weights_dtype": str(torch.float32)}, "unlikely", "are float32"),
     # the training
-    "finite": ("NaN", {"losses": np.ones(9), "steps": np.arange(1, 10)}, "unlikely", "every training loss is finite"),
+    "finite": ("NaN", {"losses": np.ones(9), "steps": np.arange(1, 10)}, "unlikely", "Every training loss is finite"),
     "a NaN": (
         "NaN",
         {"losses": np.array([0.7, np.nan, np.inf, 0.7]), "steps": np.array([1, 2, 3, 4])},
         "likely",
-        "2 of 4 training losses are NaN or Inf, the first at step 2",
+        "2 of 4 training losses are NaN or Inf, first at step 2",
     ),
     "NaN from the first step, by the verdict": (
         "NaN",
         {"evidence": {"nonfinite": ["train loss", "eval outputs"], "first_nonfinite_step": 1}},
         "likely",
-        "NaN or Inf in train loss, eval outputs, the first at step 1",
+        "NaN or Inf in train loss, eval outputs, first at step 1",
     ),
     "the verdict goes before the log": (
         "NaN",
@@ -335,8 +336,8 @@ CASES = {
     ),
     "a NaN in the log": ("NaN", {"logged_losses": [0.7, float("nan")]}, "likely", "1 of 2 logged losses are NaN"),
     "the log's filter": ("NaN", {"logged_losses": [0.7]}, "unlikely", "logging_nan_inf_filter, on by default, hides"),
-    "the log without the filter": ("NaN", {"logged_losses": [0.7], "nan_filter": False}, "unlikely", "no logged loss is"),
-    "no skipped step": ("skipped steps", {"grad_norms": np.ones(99)}, "unlikely", "none: 0 of 99"),
+    "the log without the filter": ("NaN", {"logged_losses": [0.7], "nan_filter": False}, "unlikely", "No logged loss is"),
+    "no skipped step": ("skipped steps", {"grad_norms": np.ones(99)}, "unlikely", "No step was skipped: 0 of 99"),
     "scale found at the start": (
         "skipped steps",
         {"grad_norms": np.r_[np.inf, np.inf, np.ones(98)], "losses": np.ones(100), "precision": "fp16"},
@@ -347,41 +348,41 @@ CASES = {
         "skipped steps",
         {"grad_norms": np.r_[np.ones(98), np.inf, 1.0], "precision": "fp16"},
         "possible",
-        "beyond the first ones",
+        "and not only at the start",
     ),
     "many skipped": (
         "skipped steps",
         {"grad_norms": np.r_[np.full(20, np.nan), np.ones(80)], "precision": "fp16"},
         "likely",
-        "20 of 100 update steps are NaN or Inf: with fp16 such steps are skipped",
+        "20 of 100 update steps are NaN or Inf. With fp16 such steps are skipped",
     ),
     "no scaler": (
         "skipped steps",
         {"grad_norms": np.r_[np.ones(9), np.inf], "precision": "no"},
         "likely",
-        "there is no loss scaler",
+        "this precision has no loss scaler",
     ),
     "NaN loss is another matter": (
         "skipped steps",
         {"grad_norms": np.r_[1.0, np.nan], "losses": np.r_[1.0, np.nan], "precision": "no"},
         "unlikely",
-        "none: 0 of 2",
+        "No step was skipped: 0 of 2",
     ),
     "skipped in the log": ("skipped steps", {"logged_norms": [1.0, float("inf")]}, "likely", "1 of 2 logged gradient"),
-    "whole": ("ended early", {"step": 100, "total_steps": 100}, "unlikely", "100 of 100"),
-    "half": ("ended early", {"step": 50, "total_steps": 100}, "possible", "50 of 100 update steps are there"),
+    "whole": ("ended early", {"step": 100, "total_steps": 100}, "unlikely", "reach step 100 of 100"),
+    "half": ("ended early", {"step": 50, "total_steps": 100}, "possible", "end at step 50 of 100"),
     "many steps": ("update steps", {"total_steps": 1000}, "unlikely", "1000 update steps"),
     "few steps": ("update steps", {"total_steps": 999}, "possible", "999 update steps, fewer than 1000"),
     "very few steps": ("update steps", {"total_steps": 60}, "likely", "60 update steps, fewer than 1000"),
-    "warmup": ("warmup", {"warmup_steps": 10, "total_steps": 100}, "unlikely", "10 of 100 update steps are warmup (10%)"),
+    "warmup": ("warmup", {"warmup_steps": 10, "total_steps": 100}, "unlikely", "Warmup is 10 of 100 update steps (10%)"),
     "short warmup": ("warmup", {"warmup_steps": 2, "total_steps": 100}, "possible", "(2%)"),
-    "no warmup": ("warmup", {"warmup_steps": 0, "total_steps": 100}, "possible", "no warmup"),
-    "the paper's rate": ("learning rate", schedule(), "unlikely", "peak learning rate 2e-05: 1 times the paper's 2e-05"),
+    "There is no warmup": ("warmup", {"warmup_steps": 0, "total_steps": 100}, "possible", "There is no warmup"),
+    "the paper's rate": ("learning rate", schedule(), "unlikely", "The peak learning rate is 2e-05. This is 1 times the paper's 2e-05"),
     "the paper's rate without correction": (
         "learning rate",
         schedule(bias_correction=False),
         "likely",
-        "without bias correction steps are as large as with it at up to 9.2e-05 (step 48): 4.6 times the paper's",
+        "Without bias correction, early steps are as large as at a rate of 9.2e-05 with it (step 48). This is 4.6 times the paper's",
     ),
     "a base model's usual rate": (
         "learning rate",
@@ -394,16 +395,17 @@ CASES = {
         "learning rate",
         {**schedule(1e-3), "hidden_size": 1024, "adapters": "LORA"},
         "unlikely",
-        "of LORA adapters, which take higher rates than a whole model; the paper has no bound for them (LoRA's authors: 2e-04",
+        "for LORA adapters. Adapters take higher rates than a whole model, and the paper has no bound for them. LoRA's authors "
+        "use 2e-04",
     ),
-    "a large rate of LoRA": ("learning rate", {**schedule(6e-3), "adapters": "LORA"}, "possible", "peak learning rate 0.006"),
-    "a small rate of LoRA": ("learning rate", {**schedule(1e-5), "adapters": "LORA"}, "possible", "peak learning rate 1e-05"),
-    "a rate of prompts": ("learning rate", {**schedule(0.3), "adapters": "PROMPT_TUNING"}, "unlikely", "of PROMPT_TUNING"),
+    "a large rate of LoRA": ("learning rate", {**schedule(6e-3), "adapters": "LORA"}, "possible", "peak learning rate is 0.006"),
+    "a small rate of LoRA": ("learning rate", {**schedule(1e-5), "adapters": "LORA"}, "possible", "peak learning rate is 1e-05"),
+    "a rate of prompts": ("learning rate", {**schedule(0.3), "adapters": "PROMPT_TUNING"}, "unlikely", "for PROMPT_TUNING"),
     "a rate of one group": (
         "learning rate",
-        {**schedule(), "rate_note": "this is the encoder's rate, the parameter groups have 2e-05 to 0.001"},
+        {**schedule(), "rate_note": "This is the encoder's rate; the parameter groups have 2e-05 to 0.001."},
         "unlikely",
-        "1 times the paper's 2e-05; this is the encoder's rate, the parameter groups have 2e-05 to 0.001",
+        "1 times the paper's 2e-05. This is the encoder's rate; the parameter groups have 2e-05 to 0.001.",
     ),
     "a tiny rate": ("learning rate", schedule(1e-7), "likely", "0.005 times"),
     "a small rate": ("learning rate", schedule(1e-6), "possible", "0.05 times"),
@@ -415,35 +417,35 @@ CASES = {
         "possible",
         "and were back by step 70",
     ),
-    "not vanished": ("vanished gradients", {"evidence": {"gradients": None}}, "unlikely", "no layer's gradient"),
+    "not vanished": ("vanished gradients", {"evidence": {"gradients": None}}, "unlikely", "No layer's gradient"),
     "learned, and yet failed": (
         "train and dev",
         {"status": "failed", "evidence": LEARNED},
         "likely",
-        "the training set was learned (training loss 0.1, the best constant's 0.69), the development set was not",
+        "The training set was learned (training loss 0.1, best constant prediction 0.69), but the development set was not",
     ),
     "not learned": ("train and dev", {"status": "failed", "evidence": STUCK}, "unlikely", "itself was not learned"),
-    "learned": ("train and dev", {"status": "ok", "evidence": LEARNED}, "unlikely", "the run learned"),
-    "alarm": ("early warning", {"alarm": ALARM, "status": "failed"}, "likely", "step 30 of 100 (risk 0.90)"),
+    "learned": ("train and dev", {"status": "ok", "evidence": LEARNED}, "unlikely", "The run learned"),
+    "alarm": ("early warning", {"alarm": ALARM, "status": "failed"}, "likely", "step 30 of 100, with an estimated risk of failure of 0.90"),
     "false alarm": ("early warning", {"alarm": ALARM, "status": "ok"}, "possible", "step 30 of 100"),
-    "by heart": ("memorize", {"memorized": MEMORIZED}, "unlikely", "can memorise: 100% of 32 training examples right"),
+    "by heart": ("memorize", {"memorized": MEMORIZED}, "unlikely", "can memorize: 100% of 32 training examples are right"),
     "not by heart": (
         "memorize",
         {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}},
         "likely",
-        "cannot memorise: 50% of 32 training examples right after 40 update steps at a constant 5e-05",
+        "cannot memorize: 50% of 32 training examples are right after 40 update steps at a constant rate of 5e-05",
     ),
     "not by heart, with adapters": (
         "memorize",
         {"memorized": {**MEMORIZED, "learned": False, "score": 0.5}, "adapters": "IA3"},
         "possible",
-        "dropout off; IA3 adapters may be too few weights for it. A bug is likelier",
+        "without dropout. IA3 adapters may have too few weights for it. A bug is likelier",
     ),
     "not by heart, from weights that failed": (
         "memorize",
         {"memorized": {**MEMORIZED, "learned": False, "trained_before": 188}},
         "possible",
-        "it began with weights that had been trained for 188 steps",
+        "It began with weights that had been trained for 188 steps",
     ),
 }  # fmt: skip
 
@@ -454,7 +456,7 @@ def test_a_check_says_what_the_values_show(case):
     finding = find(name, values)
     assert (finding.name, finding.likelihood) == (name, likelihood), finding
     assert text in finding.sentence, finding.sentence
-    assert bool(finding.remedy) == (likelihood != "unlikely")  # who has nothing to mend gets no advice
+    assert bool(finding.remedy) == (likelihood != "unlikely")  # without a fault there is no advice
 
 
 def test_every_check_is_tried_both_ways():
@@ -509,9 +511,9 @@ def test_the_remedy_for_a_frozen_head_is_to_train_it():
         "x.embeddings": "kept",
     }
     remedy = find("frozen weights", {**ADAPTERS, "frozen_parts": parts}).remedy
-    assert "beside the adapters: modules_to_save=['classifier', 'pooler'] in PEFT's config" in remedy
+    assert "beside the adapters: set modules_to_save=['classifier', 'pooler'] in PEFT's config" in remedy
     remedy = find("frozen weights", {**ADAPTERS, "frozen_parts": {"no modules_to_save": "unknown"}}).remedy
-    assert "beside the adapters: modules_to_save in PEFT's config" in remedy
+    assert "beside the adapters: set modules_to_save in PEFT's config" in remedy
     without = {**ADAPTERS, "adapters": None}
     assert "requires_grad" in find("frozen weights", {**without, "frozen_parts": parts}).remedy
 
@@ -521,9 +523,9 @@ def test_a_frozen_part_is_told_once(part):
     weights = {"trainable": {"layer_00": 97, "classifier": 1}, "frozen": {"pooler": 2}}
     finding = find("frozen weights", {**weights, "frozen_parts": {part: "new"}})
     what = "head" if part == "pre_classifier" else "pooler"
-    assert finding.sentence == f"the {what} is frozen, and was drawn at random ({part})"
+    assert finding.sentence == f"The {what} is frozen, and it was drawn at random ({part})."
     kept = find("frozen weights", {**weights, "frozen_parts": {part: "kept"}})
-    assert kept.sentence == "2% of the weights are frozen (pooler)"
+    assert kept.sentence == "2% of the weights are frozen (pooler)."
 
 
 def test_no_recipe_is_for_the_rate_of_adapters():
@@ -567,5 +569,5 @@ def test_every_value_stands_in_the_table():
 
 
 def test_a_likelihood_is_one_of_three():
-    with pytest.raises(InputError, match="'certain' is none of likely, possible, unlikely"):
+    with pytest.raises(InputError, match="'certain' is not one of likely, possible, unlikely"):
         Finding("labels", "certain", "x")

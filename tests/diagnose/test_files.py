@@ -35,8 +35,10 @@ def test_a_run_is_known_by_any_of_its_files(run, output, path, looked_at):
     assert code == 0 and err == "" and "Traceback" not in out
     first = out[: out.index("\n\n")].replace("\n", " ")
     assert all(name in first for name in looked_at), first
-    assert "learning rate: peak learning rate 0.001" in out and "update steps: 8 update steps" in out
-    assert "could not be checked; give\n" in out and "hf-stability rescue --model_name_or_path MODEL" in out
+    assert (
+        "learning rate: The peak learning rate is 0.001" in out and "update steps: The run has 8 update steps" in out
+    )
+    assert "could not be checked without\n" in out and "hf-stability rescue --model_name_or_path MODEL" in out
     likely, possible, in_order = (out.index(f"\n{heading}\n") for heading in ("likely", "possible", "in order"))
     assert likely < possible < in_order
 
@@ -109,4 +111,4 @@ def test_a_shorter_run_in_the_same_folder_is_the_one_that_is_looked_at(tmp_path)
 
 def test_a_studys_folder_names_its_runs(run, study):
     code, _, err = run(study)
-    assert code == 2 and f"this is a study's folder; give one run's: {run_of(study)} (" in err
+    assert code == 2 and f"this is a study's folder; give the folder of one run: {run_of(study)} (" in err

@@ -57,11 +57,11 @@ def test_the_rate_that_is_looked_at_is_the_encoders(tmp_path):
     report = diagnose(trainer)
     rate = of(report, "learning rate")
     assert rate.figures["peak"] == pytest.approx(2e-5) and "--learning_rate 2e-05" in report.rescue
-    assert rate.sentence.endswith("this is the encoder's rate, the parameter groups have 2e-05 to 0.001")
+    assert rate.sentence.endswith("This is the encoder's rate; the parameter groups have 2e-05 to 0.001.")
     # of the files alone, the log says the first group's
     trainer.save_state()
     rate = of(diagnose(tmp_path / "live"), "learning rate")
-    assert rate.figures["peak"] > 5e-4 and rate.sentence.endswith("which shows the first parameter group's rate only")
+    assert rate.figures["peak"] > 5e-4 and rate.sentence.endswith("which shows only the first parameter group's rate.")
     rate = of(diagnose(tmp_path / "live", training={"learning_rate": 2e-5}), "learning rate")
     assert rate.figures["peak"] == pytest.approx(2e-5) and "first parameter group" not in rate.sentence
 

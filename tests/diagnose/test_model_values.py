@@ -1,4 +1,4 @@
-"""What a model and its adapters tell: layers, frozen parts, the tokenizer's class."""
+"""The checks' values on a model and its adapters: layers, frozen parts, the tokenizer's class."""
 
 from __future__ import annotations
 
@@ -188,11 +188,11 @@ def test_a_frozen_head_beside_adapters_is_a_likely_cause(tmp_path, trained, like
     finding = of(report, "frozen weights")
     assert finding.likelihood == likelihood
     if likelihood == "likely":
-        assert finding.sentence == "the head is frozen, and was drawn at random (classifier)"
+        assert finding.sentence == "The head is frozen, and it was drawn at random (classifier)."
         assert "modules_to_save=['classifier']" in finding.remedy
-        assert any("Mend first" in step and "frozen weights" in step for step in report.next_steps)
+        assert any("Fix first" in step and "frozen weights" in step for step in report.next_steps)
     rate = of(report, "learning rate")
-    assert rate.likelihood == "unlikely" and "0.001, of LORA adapters" in rate.sentence
+    assert rate.likelihood == "unlikely" and "0.001, for LORA adapters" in rate.sentence
     assert "--learning_rate" not in report.rescue and "without adapters" in report.next_steps[-1]
 
 
@@ -204,13 +204,15 @@ def test_the_head_of_an_adapter_that_was_saved(output, pretrained, tmp_path, tin
     config.write_text(config.read_text().replace('"task_type": null', '"task_type": "CAUSAL_LM"'))
     report = diagnose(tmp_path / "frozen")
     assert of(report, "frozen weights").likelihood == "possible" and "adapter_config.json" in report.source
-    assert "(no modules_to_save); whether it was drawn at random is not known" in of(report, "frozen weights").sentence
+    assert (
+        "(no modules_to_save). It is not known whether it was drawn at random" in of(report, "frozen weights").sentence
+    )
     assert of(report, "learning rate").likelihood == "unlikely"
     with_model = of(diagnose(tmp_path / "frozen", model_name_or_path=tiny_model()), "frozen weights")
     assert with_model.likelihood == "likely" and with_model.figures["frozen_parts"] == {"classifier": "new"}
     for name, more in (("trained", {}), ("trained", {"model_name_or_path": tiny_model()}), ("words", {})):
         finding = of(diagnose(tmp_path / name, **more), "frozen weights")
-        assert finding.likelihood == "unlikely" and finding.sentence == "adapters are trained, the rest is frozen"
+        assert finding.likelihood == "unlikely" and finding.sentence == "The adapters are trained, the rest is frozen."
 
 
 def test_tokens_that_were_added_and_cannot_be_learned(tmp_path, tiny_model):

@@ -82,7 +82,7 @@ def test_what_the_run_has_already_is_no_arm():
     planned = [job(max_steps=3000, reinit_layers=2)]
     jobs, left_out = rescue_jobs(planned, 100, BERT)
     assert list(arms_of(jobs)) == ["third_of_rate", "same"]
-    assert left_out == ["No arm of 2000 update steps: the run has 3000.", "No arm of re-initialised layers: the run has it already."]  # fmt: skip
+    assert left_out == ["No arm of 2000 update steps: the run already has 3000.", "No arm of re-initialised layers: the run re-initialises them already."]  # fmt: skip
     assert arms_of(rescue_jobs([job(max_steps=40)], 100, BERT, min_steps=50)[0])["50_steps"] == {"max_steps": 50}
 
 
@@ -106,10 +106,10 @@ def test_the_trainers_own_rate_is_what_a_third_is_taken_of():
 @pytest.mark.parametrize(
     ("planned", "more", "message"),
     [
-        ([job(), job(recipe="other")], {}, "--recipe mine other: rescue begins from one recipe"),
-        ([job()], {"min_steps": 0}, "--min_steps 0: give 1 or more"),
-        ([job(learning_rate=0.0)], {}, "--learning_rate 0.0: nothing is learned"),
-        ([job(on_alarm="stop")], {}, "--on_alarm stop: a rescue must finish its few runs"),
+        ([job(), job(recipe="other")], {}, "--recipe mine other: give one recipe, that of the failed run"),
+        ([job()], {"min_steps": 0}, "--min_steps 0: must be 1 or more"),
+        ([job(learning_rate=0.0)], {}, "--learning_rate 0.0: must be above 0"),
+        ([job(on_alarm="stop")], {}, "--on_alarm stop: a rescue counts failed runs, so it must finish them all"),
     ],
 )
 def test_what_cannot_be_rescued_is_refused(planned, more, message):
@@ -138,10 +138,10 @@ def test_what_held_is_said_with_how_little_that_is():
             same=[FAILED] * 3, third_of_rate=[OK] * 3, reinit_top=[("ok", 0.9)] * 3, long=[OK, ("diverged", None), OK]
         )
     )
-    assert "Held: third_of_rate (0 of 3 failed), reinit_top (0 of 3 failed)." in text
-    assert "0 of 3 is weak: the failed share may be up to 0.56 (95% interval)." in text
+    assert "No failed run: third_of_rate (0 of 3 failed), reinit_top (0 of 3 failed)." in text
+    assert "0 of 3 is weak evidence: the failed share may be up to 0.56 (95% interval)." in text
     assert "Failed: same (3 of 3), long (1 of 3)." in text
-    assert "of what held, reinit_top has the best mean score" in text and "--seeds 20" in text
+    assert "of the arms without a failed run, reinit_top has the best mean score" in text and "--seeds 20" in text
 
 
 def test_settings_that_do_not_fail_again_are_not_changed():
@@ -151,7 +151,11 @@ def test_settings_that_do_not_fail_again_are_not_changed():
 
 def test_where_no_run_at_all_is_ok_a_bug_is_likelier():
     text = conclusion(runs(same=[FAILED] * 3, third_of_rate=[FAILED, ("diverged", None)]), ["No arm of X."])
-    assert "No run of any arm is ok: look for a bug" in text and "--memorize" in text and "Held" not in text
+    assert (
+        "No run of any arm is ok. Look for a bug first" in text
+        and "--memorize" in text
+        and "No failed run" not in text
+    )
     assert "Failed: same (3 of 3), third_of_rate (2 of 2). No arm of X." in text
 
 
@@ -159,7 +163,7 @@ def test_where_some_runs_of_every_arm_failed_the_best_arm_is_named_and_no_bug_is
     text = conclusion(runs(same=[FAILED] * 3, third_of_rate=[OK, OK, FAILED], long=[OK, FAILED, FAILED]))
     assert "Failed: same (3 of 3), third_of_rate (1 of 3), long (2 of 3)." in text
     assert "third_of_rate failed least: 1 of 3, a failed share of 0.06 to 0.79 (95% interval)." in text
-    assert "look for a bug" not in text and "Held" not in text and "a smaller --learning_rate" in text
+    assert "Look for a bug" not in text and "No failed run" not in text and "a smaller --learning_rate" in text
     text = conclusion(runs(same=[OK] * 19 + [FAILED], third_of_rate=[FAILED] * 20))
     assert "same failed least: 1 of 20, a failed share of 0.01 to 0.24" in text
 
@@ -171,15 +175,15 @@ def test_of_arms_that_failed_as_often_the_one_with_the_better_scores_is_named():
 
 def test_runs_that_did_not_end_are_no_evidence():
     text = conclusion(runs(same=[FAILED, FAILED], third_of_rate=[OK, OK, ("stopped", None)]))
-    assert "Held: third_of_rate (0 of 2 failed)." in text and "Failed: same (2 of 2)." in text
+    assert "No failed run: third_of_rate (0 of 2 failed)." in text and "Failed: same (2 of 2)." in text
     text = conclusion(runs(same=[FAILED] * 2, third_of_rate=[OK] * 3, long=[OK]))
-    assert "0 of 1 is weak: the failed share may be up to 0.79" in text  # the arm of which least is known
+    assert "0 of 1 is weak evidence: the failed share may be up to 0.79" in text  # the arm of which least is known
 
 
 def test_crashed_runs_are_no_evidence():
     text = conclusion(runs(same=[FAILED, ("crashed", None)], third_of_rate=[("crashed", None)] * 3))
     assert "Failed: same (1 of 1)." in text and "third_of_rate" not in text
-    assert conclusion(runs(same=[("crashed", None)])).startswith("No run has ended")
+    assert conclusion(runs(same=[("crashed", None)])).startswith("No run has finished")
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -274,11 +278,14 @@ def test_albert_is_told_why_an_arm_is_missing(run, tiny, tiny_model):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--recipe", "devlin2019", "mosbach2021"], "--recipe devlin2019 mosbach2021: rescue begins from one recipe"),
-        (["--min_steps", "0"], "--min_steps 0: give 1 or more"),
+        (
+            ["--recipe", "devlin2019", "mosbach2021"],
+            "--recipe devlin2019 mosbach2021: give one recipe, that of the failed run",
+        ),
+        (["--min_steps", "0"], "--min_steps 0: must be 1 or more"),
         (["--min_steps", "x"], "--min_steps"),
-        (["--learning_rate", "0"], "--learning_rate 0.0: nothing is learned"),
-        (["--on_alarm", "stop"], "--on_alarm stop: a rescue must finish its few runs"),
+        (["--learning_rate", "0"], "--learning_rate 0.0: must be above 0"),
+        (["--on_alarm", "stop"], "--on_alarm stop: a rescue counts failed runs, so it must finish them all"),
         (["--recipe", "nonesuch"], "--recipe nonesuch: no such recipe"),
         (["--memorize"], "--memorize: no such argument"),
         (["--task_name", "rte"], "--task_name rte"),

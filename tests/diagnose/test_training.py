@@ -18,7 +18,7 @@ def test_training_flags_say_what_the_files_do_not(output, tmp_path):
     shutil.copy(output / "trainer_state.json", tmp_path)
     state = tmp_path / "trainer_state.json"
     assert of(diagnose(state), "learning rate").figures["peak"] < 1e-3  # as far as the log shows it
-    assert "(bias correction taken to be on)" in of(diagnose(state), "learning rate").sentence
+    assert "(bias correction is assumed on)" in of(diagnose(state), "learning rate").sentence
     training = {"learning_rate": 2e-3, "bias_correction": False, "warmup_steps": 0.25}
     report = diagnose(state, training=training)
     rate = of(report, "learning rate").figures

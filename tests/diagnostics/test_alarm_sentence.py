@@ -1,4 +1,4 @@
-"""What an alarm says, word for word: studies keep these sentences."""
+"""The words of an alarm: studies keep these sentences."""
 
 from hf_stability.diagnostics.alarm_sentence import (
     REMEDY,
@@ -11,20 +11,21 @@ from hf_stability.diagnostics.alarm_sentence import (
 
 def test_the_alarm_says_what_was_seen_and_what_to_change():
     assert alarm_sentence(70, 200, 0.9449, "layer_01", 0.0123, 0.456, 0.0031, 0.994) == (
-        "step 70 of 200: this run looks like one that fails (risk 0.94). The lower layers' gradients are 0.012 of the "
-        "classifier's and 0.46 of their own highest level (layer_01 fell furthest), the logits differ by 0.0031 nats "
-        f"between examples, the train loss is 0.99 of the label entropy. What to change: {REMEDY}."
+        "step 70 of 200: this run looks like one that fails (risk 0.94). The gradients of the lower layers "
+        "are 0.012 times the classifier's and 0.46 times their own highest level (layer_01 fell furthest). The logits "
+        f"differ by 0.0031 nats between examples. The train loss is 0.99 times the label entropy. {REMEDY}"
     )
     assert diverged_sentence(70, 200) == (
-        "step 70 of 200: the training loss is not finite. What to change: a third of the learning rate, bias correction "
-        "on, 10% warmup, more epochs (recipe mosbach2021); or another seed."
+        "step 70 of 200: the train loss is NaN or Inf. Try a third of the learning rate, bias correction, 10% "
+        "warmup and more epochs (recipe mosbach2021), or another seed."
     )
 
 
 def test_a_verdict_tells_of_the_alarm():
     assert verdict_after_alarm("ok: accuracy 0.794.", "a false alarm", 70, 200, 0.9449) == (
-        "ok: accuracy 0.794; a false alarm at step 70 of 200 (risk 0.94)."
+        "ok: accuracy 0.794; the early warning raised a false alarm at step 70 of 200 (risk 0.94)."
     )
     assert stopped_by_alarm("failed: accuracy 0.5.", 70, 200, 1.0) == (
-        "stopped by the alarm at step 70 of 200 (risk 1.00): censored, not failed; until then failed: accuracy 0.5."
+        "stopped by the alarm at step 70 of 200 (risk 1.00): not counted as failed, because its end is unknown; "
+        "verdict until then: failed: accuracy 0.5."
     )

@@ -106,7 +106,7 @@ def test_all_layers_are_in_one_chart_and_each_diagnostic_has_its_own():
         "total gradient norm (log10)": ["log10_grad_norm/total"],
         "steps that hit max_grad_norm": ["clipped"],
         "clip factor": ["clip_factor"],
-        "loss, and the label entropy (a constant's loss)": ["loss", "label_entropy"],
+        "loss, and the label entropy (best constant prediction)": ["loss", "label_entropy"],
         "alarm: risk of failing": ["alarm/risk"],
         "learning rate": ["learning_rate"],
         "logit std over examples": ["logit_std"],

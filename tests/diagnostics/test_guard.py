@@ -15,7 +15,10 @@ def test_a_part_that_raises_is_warned_of_once_and_is_off(caplog):
     assert guard.run("the heat map", lambda: 3, default=7) == 7 and guard.off == {"the heat map"}
     assert guard.run("the verdict", lambda: 3) == 3
     (record,) = caplog.records
-    assert record.message == "The heat map is off for the rest of this training, which goes on: ValueError: no colours"
+    assert (
+        record.message
+        == "The heat map is off for the rest of this training. Training continues. The cause was ValueError: no colours"
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])

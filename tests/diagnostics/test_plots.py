@@ -175,7 +175,9 @@ def opened(png):
         return np.asarray(image.convert("RGB"))
 
 
-SENTENCE = "failed: accuracy 0.482 on 500 examples is below the constant's (0.518, always 'a $ or two $'); " * 3
+SENTENCE = (
+    "failed: accuracy 0.482 on 500 examples is below the majority-class baseline (0.518, always 'a $ or two $'); " * 3
+)
 
 
 def test_the_picture_is_the_same_bytes_each_time_whatever_the_users_style(monkeypatch):

@@ -635,7 +635,9 @@ def test_probes_by_name():
 
 
 def test_an_unknown_name_is_an_error():
-    with pytest.raises(InputError, match=r"'distanse' \(did you mean distance\?\), no 'nothing'; there are all, clip"):
+    with pytest.raises(
+        InputError, match=r"'distanse' \(did you mean distance\?\), no 'nothing'\. Give any of all, clip"
+    ):
         make_probes(["distanse", "clipping", "nothing"])
 
 

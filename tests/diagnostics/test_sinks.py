@@ -97,7 +97,7 @@ def test_a_sink_that_raises_gets_no_more_but_is_closed(caplog):
     assert broken.kinds() == ["numbers", "close"] and mine.kinds() == [*["numbers"] * 4, "flush", "close"]
     assert mine.events[-1] == ("close", True)
     assert [record.message for record in caplog.records] == [
-        "The broken one is off for the rest of this training, which goes on: ConnectionError: no such host"
+        "The broken one is off for the rest of this training. Training continues. The cause was ConnectionError: no such host"
     ]
 
 

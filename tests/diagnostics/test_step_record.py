@@ -216,7 +216,7 @@ def test_a_record_that_lost_rows_goes_on_without_them_and_says_so(tmp_path, capl
     assert missing_steps(path, 10) == missing_steps(tmp_path, 10) == len(set(lost) & set(range(11)))
     record = StepRecord(COLUMNS, path, last_step=10)
     text = the_warning(caplog)
-    assert says in text and "It goes on from step 11; statistics over the missing steps are unknown" in text
+    assert says in text and "It continues from step 11. Statistics over the missing steps are unknown" in text
     record.append(rows(11, 12))
     kept = [step for step in range(1, 11) if step not in lost]
     read = read_steps(path)
@@ -259,7 +259,7 @@ def test_without_a_file_a_resumed_record_begins_at_the_checkpoint(tmp_path, capl
     path = tmp_path / "stability" / "steps.rec"
     assert missing_steps(path, 6) == 6
     StepRecord(COLUMNS, path, last_step=6).append(rows(7, 8))
-    assert "lacks all 6 update steps before the checkpoint. It goes on from step 7" in the_warning(caplog)
+    assert "lacks all 6 update steps before the checkpoint. It continues from step 7" in the_warning(caplog)
     assert read_steps(path)["step"].tolist() == [7, 8]
     StepRecord(COLUMNS, path, last_step=8).append(rows(9, 9))
     assert "lacks 6 of the 8 update steps" in the_warning(caplog)
@@ -349,7 +349,7 @@ def test_a_record_with_other_columns_is_resumed(tmp_path, caplog, columns, diffe
     assert (
         difference is None
         and not caplog.records
-        or f"than the record that it resumes {difference};" in the_warning(caplog)
+        or f"the columns changed since the record was begun {difference}." in the_warning(caplog)
     )
     record.append(rows(6, 7, columns))
     frame = steps_frame(path)
@@ -375,7 +375,7 @@ def test_columns_are_named_once_and_begin_with_the_step(tmp_path):
     record = StepRecord(COLUMNS)
     for wrong in ([], COLUMNS[1:], [*COLUMNS, "loss"]):
         for take in (StepRecord, record.set_columns):
-            with pytest.raises(InputError, match="the first is to be `step`, and each to be there once"):
+            with pytest.raises(InputError, match="the first must be `step`, and no name may occur twice"):
                 take(wrong)
 
 
@@ -474,7 +474,9 @@ def test_what_is_no_record_or_of_another_version_is_refused(tmp_path, content):
 
 def test_another_version_is_named(tmp_path):
     (tmp_path / "steps.rec").write_bytes(json.dumps({"schema": "hf_stability.steps/2"}).encode() + b"\n")
-    with pytest.raises(InputError, match="schema hf_stability.steps/2, this version reads hf_stability.steps/1"):
+    with pytest.raises(
+        InputError, match="schema is hf_stability.steps/2, but this version .*reads hf_stability.steps/1"
+    ):
         read_steps(tmp_path)
 
 

@@ -132,7 +132,7 @@ def test_factor_is_the_ratio_of_the_two_updates():
 
 @pytest.mark.parametrize("kwargs", [{"step": 0}, {"step": [1, -3]}, {"step": float("nan")}, {"step": 1, "beta1": 1.0}])
 def test_factor_refuses_what_is_no_update(kwargs):
-    with pytest.raises(ValueError, match="step counts the updates from 1|beta1 must lie in"):
+    with pytest.raises(ValueError, match="update steps are counted from 1|beta1=1.0: must be 0 or more, and below 1"):
         effective_step_factor(**kwargs)
 
 
@@ -293,7 +293,7 @@ def test_add_param_group_in_mid_training(implementation):
     assert {optimizer.state[p]["step"].item() for p in added} == {UNCORRECTED_START + 2}
     assert {optimizer.state[p]["step"].item() for p in corrected} == {2}
 
-    with pytest.raises(ValueError, match="bias_correction must be True or False, got 'no'"):
+    with pytest.raises(ValueError, match="bias_correction=.no.: must be True or False"):
         optimizer.add_param_group({"params": make_parameters(), "bias_correction": "no"})
     assert len(optimizer.param_groups) == 3  # refused before it was added
 
@@ -437,9 +437,9 @@ def test_a_wrong_number_of_groups_stays_torchs_error():
 
 @pytest.mark.parametrize("value", ["false", 0, 1, None, 0.0])
 def test_bias_correction_must_be_a_bool(value):
-    with pytest.raises(ValueError, match="bias_correction must be True or False, got"):
+    with pytest.raises(ValueError, match=f"bias_correction={value!r}: must be True or False"):
         AdamW(make_parameters(), bias_correction=value)
-    with pytest.raises(ValueError, match="bias_correction must be True or False, got"):
+    with pytest.raises(ValueError, match=f"bias_correction={value!r}: must be True or False"):
         AdamW([{"params": make_parameters(), "bias_correction": value}])
 
 

@@ -247,13 +247,13 @@ def test_two_processes_have_the_same_weights(tmp_path, monkeypatch):
         ({"r_drop": 1.0, "r3f": 1.0}, "--r_drop and --r3f"),
         ({"reinit_layers": 1, "mixout": 0.5}, "--reinit_layers 1 with --mixout 0.5"),
         ({"reinit_layers": 1, "prior_decay": 0.5}, "--reinit_layers 1 with --prior_decay 0.5"),
-        ({"mixout": 1.0}, "--mixout 1.0: give 0 or more, below 1"),
-        ({"prior_decay": -1.0}, "--prior_decay -1.0: give 0 or more"),
-        ({"layerwise_lr_decay": 0.0}, "--layerwise_lr_decay 0.0: give more than 0, up to 1"),
-        ({"layerwise_lr_decay": 1.2}, "--layerwise_lr_decay 1.2: give more than 0, up to 1"),
+        ({"mixout": 1.0}, "--mixout 1.0: must be 0 or more, and below 1"),
+        ({"prior_decay": -1.0}, "--prior_decay -1.0: must be 0 or more"),
+        ({"layerwise_lr_decay": 0.0}, "--layerwise_lr_decay 0.0: must be above 0, and at most 1"),
+        ({"layerwise_lr_decay": 1.2}, "--layerwise_lr_decay 1.2: must be above 0, and at most 1"),
         ({"child_tuning_share": 0.0}, "--child_tuning_share 0"),
-        ({"child_tuning": "E"}, "--child_tuning E: give none, F, D"),
-        ({"mixout_where": "some"}, "--mixout_where some: give dropout, all"),
+        ({"child_tuning": "E"}, "--child_tuning E: must be one of none, F, D"),
+        ({"mixout_where": "some"}, "--mixout_where some: must be one of dropout, all"),
         ({"r_drop": 1.0, "label_smoothing_factor": 0.1}, "--r_drop with --label_smoothing_factor"),
         ({"child_tuning": "D", "label_smoothing_factor": 0.1}, "--child_tuning D with --label_smoothing_factor"),
     ],
@@ -276,7 +276,7 @@ def test_what_others_made_is_not_silently_left_alone(tmp_path):
         StableTrainer(toy.model(**dry), args, train_dataset=toy.data(16))
     regression = toy.model(num_labels=2, problem_type="regression")
     rows = toy.data(16).map(lambda row: {"label": [0.1, 0.9]})
-    with pytest.raises(InputError, match="with one label an example"):
+    with pytest.raises(InputError, match="with one label per example"):
         StableTrainer(regression, args, train_dataset=rows).train()
     decoder = GPT2ForSequenceClassification(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=60, pad_token_id=0))
     with pytest.raises(InputError, match="--r3f: a gpt2 looks for padding"):

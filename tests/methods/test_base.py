@@ -158,8 +158,8 @@ def test_its_arguments_are_arguments_like_ours(tmp_path):
     )
     assert argument_types((Twist,))["twist"] is float and "twist" not in argument_types()
     for values, message in (
-        ({"twist": 1.5}, "--twist 1.5: give 0 or more, below 1"),
-        ({"twist_form": "loud"}, "--twist_form loud: give soft, hard"),
+        ({"twist": 1.5}, "--twist 1.5: must be 0 or more, and below 1"),
+        ({"twist_form": "loud"}, "--twist_form loud: must be one of soft, hard"),
         ({"twist": 0.1, "label_smoothing_factor": 0.1}, "--twist with --label_smoothing_factor"),
     ):
         with pytest.raises(InputError, match=message):
@@ -293,9 +293,9 @@ def test_methods_that_are_passed_are_checked_like_those_of_the_arguments(tmp_pat
     args = StableTrainingArguments(str(tmp_path), **FAST)
     for methods, message in (
         ([Reinit(reinit_layers=1), Mixout(mixout=0.5)], "--reinit_layers 1 with --mixout 0.5"),
-        ([Twist], "give objects, such as methods=.Mine"),
-        (Twist, "give objects"),
-        ([3], "give objects"),
+        ([Twist], "Give objects: methods=.Mine"),
+        (Twist, "Give objects"),
+        ([3], "Give objects"),
     ):
         with pytest.raises(InputError, match=message):
             StableTrainer(toy.model(), args, train_dataset=toy.data(16), methods=methods)
@@ -317,6 +317,31 @@ def test_a_switch_that_is_a_list_is_off_by_default():
 
     Parts.Arguments = Arguments
     assert not Parts().is_on and Parts(parts=["a"]).is_on and Parts.flag() == "--parts"
+
+
+class Split(Method):
+    """Parameter groups of its own, or none."""
+
+    @dataclass
+    class Arguments:
+        split: str = field(default="no", metadata={"help": "Whether, and how."})
+
+    def parameter_groups(self, trainer, learning_rate):
+        if self.settings.split == "abstain":
+            return None
+        return [{"params": list(trainer.model.parameters()), "lr": 2 * learning_rate}]
+
+
+def test_two_methods_with_parameter_groups_are_refused(tmp_path):
+    args = StableTrainingArguments(str(tmp_path), **FAST, layerwise_lr_decay=0.9)
+    message = "--layerwise_lr_decay and --split: each makes the optimizer's parameter groups. Use only one of them."
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, args, methods=[Split(split="yes")])
+    alone = [group["lr"] for group in train(tmp_path, args).optimizer.param_groups]
+    beside = train(tmp_path, args, methods=[Split(split="abstain")])
+    assert [group["lr"] for group in beside.optimizer.param_groups] == alone and len(alone) > 2
+    only = train(tmp_path, methods=[Split(split="yes")])
+    assert [group["initial_lr"] for group in only.optimizer.param_groups] == [2 * FAST["learning_rate"]]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)

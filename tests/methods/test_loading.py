@@ -56,12 +56,12 @@ def test_another_source_has_another_hash(module):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("their_module_of_methods", "give MODULE:CLASS"),
-        (":Mine", "give MODULE:CLASS"),
+        ("their_module_of_methods", "must be MODULE:CLASS"),
+        (":Mine", "must be MODULE:CLASS"),
         ("no_such_module:Mine", "No module named 'no_such_module'"),
         ("no_such_file.py:Mine", "no such file in"),
-        ("their_module_of_methods:Mien", r"no Mien in this module \(did you mean Mine\?\); it has Mine"),
-        ("their_module_of_methods:NotOne", "NotOne is no subclass of hf_stability.methods.Method"),
+        ("their_module_of_methods:Mien", r"no Mien in this module \(did you mean Mine\?\). It has Mine."),
+        ("their_module_of_methods:NotOne", "NotOne is not a subclass of hf_stability.methods.Method"),
     ],
 )
 def test_what_is_no_method_is_refused_in_a_line(module, name, message):
@@ -87,8 +87,8 @@ def test_a_file_hides_no_module_of_its_name(module, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("@dataclass\nclass Arguments:\n    a: int\n", "its argument a has no default; give it one"),
-        ("class Arguments:\n    a: int = 1\n", "its Arguments are no dataclass; put @dataclass before"),
+        ("@dataclass\nclass Arguments:\n    a: int\n", "its argument a has no default. Give it one"),
+        ("class Arguments:\n    a: int = 1\n", "its Arguments are not a dataclass. Put @dataclass before"),
     ],
 )
 def test_arguments_that_could_not_be_flags_are_refused(module, arguments, message):
@@ -105,7 +105,7 @@ def test_a_class_that_other_processes_cannot_read_is_refused(module):
     scope = {"__name__": "__main__", "Method": Method}
     exec("class Typed(Method):\n    pass", scope)
     for method in (Local, scope["Typed"]):
-        with pytest.raises(InputError, match="put the class at the top level of a file"):
+        with pytest.raises(InputError, match="Put the class at the top level of a file"):
             method_name(method)
     assert method_name(load_method("their_module_of_methods:Mine")) == "their_module_of_methods:Mine"
     assert method_name("their_module_of_methods.py:Mine") == f"{module}:Mine"

@@ -148,7 +148,7 @@ def test_memory_is_one_copy_of_the_layers_concerned():
 def test_what_matches_nothing_or_is_not_known_is_refused():
     with pytest.raises(InputError, match="no trained linear layer in this Embedding"):
         apply_mixout(nn.Embedding(3, 3), 0.5)
-    with pytest.raises(InputError, match="--mixout_where some: give dropout or all"):
+    with pytest.raises(InputError, match="--mixout_where some: must be dropout or all"):
         apply_mixout(toy.model(), 0.5, "some")
     model = toy.model()
     assert apply_mixout(model, 0.0) == [] and not any(isinstance(m, MixLinear) for m in model.modules())

@@ -99,5 +99,5 @@ def test_a_regression_and_an_unknown_noise_are_refused():
         r_drop(parts(model), inputs, 1.0)
     with pytest.raises(InputError, match="--r3f: the model gives no distribution"):
         r3f(parts(model), inputs, model.get_input_embeddings(), 1.0)
-    with pytest.raises(InputError, match="--r3f_noise loud: give normal or uniform"):
+    with pytest.raises(InputError, match="--r3f_noise loud: must be normal or uniform"):
         r3f(parts(model), inputs, model.get_input_embeddings(), 1.0, noise="loud")

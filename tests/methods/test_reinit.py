@@ -121,7 +121,7 @@ def decoder():
     [
         (frozen, r"bert\.encoder\.layer\.2\.\S+ is frozen"),
         (decoder, r"transformer\.h\.1\.\S+ is a Conv1D"),
-        (lambda: torch.nn.Linear(2, 2), "no single stack of encoder layers in this Linear"),
+        (lambda: torch.nn.Linear(2, 2), "this Linear has no single stack of encoder layers"),
     ],
 )
 def test_what_is_not_known_is_refused_and_left_as_it_is(make, message):
@@ -204,7 +204,7 @@ def test_a_model_that_is_passed_in_ready_is_changed_once(tmp_path, streams, capl
         return trainer, copy_of(model)
 
     trainer, at_first = begin(1)
-    assert "--reinit_layers 1: drawn anew: bert.encoder.layer.2, bert.pooler" in caplog.text
+    assert "--reinit_layers 1: re-initialised bert.encoder.layer.2, bert.pooler" in caplog.text
     assert moved(trainer.model, copy_of(trained("bert")))
     trainer.train()
     assert not moved(trainer.model, at_first)  # at a rate of 0 nothing else moves it

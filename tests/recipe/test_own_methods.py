@@ -81,7 +81,7 @@ def test_a_methods_arguments_are_checked_like_ours(tmp_path, modules):
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
         "args.first_shar: no such key (did you mean first_share?)",
         "args.first_share: expected float, found 'x'",
-        "grid.first_layer: no such key (did you mean first_layers?); a field of the model's config is model_config.FIELD",
+        "grid.first_layer: no such key (did you mean first_layers?); write a field of the model's config as model_config.FIELD",
     ]
     with pytest.raises(InputError, match="args.first_share: no such key"):  # of files that do not name it
         load_recipe(write(tmp_path, "args: {first_share: 1}"))
@@ -118,11 +118,11 @@ def test_no_method_is_imported_before_its_file_is_named(tmp_path, modules):
         ("methods: '{0}:Mine'", "methods: expected a list of MODULE:CLASS or FILE.py:CLASS, found '"),
         ("methods: [3]", "methods: expected MODULE:CLASS or FILE.py:CLASS, found 3"),
         ("methods: [{{{0}: Mine}}]", "methods: expected MODULE:CLASS or FILE.py:CLASS, found {"),
-        ("methods: ['{0}']", "methods: {0}: give MODULE:CLASS (my_module:Mine), or FILE.py:CLASS"),
+        ("methods: ['{0}']", "methods: {0}: must be MODULE:CLASS (my_module:Mine) or FILE.py:CLASS"),
         ("methods: ['gone_module:Mine']", "methods: gone_module:Mine: No module named 'gone_module'"),
         ("methods: ['gone.py:Mine']", "methods: gone.py:Mine: no such file in "),
         ("methods: ['{0}:Min']", "no Min in this module (did you mean Mine?)"),
-        ("methods: ['{0}.py:NoMethod']", "NoMethod is no subclass of hf_stability.methods.Method"),
+        ("methods: ['{0}.py:NoMethod']", "NoMethod is not a subclass of hf_stability.methods.Method"),
         ("methods: ['broken.py:Mine']", "importing it raised ZeroDivisionError: division by zero"),
         ("method: ['{0}:Mine']", "method: no such key (did you mean methods?)"),
     ],

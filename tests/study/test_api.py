@@ -194,8 +194,8 @@ def test_training_arguments_have_the_types_of_the_command_line(tiny, tmp_path):
         ({"recipes": "mosbach2012"}, "--recipe mosbach2012: no such recipe"),
         ({"seeds": 0}, "--seeds 0: no run"),
         ({"seeds": []}, "--seeds : no run"),
-        ({"seeds": [3, 3]}, "--seeds 3 3: 3 is there twice"),
-        ({"seed": 3}, "--seed 3: not in a study"),
+        ({"seeds": [3, 3]}, "--seeds 3 3: 3 is given twice"),
+        ({"seed": 3}, "--seed 3: not allowed in a study"),
         ({"workers": -1}, "--workers -1"),
         ({"threads_per_run": 0}, "--threads_per_run 0"),
         ({"dtype": "float64"}, "--dtype float64: give float32, bfloat16, float16, auto"),
@@ -203,10 +203,10 @@ def test_training_arguments_have_the_types_of_the_command_line(tiny, tmp_path):
         ({"validation_half": "third"}, "--validation_half third"),
         ({"model_name_or_path": None}, "--model_name_or_path is missing"),
         ({"train_file": None, "validation_file": None}, "--task_name"),
-        ({"two_way": [2, 2], "seeds": 3}, "--two_way 2 2: makes its own seeds; leave --seeds out"),
+        ({"two_way": [2, 2], "seeds": 3}, "--two_way 2 2: makes its own seeds; leave out --seeds"),
         ({"two_way": [1, 2]}, "--two_way 1 2: give 2 to"),
-        ({"restarts": 3}, "--restarts 3: give --look_at and --finish with it"),
-        ({"restarts": 3, "look_at": 0.5, "finish": 1, "seeds": 2}, "--restarts 3: --seeds 2 are 2; give as many"),
+        ({"restarts": 3}, "--restarts 3: also give --look_at and --finish"),
+        ({"restarts": 3, "look_at": 0.5, "finish": 1, "seeds": 2}, "--restarts 3: --seeds 2 makes 2; give 3 seeds"),
         ({"restarts": 3, "look_at": 0.5, "finish": 1, "two_way": [2, 2]}, "--restarts 3 with --two_way"),
         ({"output_dir": "/proc/study"}, "--output_dir /proc/study: cannot write to /proc"),
     ],
@@ -269,7 +269,7 @@ def test_own_methods_by_two_names_and_with_a_flags_name(tiny, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("clash_in_a_test.py").write_text(CLASH)
-    with pytest.raises(InputError, match="method Clash: seeds is a flag of a study"):
+    with pytest.raises(InputError, match="method Clash: its argument seeds has the name of a study's flag"):
         plan_study(**tiny, methods="clash_in_a_test.py:Clash", output_dir=tmp_path)
     assert cli.main(["--method", "clash_in_a_test.py:Clash", "--dry_run"]) == 2
     assert "--method: argument --seeds: conflicting option" in capsys.readouterr().err

@@ -48,7 +48,10 @@ def test_a_run_whose_record_has_lost_steps_is_begun_anew(tiny_jobs, tmp_path, ca
     record.write_bytes(record.read_bytes()[:-70])  # a power cut: the last rows are gone, the checkpoint is not
     seen = []
     run_job(job, torn, lambda step, total: seen.append(step))
-    assert seen == list(range(1, 9)) and "has lost update steps; the run begins anew" in caplog.text
+    assert (
+        seen == list(range(1, 9))
+        and "the record lacks update steps; the run starts again from the beginning" in caplog.text
+    )
     assert results(torn) == results(whole)
 
 

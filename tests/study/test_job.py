@@ -142,7 +142,9 @@ def test_a_job_without_stages_is_written_as_before_there_were_any():
 
 
 def test_a_job_of_another_version_is_refused():
-    with pytest.raises(InputError, match="job schema 'hf_stability.job/2': this version reads hf_stability.job/1"):
+    with pytest.raises(
+        InputError, match="job schema 'hf_stability.job/2': this version of hf_stability reads only hf_stability.job/1"
+    ):
         Job.from_dict({**JOB.to_dict(), "schema": "hf_stability.job/2"})
 
 

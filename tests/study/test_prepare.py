@@ -53,8 +53,8 @@ def test_seeds_are_a_count_a_list_or_ranges(words, seeds):
         ("²", "--seeds ²: give a count"),
         ("٣", "--seeds ٣: give a count"),
         ("5-2", "--seeds 5-2: the range is empty"),
-        ("3 3", "--seeds 3 3: 3 is there twice"),
-        ("9 1-3 2-4", "--seeds 9 1-3 2-4: 2 is there twice"),
+        ("3 3", "--seeds 3 3: 3 is given twice"),
+        ("9 1-3 2-4", "--seeds 9 1-3 2-4: 2 is given twice"),
         ("20260101", "--seeds 20260101: 20260101 runs"),
         ("0-99999999999", "100000000000 runs"),
         ("4294967296 1", "4294967296 is too large"),
@@ -71,7 +71,7 @@ def test_ranges_hold_what_they_say_or_are_refused(parts):
     words = [f"{first}-{first + more}" for first, more in parts]
     expected = [seed for first, more in parts for seed in range(first, first + more + 1)]
     if len(set(expected)) < len(expected):
-        with pytest.raises(InputError, match="is there twice"):
+        with pytest.raises(InputError, match="is given twice"):
             prepare.parse_seeds(words)
     else:
         assert prepare.parse_seeds(words) == expected
@@ -136,7 +136,7 @@ def test_values_given_as_the_recipe_has_them_are_the_same_jobs(tiny_jobs, tmp_pa
 def test_every_name_a_study_keeps_to_itself_is_one_of_the_trainers():
     assert set(prepare.OWN_ARGS) - set(argument_types()) <= {"push_to_hub"}
     for name in prepare.OWN_ARGS:
-        with pytest.raises(InputError, match=f"--{name}.*not in a study"):
+        with pytest.raises(InputError, match=f"--{name}.*not allowed in a study"):
             prepare.check_given({name: "secret"})
 
 
@@ -197,9 +197,7 @@ def test_mixout_on_top_of_dropout_is_said(name, tiny_model, caplog):
     recipe, model = load_recipe(name), tiny_model()
     settings = prepare.resolved_settings(recipe, "bert", {}, {"mixout": 0.7})
     prepare.job_values(recipe, model, pretrained.load_config(model), SINGLE, settings.args)
-    said = (
-        "--mixout 0.7: it is to take hidden dropout's place, and the model has hidden_dropout_prob 0.1" in caplog.text
-    )
+    said = "--mixout 0.7: Mixout replaces hidden dropout, but this model has hidden_dropout_prob 0.1" in caplog.text
     assert said == (name == "devlin2019")
 
 

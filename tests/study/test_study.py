@@ -80,7 +80,7 @@ def test_running_a_finished_study_again_changes_nothing_but_writes_the_same_summ
     run_jobs(jobs, folder, say=said.append)
     assert results(folder) == before
     assert {name for name, stamp in stamps(folder).items() if stamp != written[name]} == set(SUMMARIES)
-    assert said[0] == "4 finished runs found, kept" and "| devlin2019 " in said[1] and len(said) == 2
+    assert said[0] == "4 finished runs found, kept" and "\ndevlin2019 " in said[1] and len(said) == 2
 
 
 def test_only_what_is_missing_is_run_and_gives_the_same_bytes(study):
@@ -173,7 +173,7 @@ def test_a_crash_is_of_one_job_and_is_run_again(study):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_appears_in_a_runs_place_is_a_crash_in_one_line(tiny_jobs, tmp_path, monkeypatch, capfd, workers):
     jobs = tiny_jobs(tmp_path, seeds=(1,))
-    with pytest.raises(InputError, match="devlin2019 is a file, and a folder is needed there; move it away"):
+    with pytest.raises(InputError, match="devlin2019 is a file, but a folder is needed there; move it away"):
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "devlin2019").write_text("mine")
         run_jobs(jobs, tmp_path, workers, quiet=True)
@@ -182,7 +182,7 @@ def test_a_file_that_appears_in_a_runs_place_is_a_crash_in_one_line(tiny_jobs, t
     (tmp_path / "runs" / "devlin2019").mkdir()
     (tmp_path / "runs" / jobs[0].name).write_text("mine")
     (run,) = run_jobs(jobs, tmp_path, workers, quiet=True)
-    assert run.status == "crashed" and "seed-001 is a file, and the run's folder is needed there" in run.sentence
+    assert run.status == "crashed" and "seed-001 is a file, but the run needs a folder there" in run.sentence
     assert "Traceback" not in capfd.readouterr().err
     assert (tmp_path / "runs" / jobs[0].name).read_text() == "mine"
 
@@ -242,7 +242,7 @@ def test_models_are_pruned_while_the_study_runs(tiny_jobs, tmp_path):
 def test_a_run_whose_settings_are_lost_is_named(study):
     folder, jobs = study
     (folder / "runs" / jobs[0].name / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="seed-001/config.json: not a run's settings"):
+    with pytest.raises(InputError, match="seed-001/config.json: these are not a run's settings"):
         run_jobs(jobs, folder, quiet=True)
 
 

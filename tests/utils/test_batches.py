@@ -83,7 +83,7 @@ def test_what_is_not_set_has_the_trainers_defaults():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((32, 2, 0), "--gradient_accumulation_steps 0: give 1 or more"),
+        ((32, 2, 0), "--gradient_accumulation_steps 0: must be 1 or more"),
         ((32, 3, 1), "--total_train_batch_size 32 cannot be divided by 3 device"),
         ((0, 1, 1), "--total_train_batch_size 0 cannot be divided by 1 device"),
         ((32, 2, 2, 16), "--per_device_train_batch_size 16 contradicts --total_train_batch_size 32"),

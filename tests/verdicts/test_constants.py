@@ -41,11 +41,11 @@ def test_ignored_labels_do_not_count_and_wrong_ones_are_named():
     np.testing.assert_array_equal(constant_accuracy([0, 1, 1, -100], 2), [1 / 3, 2 / 3])
     with pytest.raises(InputError, match="label -1"):
         majority_accuracy([-1, -1])
-    with pytest.raises(InputError, match="label 3 is none of the classes 0..1"):
+    with pytest.raises(InputError, match="label 3: must be one of the classes 0..1"):
         constant_accuracy([0, 3], 2)
     with pytest.raises(InputError, match="whole numbers"):
         majority_accuracy([0.5, 1.0])
-    with pytest.raises(InputError, match="nothing to compare"):
+    with pytest.raises(InputError, match="all labels are -100"):
         majority_accuracy([-100])
     with pytest.raises(InputError, match="at least one"):
         majority_accuracy([])
@@ -107,7 +107,7 @@ def test_best_constant_tries_only_classes_that_occur_among_very_many():
 def test_best_constant_says_what_is_wrong():
     with pytest.raises(InputError, match="'bleu'.*accuracy, f1, matthews"):
         best_constant_score(compute_glue, np.zeros((408, 2)), MRPC, 2, "bleu")
-    with pytest.raises(InputError, match="neither logits"):
+    with pytest.raises(InputError, match="need logits"):
         best_constant_score(compute_glue, np.zeros(408), MRPC, 2, "f1")
 
     def broken(p):

@@ -79,8 +79,8 @@ def test_nan_that_the_trainers_filter_hides_is_divergence():
     verdict = judge(eval_labels=RTE, eval_predictions=answers(RTE, 220), losses=losses)
     assert verdict.status == "diverged" and verdict.evidence["first_nonfinite_step"] == 61
     assert verdict.sentence == (
-        "diverged: NaN or Inf in train loss, first at step 61 of 188 (the Trainer's logging_nan_inf_filter hides it "
-        "from the log); accuracy 0.794 on 277 examples, above the constant's 0.527 (p < 0.001)."
+        "diverged: NaN or Inf in the train loss, first at step 61 of 188 (the Trainer's log does not show it: "
+        "logging_nan_inf_filter hides it); accuracy 0.794 on 277 examples, above the majority-class baseline 0.527 (p < 0.001)."
     )
     losses[:] = 0.6
     losses[5] = np.inf
@@ -91,7 +91,7 @@ def test_nan_outputs_and_weights_are_divergence():
     logits = np.zeros((277, 2))
     logits[3] = np.nan
     verdict = judge(eval_labels=RTE, eval_predictions=logits, weights_finite=False, steps=STEPS, losses=STEPS * 1.0)
-    assert verdict.sentence == "diverged: NaN or Inf in eval outputs and weights."
+    assert verdict.sentence == "diverged: NaN or Inf in the evaluation outputs and weights."
     assert verdict.evidence["first_nonfinite_step"] is None and "accuracy" not in verdict.evidence
     assert judge(weights_finite=False).status == "diverged"
     assert judge(weights_finite=True).status == "unknown"
@@ -155,7 +155,7 @@ def test_failed_generalisation_and_no_gradient_verdict_for_a_fitted_run():
         "train loss 0.001 is clearly below the label entropy (0.69): failed generalisation."
     )
     between = judge(eval_labels=RTE, eval_predictions=answers(RTE, 140), **run(end=0.62))
-    assert "train loss 0.62 is little below the label entropy (0.69); gradients of" in between.sentence
+    assert "train loss 0.62 is only a little below the label entropy (0.69); gradients of" in between.sentence
     assert "failure" not in between.evidence
 
 

@@ -17,7 +17,7 @@ def test_the_whole_sentence_of_a_failed_run():
     verdict = judge(eval_labels=RTE, eval_predictions=np.zeros((277, 2)), label_names=RTE_NAMES, **run())
     first = verdict.evidence["gradients"]["first_step"]
     assert verdict.sentence == (
-        "failed: accuracy 0.527 on 277 examples is the constant's (0.527, always 'entailment'); predicts one class "
+        "failed: accuracy 0.527 on 277 examples equals the majority-class baseline (0.527, always 'entailment'); predicts one class "
         "('entailment'); train loss 0.69 stayed at the label entropy (0.69): failed optimisation; "
         f"gradients of embeddings and layers 00-09 vanished from step {first} on."
     )
@@ -32,16 +32,18 @@ def test_since_is_a_range_where_layers_vanish_at_different_steps():
     assert first < last and f"vanished from steps {first} to {last} on" in sentence
 
 
-def test_clearly_above_the_constant():
+def test_clearly_above_the_baseline():
     verdict = judge(
         eval_labels=RTE, eval_predictions=answers(RTE, 220), score=220 / 277, baseline=0.5, metric="accuracy"
     )
-    assert verdict.sentence == "ok: accuracy 0.794 on 277 examples, above the constant's 0.527 (p < 0.001)."
+    assert (
+        verdict.sentence == "ok: accuracy 0.794 on 277 examples, above the majority-class baseline 0.527 (p < 0.001)."
+    )
 
 
-def test_below_the_constant_with_two_classes_gives_the_test():
+def test_below_the_baseline_with_two_classes_gives_the_test():
     verdict = judge(eval_labels=RTE, eval_predictions=answers(RTE, 140), score=0.1, metric="matthews")
-    assert "is below the constant's (0.527, always class 0; exact McNemar p = " in verdict.sentence
+    assert "is below the majority-class baseline (0.527, always class 0; exact McNemar test: p = " in verdict.sentence
     assert verdict.sentence.endswith("; matthews 0.100.")
 
 
@@ -50,7 +52,7 @@ def test_scores_that_look_alike_get_more_decimals():
     predictions = np.zeros(10000, int)
     predictions[-1] = 1
     sentence = judge(eval_labels=labels, eval_predictions=predictions).sentence
-    assert "accuracy 0.5002 on 10000 examples against 0.5001 (exact McNemar p = 1.00)" in sentence
+    assert "accuracy 0.5002 on 10000 examples, baseline 0.5001 (exact McNemar test: p = 1.00)" in sentence
 
 
 def test_nearly_one_class_gives_its_share():
@@ -64,33 +66,36 @@ def test_nearly_one_class_gives_its_share():
 @pytest.mark.parametrize(
     ("score", "status", "text"),
     [
-        (0.0, "failed", "matthews 0.000 is the best constant's 0.000"),
-        (math.nan, "failed", "matthews 0.000 is the best constant's 0.000"),
-        (-0.1, "failed", "matthews -0.100 is below the best constant's 0.000"),
-        (0.4, "ok", "matthews 0.400, above the best constant's 0.000"),
+        (0.0, "failed", "matthews 0.000 equals its baseline 0.000"),
+        (math.nan, "failed", "matthews 0.000 equals its baseline 0.000"),
+        (-0.1, "failed", "matthews -0.100 is below its baseline 0.000"),
+        (0.4, "ok", "matthews 0.400, above its baseline 0.000"),
     ],
 )
 def test_a_score_against_its_baseline(score, status, text):
     verdict = judge(score=score, baseline=0.0, metric="eval_matthews")
     assert (verdict.status, verdict.basis) == (status, "baseline")
-    assert verdict.sentence == f"{status}: {text}; there were no eval predictions to take the accuracy of."
+    assert verdict.sentence == f"{status}: {text}; judged by this score alone, without the predictions."
 
 
 def test_a_smaller_error_is_a_better_one():
     common = {"metric": "mse", "baseline": 0.12, "smaller_is_better": True}
     good, bad, equal = (judge(score=score, **common) for score in (0.05, 0.2, 0.12))
     assert [good.status, bad.status, equal.status] == ["ok", "failed", "failed"]
-    assert "mse 0.050, below the best constant's 0.120" in good.sentence
-    assert "mse 0.200 is above the best constant's 0.120" in bad.sentence and "is the best" in equal.sentence
+    assert "mse 0.050, below its baseline 0.120" in good.sentence
+    assert (
+        "mse 0.200 is above its baseline 0.120" in bad.sentence
+        and "mse 0.120 equals its baseline 0.120" in equal.sentence
+    )
 
 
-def test_weights_in_half_precision_stand_first():
+def test_weights_in_half_precision_come_first():
     verdict = judge(eval_labels=RTE, eval_predictions=answers(RTE, 220), half_precision="4 of 4 weights are float16.")
     assert verdict.sentence.startswith("ok: 4 of 4 weights are float16; accuracy 0.794")
     assert verdict.evidence["half_precision"]
 
 
-def test_a_loss_far_above_the_constants_did_not_stay_there():
+def test_a_loss_far_above_its_baseline_did_not_stay_there():
     values = np.linspace(0, 5, 40)
     verdict = judge(
         eval_labels=values,
@@ -99,7 +104,10 @@ def test_a_loss_far_above_the_constants_did_not_stay_there():
         losses=np.full(9, 14.19),
         constant_loss=1.62,
     )
-    assert "train loss 14.19 is above the best constant's (1.62): failed optimisation" in verdict.sentence
+    assert (
+        "train loss 14.19 is above the loss of always predicting the mean (1.62): failed optimisation"
+        in verdict.sentence
+    )
 
 
 def test_layers_are_named_in_short():

@@ -78,7 +78,7 @@ def test_holes_overflows_and_a_coarse_record_do_not_matter():
 
 
 def test_norms_must_fit_steps_and_layers():
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="need one row for each of"):
         vanished(norms_of(FAILED)[:, 1:])
     with pytest.raises(InputError, match="ascend"):
         vanished(norms_of(FAILED), steps=STEPS[::-1])

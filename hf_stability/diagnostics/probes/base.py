@@ -1,4 +1,4 @@
-"""What a probe is: it sees a training, and gives numbers for each update step."""
+"""The base class of probes. A probe watches a training and returns numbers for each update step."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from torch import Tensor, nn
 
 
 class Probe:
-    """Sees a run, and gives numbers for each of its update steps. It changes no bit of the training.
+    """Watches a training and returns numbers for each update step. It must not change the training.
 
-    `start`, then for each update step `before_step` and `after_step`, at the end `stop`.
+    The recorder calls `start` once, `before_step` and `after_step` for each update step, and `stop` at the end. If a method
+    raises, the probe gives one warning, its numbers are NaN from then on, and training continues.
 
     Attributes:
-        name: what the user writes.
-        columns: names of the record's columns, known after `start`.
-        mean_over_processes: True where a process sees its own examples only; the mean of the processes' values is then
-            the run's. False where all processes hold the same values.
+        name (str): the name for `diagnostics`.
+        columns (list[str]): names of the record's columns, known after `start`.
+        mean_over_processes (bool): True if each process sees only its own examples: the run's value is then the mean of
+            the processes' values. False if all processes have the same value.
     """
 
-    name = ""
-    mean_over_processes = False
+    name: str = ""
+    mean_over_processes: bool = False
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.columns: list[str] = []
 
     def start(
@@ -32,13 +33,13 @@ class Probe:
         max_grad_norm: float = 0.0,
         resumed: bool = False,
     ) -> None:
-        """At the beginning of training; a second time, the first is forgotten.
+        """Called at the beginning of training. A second call begins a new training.
 
         Args:
-            model: without the wrappers of distributed training, on its device.
-            layers: its trainable parameters, as in `layers_of`.
-            max_grad_norm: the clipping's limit, 0 for none.
-            resumed: whether the training goes on from a checkpoint.
+            model: the model on its device, without the wrappers of distributed training.
+            layers: layer name -> its trainable parameters, from input to output.
+            max_grad_norm: the clipping limit, 0 for no clipping.
+            resumed: whether the training continues from a checkpoint.
         """
         self.stop()
         self.columns = [self.name]
@@ -47,21 +48,25 @@ class Probe:
     def before_step(
         self, optimizer: torch.optim.Optimizer, total_norm: Tensor, before_clipping: bool, step: int
     ) -> None:
-        """After clipping, before the optimizer's step.
+        """Called after clipping, before the optimizer's step.
 
         Args:
-            optimizer: the one whose step comes, accelerate's wrapper around it included.
+            optimizer: the optimizer that will step, in accelerate's wrapper if it has one.
             total_norm: 0-d, the total gradient norm.
             before_clipping: whether `total_norm` was taken before clipping.
             step: number of the update step, from 1.
         """
 
     def after_step(self) -> Tensor:
-        """This step's numbers, `(len(columns),)` float32 on the model's device, without host synchronisation."""
+        """Called after the optimizer's step.
+
+        Returns:
+            this step's numbers, `(len(columns),)`, float32, on the model's device. Do not synchronise with the host.
+        """
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Remove hooks, free copies."""
+        """Called at the end of training: remove hooks, free copies."""
 
     def _unknown(self) -> Tensor:
         return torch.full((len(self.columns),), torch.nan, device=self._device)

@@ -1,4 +1,4 @@
-"""The diagnostic `distance`: how far the weights are from where training began."""
+"""The diagnostic `distance`: distance of the weights from the start of training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def distance(now: Sequence[Tensor], start: Sequence[Tensor], seed_axis: bool = False) -> Tensor:
-    """L2 distance of a layer's weights: `||now - start||`; differences in the weights' precision, their sum in float32.
+    """L2 distance of a layer's weights: `||now - start||`. Differences in the weights' precision, their sum in float32.
 
     Args:
-        now, start: the layer's tensors, then and now.
-        seed_axis: whether the first axis of each is the seeds'.
+        now: the layer's tensors now.
+        start: the layer's tensors at the start.
+        seed_axis: whether the first axis of each tensor is the seed.
 
     Returns:
         0-d, or `(seeds,)` with `seed_axis`.
@@ -30,35 +31,45 @@ def distance(now: Sequence[Tensor], start: Sequence[Tensor], seed_axis: bool = F
 
 
 class Distance(Probe):
-    """`distance/<layer>`: how far the layer's weights are from where training began; see [`distance`].
+    """Columns `distance/<layer>`: distance of the layer's weights from the start of training.
 
-        ||w - w_start||        w_start: the pretrained weights, of a new head its random ones
+        ||w - w_start||        w_start: the pretrained weights; for a new head, its random initial weights
 
-    NaN in a resumed run, whose start is not known.
+    The value is NaN in a resumed run, because the weights at its start are not known.
 
     Source: Radiya-Dixit & Wang, "How fine can fine-tuning be?" (AISTATS 2020, arXiv 2004.14129).
-    Cost: memory for a copy of the trainable weights, on their device, and for the difference of the largest layer; each
-    step a difference of all weights, and a norm of it.
+
+    Cost: memory, on the model's device, for a copy of the trainable weights and for the difference of the largest layer.
+    In each step a difference of all weights and one norm of it.
     """
 
     name = "distance"
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self.columns = [f"{self.name}/{layer}" for layer in layers]
         if resumed:
-            logger.warning("diagnostic 'distance' is NaN: in a resumed run the weights it began with are not known.")
+            logger.warning(
+                "diagnostic 'distance' is NaN: this run was resumed, and its weights at the start are not known."
+            )
             return
         self._layers = [list(layer) for layer in layers.values()]
         self._start = copies(self._layers)
 
-    def after_step(self):
+    def after_step(self) -> Tensor:
         if not self._start:
             return self._unknown()
         distances = [distance(layer, start) for layer, start in zip(self._layers, self._start, strict=True)]
         return torch.stack([d.to(self._device) for d in distances])
 
-    def stop(self):
+    def stop(self) -> None:
         self._layers, self._start = [], []
 
 
@@ -68,5 +79,5 @@ def norm(tensors: Sequence[Tensor], seed_axis: bool) -> Tensor:
 
 
 def copies(layers: list[list[nn.Parameter]]) -> list[list[Tensor]]:
-    """Copies of the layers' parameters as they are now."""
+    """Copies of the layers' current parameters."""
     return [[parameter.detach().clone() for parameter in layer] for layer in layers]

@@ -1,4 +1,4 @@
-"""What a probe of a module's outputs is: it gathers those of an update step, and makes numbers of them."""
+"""The base class of probes that read a module's outputs: it collects those of an update step for one computation."""
 
 from __future__ import annotations
 
@@ -11,46 +11,53 @@ from .base import Probe
 
 
 class OutputProbe(Probe):
-    """A probe of what a module puts out, for the examples of an update step: those of all its micro-batches together.
+    """A probe of a module's outputs, for the examples of all micro-batches of an update step together.
 
-    Forward passes count while the model is in training mode. A subclass says which modules (`modules`), what of their
-    output (`read`), and the numbers (`numbers`). Under `torch.compile` the graph breaks at these modules.
+    Only forward passes in training mode count. A subclass defines `modules`, `read` and `numbers`. `torch.compile` breaks
+    the graph at these modules.
     """
 
-    mean_over_processes = True
+    mean_over_processes: bool = True
 
-    def start(self, model, layers, *, max_grad_norm=0.0, resumed=False):
+    def start(
+        self,
+        model: nn.Module,
+        layers: dict[str, list[nn.Parameter]],
+        *,
+        max_grad_norm: float = 0.0,
+        resumed: bool = False,
+    ) -> None:
         super().start(model, layers, max_grad_norm=max_grad_norm, resumed=resumed)
         self._model = model
         self._hooks = [module.register_forward_hook(self._see) for module in self.modules(model)]
 
     def modules(self, model: nn.Module) -> list[nn.Module]:
-        """The modules to look at; of several only those that run show anything."""
+        """The modules to read. Modules that do not run are ignored."""
         raise NotImplementedError
 
     def read(self, module: nn.Module, output: Any) -> Tensor | None:
-        """`(examples, width)` of a forward pass, or None where it has no such thing."""
+        """The values of a forward pass, `(examples, width)`. None if it has no such values."""
         raise NotImplementedError
 
     def numbers(self, seen: Tensor) -> Tensor:
-        """`(examples, width)` of the step's examples, float32 -> `(len(columns),)`."""
+        """The numbers, `(len(columns),)`, from the values of the step's examples, `(examples, width)` float32."""
         raise NotImplementedError
 
-    @torch.compiler.disable  # else it is compiled again for each number of micro-batches
+    @torch.compiler.disable  # otherwise it is compiled again for each number of micro-batches
     @torch.no_grad()
-    def _see(self, module, args, output) -> None:
+    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
         values = self.read(module, output) if self._model.training else None
         if values is not None:
-            self._seen.append(values.to(torch.float32, copy=True))  # a view would keep all of the output in memory
+            self._seen.append(values.to(torch.float32, copy=True))  # a view would keep the whole output in memory
 
     @torch.no_grad()
-    def after_step(self):
+    def after_step(self) -> Tensor:
         seen, self._seen = self._seen, []
         if len({values.shape[-1] for values in seen}) != 1:
             return self._unknown()
         return self.numbers(torch.cat([values.to(self._device) for values in seen]))
 
-    def stop(self):
+    def stop(self) -> None:
         for hook in getattr(self, "_hooks", []):
             hook.remove()
         self._hooks, self._seen, self._model = [], [], None

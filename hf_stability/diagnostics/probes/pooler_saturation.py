@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from .outputs import OutputProbe
 
 
-SATURATED = 0.99  # a tanh output beyond this counts as saturated, as in the paper's code
+SATURATED = 0.99  # tanh outputs beyond this count as saturated, as in the paper's code
 
 
 def saturated_share(outputs: Tensor, bound: float = SATURATED) -> Tensor:
@@ -19,44 +20,45 @@ def saturated_share(outputs: Tensor, bound: float = SATURATED) -> Tensor:
 
 
 class PoolerSaturation(OutputProbe):
-    """`pooler_saturation`: share of the pooler's tanh outputs beyond 0.99, before its dropout; see [`saturated_share`].
+    """Column `pooler_saturation`: share of the pooler's tanh outputs beyond 0.99, before its dropout.
 
         mean over the step's examples and the pooler's units of [|tanh| > 0.99]
 
-    A saturated unit passes no gradient on to the encoder. The tanh is that of BERT's and ALBERT's pooler (and of others
-    of their make), or of the classification head of RoBERTa's kind (`dense`, then tanh). NaN for a model without one,
-    as ELECTRA and DistilBERT.
+    A saturated unit passes almost no gradient to the encoder. The tanh is in the pooler of BERT, ALBERT and similar
+    models, or in a classification head like RoBERTa's (`dense`, then tanh). The value is NaN for a model without such a
+    tanh, like ELECTRA and DistilBERT.
 
-    Source: `tanh_saturation` in the code of Mosbach et al. (which looks behind the dropout, and takes 0.99 itself in).
-    Cost: memory for examples x width numbers until the step; no pass over the parameters.
+    Source: `tanh_saturation` in the code of Mosbach et al. That code looks behind the dropout and includes 0.99 itself.
+
+    Cost: memory for examples x width numbers until the step. No pass over the parameters.
     """
 
     name = "pooler_saturation"
 
-    def modules(self, model):
+    def modules(self, model: nn.Module) -> list[nn.Module]:
         return tanh_modules(model)
 
-    def read(self, module, output):
+    def read(self, module: nn.Module, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor) or output.ndim != 2:
             return None
         return output if isinstance(module, nn.Tanh) else torch.tanh(output)
 
-    def numbers(self, seen):
+    def numbers(self, seen: Tensor) -> Tensor:
         return saturated_share(seen)[None]
 
 
 def tanh_modules(model: nn.Module) -> list[nn.Module]:
-    """The pooler's tanh: `nn.Tanh` modules, or the Linear layers whose output goes into a tanh that is no module.
+    """The pooler's tanh: `nn.Tanh` modules, or Linear layers before a tanh that is not a module.
 
-    Found by the names and classes of the modules, so that wrappers (DistributedDataParallel, PEFT) do no harm. Several
-    where a wrapper keeps copies of a module, of which one runs.
+    They are found by the names and classes of the modules, so that wrappers (DistributedDataParallel, PEFT) do not
+    matter. There are several if a wrapper keeps copies of a module; only one of them runs.
     """
-    heads = [module.dense for module in model.modules() if _is_tanh_head(module)]
+    heads: list[Any] = [module.dense for module in model.modules() if _is_tanh_head(module)]
     return heads or [m for name, m in model.named_modules() if isinstance(m, nn.Tanh) and "pooler" in name]
 
 
 def _is_tanh_head(module: nn.Module) -> bool:
-    """Whether it is a head like RobertaClassificationHead: `dense`, then `torch.tanh`, inside its forward."""
+    """Whether a module is a head like RobertaClassificationHead: its forward has `dense`, then `torch.tanh`."""
     name = type(module).__name__
     if not name.endswith(("ClassificationHead", "Pooler")) or not isinstance(
         getattr(module, "dense", None), nn.Module
@@ -64,5 +66,5 @@ def _is_tanh_head(module: nn.Module) -> bool:
         return False
     code = getattr(
         inspect.unwrap(type(module).forward), "__code__", None
-    )  # BigBird's head, say, has another activation
+    )  # other heads, such as BigBird's, have another activation
     return code is not None and "tanh" in code.co_names

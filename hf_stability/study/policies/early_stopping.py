@@ -36,13 +36,13 @@ def check_policy(started: int | None, fraction: float | None, finished: int | No
     missing = [flag for flag, value in flags.items() if value is None]
     if missing:
         given = next(flag for flag, value in flags.items() if value is not None)
-        raise InputError(f"{given} {flags[given]}: give {' and '.join(missing)} with it")
+        raise InputError(f"{given} {flags[given]}: also give {' and '.join(missing)}")
     if started < 2:
-        raise InputError(f"--restarts {started}: give 2 or more seeds to start")
+        raise InputError(f"--restarts {started}: must be 2 or more")
     if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        raise InputError(f"--look_at {fraction!r}: give a fraction of training, between 0 and 1")
+        raise InputError(f"--look_at {fraction!r}: must be a fraction of training, between 0 and 1")
     if not 1 <= finished < started:
-        raise InputError(f"--finish {finished}: give 1 to {started - 1}, fewer than are started")
+        raise InputError(f"--finish {finished}: must be between 1 and {started - 1}, less than --restarts {started}")
 
 
 def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[Job]:
@@ -59,13 +59,21 @@ def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[
     for job in planned:
         seeds.setdefault(job.recipe, []).append(job.seed)
         if job.args.get("on_alarm") == "stop":
-            raise InputError("--on_alarm stop: not with --restarts, which stops runs itself; give warn or none")
+            raise InputError(
+                "--on_alarm stop: not allowed with --restarts, which stops runs itself; give warn or none"
+            )
         if job.args.get("save_only_model"):
-            raise InputError("--save_only_model: not with --restarts, whose runs go on from their checkpoints")
+            raise InputError(
+                "--save_only_model: not allowed with --restarts, because runs continue from whole checkpoints; leave it out"
+            )
         if job.args.get("save_strategy") == "best":
-            raise InputError("--save_strategy best: not with --restarts, which saves at the look; give another")
+            raise InputError(
+                "--save_strategy best: not allowed with --restarts, which saves at the look; give no, steps or epoch"
+            )
         if job.processes > 1:
-            raise InputError("--restarts: not where several processes train a run together; start one process")
+            raise InputError(
+                "--restarts: not possible where several processes train a run together; start one process"
+            )
     return [
         replace(job, policy={"seeds": seeds[job.recipe], "look_at": fraction, "finish": finished}) for job in planned
     ]
@@ -99,7 +107,7 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
         if own is None:
             continue  # it crashed
         if None in looks:
-            sentence = "waits at its look for one that crashed: the same command goes on"
+            sentence = "paused at its look, because another run crashed; rerun the command to continue"
             ended.append((replace(own, status="waiting", sentence=sentence), sentence))
         elif job.seed not in chosen_seeds(looks, job.policy["finish"]):
             place, own = run_folder(folder, job), replace(own, ended_at_look=True)
@@ -130,9 +138,9 @@ def look_sentence(run: RunRecord) -> str:
 
 
 def policy_sentence(jobs: Sequence[Job]) -> str:
-    """A policy in words, of one recipe's jobs: `8 started, looked at after 25%, the best 3 finished`."""
+    """A policy in words, of one recipe's jobs: `starts 8, looks at them after 25% of training, finishes the best 3`."""
     policy: Mapping = jobs[0].policy
-    return f"{len(policy['seeds'])} started, looked at after {policy['look_at']:.0%}, the best {policy['finish']} finished"
+    return f"starts {len(policy['seeds'])}, looks at them after {policy['look_at']:.0%} of training, finishes the best {policy['finish']}"
 
 
 def _read_look(job: Job, folder: Path) -> RunRecord | None:
@@ -158,7 +166,7 @@ class EarlyStopping(Policy):
     fraction: float
     finished: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_policy(self.started, self.fraction, self.finished)
 
     def planned_seeds(self) -> list[int]:

@@ -39,7 +39,7 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
     words = " ".join(map(str, sizes))
     if len(sizes) not in (2, 3):
         raise InputError(
-            f"--two_way {words}: give the numbers of initialisations and of data orders, and perhaps of replicates: 5 5 2"
+            f"--two_way {words}: give the number of initialisations, of data orders and, optionally, of replicates: 5 5 2"
         )
     inits, orders, replicates = (*sizes, DEFAULT_REPLICATES)[:3]
     if not (2 <= inits <= MOST and 2 <= orders <= MOST and 1 <= replicates <= MOST):
@@ -84,7 +84,9 @@ def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: in
     jobs = []
     for job in planned:
         if job.args.get("on_alarm") == "stop":
-            raise InputError("--on_alarm stop: not with --two_way, which needs every run's score; give warn or none")
+            raise InputError(
+                "--on_alarm stop: not allowed with --two_way, which needs every run's score; give warn or none"
+            )
         for cell in np.ndindex(inits, orders, replicates):
             init, order, dropout = (int(k) + 1 for k in cell)
             values = {"seed_streams": True, **cell_streams(init, order, dropout)}
@@ -111,13 +113,16 @@ def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
         InputError: pairs of seeds would differ in their number of runs. The message names sizes that work.
     """
     for recipe in dict.fromkeys(job.recipe for job in jobs):
-        own = [*(job for job in jobs if job.recipe == recipe), *(run for run in runs if run.recipe == recipe)]
+        own: list[Job | RunRecord] = [
+            *(job for job in jobs if job.recipe == recipe),
+            *(run for run in runs if run.recipe == recipe),
+        ]
         cells = {tuple(one.cell[kind] for kind in ("init", "order", "dropout")) for one in own if one.cell is not None}
         sizes = [max(numbers) for numbers in zip(*cells, strict=True)]  # each design has all from 1 on
         if len(cells) != np.prod(sizes):
             raise InputError(
-                f"--two_way: {recipe} has runs of a design that is larger in another way, and each pair of seeds needs the same "
-                f"number of runs; give --two_way {' '.join(map(str, sizes))}, or another --output_dir"
+                f"--two_way: {recipe} has finished runs outside this design, and each pair of seeds needs the same number of "
+                f"runs; give --two_way {' '.join(map(str, sizes))}, or another --output_dir"
             )
 
 
@@ -150,7 +155,7 @@ class TwoWay(Policy):
     orders: int
     replicates: int = DEFAULT_REPLICATES
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes((self.inits, self.orders, self.replicates))
 
     def planned_seeds(self) -> list[int]:

@@ -65,7 +65,7 @@ def against_restarts(
     """
     scores, select, report = (np.asarray(values, dtype=float) for values in (scores, select, report))
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
-        raise InputError("scores that are not finite, or none: give a run that diverged the score of its predictions")
+        raise InputError("no scores, or some are not finite; for a diverged run, give the score of its predictions")
     check_confidence(confidence)
     if draws < 1:
         raise InputError(f"{draws} bootstrap draws: need at least 1, better 1000")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def draw_figures(
     by_recipe = {name: [run for run in runs if run.recipe == name] for name in names}
     if not any(by_recipe.values()):
         chosen = "" if recipes is None and seeds is None else " of these recipes and seeds"
-        raise InputError(f"{folder}: no finished run{chosen} to draw; give the folder of a study")
+        raise InputError(f"{folder}: no finished run{chosen} to draw; give a study's folder")
     by_recipe = finished_runs(by_recipe)
     summaries = {name: read_step_summary(folder, own) for name, own in by_recipe.items()}
     steps = {name: summary for name, summary in summaries.items() if summary is not None}
@@ -250,7 +250,7 @@ def _failed(by_recipe: dict[str, list[RunRecord]]) -> dict[str, np.ndarray]:
     return {recipe: np.array([run.status in NOT_OK for run in runs]) for recipe, runs in by_recipe.items()}
 
 
-def _first(by_recipe: dict[str, list[RunRecord]], name: str):
+def _first(by_recipe: dict[str, list[RunRecord]], name: str) -> Any:
     """What a study's runs have in common, from the first run that has it."""
     values = (getattr(run, name) for runs in by_recipe.values() for run in runs)
     return next((value for value in values if value not in (None, "")), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,8 +26,8 @@ GREY = "0.45"
 
 def plot_scores(
     ax: Axes,
-    scores_by_recipe: Mapping[str, Sequence[float]],
-    failed_by_recipe: Mapping[str, Sequence[bool]],
+    scores_by_recipe: Mapping[str, Sequence[float] | np.ndarray],
+    failed_by_recipe: Mapping[str, Sequence[bool] | np.ndarray],
     metric: str,
     constant: float | None = None,
 ) -> Axes:
@@ -51,7 +51,7 @@ def plot_scores(
             _draw_box(ax, place, scores[known], failed[known])
     if constant is not None:
         ax.axhline(constant, color="black", linestyle="--", linewidth=1, zorder=1.8, label="best constant predictor")
-        right = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": "small"}
+        right: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": "small"}
         ax.annotate(f"{constant:.3f}", (1, constant), xycoords=("axes fraction", "data"), **right)
     slots = max(len(places), 3)  # a few boxes stay as slim as three
     width = _characters(ax, ax.get_position().width) // slots - 2
@@ -112,7 +112,7 @@ def sideways(scores: np.ndarray, width: float = 0.5) -> np.ndarray:
 
 def plot_gradient_norms(
     ax: Axes,
-    steps: Sequence[float],
+    steps: Sequence[float] | np.ndarray,
     norms_failed: np.ndarray,
     norms_ok: np.ndarray,
     label: str = "",
@@ -177,9 +177,9 @@ def _median(norms: np.ndarray) -> np.ndarray:
 
 def plot_score_against_train_loss(
     ax: Axes,
-    losses_by_recipe: Mapping[str, Sequence[float]],
-    scores_by_recipe: Mapping[str, Sequence[float]],
-    failed_by_recipe: Mapping[str, Sequence[bool]],
+    losses_by_recipe: Mapping[str, Sequence[float] | np.ndarray],
+    scores_by_recipe: Mapping[str, Sequence[float] | np.ndarray],
+    failed_by_recipe: Mapping[str, Sequence[bool] | np.ndarray],
     metric: str,
     constant: float | None = None,
     label_entropy: float | None = None,
@@ -236,12 +236,12 @@ def plot_score_against_train_loss(
 
 def plot_restarts(
     ax: Axes,
-    without: Sequence[float],
-    replaced: Sequence[float],
-    costs: Sequence[float],
-    scores: Sequence[float],
-    rule_costs: Sequence[float],
-    rule_scores: Sequence[float],
+    without: Sequence[float] | np.ndarray,
+    replaced: Sequence[float] | np.ndarray,
+    costs: Sequence[float] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    rule_costs: Sequence[float] | np.ndarray,
+    rule_scores: Sequence[float] | np.ndarray,
     metric: str,
     label: str = "",
     panel: bool = False,
@@ -260,10 +260,15 @@ def plot_restarts(
     ax.plot(n, without, "-o", color=COLORS[0], markersize=3.5, linewidth=1.5, label="best of n, without replacement")
     ax.plot(n, replaced, ":s", color=GREY, markersize=3, linewidth=1.2, label="best of n, with replacement")
     if len(rule_costs):
-        line = {"color": COLORS[4], "markersize": 4, "linewidth": 1.2, "label": "early stopping by the rule"}
+        line: dict[str, Any] = {
+            "color": COLORS[4],
+            "markersize": 4,
+            "linewidth": 1.2,
+            "label": "early stopping by the rule",
+        }
         ax.plot(rule_costs, rule_scores, "--^", **line)
     if len(costs):
-        marks = {"marker": "x", "color": COLORS[2], "linewidths": 1, "zorder": 3}
+        marks: dict[str, Any] = {"marker": "x", "color": COLORS[2], "linewidths": 1, "zorder": 3}
         ax.scatter(costs, scores, 18, label="early stoppings of the table", **marks)
     ax.locator_params(axis="x", integer=True)
     ax.margins(0.06)
@@ -291,7 +296,7 @@ def _score_label(metric: str) -> str:
     return f"{metric.replace('_', ' ')} on the\ndevelopment set, end of training"
 
 
-def _count_failed(failed: Sequence[bool], scores: Sequence[float]) -> str:
+def _count_failed(failed: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.ndarray) -> str:
     """`3 of 25 failed`, and on a second line how many runs have no score."""
     missing = int((~np.isfinite(np.asarray(scores, dtype=float))).sum())
     text = f"{int(np.sum(failed))} of {len(failed)} failed" if len(failed) else "no runs"
@@ -318,10 +323,11 @@ def wrap_name(name: str, width: int) -> list[str]:
 
 def _characters(ax: Axes, share: float) -> int:
     """About how many small characters stand side by side on this share of the figure's width."""
-    return int(16 * share * ax.figure.get_size_inches()[0])
+    figure: Any = ax.figure
+    return int(16 * share * figure.get_size_inches()[0])
 
 
-def _tidy(ax: Axes, grid: str) -> None:
+def _tidy(ax: Axes, grid: Literal["both", "x", "y"]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)

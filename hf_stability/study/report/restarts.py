@@ -343,7 +343,9 @@ def _checked(scores: np.ndarray, report: np.ndarray | None) -> tuple[np.ndarray,
     scores = np.asarray(scores, dtype=float)
     report = scores if report is None else np.asarray(report, dtype=float)
     if scores.ndim != 1 or not len(scores) or report.shape != scores.shape:
-        raise InputError(f"scores of shapes {scores.shape} and {report.shape}: need one of each kind for each run")
+        raise InputError(
+            f"scores of shapes {scores.shape} and {report.shape}: need one selecting and one reported score per run"
+        )
     if not (np.isfinite(scores).all() and np.isfinite(report).all()):
-        raise InputError("scores that are not finite: give a run that diverged the score of its predictions")
+        raise InputError("some scores are not finite; for a diverged run, give the score of its predictions")
     return scores, report

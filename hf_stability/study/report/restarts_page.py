@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,13 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
     number = len(scores.runs)
     if any(run.cell for run in scores.runs):
         raise InputError(
-            f"{scores.recipe}: its runs are of two-way seeds, and share initialisations and data orders: restarts would draw "
-            "both anew. Give a study of plain seeds"
+            f"{scores.recipe}: its runs have two-way seeds and share initialisations and data orders, but restarts draw both "
+            "anew. Give a study with plain seeds (--seeds)"
         )
     if budget is not None and not 1 <= budget <= number:
-        raise InputError(f"--budget {budget:g}: {scores.recipe} has {number} finished runs; give 1 to {number}")
+        raise InputError(
+            f"--budget {budget:g}: must be between 1 and {number}, the number of finished runs of {scores.recipe}"
+        )
     budget = min(BUDGET, number) if budget is None else budget
     n = np.arange(1, number + 1)
     without, replaced = (
@@ -88,7 +91,8 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
 
 def _by_rule(scores: RecipeScores) -> tuple[np.ndarray, np.ndarray, str]:
     """Early stopping at each whole budget by a rule that was not chosen by its gain: costs, scores, words."""
-    costs, values = [], []
+    costs: list[float] = []
+    values: list[float] = []
     if not scores.fractions:
         return np.array(costs), np.array(values), ""
     k = int(np.argmin([abs(fraction - RULE_FRACTION) for fraction in scores.fractions]))
@@ -235,11 +239,11 @@ def draw(found: Sequence[RecipeRestarts], folder: Path) -> list[Path]:
         columns = min(len(found), 3)
         rows = -(-len(found) // columns)
         figure = empty_figure(max(6.5, 3.2 * columns), 0.9 + 3 * rows, found[0].scores.runs[0].task)
-        body = figure.subfigures()  # its legend stands below the figure's title
+        body: Any = figure.subfigures()  # its legend stands below the figure's title
         axes = list(body.subplots(rows, columns, sharey=True, squeeze=False).flat)
         for ax in axes[len(found) :]:
             ax.remove()
-        handles = {}
+        handles: dict[str, Any] = {}
         for ax, part in zip(axes, found, strict=False):
             budgets = [policy.budget for policy in part.policies]
             values = [policy.score for policy in part.policies]

@@ -58,12 +58,12 @@ def read_recipes(folder: Path, recipes: Sequence[str] | None = None) -> dict[str
     for run in read_runs(folder):
         by_recipe.setdefault(run.recipe, []).append(run)
     if not by_recipe:
-        raise InputError(f"{folder}: no finished run; give the folder of a study")
+        raise InputError(f"{folder}: no finished run; give a study's folder")
     for recipe in recipes or ():
         if recipe not in by_recipe:
             hint = nearest(recipe, by_recipe)
             raise InputError(
-                f"--recipe {recipe}: no finished run of it in {folder}{hint}; there is: {', '.join(by_recipe)}"
+                f"--recipe {recipe}: no finished run in {folder}{hint}; available: {', '.join(by_recipe)}"
             )
     return {recipe: by_recipe[recipe] for recipe in recipes or by_recipe}
 
@@ -88,8 +88,8 @@ def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
     for status, number in stopped.items():
         how = "stopped by an alarm (--on_alarm stop)" if status == "stopped" else status
         raise InputError(
-            f"{recipe}: {number} of {len(runs)} runs were {how}: nobody knows how they would have ended, and without them "
-            "the recipe would look better than it is. Give a study whose runs were all finished"
+            f"{recipe}: {number} of {len(runs)} runs were {how}. How they would have ended is unknown, and the recipe would "
+            "look better without them. Give a study in which all runs were finished"
         )
     histories = [_history(folder, run) for run in runs]
     planned = max(run.planned_steps for run in runs)
@@ -122,7 +122,7 @@ def _history(folder: Path, run: RunRecord) -> dict[int, tuple[float, float | Non
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error}); run it again") from None
     if not history:
-        raise InputError(f"{run.name}: was never evaluated, so that it has no score")
+        raise InputError(f"{run.name}: it was never evaluated and has no score; train with --eval_strategy epoch")
     return history
 
 

@@ -1,6 +1,6 @@
-"""Two recipes compared, in words: the sentences of the comparisons in `summary.json` and below the table.
+"""Two recipes compared, in words: the sentences in `summary.json` and `summary.md`, and the lines that a study prints.
 
-Failed runs come first. A recipe that nearly always fails has a small standard deviation: no recipe is called more stable
+Failed runs come first. A recipe that nearly always fails has a small standard deviation. So no recipe is called more stable
 than one that fails less often.
 """
 
@@ -20,7 +20,7 @@ BOUNDS = ("failed_share_if_all_heal", "failed_share_if_all_fail")
 
 
 def comparison_sentence(comparison: Mapping[str, Any]) -> str:
-    """Two recipes compared in one paragraph: failed shares first, then spread; of censored runs only bounds.
+    """Two recipes compared in one paragraph: failed shares, then spread; only bounds if runs were stopped.
 
     Args:
         comparison: of two recipes, the values of a pair in the order of its `recipes`: `failed`, `runs`, `stopped`,
@@ -30,8 +30,8 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
     if any(comparison["stopped_early"]):
         return (
-            f"{a} against {b}: seeds were stopped early because others looked better, so that neither failed shares nor "
-            "spreads are compared; one best run against another is one seed against one."
+            f"{a} against {b}: seeds were stopped early because others looked better. Therefore neither failed shares nor "
+            "spreads are compared. A comparison of the two best runs would compare one seed with one seed."
         )
     if runs_a and runs_b and any(comparison["stopped"]):
         return f"{a} against {b}: {_bounds(comparison)}"
@@ -44,6 +44,34 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
     if failed_a * runs_b == failed_b * runs_a:
         return f"{head} {_equal_shares(comparison)}"
     return f"{head} {_different_shares(comparison)}"
+
+
+def comparison_line(comparison: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Two recipes compared in a line: failed runs, or where none failed the spreads; with the test's p.
+
+    Args:
+        comparison: as for [`comparison_sentence`].
+        names: recipe -> what to call it.
+    """
+    a, b = (names[recipe] for recipe in comparison["recipes"])
+    (failed_a, failed_b), (runs_a, runs_b) = comparison["failed"], comparison["runs"]
+    head = f"{a} vs {b}: "
+    if any(comparison["stopped_early"]):
+        return f"{head}not compared, seeds were stopped early"
+    if not (runs_a and runs_b):
+        return f"{head}nothing to compare"
+    if any(comparison["stopped"]):
+        shares = [
+            f"{share_text(low)}-{share_text(high)}" if stopped else share_text(low)
+            for low, high, stopped in zip(*(comparison[key] for key in (*BOUNDS, "stopped")), strict=True)
+        ]
+        return f"{head}failed share {' vs '.join(shares)}; not tested, runs were stopped"
+    if failed_a == failed_b == 0:
+        p = comparison["brown_forsythe"]["p"]
+        spreads = " vs ".join(apart(*comparison["std_ok"]))
+        return f"{head}none failed; std {spreads}, {'no test' if p is None else p_text(p)}"
+    p = p_text(comparison["fisher_p"])
+    return f"{head}failed {failed_a} of {runs_a} vs {failed_b} of {runs_b}, Fisher {p}"
 
 
 def _bounds(comparison: Mapping[str, Any]) -> str:
@@ -60,16 +88,14 @@ def _bounds(comparison: Mapping[str, Any]) -> str:
         text += "The bounds overlap: which of the two fails less often is open."
     else:
         less = comparison["recipes"][0 if high[0] < low[1] else 1]
-        text += (
-            f"Whatever the stopped runs had done, a smaller share of {less} would have failed here; it may be chance."
-        )
-    return f"{text} Stopped runs are censored: neither failed shares nor spreads are tested."
+        text += f"However the stopped runs had ended, a smaller share of {less} would have failed here. This may be chance."
+    return f"{text} Stopped runs are censored, so neither failed shares nor spreads are tested."
 
 
 def _no_failures(comparison: Mapping[str, Any]) -> str:
     """No run of either failed: their spreads are compared."""
     test = comparison["brown_forsythe"]
-    text = f"Std of the ok runs: {_both(comparison['std_ok'])}. {_brown_forsythe(test)}"
+    text = f"Std: {_both(comparison['std_ok'])}. {_brown_forsythe(test)}"
     if test["p"] is None:
         return text
     steadier = _smaller(comparison["std_ok"])
@@ -82,10 +108,10 @@ def _no_failures(comparison: Mapping[str, Any]) -> str:
 def _equal_shares(comparison: Mapping[str, Any]) -> str:
     """The same share failed, and it is not 0."""
     if comparison["failed"] == comparison["runs"]:
-        caution = "where no run succeeds they say nothing of stability."
+        caution = "where no run succeeds, this says nothing about stability."
     else:
-        caution = "failed runs among them, they say how far these are from the others."
-    text = f"The failed shares are the same. Std, all runs: {_both(comparison['std'])}; {caution}"
+        caution = "it includes failed runs, and shows how far they are from the others."
+    text = f"The failed shares are the same. Std of all runs: {_both(comparison['std'])}; {caution}"
     return f"{text} {_brown_forsythe(comparison['brown_forsythe'])}"
 
 
@@ -96,13 +122,13 @@ def _different_shares(comparison: Mapping[str, Any]) -> str:
         text = f"{names[1 - more]} is the more stable of the two: it fails less often."
     else:
         text = "The difference in failed shares may be chance."
-    text += f" Std, all runs: {_both(std)}"
+    text += f" Std of all runs: {_both(std)}"
     if _smaller(std) == more:
-        # a few failed runs, far from the others, make a std large: only where half of them fail do they make it small
+        # A few failed runs, far from the others, make a std large. They make it small only if half of the runs fail.
         if 2 * failed[more] >= runs[more]:
-            text += f"; that of {names[more]} is small because its runs fail, and is no stability"
+            text += f"; that of {names[more]} is small because its runs fail, which is no sign of stability"
         else:
-            text += f"; that of {names[more]} is smaller, but more of its runs fail: it is no stability"
+            text += f"; that of {names[more]} is smaller, but more of its runs fail: this is no sign of stability"
     return f"{text}. {_brown_forsythe(comparison['brown_forsythe'])}"
 
 
@@ -114,7 +140,7 @@ def _brown_forsythe(test: Mapping[str, Any]) -> str:
 
 
 def _smaller(values: Sequence[float | None]) -> int | None:
-    """Index of the smaller one; None where they differ by rounding only, or one is missing."""
+    """Index of the smaller one; None if they differ only by rounding, or one is missing."""
     if None in values or round(values[0], MOST_DECIMALS) == round(values[1], MOST_DECIMALS):
         return None
     return 0 if values[0] < values[1] else 1

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import InputError
 
@@ -33,7 +34,7 @@ def standard_deviation(scores: np.ndarray) -> np.ndarray:
     return scores.std(-1, ddof=1)
 
 
-def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def wilson_interval(count: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's score interval of a share, as `scipy.stats.binomtest(count, n).proportion_ci(method="wilson")`.
 
     All shares p that the score test does not reject: `|count/n - p| <= z sqrt(p (1 - p) / n)`, hence
@@ -55,7 +56,7 @@ def wilson_interval(count: np.ndarray, n: np.ndarray, confidence: float = 0.95) 
 
     count, n = np.broadcast_arrays(np.asarray(count, dtype=float), np.asarray(n, dtype=float))
     if not ((n >= 1) & (count >= 0) & (count <= n)).all():
-        raise InputError(f"a share of {count.tolist()} of {n.tolist()}: need 0 <= count <= n and n >= 1")
+        raise InputError(f"a share of {count.tolist()} of {n.tolist()} runs: need 0 <= count <= n and n >= 1")
     check_confidence(confidence)
     z = ndtri((1 + confidence) / 2)
     half = z * np.sqrt(count * (n - count) / n + z**2 / 4)
@@ -126,7 +127,7 @@ def t_interval(scores: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray
 
     scores = np.asarray(scores, dtype=float)
     if not np.isfinite(scores).all():
-        raise InputError("scores that are not finite: give a run that diverged the score of its predictions")
+        raise InputError("some scores are not finite; for a diverged run, give the score of its predictions")
     check_confidence(confidence)
     n = scores.shape[-1]
     if n < 2:
@@ -154,7 +155,7 @@ def expanded_ends(n: int, confidence: float = 0.95) -> tuple[float, float]:
 
     check_confidence(confidence)
     if n < 2:
-        raise InputError(f"an interval of {n} run: need at least 2")
+        raise InputError(f"an interval from {n} run: need at least 2 runs")
     low = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + confidence) / 2)))
     return low, 1 - low
 
@@ -248,7 +249,7 @@ def brown_forsythe(*groups: Sequence[float] | np.ndarray) -> BrownForsythe:
     if all(np.ptp(array) <= same for array in arrays):
         return BrownForsythe(None, None, n, distances, "the scores of each group are all the same")
     if all(np.ptp(group) <= same for group in z):
-        reason = "each score is as far from its group's median as the others, as two always are"
+        reason = "the scores of each group are equally far from its median, as two scores always are"
         return BrownForsythe(None, None, n, distances, reason)
     result = levene(*arrays, center="median")
     return BrownForsythe(float(result.statistic), float(result.pvalue), n, distances)

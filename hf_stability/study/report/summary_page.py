@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...utils.files import write_json, write_text
-from ...utils.text import decimal, markdown_table, share_text
+from ...utils.text import decimal, joined, markdown_table, share_text
 from ..job import run_name
 from .sentences import BOUNDS, LEVEL
 from .summary import ALL_PAIRS_UP_TO, censored
@@ -24,8 +24,8 @@ RUN_COLUMNS = (
 )  # fmt: skip
 
 SCORE_COLUMNS = {
-    "std of the ok runs (conditional)": "std_ok",
-    "std, all runs": "std",
+    "std of runs that did not fail": "std_ok",
+    "std of all runs": "std",
     "mean": "mean",
     "median": "median",
     "max": "max",
@@ -37,15 +37,15 @@ SCORE_COLUMNS = {
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
-    """What a study prints at its end: the recipes' table, then notes on how to read it, then the comparisons."""
+    """The recipes' table, then notes on how to read it, then the comparisons."""
     return "\n".join([recipes_table(summary), "", *(f"- {note}" for note in _notes(summary))])
 
 
 def recipes_table(summary: Mapping[str, Any]) -> str:
     """A row for each recipe, as Markdown.
 
-    The best evaluations' mean has a column only where all runs have the same number of evaluations, two or more; stopped
-    runs have columns only where there are any.
+    Columns for stopped runs are there only if runs were stopped. The mean of the best evaluations has a column only if all
+    runs have the same number of evaluations, two or more.
     """
     metric = summary["metric"] or "score"
     columns = {f"{metric}: {name}": key for name, key in SCORE_COLUMNS.items()}
@@ -89,7 +89,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _seed(run: Mapping[str, Any]) -> str:
-    """`3`; of two-way seeds `init-02_order-01_dropout-1`."""
+    """`3`, or with two-way seeds `init-02_order-01_dropout-1`."""
     return str(run["seed"]) if run["cell"] is None else run_name("", 0, run["cell"]).strip("/")
 
 
@@ -97,7 +97,7 @@ def _seed(run: Mapping[str, Any]) -> str:
 
 
 def _apart(figures: Mapping[str, Any]) -> str:
-    """Runs that are in no figure: ` (+1 crashed, +2 unknown)`."""
+    """Runs that no figure counts: ` (+1 crashed, +2 unknown)`."""
     counts = [f"+{figures[kind]} {kind}" for kind in ("crashed", "unknown") if figures.get(kind)]
     return f" ({', '.join(counts)})" if counts else ""
 
@@ -112,7 +112,7 @@ def failed_text(figures: Mapping[str, Any]) -> str:
     return f"{figures['failed']}{f' = {share}' if figures['failed'] else ''} ({low}-{high})"
 
 
-def _bounds_cell(figures: Mapping[str, Any]) -> str:
+def bounds_cell(figures: Mapping[str, Any]) -> str:
     """`0.10-0.35 (0.03-0.57)`; `-` where no run was stopped."""
     if not figures["stopped"]:
         return "-"
@@ -121,7 +121,7 @@ def _bounds_cell(figures: Mapping[str, Any]) -> str:
     return f"{heal}-{fail} ({low}-{high})"
 
 
-def _audited_cell(figures: Mapping[str, Any]) -> str:
+def audited_cell(figures: Mapping[str, Any]) -> str:
     """`0.28 (0.07-0.56), 1 of 2`; `-` where no run was stopped, or none audited."""
     if not figures["stopped"] or not figures["audited"]:
         return "-"
@@ -130,74 +130,76 @@ def _audited_cell(figures: Mapping[str, Any]) -> str:
     return f"{share} ({low}-{high}), {figures['audited_failed']} of {figures['audited']}"
 
 
-def _saved_cell(figures: Mapping[str, Any]) -> str:
+def saved_cell(figures: Mapping[str, Any]) -> str:
     """`570 = 0.15`; `-` where no run was stopped."""
     return f"{figures['saved_steps']} = {share_text(figures['saved_share'])}" if figures["stopped"] else "-"
 
 
 STOP_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "stopped": lambda figures: str(figures["stopped"]),
-    "failed share: bounds (95% limits)": _bounds_cell,
-    "failed share: audited estimate (95% interval), failed of audited": _audited_cell,
-    "update steps saved = share": _saved_cell,
+    "failed share: bounds (95% limits)": bounds_cell,
+    "failed share: audited estimate (95% interval), failed of audited": audited_cell,
+    "update steps saved = share": saved_cell,
 }
-"""Columns of the recipes' table where runs were stopped."""
+"""Columns of the recipes' table if alarms stopped runs."""
 
 EARLY_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "stopped early": lambda figures: str(figures["stopped_early"]),
     "budget, runs": lambda figures: decimal(figures["budget"], 2),
 }
-"""Columns where runs were stopped early, because others looked better."""
+"""Columns if runs were stopped early because others looked better."""
 
 
 # ---- notes ----------------------------------------------------------------------------------------------------------
 
 STOPPED_NOTES = (
-    "Stopped runs were ended by their alarm. They are censored, not failed: in no score and in no failed count. A recipe "
-    "that has any has no failed share, mean, median or std, which would be of its other runs alone, and no test.",
-    "Bounds: the failed share if all stopped runs had healed, and if all had failed; in brackets the lower 95% Wilson limit "
-    "of the one and the upper of the other.",
-    "Audited estimate: of the runs to be stopped some, drawn at random (--audit_alarms), were finished anyway, and their "
-    "failed share is taken for that of the stopped. Its 95% interval has Wilson's limits of both shares, one upon the other.",
-    "Saved: update steps that stopped runs did not make, and their share of all that were planned.",
+    "Stopped runs were ended by their alarm. They are censored, not failed: no score and no failed count includes them. A "
+    "recipe with stopped runs has no failed share, mean, median, std or test. They would describe only its other runs.",
+    "Bounds: the failed share if all stopped runs had healed, and if all had failed. In brackets: the lower 95% Wilson limit "
+    "of the first, and the upper limit of the second.",
+    "Audited estimate: some of the alarmed runs, drawn at random (--audit_alarms), were finished anyway. The estimate takes "
+    "their failed share for the stopped runs too. Its 95% interval combines the Wilson limits of both shares.",
+    "Saved: update steps that stopped runs did not make, and their share of all planned update steps.",
 )
 """How to read the columns of stopped runs."""
 
 EARLY_NOTES = (
-    "Runs that were stopped early are censored, not failed, but for those that had diverged: others looked better "
-    "(--restarts). A recipe that has any has no failed share, mean, median or std, which would be of the runs that looked "
-    "best, and no test.",
-    "Budget: update steps of all runs but crashed ones, as a number of whole runs. The best finished run was chosen by its "
-    "score on the development set that counts: as a score on new examples that is too high.",
+    "Runs were stopped early because others looked better (--restarts). They are censored, not failed, except those that "
+    "had diverged. A recipe with such runs has no failed share, mean, median, std or test. They would describe only the runs "
+    "that looked best.",
+    "Budget: update steps of all runs except crashed ones, as a number of whole runs. The best finished run was chosen by "
+    "its score on the development set that selects. For new examples this score is too high.",
 )
 """How to read the columns of runs that were stopped early."""
 
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
-    """How to read the table, then the comparisons; a line each."""
+    """How to read the table, then the comparisons, each in a line."""
     metric, recipes = summary["metric"] or "score", summary["recipes"]
     notes = [
-        "failed: failed and diverged runs, their share and its 95% Wilson interval. Where runs fail a small std is no "
-        "stability.",
-        f"{metric}: at the end of training. std: ddof = 1; that of the ok runs leaves the failed ones out, and is "
-        "comparable only where none failed.",
+        "failed: number of failed and diverged runs, their share, and its 95% Wilson interval. Where runs fail, a small std "
+        "is no sign of stability.",
+        f"{metric}: the score at the end of training. std: sample standard deviation (ddof = 1). The std of runs that did "
+        "not fail is comparable only between recipes without failed runs.",
     ]
     if any(figures["report_mean"] is not None for figures in recipes):
         notes.append(
-            "Scores and verdicts are of the first half of the development set, which may select (the best run, the best "
-            "evaluation); the column of the second half is for reporting what was selected."
+            "Scores and verdicts come from the first half of the development set. It may select (the best run, the best "
+            "evaluation). The second half has a column of its own, for reporting what was selected."
         )
     if any(run["cell"] for run in summary["runs"]):
         notes.append(
-            "Runs of two-way seeds share initialisations and data orders: intervals and tests, which take runs for "
-            "independent, are too sure of them. two_way.md has the variance's sources, where the design is whole."
+            "Runs of two-way seeds share initialisations and data orders. Intervals and tests treat runs as independent, so "
+            "that intervals are too narrow and p-values too small. If the design is complete, two_way.md has the sources of "
+            "the variance."
         )
-    if any(figures["crashed"] for figures in recipes):
-        notes.append("Crashed runs are in no figure.")
+    apart = [kind for kind in ("crashed", "unknown") if any(figures.get(kind) for figures in recipes)]
+    if apart:
+        notes.append(f"{joined(apart).capitalize()} runs are not counted in any figure.")
     missing = [(f["runs"] - censored(f) - f["scores"], f["recipe"]) for f in recipes]
     scoreless = [f"{number} of {recipe}" for number, recipe in missing if number]
     if scoreless:
-        notes.append(f"Runs without a score: {', '.join(scoreless)}. They are in the failed share only.")
+        notes.append(f"Runs without a score: {', '.join(scoreless)}. They count only in the failed share.")
     if any(figures["stopped"] for figures in recipes):
         notes += STOPPED_NOTES
     if any(figures["stopped_early"] for figures in recipes):
@@ -206,8 +208,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     if len(_evaluations(summary)) > 1:
         numbers = [f"{f['recipe']} {' or '.join(map(str, f['evaluations']))}" for f in recipes if f["evaluations"]]
         notes.append(
-            f"No column for the best evaluation: the runs differ in how many they have ({', '.join(numbers)}), and "
-            "the best of more evaluations is higher by selection."
+            f"There is no column for the best evaluation. Runs differ in their number of evaluations "
+            f"({', '.join(numbers)}), and the best of more evaluations is higher by selection."
         )
     tested = [c for c in summary["comparisons"] if not any(c["stopped"]) and not any(c["stopped_early"])]
     number = len(tested)
@@ -215,9 +217,9 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         pairs = "each pair" if len(recipes) <= ALL_PAIRS_UP_TO else f"each of {len(recipes)} recipes with the first"
         corrected = f", not corrected for {number} comparisons" if number > 1 else ""
         notes.append(
-            f"Comparisons, {pairs}: failed runs, then spread. Brown-Forsythe is Levene's test about the median, on "
-            f"the last {metric} of all runs, for comparison with the paper's Levene test. p is two-sided{corrected}; "
-            f"a difference is called one below {decimal(LEVEL, 2)}."
+            f"Comparisons, {pairs}: failed runs first, then spread. Brown-Forsythe is Levene's test about the median, on "
+            f"the last {metric} of all runs. The paper uses Levene's test. p is two-sided{corrected}. A difference counts as "
+            f"shown if p is below {decimal(LEVEL, 2)}."
         )
     return notes + [comparison["sentence"] for comparison in summary["comparisons"]]
 

@@ -70,8 +70,8 @@ def _section(folder: Path, recipe: str, runs: Sequence[RunRecord]) -> list[str]:
     plain = sum(run.cell is None for run in runs)
     if plain:
         raise InputError(
-            f"{recipe}: {plain} of {len(runs)} runs are of plain seeds, which change initialisation, data order and dropout "
-            "together; run a study with --two_way I J in a folder of its own"
+            f"{recipe}: {plain} of {len(runs)} runs have plain seeds, which change initialisation, data order and dropout "
+            "together; run a study with --two_way I J in another folder"
         )
     runs = sorted(runs, key=lambda run: run.seed)
     scores = read_scores(folder, runs)

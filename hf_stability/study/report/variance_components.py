@@ -13,8 +13,9 @@ Components", chapter 4). That needs no normal distribution, which scores with fa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Grid:
     scores: np.ndarray
 
 
-def crossed_grid(init_seeds: Sequence[Hashable], data_seeds: Sequence[Hashable], scores: Sequence[float]) -> Grid:
+def crossed_grid(init_seeds: Sequence[Any], data_seeds: Sequence[Any], scores: Sequence[float] | np.ndarray) -> Grid:
     """The cells of a balanced crossed design, from a list of runs.
 
     Args:
@@ -62,7 +63,7 @@ def crossed_grid(init_seeds: Sequence[Hashable], data_seeds: Sequence[Hashable],
     """
     if not len(init_seeds) == len(data_seeds) == len(scores):
         raise InputError(
-            f"{len(init_seeds)} and {len(data_seeds)} seeds for {len(scores)} scores: need one of each a run"
+            f"{len(init_seeds)} and {len(data_seeds)} seeds for {len(scores)} scores: need one of each per run"
         )
     cells: dict[tuple, list[float]] = {}
     for init, order, score in zip(init_seeds, data_seeds, scores, strict=True):
@@ -75,7 +76,7 @@ def crossed_grid(init_seeds: Sequence[Hashable], data_seeds: Sequence[Hashable],
             if number < most:
                 raise InputError(
                     f"initialisation seed {init} with data-order seed {order}: {number} runs, others have {most}; each "
-                    "pair of seeds needs the same number: the command of the largest design runs what is missing"
+                    "pair of seeds needs the same number. Rerun the command of the largest design to add what is missing"
                 )
     array = np.array([[cells[init, order] for order in columns] for init in rows], dtype=float)
     return Grid(tuple(rows), tuple(columns), _checked(array, rows, columns))
@@ -92,8 +93,8 @@ def _checked(scores: np.ndarray, init_seeds: Sequence | None = None, data_seeds:
     for i, j, _ in np.argwhere(~np.isfinite(scores))[:1]:
         init, order = (seeds[k] if seeds else f"number {k}" for seeds, k in ((init_seeds, i), (data_seeds, j)))
         raise InputError(
-            f"initialisation seed {init} with data-order seed {order}: a score is missing or not finite; give a run that "
-            "diverged the score of its predictions"
+            f"initialisation seed {init} with data-order seed {order}: a score is missing or not finite; for a "
+            "diverged run, give the score of its predictions"
         )
     return scores
 

@@ -1,1 +1,1 @@
-"""The bundled demo: two small tasks in a made-up fragment of English, and a small BERT that was pretrained on it."""
+"""The bundled demo: three small tasks in a made-up fragment of English, and small models pretrained on it."""

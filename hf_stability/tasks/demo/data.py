@@ -1,14 +1,14 @@
-"""The demo's data: three labelled tasks, text pairs to pretrain on, text of a seed of its own, and the bundled models.
+"""The demo's data: three labelled tasks, text pairs for pretraining, held-out text, and the bundled models.
 
-Everything is generated, the same on every machine: `random.Random` is seeded with a string and nothing is read.
+Everything is generated and the same on every machine: `random.Random` gets a string as seed, and nothing is read.
 
 - `demo_pair`: does the second sentence follow from the first? Modelled on RTE: few examples, accuracy. In the half
   that does not follow, most hypotheses use the premise's own words with the roles exchanged.
 - `demo_cola`: is the sentence acceptable? Modelled on CoLA: 7 in 10 are (CoLA's train set: 70.4%), Matthews
   correlation first.
-- `demo_nli`: what does the second sentence do with the first one's words? Three classes, ten times `demo_pair`'s
-  training examples, none of its first sentences: an intermediate task for training in two stages, as MNLI is for RTE
-  (STILTs, Phang et al. 2018).
+- `demo_nli`: what does the second sentence do with the first one's words? It has three classes and ten times as many
+  training examples as `demo_pair`, with other first sentences. It is an intermediate task for training in two stages, as
+  MNLI is for RTE (STILTs, Phang et al. 2018).
 """
 
 from __future__ import annotations
@@ -42,35 +42,35 @@ DEMO_TASKS = {
     ),
 }
 
-# Number of examples, drawn in this order: later splits do not change earlier ones. 1000 is where the paper (section
-# 4.2) finds fine-tuning unstable; `train_full` is ten times that, for the experiment on the size of the data set. The
-# development set is drawn in two halves: the first was looked at while the pretraining was chosen, the second by
-# nobody before the protocol of the confirmatory run was fixed.
+# Numbers of examples, drawn in this order: later splits do not change earlier ones. With 1000 examples the paper (section
+# 4.2) finds fine-tuning unstable. `train_full` is ten times that, for the experiment on the size of the data set. The
+# development set is drawn in two halves. The first was used while the pretraining was chosen. Nobody looked at the second
+# before the protocol of the confirmatory run was fixed.
 _SMALL_TASK = {"train": 1000, "validation": 500, "test": 2000, "train_full": 10_000, "validation_second_half": 500}
 SPLIT_SIZES = {
     "demo_pair": _SMALL_TASK,
     "demo_cola": _SMALL_TASK,
     "demo_nli": {"train": 10_000, "validation": 1000, "test": 2000},
 }
-# The tasks' seed. It was never searched: no run was looked at under another one.
+# The seed of the tasks. It was never searched: no run used another one.
 DATA_SEED = 2021
-# The held-out text's seed, apart from the tasks' and from any that pretraining may be given (a number).
+# The seed of the held-out text. It differs from the tasks' seed and from all seeds of pretraining, which are numbers.
 HELDOUT_SEED = "heldout"
 
 ACCEPTABLE_SHARE = 0.7
-# Share of the wrong hypotheses that are made of the premise's own words. The rest exchange one word for a new one.
+# Share of the wrong hypotheses that use the premise's own words. The others exchange one word for a new one.
 REARRANGED_SHARE = 0.75
 
 ASSETS = Path(__file__).parent / "assets"
 
 
 def draw_premise(rng: random.Random) -> tuple[grammar.Sentence, grammar.Sentence, list[grammar.Sentence]]:
-    """A sentence, a fact that follows from it, and the wrong versions of that fact in the sentence's own words."""
+    """A sentence, a fact that follows from it, and wrong versions of that fact made of the sentence's own words."""
     choices: list[tuple[grammar.Sentence, list[grammar.Sentence]]] = []
     while not choices:
         premise = grammar.draw_sentence(rng, weakening=True)
         choices = [(fact, inference.rearrangements(premise, fact)) for fact in inference.facts(premise)]
-        # Without a wrong version in the premise's own words, a word's absence from the premise would tell the label.
+        # Without wrong versions in the premise's own words, a word's absence from the premise would reveal the label.
         choices = [(fact, wrong) for fact, wrong in choices if wrong]
     return (premise, *rng.choice(choices))
 
@@ -78,7 +78,7 @@ def draw_premise(rng: random.Random) -> tuple[grammar.Sentence, grammar.Sentence
 def draw_pair_example(rng: random.Random) -> dict:
     """One row of `demo_pair`: `sentence1`, `sentence2` (text) and `label` (0: follows, 1: does not)."""
     premise, hypothesis, wrong = draw_premise(rng)
-    # Drawn after the fact and apart from it: neither the premise nor the form of the hypothesis tells the label.
+    # Drawn after the fact and independently, so neither the premise nor the form of the hypothesis reveals the label.
     label = int(rng.random() < 0.5)
     if label == 1 and rng.random() < REARRANGED_SHARE:
         hypothesis = rng.choice(wrong)
@@ -97,7 +97,7 @@ def draw_cola_example(rng: random.Random) -> dict:
 def draw_nli_example(rng: random.Random) -> dict:
     """One row of `demo_nli`: `sentence1`, `sentence2` (text) and `label`.
 
-    0: it follows; 1: it says something else with the premise's own words; 2: one word of it gave way to another.
+    0: it follows. 1: it uses the premise's own words but does not follow. 2: one of its words was replaced.
     """
     premise, hypothesis, wrong = draw_premise(rng)
     label = rng.randrange(3)
@@ -112,16 +112,16 @@ _DRAW = {"demo_pair": draw_pair_example, "demo_cola": draw_cola_example, "demo_n
 
 
 def demo_splits(name: str) -> dict[str, list[dict]]:
-    """All of a task's data: `train`, `validation`, `test` and, but for `demo_nli`, `train_full`: lists of rows.
+    """All data of a task, as lists of rows: `train`, `validation`, `test`, and `train_full` (not for `demo_nli`).
 
-    No first sentence comes twice, in one split or in two, nor in `demo_nli` and `demo_pair`. `train_full` does not
-    contain `train`: it is another, larger draw from the same source.
+    No first sentence comes twice, within a split or in two splits, nor in both `demo_nli` and `demo_pair`. `train_full` does
+    not contain `train`: it is another, larger draw from the same source.
 
     Raises:
-        InputError: there is no such task.
+        InputError: no such task.
     """
     if name not in _DRAW:
-        raise InputError(f"no demo task {name!r}: choose one of {', '.join(_DRAW)}")
+        raise InputError(f"no demo task {name!r}; give one of {', '.join(_DRAW)}")
     rng = random.Random(f"{name}-{DATA_SEED}")
     first_column = DEMO_TASKS[name].text_columns[0]
     seen: set[str] = set()
@@ -141,7 +141,7 @@ def demo_splits(name: str) -> dict[str, list[dict]]:
 
 
 def load_demo_data(name: str) -> TaskData:
-    """The data of a demo task, as a study uses it: `train` and `validation`."""
+    """The data of a demo task for a study: `train` and `validation`."""
     from datasets import Dataset  # here, because importing it takes seconds
 
     rows = demo_splits(name)
@@ -154,15 +154,16 @@ def load_demo_data(name: str) -> TaskData:
 
 
 def pretraining_pairs(seed: int | str, n: int, related: bool = False) -> list[dict]:
-    """`n` pairs of sentences to pretrain on: `text_a`, `text_b` and `label` (0: belong together, 1: do not).
+    """`n` pairs of sentences for pretraining: `text_a`, `text_b` and `label` (0: they belong together, 1: they do not).
 
-    With `related` all belong together: consecutive text, for models that are not trained to tell.
+    With `related`, all belong together, like consecutive text. This is for models that are not trained on the label.
 
-    The label is BERT's next-sentence label in spirit. Half of the second sentences say again a part of what the first
-    one says. Of the others, half say such a part with one word exchanged (without these, the model learns to compare
-    topics, not words), a quarter are a part of another sentence, a quarter another sentence. It is no entailment:
-    under "every" or "no" a part need not follow from the whole, and no role is ever exchanged. That is left for
-    fine-tuning to learn.
+    The label resembles BERT's next-sentence label. Half of the second sentences repeat a part of the first sentence. Half of
+    the others repeat such a part with one word exchanged; without these, the model learns to compare topics, not words. A
+    quarter of the others are a part of another sentence, and a quarter are another sentence.
+
+    The label is not entailment: under "every" or "no" a part need not follow from the whole, and roles are never exchanged.
+    Fine-tuning has to learn that.
     """
     rng = random.Random(f"pretraining-{seed}")
     rows = []
@@ -183,7 +184,7 @@ def pretraining_pairs(seed: int | str, n: int, related: bool = False) -> list[di
 
 
 def heldout_text(n: int) -> list[str]:
-    """`n` correct sentences for measuring masked-LM perplexity. Short ones may have come up in pretraining, too."""
+    """`n` correct sentences to measure masked-LM perplexity. Short ones may occur in pretraining too."""
     rng = random.Random(HELDOUT_SEED)
     return [grammar.text(grammar.draw_sentence(rng)) for _ in range(n)]
 
@@ -194,7 +195,7 @@ def demo_model_path(architecture: str = "bert") -> str:
     if not (folder / "config.json").is_file():
         bundled = ", ".join(sorted(path.parent.name for path in ASSETS.glob("*/config.json"))) or "none"
         raise InputError(
-            f"no demo model is bundled for architecture {architecture!r} (bundled: {bundled}); "
-            f"make one with `python -m hf_stability.tasks.demo.pretrain --architecture {architecture}`"
+            f"no bundled demo model of architecture {architecture!r} (bundled: {bundled}); give one of these, or make one: "
+            f"python -m hf_stability.tasks.demo.pretrain --architecture {architecture}"
         )
     return str(folder)

@@ -1,17 +1,17 @@
 """A small fragment of English with number agreement.
 
 A sentence is a subject, a predicate and perhaps an adverb: `the dogs near a box chase every cat that this farmer feeds.`
-Four things have to agree, often across other nouns that stand between: the verb with its subject, the verb of a
-relative clause with ITS subject, a determiner with its noun, a reflexive pronoun with its antecedent. The kinds of
-sentences follow the probes of subject-verb agreement and reflexives of Linzen, Dupoux & Goldberg (TACL 2016,
+Four things have to agree, often across other nouns in between: the verb with its subject, the verb of a relative clause
+with ITS subject, a determiner with its noun, a reflexive pronoun with its antecedent. The kinds of sentences follow the
+probes of subject-verb agreement and reflexives of Linzen, Dupoux & Goldberg (TACL 2016,
 arXiv 1611.01368) and Marvin & Linzen (EMNLP 2018, arXiv 1808.09031).
 
-The words are chosen so that no inference creeps in that inference.py does not know: no noun names a kind of another (a hen
-is a bird), no verb is symmetric (whoever meets a king is met by him), none implies another.
-No word that may follow "a" begins with a vowel, so that there is no "an".
+The words permit no inference that inference.py does not know. No noun names a kind of another (a hen is a bird). No verb is
+symmetric (if A meets B, B meets A), and none implies another. No word that may follow "a" begins with a vowel, so there is
+no "an".
 
-Every function that draws takes its `random.Random`; nothing here touches global random state. Structures are frozen
-dataclasses and compare by value. Every verb carries its own number, so that a wrong one can be written down.
+Every function that draws takes a `random.Random`; nothing here touches global random state. Structures are frozen
+dataclasses and compare by value. Every verb has its own number, so that a wrong sentence can be built.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOUNS = {
         "book chair table lamp cup box key car boat stone ring clock hat coat door bell drum plate spoon basket"
     ).split(),
 }
-# Verbs by what their subject and object may be. No symmetric ones, none that implies another of its list.
+# Kinds of subject and object -> verbs. No verb is symmetric or implies another of its list.
 TRANSITIVE_VERBS = {
     ("person", "person"): "praise visit thank blame hire advise".split(),
     ("person", "animal"): "feed train ride pet groom rescue".split(),
@@ -54,13 +54,13 @@ ADJECTIVES = {
 COMMON_ADJECTIVES = "red blue green black white small big pretty".split()
 ADVERBS = "often quietly slowly suddenly today here outside again daily alone".split()
 PREPOSITIONS = "near behind beside above below with".split()
-# "The dog is near the box" says that the box is near the dog, too.
+# "The dog is near the box" means that the box is near the dog, too.
 SYMMETRIC_PREPOSITIONS = frozenset({"near", "beside", "with"})
 
 SINGULAR_DETERMINERS = "a this every each".split()
 PLURAL_DETERMINERS = "these some many few".split()
 COMMON_DETERMINERS = "the no".split()
-# Upward monotone in the noun: "a red dog sleeps" gives "a dog sleeps". The rest are not, or not clearly ("many").
+# Upward monotone in the noun: from "a red dog sleeps" follows "a dog sleeps". The others are not, or not clearly ("many").
 WEAKENING_DETERMINERS = frozenset({"the", "a", "this", "these", "some"})
 
 SINGULAR_REFLEXIVES = {"person": ("himself", "herself"), "animal": ("itself",)}
@@ -102,7 +102,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Predicate:
-    """What is said of a subject: `verb [preposition] [object or complement]`.
+    """The predicate of a subject: `verb [preposition] [object or complement]`.
 
     `sleeps` (verb), `chases the cat` (object), `praises himself` (complement: the pronoun), `is red` (complement: an
     adjective), `is near the box` (preposition and object).
@@ -155,7 +155,7 @@ class NounPhrase:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence: a subject, what is said of it, and perhaps an adverb at its end."""
+    """A sentence: a subject, a predicate, and perhaps an adverb at the end."""
 
     subject: NounPhrase
     predicate: Predicate
@@ -183,7 +183,7 @@ def _all_words() -> tuple[str, ...]:
     )
 
 
-# Every word of the language, each once, in a fixed order: the tokenizer's vocabulary after its special tokens.
+# All words of the language, each once, in a fixed order. They follow the special tokens in the tokenizer's vocabulary.
 WORDS = _all_words()
 
 
@@ -219,7 +219,7 @@ def predicate_words(predicate: Predicate) -> list[str]:
 
 
 def text(sentence: Sentence) -> str:
-    """The sentence as a line of text: lower case, words parted by single spaces, a full stop at its end."""
+    """The sentence as a line of text: lower case, single spaces between words, a full stop at the end."""
     words = noun_phrase_words(sentence.subject) + predicate_words(sentence.predicate)
     if sentence.adverb:
         words.append(sentence.adverb)
@@ -227,7 +227,7 @@ def text(sentence: Sentence) -> str:
 
 
 def noun_phrases(sentence: Sentence) -> list[NounPhrase]:
-    """All noun phrases of a sentence, from left to right as their nouns stand; inner ones follow their host."""
+    """All noun phrases of a sentence, from left to right by their nouns. Inner ones follow their host."""
     found = []
     for outer in (sentence.subject, sentence.predicate.object):
         if outer is None:
@@ -249,20 +249,20 @@ def noun_phrases(sentence: Sentence) -> list[NounPhrase]:
 def draw_noun_phrase(
     rng: random.Random, used_nouns: set[str], kind: str | None = None, modified: bool = True, weakening: bool = False
 ) -> NounPhrase:
-    """Draws a noun phrase, and adds its nouns to `used_nouns`: no noun comes twice in a sentence.
+    """Draw a noun phrase and add its nouns to `used_nouns`: no noun comes twice in a sentence.
 
     Args:
         rng: source of randomness.
-        used_nouns: the nouns to stay away from; changed in place.
-        kind: `person`, `animal` or `object`; None draws one.
-        modified: whether it may carry a place or a relative clause (one in four, one in three).
-        weakening: whether to use only determiners under which weakening is valid.
+        used_nouns: the nouns to avoid; changed in place.
+        kind: `person`, `animal` or `object`. None draws one.
+        modified: whether the phrase may have a place (one in four) or a relative clause (one in three).
+        weakening: whether to use only determiners for which weakening is valid.
     """
     kind = kind or rng.choice(list(NOUNS))
     plural = rng.random() < 0.5
     noun = rng.choice([noun for noun in NOUNS[kind] if noun not in used_nouns])
     used_nouns.add(noun)
-    # "the" three times: the one that gives no hint of the number has to be common, or agreement is too easy.
+    # "the" three times: it gives no hint of the number. If it were rare, agreement would be too easy.
     determiners = (PLURAL_DETERMINERS if plural else SINGULAR_DETERMINERS) + COMMON_DETERMINERS + ["the"] * 3
     if weakening:
         determiners = [word for word in determiners if word in WEAKENING_DETERMINERS]
@@ -292,7 +292,7 @@ def draw_noun_phrase(
 
 
 def draw_sentence(rng: random.Random, weakening: bool = False) -> Sentence:
-    """Draws a correct sentence of 3 to 25 words; `weakening`: see `draw_noun_phrase`."""
+    """Draw a correct sentence of 3 to 25 words. For `weakening` see `draw_noun_phrase`."""
     used_nouns: set[str] = set()
     subject = draw_noun_phrase(rng, used_nouns, weakening=weakening)
     kind, plural = subject.kind, subject.plural
@@ -347,7 +347,7 @@ def break_clause(rng: random.Random, sentence: Sentence) -> Sentence | None:
     """`the dog that chase the cats sleeps.`; None if the subject has no relative clause."""
     modifier = sentence.subject.modifier
     if isinstance(modifier, SubjectClause):
-        wrong = SubjectClause(_with_other_number(modifier.predicate))
+        wrong: SubjectClause | ObjectClause = SubjectClause(_with_other_number(modifier.predicate))
     elif isinstance(modifier, ObjectClause):
         wrong = replace(modifier, verb=replace(modifier.verb, plural=not modifier.verb.plural))
     else:
@@ -359,7 +359,7 @@ BREAKS = (break_verb, break_reflexive, break_determiner, break_clause)
 
 
 def draw_broken_sentence(rng: random.Random) -> Sentence:
-    """Draws a sentence with exactly one disagreement, each kind of `BREAKS` alike often."""
+    """Draw a sentence with exactly one disagreement. Each kind in `BREAKS` is equally likely."""
     break_agreement = rng.choice(BREAKS)
     while True:
         broken = break_agreement(rng, draw_sentence(rng))

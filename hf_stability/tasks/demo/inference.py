@@ -1,8 +1,8 @@
-"""What follows from a sentence of the small language, what does not, and wrong versions of it.
+"""Facts that follow from a sentence of the small language, and wrong versions of them.
 
-A sentence's `facts` are had by weakening: leave out adjectives, adverbs and clauses, or state one of them as a sentence of
-its own. That is valid under the determiners in `grammar.WEAKENING_DETERMINERS` only ("every red dog sleeps" does not say
-that every dog does).
+Weakening gives a sentence's `facts`: leave out adjectives, adverbs and clauses, or state one of them as a separate sentence.
+That is valid only with the determiners in `grammar.WEAKENING_DETERMINERS`: "every red dog sleeps" does not mean that every
+dog sleeps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def bare(phrase: NounPhrase) -> NounPhrase:
 
 
 def facts(sentence: Sentence) -> list[Sentence]:
-    """The simple sentences, of bare noun phrases, that a correct sentence states; its main clause comes first."""
+    """The simple sentences, with bare noun phrases, that a correct sentence states. The main clause comes first."""
     predicate = sentence.predicate
     stated = [Sentence(bare(sentence.subject), replace(predicate, object=predicate.object and bare(predicate.object)))]
     for phrase in noun_phrases(sentence):
@@ -53,7 +53,7 @@ def facts(sentence: Sentence) -> list[Sentence]:
 
 
 def follows(premise: Sentence, hypothesis: Sentence) -> bool:
-    """Whether a simple `hypothesis` follows from `premise`, whose determiners must be `WEAKENING_DETERMINERS`."""
+    """Whether a simple `hypothesis` follows from `premise`. The premise must use only `WEAKENING_DETERMINERS`."""
     stated = facts(premise)
     if hypothesis.predicate.preposition in SYMMETRIC_PREPOSITIONS:
         return hypothesis in stated or exchanged(hypothesis) in stated
@@ -61,7 +61,7 @@ def follows(premise: Sentence, hypothesis: Sentence) -> bool:
 
 
 def with_subject(sentence: Sentence, subject: NounPhrase) -> Sentence:
-    """The sentence said of another subject, with which its verb agrees (a reflexive pronoun stays as it is)."""
+    """The sentence with another subject. The verb agrees with it; a reflexive pronoun stays unchanged."""
     verb = replace(sentence.predicate.verb, plural=subject.plural)
     return replace(sentence, subject=subject, predicate=replace(sentence.predicate, verb=verb))
 
@@ -73,13 +73,13 @@ def exchanged(sentence: Sentence) -> Sentence:
 
 
 def rearrangements(premise: Sentence, fact: Sentence) -> list[Sentence]:
-    """Wrong versions of a fact of `premise`, correct sentences made of the premise's words and not following from it.
+    """Wrong versions of a fact of `premise`: correct sentences in the premise's words that do not follow from it.
 
-    Roles are exchanged, or another noun phrase of the premise takes the place of the subject or the object. Kinds are
-    kept (an animal never prays), so that the hypothesis alone does not give itself away.
+    Roles are exchanged, or another noun phrase of the premise replaces the subject or the object. Kinds are kept (an
+    animal never prays), so the hypothesis alone does not reveal the label.
     """
     predicate, subject, target = fact.predicate, fact.subject, fact.predicate.object
-    # A place and a colour go with all kinds; everything else goes with the kind it was said of.
+    # A place and a colour fit all kinds; everything else fits only the kind of its subject.
     any_kind = predicate.preposition is not None or predicate.complement in COMMON_ADJECTIVES
     used = {subject.noun, target.noun if target else None}
     wrong = []
@@ -97,7 +97,7 @@ def rearrangements(premise: Sentence, fact: Sentence) -> list[Sentence]:
 
 
 def draw_replacement(rng: random.Random, premise: Sentence, fact: Sentence) -> Sentence:
-    """A wrong version of a fact of `premise` in which one content word gave way to another of its sort."""
+    """A wrong version of a fact of `premise`: one content word is replaced by another of its kind."""
     subject, predicate, target = fact.subject, fact.predicate, fact.predicate.object
     premise_nouns = {phrase.noun for phrase in noun_phrases(premise)}
 
@@ -118,5 +118,5 @@ def draw_replacement(rng: random.Random, premise: Sentence, fact: Sentence) -> S
     elif predicate.complement:
         adjective = rng.choice(ADJECTIVES[subject.kind] + COMMON_ADJECTIVES)
         wrong.append(replace(fact, predicate=replace(predicate, complement=adjective)))
-    # The word may have given way to itself, or to one that is true as well; a new noun never is.
+    # The new word may be the old one, or make a sentence that is true too. A new noun never does.
     return rng.choice([hypothesis for hypothesis in wrong if not follows(premise, hypothesis)])

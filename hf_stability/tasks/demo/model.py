@@ -1,8 +1,9 @@
-"""The demo's small models before pretraining: the families, their tokenizers, models with random weights."""
+"""The demo's small models before pretraining: families, tokenizers, and models with random weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import transformers
 from tokenizers import Tokenizer
@@ -14,25 +15,27 @@ from transformers import PreTrainedTokenizerFast
 from .grammar import WORDS
 
 
-# BERT's 0.02 is made for a hidden size of 768. At 64, twelve layers of such weights hardly change their input.
+# BERT's 0.02 is made for hidden size 768. At size 64, twelve layers of such weights hardly change their input.
 INITIALIZER_RANGE = 0.05
 MAX_LENGTH = 64  # tokens; the longest pair has fewer than 50
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs from one family to the other.
+    """The settings in which the families differ.
 
     Args:
         model_class: name of the pretraining model in `transformers`.
-        special_tokens: the vocabulary's first entries, the id of each is its place.
+        special_tokens: the first entries of the vocabulary. The id of each is its position.
         roles: names of the special tokens for the tokenizer (`pad_token=...`).
-        single, pair: templates of `tokenizers` for one and two sentences; `:1` is the token type.
-        pair_label: the model's keyword for the sentence-pair label; None if it is not trained on pairs.
-        pair_task: `"same"` (does the second belong to the first? in half of the pairs it does not), `"order"` (are they
-            in order?), None. But for "same" the two always belong together, like the consecutive text of the originals.
-        config: what goes to the model's configuration beside the common sizes.
-        fine_tuning: what the SAVED configuration says instead, for whoever fine-tunes: the family's usual values.
+        single: template of `tokenizers` for one sentence.
+        pair: template of `tokenizers` for two sentences; `:1` is the token type.
+        pair_label: the model's keyword for the sentence-pair label. None if it is not trained on pairs.
+        pair_task: `"same"`: does the second sentence belong to the first? (In half of the pairs it does not.) `"order"`: are
+            the two in order? None: no task. Except with `"same"`, the two always belong together, like the consecutive
+            text of the original models.
+        config: further values of the model's configuration.
+        fine_tuning: values that replace these in the SAVED configuration, for fine-tuning: the family's usual ones.
     """
 
     model_class: str
@@ -68,7 +71,7 @@ ARCHITECTURES = {
         config={"max_position_embeddings": MAX_LENGTH},
         fine_tuning=_USUAL,
     ),
-    # No task on pairs: two sentences are just a longer text. Positions are counted from pad_token_id + 1.
+    # No task on pairs: two sentences are just a longer text. Positions count from pad_token_id + 1.
     "roberta": Architecture(
         model_class="RobertaForMaskedLM",
         special_tokens=("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
@@ -88,7 +91,7 @@ ARCHITECTURES = {
         config={"max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1},
         fine_tuning=_USUAL,
     ),
-    # One layer's weights, used twelve times. Dropout 0 is ALBERT v2's own value for fine-tuning.
+    # The weights of one layer, used twelve times. Dropout 0 is ALBERT v2's own value for fine-tuning.
     "albert": Architecture(
         model_class="AlbertForPreTraining",
         special_tokens=_BERT_SPECIAL,
@@ -110,11 +113,11 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4, "
 
 
 def build_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the language's words: id 0-4 special tokens, then `grammar.WORDS` in order."""
+    """A tokenizer of the language's words: ids 0 to 4 are special tokens, then `grammar.WORDS` follow in order."""
     family = ARCHITECTURES[architecture]
     vocabulary = {word: index for index, word in enumerate([*family.special_tokens, *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=family.roles["unk_token"]))
-    tokenizer.pre_tokenizer = Whitespace()  # parts words from punctuation, too
+    tokenizer.pre_tokenizer = Whitespace()  # separates punctuation from words, too
     tokenizer.post_processor = TemplateProcessing(
         single=family.single,
         pair=family.pair,
@@ -128,8 +131,10 @@ def build_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides) -> transformers.PreTrainedModel:
-    """The pretraining model with random weights (drawn from torch's global state); `overrides` go to its config."""
+def build_model(
+    architecture: str, tokenizer: PreTrainedTokenizerFast, **overrides: Any
+) -> transformers.PreTrainedModel:
+    """The pretraining model with random weights, drawn from torch's global state. `overrides` go to its config."""
     family = ARCHITECTURES[architecture]
     model_class = getattr(transformers, family.model_class)
     special_ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}

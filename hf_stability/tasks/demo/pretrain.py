@@ -1,14 +1,13 @@
-"""Pretrains a small model on the demo's text: the command that made the bundled ones.
+"""Pretrain a small model on the demo's text. This command made the bundled models.
 
     python -m hf_stability.tasks.demo.pretrain --architecture bert --output_dir /tmp/bert
 
-Masked language modelling and, where the architecture has it, a task on sentence pairs, from random initial weights, on
-text that is generated as it is used (`data.pretraining_pairs`): no example comes twice by design. It takes half an
-hour on one CPU core. The same command gives the same weights again on the same machine and the same versions; others
-round differently.
+It trains random initial weights on masked language modelling and, if the architecture has one, on a task on sentence pairs.
+The text is generated while it is used (`data.pretraining_pairs`), so no example is repeated by design. It takes half an hour
+on one CPU core. With the same machine and versions, the same command gives the same weights. Others round differently.
 
-A run that is killed goes on from its last checkpoint when the same command is given again. Text and masks of a step
-depend on the seed and the step alone, and there is no dropout: the weights come out bitwise as if it had never stopped.
+If a run was killed, the same command continues from its last checkpoint. The text and masks of a step depend only on the
+seed and the step, and there is no dropout. So the weights are bitwise those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import random
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -32,17 +32,17 @@ from hf_stability.tasks.demo.model import ARCHITECTURES, build_model, build_toke
 from hf_stability.version import __version__
 
 
-MASKED_SHARE = 0.15  # of the words; 80% of these become [MASK], 10% another word, 10% stay (Devlin et al. 2019)
-WARMUP_SHARE = 0.1  # of the update steps: linear warmup, then linear decay to 0
+MASKED_SHARE = 0.15  # share of the words: 80% of them become [MASK], 10% another word, 10% stay (Devlin et al. 2019)
+WARMUP_SHARE = 0.1  # share of the update steps: linear warmup, then linear decay to 0
 BETAS, EPSILON, WEIGHT_DECAY, MAX_GRAD_NORM = (0.9, 0.98), 1e-6, 0.01, 1.0
 BATCHES_PER_CHUNK = 16  # batches are cut from chunks of this many, sorted by length: less padding
 HELDOUT_PAIRS = 1024
-IGNORED = -100  # the label that torch's cross entropy leaves out
+IGNORED = -100  # the label that torch's cross entropy ignores
 
 
 @lru_cache(maxsize=2)
 def _chunk(seed: int, index: int, batch_size: int, related: bool) -> tuple[tuple[dict, ...], ...]:
-    """The batches of pairs of one chunk: pairs of like length together, the batches in random order."""
+    """The batches of one chunk: pairs of similar length together, the batches in random order."""
     pairs = pretraining_pairs(f"{seed}-{index}", batch_size * BATCHES_PER_CHUNK, related)
     pairs.sort(key=lambda pair: len((pair["text_a"] + " " + pair["text_b"]).split()))
     batches = [tuple(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)]
@@ -62,10 +62,10 @@ def model_inputs(
     architecture: str,
     generator: torch.Generator,
 ) -> dict[str, torch.Tensor]:
-    """Masks a batch of pairs.
+    """Mask a batch of pairs.
 
-    Returns the model's keyword arguments: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `labels`, each
-    of shape `(pairs, tokens)`, padded to the longest pair; and the pair label of shape `(pairs,)` if there is one.
+    Returns the model's keyword arguments. `input_ids`, `attention_mask`, `labels` and perhaps `token_type_ids` have shape
+    `(pairs, tokens)`, padded to the longest pair. The pair label, if there is one, has shape `(pairs,)`.
     """
     family = ARCHITECTURES[architecture]
     first, second = [pair["text_a"] for pair in pairs], [pair["text_b"] for pair in pairs]
@@ -91,7 +91,7 @@ def model_inputs(
 
 
 def learning_rate_at(step: int, steps: int, peak: float) -> float:
-    """Learning rate of update step `step` (from 0) of `steps`: up linearly over the warmup, then down to 0."""
+    """Learning rate of update step `step` (from 0) of `steps`: a linear rise during warmup, then linear decay to 0."""
     warmup = max(1, int(WARMUP_SHARE * steps))
     return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
@@ -108,7 +108,7 @@ def build_optimizer(model: torch.nn.Module, learning_rate: float) -> torch.optim
 
 @torch.no_grad()
 def evaluate(model: transformers.PreTrainedModel, tokenizer: PreTrainedTokenizerFast, architecture: str) -> dict:
-    """Masked-LM and pair accuracy (shares) and losses (nats) on `HELDOUT_PAIRS` pairs of a seed of their own.
+    """Masked-LM and pair accuracy (shares) and losses (nats) on `HELDOUT_PAIRS` held-out pairs.
 
     `masked_lm_baseline` is the accuracy of always guessing the most frequent of the masked words.
     """
@@ -146,7 +146,7 @@ def evaluate(model: transformers.PreTrainedModel, tokenizer: PreTrainedTokenizer
 
 
 def write_atomically(state: dict, path: Path) -> None:
-    """`torch.save` that leaves either the old file or the whole new one, whenever the process is killed."""
+    """`torch.save`, but a killed process leaves either the old file or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
@@ -162,25 +162,27 @@ def pretrain(
     learning_rate: float = 1e-3,
     checkpoint_every: int = 300,
     checkpoint: str | Path | None = None,
-    **config_overrides,
+    **config_overrides: Any,
 ) -> dict:
-    """Pretrains a model, or goes on with one that was interrupted, and saves it for `from_pretrained`.
+    """Pretrain a model, or continue an interrupted run, and save it for `from_pretrained`.
 
     Args:
         architecture: a key of `ARCHITECTURES`.
-        output_dir: where the model, its tokenizer and `pretraining.json` go.
-        seed: of the initial weights, the text and the masks.
-        steps: update steps.
-        batch_size: sentence pairs a step.
+        output_dir: folder for the model, its tokenizer and `pretraining.json`.
+        seed: seed of the initial weights, the text and the masks.
+        steps: number of update steps.
+        batch_size: sentence pairs per update step.
         learning_rate: the peak.
         checkpoint_every: update steps between two checkpoints.
-        checkpoint: the checkpoint's file, removed at the end; default: `checkpoint.pt` in `output_dir`.
+        checkpoint: file of the checkpoint; it is removed at the end. Default: `checkpoint.pt` in `output_dir`.
         config_overrides: other sizes of the model.
 
-    Returns what `pretraining.json` says: the settings, the figures of `evaluate`, minutes, versions.
+    Returns the content of `pretraining.json`: the settings, the figures of `evaluate`, minutes, versions.
     """
     if architecture not in ARCHITECTURES:
-        raise InputError(f"--architecture {architecture!r} is unknown: choose one of {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"--architecture {architecture!r}: no such architecture; give one of {', '.join(ARCHITECTURES)}"
+        )
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = Path(checkpoint) if checkpoint else output_dir / "checkpoint.pt"
@@ -203,7 +205,7 @@ def pretrain(
         if state["settings"] != settings:
             raise InputError(
                 f"{checkpoint} belongs to a run with other settings ({state['settings']}, now {settings}): "
-                "give the same ones to go on with it, or delete it to start anew"
+                "give the same settings to continue it, or delete the file to start anew"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -215,7 +217,7 @@ def pretrain(
         range(first_step, steps), initial=first_step, total=steps, unit="step", desc=f"pretraining {architecture}"
     )
     for step in bar:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)  # any number far above the steps would do
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)  # any factor far above the number of steps
         inputs = model_inputs(text_batch(seed, step, batch_size, architecture), tokenizer, architecture, generator)
         loss = model(**inputs).loss
         optimizer.zero_grad()
@@ -256,38 +258,39 @@ def pretrain(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command: see `--help`."""
+    """The command; see `--help`."""
     parser = argparse.ArgumentParser(
         prog="python -m hf_stability.tasks.demo.pretrain",
         description=(
-            "Pretrains the demo's small model (12 layers, hidden size 64) from scratch on generated text: masked words, "
-            "and sentence pairs for BERT and ALBERT. Half an hour on one CPU core for BERT with the defaults, which are "
-            "those of the bundled model. Killed? Give the same command again: it goes on from its last checkpoint."
+            "Pretrain the demo's small model (12 layers, hidden size 64) from scratch on generated text: masked words, and "
+            "for BERT and ALBERT sentence pairs. The defaults made the bundled BERT, in half an hour on one CPU core. "
+            "If the command is killed, give it again: it continues from its last checkpoint."
         ),
         epilog=(
-            "A first look, a minute long: --architecture bert --steps 200 --output_dir /tmp/bert-trial. "
-            "Fine-tuning: AutoModelForSequenceClassification.from_pretrained(OUTPUT_DIR)."
+            "A trial of one minute: --architecture bert --steps 200 --output_dir /tmp/bert-trial. To fine-tune the model: "
+            "AutoModelForSequenceClassification.from_pretrained(OUTPUT_DIR)."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="bert", help="the family of the model")
+    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="bert", help="family of the model")
     parser.add_argument(
         "--output_dir", required=True, help="folder for model.safetensors, config, tokenizer and pretraining.json"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights, the text and the masks")
     parser.add_argument(
-        "--steps", type=int, default=9000, help="update steps; a tenth is warmup. Below about 3000 fine-tuning fails"
+        "--steps",
+        type=int,
+        default=9000,
+        help="update steps; a tenth is warmup. With fewer than about 3000, fine-tuning fails",
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="sentence pairs a step")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the peak, at the end of the warmup")
-    parser.add_argument(
-        "--checkpoint_every", type=int, default=300, help="update steps from one checkpoint to the next"
-    )
+    parser.add_argument("--batch_size", type=int, default=64, help="sentence pairs per update step")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="peak learning rate, at the end of warmup")
+    parser.add_argument("--checkpoint_every", type=int, default=300, help="update steps between two checkpoints")
     parser.add_argument(
         "--checkpoint", default=None, help="file of the checkpoint (default: checkpoint.pt in the output folder)"
     )
     arguments = vars(parser.parse_args(argv))
-    # One thread: sums are added in one order, and a model this small gains nothing from a second.
+    # One thread: sums are added in a fixed order, and a model this small gains nothing from a second.
     torch.set_num_threads(1)
     try:
         report = pretrain(**arguments)

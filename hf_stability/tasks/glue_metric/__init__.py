@@ -1,1 +1,1 @@
-"""A folder that `evaluate.load` can be given: the metric script of the same name lies in it."""
+"""The folder for `evaluate.load`. It contains the metric script of the same name."""

@@ -1,10 +1,11 @@
 """The metrics of GLUE, as a script for `evaluate.load`.
 
-It is copied into Hugging Face's modules cache and run from there. Therefore it imports nothing from this package, and
-one module per line: the scanner of `evaluate` misreads `import a, b`.
+`evaluate` copies it into Hugging Face's modules cache and runs it there. So it imports nothing from this package. Each import
+has its line, because the scanner of `evaluate` misreads `import a, b`.
 """
 
 import warnings
+from typing import Any
 
 import datasets
 import evaluate
@@ -13,13 +14,13 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
-DESCRIPTION = """Accuracy, F1, Matthews correlation; and, configured as `regression`, Pearson and Spearman correlation.
-Greater is better for all. A measure that is undefined (constant predictions or labels) is 0.
+DESCRIPTION = """Accuracy, F1 and Matthews correlation; with the configuration `regression`, Pearson and Spearman correlation.
+Greater is better for all. An undefined metric (constant predictions or labels) is 0.
 """
 
 
-def _correlation(function, predictions, references):
-    """`function` of scipy on two arrays of shape (num_examples,); 0.0 where that is undefined (NaN, or an error)."""
+def _correlation(function: Any, predictions: Any, references: Any) -> float:
+    """A scipy `function` of two arrays of shape (num_examples,); 0.0 if undefined (NaN or an error)."""
     if len(predictions) < 2 or not np.isfinite(predictions).all():
         return 0.0
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:
@@ -28,8 +29,8 @@ def _correlation(function, predictions, references):
     return value if np.isfinite(value) else 0.0
 
 
-def _measure(name, predictions, references):
-    """One metric as a float. F1 is that of class 1, as in GLUE; a name with `and` is the mean of two."""
+def _measure(name: str, predictions: Any, references: Any) -> float:
+    """One metric as a float. F1 is that of class 1, as in GLUE. A name with `and` means the mean of two."""
     if name == "accuracy":
         return float(accuracy_score(references, predictions))
     if name == "f1":
@@ -49,25 +50,25 @@ def _measure(name, predictions, references):
 
 
 class GlueMetric(evaluate.Metric):
-    """`compute(predictions=, references=, metrics=)`: two arrays of shape (num_examples,), and the names wanted.
+    """`compute(predictions=, references=, metrics=)`: two arrays of shape (num_examples,), and the names of metrics.
 
     Configurations: `classification` (int class ids), `regression` (floats).
     """
 
-    def _info(self):
+    def _info(self) -> Any:
         dtype = "float64" if self.config_name == "regression" else "int64"
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation="",
             inputs_description="",
-            # No `format="numpy"`: that of `datasets` rounds floats to 32 bits.
+            # No `format="numpy"`: with it, `datasets` rounds floats to 32 bits.
             features=datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}),
         )
 
-    def _compute(self, predictions, references, metrics):
+    def _compute(self, predictions: Any, references: Any, metrics: Any) -> dict[str, float]:
         predictions = np.asarray(predictions)
         references = np.asarray(references)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of constant predictions: they are expected, and counted as 0
+            warnings.simplefilter("ignore")  # constant predictions are expected and count as 0
             with np.errstate(all="ignore"):
                 return {name: _measure(name, predictions, references) for name in metrics}

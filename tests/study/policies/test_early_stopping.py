@@ -84,7 +84,10 @@ def test_the_best_at_the_look_are_finished_and_the_others_are_censored(finished)
         else:
             assert run.status == "stopped early" and (run.steps, run.planned_steps) == (2, 8)
             assert run.last is run.best is run.accuracy is run.train_loss is run.report is run.alarm_step is None
-            assert run.sentence.startswith("stopped early at step 2 of 8: censored, not failed; until then ")
+            until = (
+                "stopped early at step 2 of 8: not counted as failed, because its end is unknown; verdict until then: "
+            )
+            assert run.sentence.startswith(until)
             verdict = json.loads((finished / "runs" / run.name / "verdict.json").read_text())
             assert (verdict["status"], verdict["sentence"]) == (run.status, run.sentence)
     assert {run.seed for run in runs if run.steps == 8} == chosen
@@ -136,17 +139,20 @@ def test_the_same_command_again_changes_nothing_and_another_policy_is_refused(ar
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["--restarts", "4"], "--restarts 4: give --look_at and --finish with it"),
-        (["--finish", "4"], "--finish 4: give --restarts and --look_at with it"),
-        (["--restarts", "4", "--look_at", "1", "--finish", "2"], "--look_at 1.0: give a fraction of training"),
-        (["--restarts", "4", "--look_at", "nan", "--finish", "2"], "--look_at nan: give a fraction of training"),
-        (["--restarts", "4", "--look_at", "0.3", "--finish", "4"], "--finish 4: give 1 to 3, fewer than are started"),
+        (["--restarts", "4"], "--restarts 4: also give --look_at and --finish"),
+        (["--finish", "4"], "--finish 4: also give --restarts and --look_at"),
+        (["--restarts", "4", "--look_at", "1", "--finish", "2"], "--look_at 1.0: must be a fraction of training"),
+        (["--restarts", "4", "--look_at", "nan", "--finish", "2"], "--look_at nan: must be a fraction of training"),
+        (
+            ["--restarts", "4", "--look_at", "0.3", "--finish", "4"],
+            "--finish 4: must be between 1 and 3, less than --restarts 4",
+        ),
         (["--restarts", "1", "--look_at", "0.3", "--finish", "1"], "--restarts 1: give 2 or more seeds"),
-        ([*POLICY, "--seeds", "3", "7"], "--restarts 4: --seeds 3 7 are 2; give as many, or no --seeds"),
-        ([*POLICY, "--two_way", "2", "2"], "--restarts 4 with --two_way: give one of them"),
-        ([*POLICY, "--on_alarm", "stop"], "--on_alarm stop: not with --restarts"),
-        ([*POLICY, "--save_only_model"], "--save_only_model: not with --restarts"),
-        ([*POLICY, "--save_strategy", "best"], "--save_strategy best: not with --restarts"),
+        ([*POLICY, "--seeds", "3", "7"], "--restarts 4: --seeds 3 7 makes 2; give 4 seeds, or leave out --seeds"),
+        ([*POLICY, "--two_way", "2", "2"], "--restarts 4 with --two_way: give only one of them"),
+        ([*POLICY, "--on_alarm", "stop"], "--on_alarm stop: not allowed with --restarts"),
+        ([*POLICY, "--save_only_model"], "--save_only_model: not allowed with --restarts"),
+        ([*POLICY, "--save_strategy", "best"], "--save_strategy best: not allowed with --restarts"),
     ],
 )
 def test_what_is_no_policy_is_refused_before_anything_is_written(arguments, tmp_path, capsys, given, message):
@@ -158,7 +164,10 @@ def test_a_dry_run_says_the_policy_and_seeds_can_be_named(arguments, tmp_path, c
     given = [*POLICY, "--seeds", "1000-1003", "--dry_run", "--output_dir", str(tmp_path / "study")]
     assert cli.main([*arguments, *given]) == 0
     out = capsys.readouterr().out
-    assert "4 run(s), seeds 1000, 1001, 1002, 1003\n4 started, looked at after 25%, the best 2 finished" in out
+    assert (
+        "4 run(s), seeds 1000, 1001, 1002, 1003\nstarts 4, looks at them after 25% of training, finishes the best 2"
+        in out
+    )
 
 
 # ---- the same bytes, whatever happens -------------------------------------------------------------------------------
@@ -233,7 +242,7 @@ def test_nothing_is_chosen_while_one_that_crashed_has_not_been_looked_at(jobs, t
         with pytest.raises(InputError, match="was run with other settings"):  # not a look is lost
             run_jobs(other, tmp_path, quiet=True)
     assert len(looks_of(tmp_path)) == 2
-    assert sum("waits at its look for one that crashed" in line for line in said) == 2
+    assert sum("paused at its look, because another run crashed" in line for line in said) == 2
     runs = run_jobs(made, tmp_path, quiet=True)
     assert sorted(run.status == "stopped early" for run in runs) == [False, True, True]
     assert len(list(tmp_path.glob("runs/*/*/run.json"))) == 3

@@ -47,7 +47,7 @@ def test_its_jobs_are_runs_of_their_own_and_are_the_same_each_time(policy, tiny_
 
 def test_alarms_that_stop_runs_do_not_go_with_it(policy, tiny_jobs, tmp_path):
     planned = tiny_jobs(tmp_path, seeds=policy.planned_seeds() or (1, 2), on_alarm="stop")
-    with pytest.raises(InputError, match="--on_alarm stop: not with --.*; give warn or none"):
+    with pytest.raises(InputError, match="--on_alarm stop: not allowed with --.*; give warn or none"):
         policy.jobs(planned)
 
 

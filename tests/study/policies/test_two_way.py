@@ -126,8 +126,8 @@ def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished,
         (["--two_way", "5"], "--two_way 5: give the numbers of initialisations and of data orders"),
         (["--two_way", "5", "1"], "--two_way 5 1: give 2 to 999 initialisations, 2 to 999 data orders"),
         (["--two_way", "2", "2", "0"], "1 to 999 replicates"),
-        (["--two_way", "2", "2", "--seeds", "3"], "--two_way 2 2: makes its own seeds; leave --seeds out"),
-        (["--two_way", "2", "2", "--on_alarm", "stop"], "--on_alarm stop: not with --two_way"),
+        (["--two_way", "2", "2", "--seeds", "3"], "--two_way 2 2: makes its own seeds; leave out --seeds"),
+        (["--two_way", "2", "2", "--on_alarm", "stop"], "--on_alarm stop: not allowed with --two_way"),
     ],
 )
 def test_what_is_no_design_is_refused_before_anything_is_written(arguments, tmp_path, capsys, given, message):

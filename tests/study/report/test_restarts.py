@@ -140,7 +140,7 @@ def test_scores_that_are_missing_are_refused():
     with pytest.raises(InputError, match="not finite: give a run that diverged"):
         expected_maximum([0.1, np.nan], 1)
     for scores, report in (([], None), ([0.1, 0.2], [0.1]), ([[0.1, 0.2]], None)):
-        with pytest.raises(InputError, match="need one of each kind for each run"):
+        with pytest.raises(InputError, match="need one selecting and one reported score per run"):
             expected_maximum(scores, 1, report)
 
 

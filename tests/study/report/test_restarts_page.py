@@ -54,7 +54,7 @@ def test_both_halves_are_on_record_at_every_evaluation_and_the_first_counts(fini
     (figures,) = json.loads((finished / "summary.json").read_text())["recipes"]
     assert figures["report_mean"] == pytest.approx(np.mean([halves_of(finished, k)[1] for k in range(1, 5)]))
     text = (finished / "summary.md").read_text()
-    assert "accuracy: mean on the second half" in text and "Scores and verdicts are of the first half" in text
+    assert "accuracy: mean on the second half" in text and "Scores and verdicts come from the first half" in text
 
 
 def halves_of(folder, seed):
@@ -130,11 +130,14 @@ def test_what_cannot_be_drawn_from_is_refused_and_nothing_is_written(tmp_path, c
         analyse(dataclasses.replace(read_scores(tmp_path, [run]), runs=(two_way,)))
     leave_run(tmp_path, 1, status="stopped", planned_steps=40, recipe="d")
     for given, message in (
-        ([str(tmp_path), "--recipe", "a", "--budget", "3"], "--budget 3: a has 2 finished runs; give 1 to 2"),
+        (
+            [str(tmp_path), "--recipe", "a", "--budget", "3"],
+            "--budget 3: must be between 1 and 2, the number of finished runs of a",
+        ),
         ([str(tmp_path), "--recipe", "a", "--budget", "nan"], "--budget nan: a has 2"),
         ([str(tmp_path)], "d: 1 of 1 runs were stopped by an alarm"),
         ([str(tmp_path), "--recipe", "e"], "--recipe e: no finished run"),
-        ([str(tmp_path / "none")], "no finished run; give the folder of a study"),
+        ([str(tmp_path / "none")], "no finished run; give a study's folder"),
         ([], "restarts: give the study's folder first"),
         ([str(tmp_path), "--budgets", "3"], "--budgets: no such argument (did you mean --budget?)"),
         ([str(tmp_path), "--budget", "x"], "argument --budget: invalid float value: 'x'"),

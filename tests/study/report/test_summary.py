@@ -55,7 +55,7 @@ SPREAD = [0.60, 0.62, 0.65, 0.66, 0.68, 0.70, 0.71, 0.72, 0.74, 0.76]
 NARROW = [0.70 + score / 100 for score in SPREAD]
 
 FAILED = "failed = share (95% interval)"
-STD_OK, STD = "accuracy: std of the ok runs (conditional)", "accuracy: std, all runs"
+STD_OK, STD = "accuracy: std of runs that did not fail", "accuracy: std of all runs"
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_a_comparison_with_stopped_runs_has_bounds_and_no_test():
     assert comparison["sentence"] == (
         "a against b: failed share 0.20 to 0.60 (4 of 10 stopped; audited estimate 0.40) against 0.40 (0 of 10 stopped). "
         "The bounds overlap: which of the two fails less often is open. "
-        "Stopped runs are censored: neither failed shares nor spreads are tested."
+        "Stopped runs are censored, so neither failed shares nor spreads are tested."
     )
     assert comparison["fisher_p"] is comparison["brown_forsythe"]["p"] is comparison["brown_forsythe"]["f"] is None
     assert comparison["stopped"] == [4, 0] and comparison["failed_share_if_all_fail"] == [0.6, 0.4]
@@ -243,7 +243,7 @@ def test_a_comparison_with_stopped_runs_has_bounds_and_no_test():
         "b against a: failed share 0.90 (0 of 10 stopped) against 0.20 to 0.60 (4 of 10 stopped; audited"
     )
     assert (
-        "Whatever the stopped runs had done, a smaller share of a would have failed here; it may be chance." in apart
+        "However the stopped runs had ended, a smaller share of a would have failed here. This may be chance." in apart
     )
 
 
@@ -252,7 +252,7 @@ def test_recipes_without_stopped_runs_are_tested_beside_one_that_has_some():
     texts = sentences([*CENSORED, *spread, *narrow])
     assert ["Brown-Forsythe: F" in text for text in texts] == [False, False, True]
     notes = to_markdown(summarize([*CENSORED, *spread, *narrow]))
-    assert "p is two-sided; a difference" in notes  # one test only, nothing to correct for
+    assert "p is two-sided. A difference" in notes  # one test only, nothing to correct for
 
 
 def test_a_recipe_of_stopped_runs_only_has_bounds():
@@ -325,7 +325,7 @@ def test_nothing_is_tested_on_a_recipe_whose_runs_were_stopped_early():
     ]
     assert [c["fisher_p"] is None for c in summary["comparisons"]] == [True, True, False]
     assert summary["comparisons"][0]["brown_forsythe"]["p"] is None
-    assert "p is two-sided; a difference" in to_markdown(summary)  # one test only, nothing to correct for
+    assert "p is two-sided. A difference" in to_markdown(summary)  # one test only, nothing to correct for
 
 
 def test_what_a_policy_ended_may_have_diverged_and_is_then_known_to_have_failed():

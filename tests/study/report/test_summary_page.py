@@ -106,8 +106,8 @@ def test_a_study_of_crashes_has_a_table_too():
 
 def test_runs_that_are_not_in_all_figures_are_told_of():
     text = to_markdown(summarize(FOUR))
-    assert "- Crashed runs are in no figure.\n" in text
-    assert "- Runs without a score: 1 of a. They are in the failed share only." in text
+    assert "- Crashed runs are not counted in any figure.\n" in text
+    assert "- Runs without a score: 1 of a. They count only in the failed share." in text
     whole = to_markdown(summarize(study("a", [0.5], [0.75])))
     assert "rashed" not in whole and "without a score" not in whole
 

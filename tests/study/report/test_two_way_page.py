@@ -58,9 +58,9 @@ def test_a_recipe_that_is_not_whole_has_a_sentence_and_the_others_their_table(tm
     leave_run(tmp_path, 1, recipe="plain")
     text = write_two_way(tmp_path)
     assert "Not analysed: initialisation seed 2 with data-order seed 1: 1 runs, others have 2" in text
-    assert "Not analysed: plain: 1 of 1 runs are of plain seeds" in text and text.count("### accuracy") == 1
+    assert "Not analysed: plain: 1 of 1 runs have plain seeds" in text and text.count("### accuracy") == 1
     (tmp_path / "two_way.md").unlink()
-    with pytest.raises(InputError, match="1 runs, others have 2.*; plain: 1 of 1 runs are of plain seeds"):
+    with pytest.raises(InputError, match="1 runs, others have 2.*; plain: 1 of 1 runs have plain seeds"):
         write_two_way(tmp_path, ["b", "plain"])
     assert not (tmp_path / "two_way.md").exists()
 

@@ -1,0 +1,56 @@
+"""docs/my_run_failed.md: its tables say what the code does. tests/docs/test_pages.py runs its commands."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from hf_stability.diagnose import input_checks, memorize, rescue, training_checks
+from hf_stability.diagnose.causes import CHECKS
+from hf_stability.study.report.statistics import wilson_interval
+from hf_stability.verdicts.vanished import vanished_mask
+from tests.docs.workshop import ROOT
+
+
+PAGE = (ROOT / "docs" / "my_run_failed.md").read_text()
+
+
+def table(header: str) -> list[list[str]]:
+    """The cells of the table that begins with this header."""
+    lines = PAGE[PAGE.index(f"| {header} |") :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_table_of_checks_has_every_check_in_its_order():
+    assert [row[0] for row in table("check")] == list(CHECKS)
+
+
+def test_the_arms_are_those_of_the_rescue():
+    assert re.findall(r"^\| (`\w+`) \|", rescue.__doc__, re.M) == [row[0] for row in table("arm")]
+
+
+def test_the_table_of_seeds():
+    rows = table("seeds, none of them failed")
+    assert {int(n): float(share) for n, share in rows} == {
+        int(n): pytest.approx(wilson_interval(0, int(n))[1], abs=0.005) for n, _ in rows
+    }
+    assert "a failed share of 0.21 to 1" in PAGE and round(float(wilson_interval(1, 1)[0]), 2) == 0.21
+
+
+def test_the_bounds_on_the_page_are_those_of_the_checks():
+    cells = {row[0]: row[1] for row in table("check")}
+    assert f"Fewer than {training_checks.FEW_STEPS} " in cells["update steps"]
+    assert f"less than {training_checks.SHORT_WARMUP:.0%} " in cells["warmup"]
+    assert f"{input_checks.MAJORITY:.0%} or more" in cells["class shares"]
+    assert f"{input_checks.TRUNCATED:.0%} or more" in cells["truncation"]
+    defaults = vanished_mask.__kwdefaults__
+    assert f"{defaults['ratio_below']:.0%} of the classifier" in cells["vanished gradients"]
+    assert f"{defaults['drop_to']:.0%} of their own" in cells["vanished gradients"]
+    assert (
+        f"From {training_checks.RATE_LIKELY:g} times" in PAGE
+        and f"from {training_checks.RATE_POSSIBLE:g} times" in PAGE
+    )
+    assert f"learn {memorize.EXAMPLES} of its own" in cells[
+        "memorize"
+    ] and f"at most {memorize.STEPS} update steps" in " ".join(PAGE.split())
