@@ -209,9 +209,9 @@ def contrasts_text(arms: dict[str, list[RunRecord]]) -> str:
     """The contrasts of PROTOCOL.md, "Analysis", 4."""
     n = min(len(arms[name]) for pair in CONTRASTS for name in pair)
     note = (
-        "Differences are first minus second, paired by seed, with their 95% t interval "
-        f"({coverage_text(PAIRED, n)}). p is Holm's over the five: Fisher's exact test for the failed runs, a permutation test "
-        "(sign flips) for the means."
+        f"Differences are first minus second, paired by seed. Their intervals are t intervals ({coverage_text(PAIRED, n)}). Each p "
+        "is corrected by Holm over the five contrasts. It is from Fisher's exact test for the failed runs, and from a permutation "
+        "test (sign flips) for the means."
     )
     return "\n\n".join(["4. Bias correction or a lower learning rate?", markdown_table(*contrast_table(arms)), note])
 
