@@ -64,7 +64,8 @@ class StabilityMixin(_Trainer):
     methods: ActiveMethods
 
     def __init__(self, *args: Any, methods: Sequence[Method] | Method = (), **kwargs: Any) -> None:
-        self._passed_methods: Sequence[Method] = methods if isinstance(methods, (list, tuple)) else [methods]
+        passed: Any = methods
+        self._passed_methods = list(passed) if isinstance(passed, (list, tuple)) else [passed]
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
@@ -81,7 +82,7 @@ class StabilityMixin(_Trainer):
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
-    def _prepare_model(self, model: nn.Module, seed: int | None = None) -> None:
+    def _prepare_model(self, model: Any, seed: int | None = None) -> None:
         """Let methods change a model with its pretrained weights, before training."""
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)

@@ -135,9 +135,7 @@ class ActiveMethods:
         """Whether a method that is on changes the loss."""
         return bool(self.having("loss"))
 
-    def loss(
-        self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any]
-    ) -> tuple[Tensor, Any]:
+    def loss(self, compute_loss: ComputeLoss, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """The loss with the terms of the methods, that of the first one innermost. See `Method.loss`."""
         for method in self.having("loss"):
             compute_loss = partial(method.loss, compute_loss, trainer=self.trainer)

@@ -59,7 +59,7 @@ def top_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
     config: Any = model.config
     if not 1 <= num_layers <= len(stack):
         raise InputError(
-            f"--reinit_layers {num_layers}: this {model.config.model_type} has {len(stack)} layers; give 1 to "
+            f"--reinit_layers {num_layers}: this {config.model_type} has {len(stack)} layers; give 1 to "
             f"{len(stack)}, or 0 to keep all of them."
         )
     modules: dict[str, nn.Module] = {f"{name}.{i}": stack[i] for i in range(len(stack) - num_layers, len(stack))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +54,7 @@ def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Para
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without wrappers that only add a prefix to its parameters' names."""
+    inner: Any = model
     while True:
         if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = inner.module
@@ -127,7 +129,8 @@ def base_model(model: nn.Module) -> tuple[str, nn.Module]:
 
 def without_adapters(model: nn.Module) -> nn.Module:
     """The model without PEFT's wrapper. Any other model is returned as it is."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def _inner(model: nn.Module) -> tuple[str, nn.Module | None]:
