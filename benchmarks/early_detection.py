@@ -1,14 +1,14 @@
-"""Early detection: how well the early warning tells a run that will fail, and whether simpler things would do.
+"""Early detection: how well the early warning finds runs that will fail, and whether something simpler would do.
 
     python benchmarks/early_detection.py choose --output_dir studies   # runs to choose settings on and to fit on
-    python benchmarks/early_detection.py fit --output_dir studies      # the weights and the threshold from these
+    python benchmarks/early_detection.py fit --output_dir studies      # fit the weights and the threshold on them
     python benchmarks/early_detection.py test --output_dir studies     # fresh runs, after the protocol was committed
     python benchmarks/early_detection.py choose_unbalanced --output_dir studies  # unbalanced classes: runs to choose on
-    python benchmarks/early_detection.py test_unbalanced --output_dir studies    # and fresh runs
-    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the tests' runs
+    python benchmarks/early_detection.py test_unbalanced --output_dir studies    # unbalanced classes: fresh runs
+    python benchmarks/early_detection.py report --output_dir studies   # the tables, from the runs of both tests
 
-`report` alone rebuilds the tables from `benchmarks/early_warning/runs.csv` and `unbalanced.csv`, which hold what each run looked
-like at each check. The protocol is benchmarks/early_warning/PROTOCOL.md. Studies go on where they were interrupted.
+Without the runs, `report` makes the tables again from `benchmarks/early_warning/runs.csv` and `unbalanced.csv`. These have a row
+per run and check. The protocol is benchmarks/early_warning/PROTOCOL.md. After an interruption, the same command resumes a study.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ from hf_stability.verdicts.constants import label_entropy
 RESULTS = Path(__file__).resolve().parent / "early_warning"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 PREVALENCES = (0.1, 0.3, 0.5)
-ENOUGH, MOST_RUNS, BATCH_OF_RUNS = 50, 240, 20  # failed and ok runs wanted in a setting; runs at most; runs at a time
+ENOUGH, MOST_RUNS, BATCH_OF_RUNS = 50, 240, 20  # wanted failed and ok runs per setting; most runs; runs per batch
 CHOICE_SEEDS = ("1000-1019",)
 FIRST_TEST_SEED = 3001
 N_BOOT = 10_000
 LATE = 2
-"""The dev score at a look may be this many update steps younger: steps of evaluations are rounded up once, then multiplied."""
+"""The dev score at a check may be this many update steps later: the Trainer rounds the steps between evaluations up."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where runs are made: devlin2019 on a bundled task, at a rate at which about half fail.
+    """A setting of balanced classes: devlin2019 on a bundled task, at a learning rate at which about half of the runs fail.
 
     Args:
-        architecture: of the bundled model.
-        task: of the bundled ones.
-        split: of the task's training sets.
-        examples: its first ones.
-        epochs: of training.
-        rate: at which about half of the runs are to fail.
-        changes: what else is not as in devlin2019.
+        architecture: name of the bundled model.
+        task: name of the bundled task.
+        split: name of the task's training set.
+        examples: number of training examples, the first of the split.
+        epochs: length of training.
+        rate: learning rate at which about half of the runs should fail.
+        changes: other arguments that differ from devlin2019.
     """
 
     architecture: str
@@ -81,13 +81,13 @@ SETTINGS = {
     "roberta": Setting("roberta", "demo_cola", "train", 1000, 3, 9e-4),
     "albert": Setting("albert", "demo_cola", "train_full", 2000, 3, 9e-4, {"bias_correction": True}),
 }
-CHOICE = {  # what weights and threshold were fitted on; RoBERTa's was amended for the test, see PROTOCOL.md
+CHOICE = {  # settings of the fit; RoBERTa's was amended for the test, see PROTOCOL.md
     "bert": SETTINGS["bert"],
     "roberta": Setting("roberta", "demo_cola", "train", 1000, 4, 5e-4),
 }
 
 KINDS_OF_SUBJECTS = tuple(grammar.NOUNS)
-FORMS = {  # of a sentence, by its subject's kind: things neither act nor refer to themselves
+FORMS = {  # forms of a sentence by the kind of its subject; objects neither act nor refer to themselves
     "person": ("intransitive", "property", "transitive", "reflexive"),
     "animal": ("intransitive", "property", "transitive", "reflexive"),
     "object": ("intransitive", "property"),
@@ -98,22 +98,23 @@ SENTENCE_CLASSES: dict[str, Callable[[grammar.Sentence], int]] = {
     "kind": lambda sentence: KINDS_OF_SUBJECTS.index(sentence.subject.kind),
     "kind_and_form": lambda sentence: KINDS_AND_FORMS.index((sentence.subject.kind, form_of(sentence))),
 }
-"""Tasks for unbalanced classes, on the demo's sentences: does somebody act on himself, which kind is the subject (3
-classes), which kind and form has the sentence (10)."""
+"""Tasks of unbalanced classes on the demo's sentences: does the subject act on itself (2 classes), which kind is the subject
+(3), which kind and form has the sentence (10)."""
 
 TEN_SKEWED = (0.6, 0.1, 0.1, 0.05, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
 
 
 @dataclass(frozen=True)
 class Unbalanced:
-    """Where runs on unbalanced classes are made: devlin2019 on sentences of the demo's grammar, the first 4 of the bundled
-    BERT's 12 layers, 320 examples, 8 epochs.
+    """A setting of unbalanced classes: devlin2019 on sentences of the demo's grammar, 320 examples, 8 epochs.
+
+    The model is the first 4 of the 12 layers of the bundled BERT.
 
     Args:
-        classes: of [`SENTENCE_CLASSES`].
-        shares: of each class.
-        rate: the learning rate.
-        bias_correction: of AdamW; without it runs are likelier to fail.
+        classes: key of [`SENTENCE_CLASSES`].
+        shares: share of each class.
+        rate: learning rate.
+        bias_correction: whether AdamW corrects its bias. Without it runs are more likely to fail.
     """
 
     classes: str
@@ -136,14 +137,14 @@ UNBALANCED = {
 UNBALANCED_SEEDS = {"choose_unbalanced": 1001, "test_unbalanced": 6001}
 MOST_SEEDS = 20
 LEARNED, NOT_LEARNED = 0.5, 0.1
-"""Matthews correlation from which on a run is sound, and up to which it failed."""
+"""A run is sound with at least the first Matthews correlation, and failed with at most the second."""
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
 def write_data(folder: Path, setting: Setting, half: str) -> tuple[Path, Path]:
-    """The setting's training set and one half of its development set, as the .csv files that a user would bring."""
+    """Write the setting's training set and one half of its development set as .csv files; their paths."""
     splits = demo_splits(setting.task)
     dev = splits["validation"]
     dev = dev[: len(dev) // 2] if half == "first" else dev[len(dev) // 2 :]
@@ -159,14 +160,14 @@ def write_data(folder: Path, setting: Setting, half: str) -> tuple[Path, Path]:
 
 
 def own_part(recipe: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """The recipe's part for a model type, without what the setting changes."""
+    """The recipe's part for the setting's model type, without the arguments that the setting changes."""
     part = recipe["model_types"][setting.architecture]
     kept = {name: value for name, value in part.get("args", {}).items() if name not in setting.changes}
     return {**part, "args": kept}
 
 
 def study_folder(output_dir: Path, name: str, part: str) -> Path:
-    """Where a setting's runs are kept."""
+    """The folder of a setting's study."""
     return output_dir / part / f"{name}-{settings_of(part)[name].rate:.1e}"
 
 
@@ -176,7 +177,7 @@ def settings_of(part: str) -> dict[str, Setting]:
 
 
 def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], more: Sequence[str] = ()) -> Path:
-    """Run a setting's seeds, an evaluation every tenth of training; the study's folder."""
+    """Run seeds of a setting, with an evaluation every tenth of training; the study's folder."""
     setting, half = settings_of(part)[name], "first" if part == "choose" else "second"
     folder = study_folder(output_dir, name, part)
     train, dev = write_data(output_dir / "data", setting, half)
@@ -197,14 +198,15 @@ def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], mo
 
 
 def choose(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
-    """Part `choose`: the choice seeds on the first half of the development set."""
+    """Part `choose`: run the choice seeds on the first half of the development set."""
     for name in [name for name in names if name in CHOICE]:
         run_setting(output_dir, name, "choose", CHOICE_SEEDS, more)
 
 
 def test(output_dir: Path, names: Sequence[str], more: Sequence[str]) -> None:
-    """Part `test`: fresh seeds on the second half, a batch at a time, until there are enough failed and enough ok runs
-    by the verdict, healed and borderline ones among these."""
+    """Part `test`: run fresh seeds on the second half, batch by batch, until enough runs failed and enough did not.
+
+    Runs that did not fail include healed and borderline ones."""
     for name in names:
         for number in range(0, MOST_RUNS, BATCH_OF_RUNS):
             first = FIRST_TEST_SEED + number
@@ -220,12 +222,14 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("runs/*/*/run.json"))
 
 
-# ---- what a run was, and what it looked like -------------------------------------------------------------------------
+# ---- a run's kind, and its evidence at each check ----------------------------------------------------------------------
 
 
 def kind_of(folder: Path) -> str:
-    """`failed`; `borderline`: ok, but its accuracy is within sampling noise of the constant's (McNemar); `healed`: ok,
-    though its gradients had vanished for a tenth of training; else `ok`."""
+    """The kind of a run: `failed`, `borderline`, `healed` or `ok`.
+
+    A borderline run is ok, but its accuracy is within sampling noise of the majority-class baseline (McNemar). A healed run is
+    ok, though its gradients had vanished for a tenth of training."""
     verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     if verdict["status"] != "ok":
         return "failed"
@@ -235,8 +239,9 @@ def kind_of(folder: Path) -> str:
 
 
 def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
-    """A row for each check of a run: its evidence and the alternatives at that step (the dev score: [`dev_score_at`]);
-    larger is worse."""
+    """A row per check of a run: its evidence and the alternatives at that step; larger is worse.
+
+    The dev score is that of [`dev_score_at`]."""
     record = read_steps(folder / "steps.rec")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -274,17 +279,17 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
 
 
 def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float | None:
-    """The accuracy of the evaluation nearest a step, of those at most [`LATE`] steps after it; `None` before the first.
+    """The accuracy of the evaluation nearest a step and at most [`LATE`] steps after it; `None` before the first evaluation.
 
-    With `eval_steps` 0.1 the Trainer evaluates each ceil(total / 10) steps: of 375 steps after 38, 76, 114, 152, 190,
-    while the looks at 10 to 50% are after 38, 75, 113, 150, 188. From 60% on it is up to 4 steps late there, and the
-    evaluation before counts; the tables end at 50%, and nothing is fitted on dev scores."""
+    With `eval_steps` 0.1 the Trainer evaluates every ceil(total / 10) steps. With 375 steps that is after 38, 76, 114, 152 and
+    190, while the checks at 10 to 50% are after 38, 75, 113, 150 and 188. From 60% on the evaluation is up to 4 steps late, so
+    the one before counts. The tables end at 50%, and nothing is fitted on dev scores."""
     there = [e for e in evaluations if e["step"] <= step + LATE]
     return min(there, key=lambda e: abs(e["step"] - step))["eval_accuracy"] if there else None
 
 
 def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
-    """[`looks`] of all runs of some settings' studies."""
+    """[`looks`] of all runs in the settings' studies."""
     return [row for name, folder in folders.items() for path in run_folders(folder) for row in looks(path, name)]
 
 
@@ -301,7 +306,7 @@ def form_of(sentence: grammar.Sentence) -> str:
 
 
 def draw_sentences(setting: Unbalanced) -> dict[str, list[tuple[str, int]]]:
-    """Texts and labels of `first` and `second` half of the development set, 500 each, and of `train`. No text comes twice."""
+    """Texts and labels: both halves of the development set (`first`, `second`; 500 each), and `train`. No text occurs twice."""
     rng = random.Random(f"early detection, {setting.classes}, {setting.shares}")
     class_of, seen = SENTENCE_CLASSES[setting.classes], set()
     splits: dict[str, list[tuple[str, int]]] = {}
@@ -319,8 +324,9 @@ def draw_sentences(setting: Unbalanced) -> dict[str, list[tuple[str, int]]]:
 
 
 def run_unbalanced(output_dir: Path, part: str, names: Sequence[str], minutes: float, most: int) -> None:
-    """A run of each setting in turn, in this process, until each has `most` or the time is over (looked at before each
-    turn of all settings). Finished runs are kept."""
+    """Run each setting in turn, in this process, until each has `most` runs or the time is over. Keep finished runs.
+
+    The clock is read before each turn of all settings."""
     end = time.monotonic() + 60 * minutes
     for seed in range(UNBALANCED_SEEDS[part], UNBALANCED_SEEDS[part] + most):
         for name in names if time.monotonic() < end else ():
@@ -330,7 +336,7 @@ def run_unbalanced(output_dir: Path, part: str, names: Sequence[str], minutes: f
 
 
 def train_unbalanced(folder: Path, setting: Unbalanced, seed: int, half: str) -> None:
-    """One run: `steps.rec` and `run.json` in its folder."""
+    """Train one run; it leaves `steps.rec` and `run.json` in its folder."""
     import torch
     from sklearn.metrics import matthews_corrcoef
     from transformers import (
@@ -386,7 +392,7 @@ def outcome_of(run: Mapping[str, Any]) -> str:
 
 
 def unbalanced_looks(folder: Path, setting: str) -> list[dict[str, Any]]:
-    """A row for each check of a run: the evidence, and the loss over the entropy, which is what counted before."""
+    """A row per check of a run: the evidence, and the loss over the entropy, which the rule before used."""
     record = read_steps(folder / "steps.rec")
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     total, warmup = record["info"]["max_steps"], record["info"]["warmup_steps"]
@@ -411,15 +417,16 @@ def unbalanced_looks(folder: Path, setting: str) -> list[dict[str, Any]]:
 
 
 def unbalanced_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Runs of each setting that raised an alarm at any check, by the rule before and the rule now."""
-    header = ["setting", "runs", "sound: alarmed before", "now", "between: before", "now", "failed: before", "now"]
+    """By setting, the runs that raised an alarm at any check, by the rule before and the rule now."""
+    kinds, rules = ("sound", "between", "failed"), ("before", "now")
+    header = ["setting", "runs", *(f"{kind}: {rule}" for kind in kinds for rule in rules)]
     body = []
     names = [name for name in UNBALANCED if any(row["setting"] == name for row in rows)]
     for label, members in [*((name, [name]) for name in names), ("all", names)]:
         own = [row for row in rows if row["setting"] in members]
         cells = [label, str(len({(row["setting"], row["seed"]) for row in own}))]
-        for kind in ("sound", "between", "failed"):
-            for rule in ("before", "now"):
+        for kind in kinds:
+            for rule in rules:
                 alarmed = [step is not None for step in first_alarms(own, kind, rule).values()]
                 cells.append(share(sum(alarmed), len(alarmed)))
         body.append(cells)
@@ -427,7 +434,7 @@ def unbalanced_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def first_alarms(rows: list[dict[str, Any]], kind: str, rule: str) -> dict[tuple, float | None]:
-    """The share of training at each run's first alarm, by setting and seed; None without one."""
+    """By setting and seed, the share of training at the run's first alarm; None without an alarm."""
     found: dict[tuple, float | None] = {}
     for row in rows:
         if row["kind"] != kind:
@@ -453,14 +460,16 @@ def unbalanced_section(rows: list[dict[str, Any]]) -> list[str]:
     return [
         "## Unbalanced classes, and more than two",
         "",
-        "Runs that raised an alarm at any check; `stop` would have ended just these. Before: the loss over the labels'",
-        "entropy from the first check on. Now: early_warning.py's equation. Both on the same records, with the same weights",
-        f"and threshold. Sound: Matthews correlation at least {LEARNED}; failed: at most {NOT_LEARNED} (PROTOCOL.md).",
+        "The table counts runs that raised an alarm at any check; `stop` would have ended exactly these.",
+        "",
+        "- before: the rule before, with the loss over the label entropy from the first check on.",
+        "- now: the equation in early_warning.py. Both rules use the same records, weights and threshold.",
+        f"- sound: Matthews correlation at least {LEARNED}; failed: at most {NOT_LEARNED} (PROTOCOL.md).",
         "",
         *unbalanced_table(rows),
         "",
-        f"Worst: `{worst}`, {alarmed[worst]} of {len(sound[worst])} sound runs still raise an alarm. They learn the rare class",
-        "later than the first look at half of training, and until then look like failing ones.",
+        f"The worst setting is `{worst}`: {alarmed[worst]} of {len(sound[worst])} sound runs still raise an alarm. They learn the rare",
+        "class after the first check, at half of training, and until then look like failing runs.",
         "",
         *table(["first alarm", "alarmed", "median share of training"], when),
     ]
@@ -469,19 +478,20 @@ def unbalanced_section(rows: list[dict[str, Any]]) -> list[str]:
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 FIT_FRACTIONS = (0.2, 0.5)
-"""The weights are fitted on the checks between these."""
+"""The weights are fitted on the checks between these shares of training."""
 EVIDENCE = {
     "risk": ("level", "trend", "spread", "loss"),
     "without gradients": ("spread", "loss"),
     "gradients alone": ("level", "trend"),
 }
-"""The early warning, and what it is made of."""
+"""The early warning and its parts -> the evidence that each uses."""
 
 
 def fit_weights(rows: list[dict[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """Logistic regression (L2, C = 1, on standardised evidence) of failed against ok runs, over all checks in
-    `FIT_FRACTIONS`; each setting's failed and each setting's ok runs weigh the same. In units of the evidence itself,
-    to two decimals."""
+    """Weights of a logistic regression (L2, C = 1, standardised evidence) of failed against ok runs.
+
+    It uses all checks in `FIT_FRACTIONS`. The failed and the ok runs of each setting have the same total weight. The result is
+    in units of the evidence itself, with two decimals."""
     from sklearn.linear_model import LogisticRegression
 
     used = [r for r in rows if r["kind"] in ("failed", "ok") and FIT_FRACTIONS[0] <= r["fraction"] <= FIT_FRACTIONS[1]]
@@ -497,29 +507,28 @@ def fit_weights(rows: list[dict[str, Any]], names: Sequence[str]) -> dict[str, f
 
 
 def fit_threshold(rows: list[dict[str, Any]], weights: dict[str, float], false_alarms: float = 0.1) -> float:
-    """The lowest thousandth above a high quantile of the ok runs' highest risks by half of training, the highest of the
-    settings'.
+    """The threshold, in thousandths: just above a high quantile of the ok runs' highest risks by half of training.
 
-    Of a setting's n ok runs the risk at place ceil((1 - false_alarms) (n - 1)), from 0, is the quantile, so that at most
-    floor(false_alarms (n - 1)) of them are alarmed: no more than the share, but one run fewer than it allows where
-    false_alarms n is whole. Of 10 ok runs none is alarmed at 0.1, of 11 one."""
+    The quantile is taken per setting, and the highest one counts. For n ok runs it is the risk at place
+    ceil((1 - false_alarms) (n - 1)), counted from 0. So at most floor(false_alarms (n - 1)) of them raise an alarm. That is at
+    most the share, and one run fewer where false_alarms n is whole: at 0.1, none of 10 ok runs and one of 11."""
     highest: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["kind"] == "ok" and row["checked"] and row["fraction"] <= 0.5:
             own = highest.setdefault(row["setting"], {})
             own[row["seed"]] = max(own.get(row["seed"], 0.0), risk_of(row, weights))
     at_least = max(np.quantile(list(own.values()), 1 - false_alarms, method="higher") for own in highest.values())
-    return math.floor(1000 * at_least + 1) / 1000  # above that run's own
+    return math.floor(1000 * at_least + 1) / 1000  # above the risk of that run
 
 
 def risk_of(row: dict[str, Any], weights: dict[str, float] | None = None) -> float:
-    """The risk of a row; by default with the package's weights."""
+    """The risk of a row; default: with the package's weights."""
     weights = early_warning.WEIGHTS if weights is None else weights
     return float(early_warning.risk({name: float(row[name]) for name in weights if name != "bias"}, weights))
 
 
 def fit(output_dir: Path) -> None:
-    """Part `fit`: print what early_warning.py and this file then hold, and write it to fit.json."""
+    """Part `fit`: print the weights and the threshold for early_warning.py, and write them to fit.json."""
     rows = collect({name: study_folder(output_dir, name, "choose") for name in CHOICE})
     found = {label: fit_weights(rows, evidence) for label, evidence in EVIDENCE.items()}
     runs = {(r["setting"], r["seed"]): r["kind"] for r in rows}
@@ -541,17 +550,22 @@ ALTERNATIVES = {
 
 
 def auc(failed: np.ndarray, ok: np.ndarray) -> np.ndarray:
-    """Probability that a failed run has the larger value than an ok one, ties half: `(..., m)` and `(..., n)` -> `(...)`."""
+    """Probability that a failed run has a larger value than an ok run; ties count half.
+
+    Shapes: `(..., m)` and `(..., n)` -> `(...)`."""
     difference = failed[..., :, None] - ok[..., None, :]
     return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
 
 
 def bootstrap(values: np.ndarray, failed: np.ndarray, seed: int = 0) -> np.ndarray:
-    """AUCs of several scores on resampled runs, failed and ok ones apart, the same runs for all: `(scores, N_BOOT)`.
+    """AUCs of several scores on resampled runs: `(scores, N_BOOT)`.
+
+    Failed and ok runs are drawn separately. All scores have the same draws.
 
     Args:
         values: `(scores, runs)`.
-        failed: `(runs,)`.
+        failed: `(runs,)`, bool.
+        seed: of the draws.
     """
     rng = np.random.default_rng(seed)
     bad, good = values[:, failed], values[:, ~failed]
@@ -563,8 +577,10 @@ def bootstrap(values: np.ndarray, failed: np.ndarray, seed: int = 0) -> np.ndarr
 
 
 def precision_at(prevalence: float, hits: int, failed: int, false: int, ok: int, seed: int = 0) -> tuple[float, ...]:
-    """Precision at a prevalence, from the share of failed runs that are alarmed and that of ok runs: estimate and 95%
-    limits, both shares drawn from their Jeffreys posteriors (Beta(k + 1/2, n - k + 1/2))."""
+    """Precision at a prevalence: estimate and 95% limits.
+
+    It follows from two shares: the failed runs with an alarm (`hits` of `failed`) and the ok runs with one (`false` of `ok`).
+    Both are drawn from their Jeffreys posteriors (Beta(k + 1/2, n - k + 1/2))."""
     rng = np.random.default_rng(seed)
     recall = rng.beta(hits + 0.5, failed - hits + 0.5, N_BOOT)
     false_rate = rng.beta(false + 0.5, ok - false + 0.5, N_BOOT)
@@ -575,7 +591,7 @@ def precision_at(prevalence: float, hits: int, failed: int, false: int, ok: int,
 
 
 def read_rows(name: str = "runs.csv") -> list[dict[str, Any]]:
-    """The committed looks at a test's runs."""
+    """The committed rows of a test's runs."""
     with open(RESULTS / name, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     words = ("setting", "kind", "checked")
@@ -587,7 +603,7 @@ def read_rows(name: str = "runs.csv") -> list[dict[str, Any]]:
 
 
 def write_rows(rows: list[dict[str, Any]], name: str = "runs.csv") -> None:
-    """Write the looks."""
+    """Write the rows."""
     with open(RESULTS / name, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -595,12 +611,12 @@ def write_rows(rows: list[dict[str, Any]], name: str = "runs.csv") -> None:
 
 
 def at(rows: list[dict[str, Any]], fraction: float) -> list[dict[str, Any]]:
-    """The rows at a fraction of training, one a run."""
+    """The rows at a fraction of training, one per run."""
     return [row for row in rows if math.isclose(row["fraction"], fraction)]
 
 
 def alarmed_by(rows: list[dict[str, Any]], fraction: float, threshold: float) -> dict[float, bool]:
-    """Whether each run (by seed) has raised an alarm at any check up to a fraction of training."""
+    """By seed, whether the run raised an alarm at any check up to a fraction of training."""
     alarmed: dict[float, bool] = {}
     for row in rows:
         raised = row["checked"] and row["fraction"] <= fraction + 1e-9 and risk_of(row) >= threshold
@@ -609,7 +625,7 @@ def alarmed_by(rows: list[dict[str, Any]], fraction: float, threshold: float) ->
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Each score's values over runs: ours, its parts, the alternatives."""
+    """Each score's values over runs: the early warning, its parts, the alternatives."""
     fitted = json.loads((RESULTS / "fit.json").read_text(encoding="utf-8"))["weights"]
     ours = {
         name: np.array([risk_of(r, early_warning.WEIGHTS if name == "risk" else fitted[name]) for r in rows])
@@ -620,7 +636,7 @@ def scores(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def auc_tables(rows: list[dict[str, Any]], setting: str) -> list[str]:
-    """AUC of every score at every fraction, and how much ours is above each other one."""
+    """AUC of each score at each fraction, and the early warning's AUC minus that of each other score."""
     header = ["AUC (95% interval)", *(f"{fraction:.0%}" for fraction in FRACTIONS)]
     all_as_ok = "risk, healed and borderline runs counted as ok"
     lines: dict[str, list[str]] = {}
@@ -648,13 +664,13 @@ def which_failed(rows: list[dict[str, Any]]) -> np.ndarray:
 
 
 def estimate(value: float, draws: np.ndarray, form: str) -> str:
-    """A number with the 95% percentile interval of its bootstrap draws."""
+    """A number with its 95% interval, the percentiles of its bootstrap draws."""
     low, high = np.quantile(draws, [0.025, 0.975])
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
 def alarm_table(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
-    """Recall, false alarms and precision of the alarm at its threshold; healed and borderline runs in columns of their own."""
+    """Recall, false alarms and precision of the alarm; healed and borderline runs have their own columns."""
     header = ["alarm raised by", "recall", "precision", "ok runs alarmed", "healed", "borderline"]
     header += [f"precision if {p:.0%} fail" for p in PREVALENCES]
     body = []
@@ -668,8 +684,8 @@ def alarm_table(rows: list[dict[str, Any]], setting: str, threshold: float) -> l
 
 
 def alarm_table_in_use(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
-    """Precision of the same alarm with all runs that did not fail as negatives: what a user has, who does not know an
-    alarmed run's kind."""
+    """Precision of the same alarm with all runs that did not fail as negatives. Users meet this one: they do not know the
+    kind of an alarmed run."""
     header = ["alarm raised by", "runs that did not fail, alarmed", "precision, all of these as negatives"]
     header += [f"precision if {p:.0%} fail" for p in PREVALENCES]
     body = []
@@ -685,20 +701,20 @@ def alarm_table_in_use(rows: list[dict[str, Any]], setting: str, threshold: floa
 def alarmed_of_kind(
     rows: list[dict[str, Any]], setting: str, fraction: float, threshold: float
 ) -> dict[str, list[bool]]:
-    """Whether each run of a setting has raised an alarm by a fraction of training, by kind."""
+    """By kind, whether each run of a setting raised an alarm by a fraction of training."""
     own = [r for r in rows if r["setting"] == setting]
     kinds, alarmed = {r["seed"]: r["kind"] for r in own}, alarmed_by(own, fraction, threshold)
     return {kind: [alarmed[seed] for seed in kinds if kinds[seed] == kind] for kind in KINDS}
 
 
 def precisions(hits: int, failed: int, false: int, others: int) -> list[str]:
-    """Cells: [`precision_at`] each of the prevalences."""
+    """Cells: [`precision_at`] for each prevalence."""
     found = [precision_at(p, hits, failed, false, others) for p in PREVALENCES]
     return ["{:.2f} ({:.2f}-{:.2f})".format(*p) if hits + false else "-" for p in found]
 
 
 def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[str]:
-    """The two goals, met or not shown."""
+    """A row on the two goals: met or not shown."""
     own = [r for r in rows if r["setting"] == setting and r["kind"] in ("failed", "ok")]
     now = at(own, 0.3)
     failed = which_failed(now)
@@ -718,7 +734,7 @@ def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[st
 
 
 def report(output_dir: Path) -> None:
-    """Part `report`: the two tables of looks from the tests' runs where they are there, and results.md from these."""
+    """Part `report`: write runs.csv and unbalanced.csv if the runs are there, then results.md from these two."""
     folders = {name: study_folder(output_dir, name, "test") for name in SETTINGS}
     if all(folder.is_dir() for folder in folders.values()):
         write_rows(collect(folders))
@@ -734,11 +750,11 @@ def report(output_dir: Path) -> None:
     text = [
         "# Early detection: the tables",
         "",
-        f"Made by `python benchmarks/early_detection.py report` from runs.csv. Intervals are 95%. Threshold {threshold:.3f}.",
-        f"The dev score is that of the evaluation nearest the look, at most {LATE} steps later (PROTOCOL.md, Erratum).",
+        "`python benchmarks/early_detection.py report` made this page from runs.csv. Intervals are 95%. The threshold is",
+        f"{threshold:.3f}. The dev score is that of the evaluation nearest the check, at most {LATE} steps later (PROTOCOL.md, Erratum).",
         "",
         *table(
-            ["setting", "runs", *KINDS, "among the fitted"],
+            ["setting", "runs", *KINDS, "in the fit"],
             [
                 [
                     name,
@@ -749,7 +765,7 @@ def report(output_dir: Path) -> None:
             ],
         ),
         "",
-        "Goals (lower 95% limits): AUC 0.95 at 30%; precision 0.9 and recall 0.8 at 40%.",
+        "Goals for the lower 95% limits: AUC 0.95 at 30%; precision 0.9 and recall 0.8 at 40%.",
         "",
         *table(
             ["setting", "AUC at 30%", "precision, recall at 40%"], [goals(rows, name, threshold) for name in SETTINGS]
@@ -760,10 +776,14 @@ def report(output_dir: Path) -> None:
             "",
             f"## {name}: {setting.task}, {setting.examples} examples, {setting.epochs} epochs, {setting.rate}",
         ]
-        text += ["", "Failed against ok runs; healed and borderline ones are left out of the AUC.", ""]
+        text += [
+            "",
+            "Failed against ok runs. The AUC leaves healed and borderline runs out, except in the row that says so.",
+            "",
+        ]
         text += [*auc_tables(rows, name), "", *alarm_table(rows, name, threshold), ""]
         text += [
-            "The same alarm as it is met in use: all runs that did not fail are negatives (not in the protocol).",
+            "The same alarm as users meet it: all runs that did not fail are negatives. This is not in the protocol.",
             "",
         ]
         text += alarm_table_in_use(rows, name, threshold)
@@ -774,7 +794,7 @@ def report(output_dir: Path) -> None:
 
 
 def counts(rows: list[dict[str, Any]], setting: str) -> list[int]:
-    """Number of runs, and of each kind."""
+    """The number of runs, then of each kind."""
     kinds = [r["kind"] for r in at(rows, 0.5) if r["setting"] == setting]
     return [len(kinds), *(kinds.count(kind) for kind in KINDS)]
 
@@ -800,11 +820,16 @@ def main() -> int:
         "--output_dir", type=Path, default=Path("results/early_detection"), help="folder of the studies"
     )
     parser.add_argument(
-        "--settings", nargs="+", choices=[*SETTINGS, *UNBALANCED], help="only these (choose, test, and of unbalanced)"
+        "--settings",
+        nargs="+",
+        choices=[*SETTINGS, *UNBALANCED],
+        help="only these settings (choose, test and the parts of unbalanced classes)",
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no turn after these (unbalanced)")
-    parser.add_argument("--most", type=int, default=MOST_SEEDS, help="seeds of a setting (unbalanced)")
-    parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start no new turn after this many minutes (unbalanced)"
+    )
+    parser.add_argument("--most", type=int, default=MOST_SEEDS, help="seeds per setting (unbalanced)")
+    parser.add_argument("--workers", default=None, help="runs at a time; default: one per core")
     arguments = parser.parse_args()
     more = ["--workers", arguments.workers] if arguments.workers else []
     all_names = UNBALANCED if arguments.part in UNBALANCED_SEEDS else settings_of(arguments.part)

@@ -268,7 +268,7 @@ def legend(comparisons: int) -> str:
 
     notes = [
         "Learning rate: chosen per recipe on the first half with 3 other seeds. * at the edge of the grid: the best may lie "
-        "beyond. Nothing else was tuned. The methods keep the settings that their authors use for large models. "
+        "beyond. Nothing else was tuned. The methods keep their packaged settings, which are for large models. "
         "`stilts_demo` is a recipe of this benchmark: one stage on `demo_nli` at 1e-4, 3 epochs.",
         "failed: accuracy on this half at or below the majority-class baseline, or diverged; with the 95% Wilson interval. "
         "ok: all other runs. (The verdict that a run carries is on the first half.)",
@@ -278,20 +278,18 @@ def legend(comparisons: int) -> str:
         "comparisons. The test has no direction; the ratio of the standard deviations beside it has. †: the p-value does not "
         "show stability. The recipe with the smaller spread has more failed runs, or has no spread (all right, or all at the "
         "baseline).",
-        f"Power of that test at n = {n} for normal scores, alone and at the first step of the correction: {powers(n, 1.5)} if "
-        f"the standard deviations are 1.5 to 1, {powers(n, 2.0)} at 2 to 1, {powers(n, 3.0)} at 3 to 1. With 60 runs each: "
-        f"{powers(60, 1.5)} at 1.5 to 1. A large p does not show that spreads are equal.",
+        f"Power of that test for normal scores, alone and at the first step of the correction. At n = {n}: {powers(n, 1.5)} if the "
+        f"standard deviations are 1.5 to 1, {powers(n, 2.0)} at 2 to 1, {powers(n, 3.0)} at 3 to 1. At n = 60: {powers(60, 1.5)} at "
+        f"1.5 to 1. A large p does not show that spreads are equal.",
         "seconds per run: median wall clock, one of two threads, with the evaluations on both halves. Recipes ran one after "
         "the other.",
     ]
-    link = (
+    links = (
         f"[protocol]({FROM_PAGE}PROTOCOL.md), [learning rates]({FROM_PAGE}chosen.md), [every run]({FROM_PAGE}runs.csv)"
     )
-    head = (
-        f"n = {n} seeds per row. Scores at the end of training on the second half of the development set (500 examples). See: "
-        f"{link}."
-    )
-    return f"{filled(head)}\n\n" + "\n".join(filled(f"- {note}", "  ") for note in notes)
+    head = f"n = {n} seeds per row. Scores are from the end of training, on the second half of the development set (500 examples)."
+    items = "\n".join(filled(f"- {note}", "  ") for note in notes)
+    return f"{filled(head)}\n\nSee the {links}.\n\n{items}"
 
 
 def arm_row(arm: Arm, base: Arm, p: float | None) -> dict[str, str]:

@@ -209,16 +209,15 @@ def result_text(pairs: Sequence[tuple[int, RunRecord, RunRecord]], folder: str) 
     mean, low, high = mean_with_interval(scores[0] - scores[1])
     reading = "The interval covers 0: no difference is shown." if low <= 0 <= high else "The interval excludes 0."
     text = (
-        f"On `{TASK}` at its own learning rate (2.5e-4), the accuracy of `{RECIPES[0]}` minus that of `{RECIPES[1]}` is {mean:+.4f} "
-        f"(95% interval {low:+.4f} to {high:+.4f}, Student's t on paired differences). {reading} n = {len(pairs)} paired seeds "
-        f"({pairs[0][0]} to {pairs[-1][0]}), end of training, second half of the development set. See the "
-        f"[protocol]({folder}PROTOCOL.md) and [every run]({folder}runs.csv)."
+        f"Accuracy of `{RECIPES[0]}` minus accuracy of `{RECIPES[1]}`: {mean:+.4f} (95% interval {low:+.4f} to {high:+.4f}, Student's t "
+        f"on paired differences). {reading} n = {len(pairs)} paired seeds ({pairs[0][0]} to {pairs[-1][0]}) on `{TASK}` at its own "
+        f"learning rate (2.5e-4). Scores are from the end of training, on the second half of the development set. See the [protocol]({folder}PROTOCOL.md) and [every run]({folder}runs.csv)."
     )
     if len(pairs) < len(SEEDS):
         text += f" {len(SEEDS)} seeds were planned; the clock stopped the study, before a look at the scores."
     header = ["recipe", "mean", "std", "failed (95% Wilson interval)"]
     steps = (
-        f"The norm of torch's step over the norm of the authors' step, from the same gradients, is {ratios_text()}. Measured on a "
+        f"Norm of torch's step over norm of the authors' step, from the same gradients: {ratios_text()}. Measured on a "
         f"pretrained BERT of 6 layers (all-MiniLM-L6-v2) on RTE: `{RECIPES[0]}`, eps 1e-6, seed 1. A real checkpoint has small "
         "gradients. In many entries sqrt(v) is not large compared with eps, so the place of eps matters. It matters less with every "
         "update, because sqrt(1 - beta2^t) grows towards 1. With warmup the learning rate of update 1 is 0, so its ratio has no "

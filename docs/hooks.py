@@ -110,13 +110,13 @@ def _file(config, path: str, uri: str) -> File:
 SECTION = re.compile(r"^([A-Z][A-Za-z ]+):$", re.M)
 RESULTS = "benchmarks/recipes_study/results.md"
 MEASURED = {
-    "### `demo_pair`, each": "`demo_pair`, its own rate",
-    "### `demo_cola`, each": "`demo_cola`, its own rate",
-    "### `demo_pair`, all": "`demo_pair`, 2.5e-4",
+    "`demo_pair`, each": "`demo_pair`, its own rate",
+    "`demo_cola`, each": "`demo_cola`, its own rate",
+    "`demo_pair`, all": "`demo_pair`, 2.5e-4",
 }
-"""Beginning of a heading of the results -> what the card calls that table."""
+"""Part of a heading of the results -> what the card calls that table."""
 MEASURED_HEADER = (
-    "| task, learning rate | recipe | failed (95% interval) | mean | std |\n| --- | --- | --- | --- | --- |"
+    "| task, learning rate | recipe | failed = share (95% interval) | mean | std |\n| --- | --- | --- | --- | --- |"
 )
 
 
@@ -185,25 +185,21 @@ def _how_to(method: type) -> str:
 
 def _measured(names: Sequence[str]) -> str:
     """The rows of the results' tables with these add-ons, and devlin2019's beside each."""
+    if not names:
+        return ""
+    shown = {"`devlin2019`", *(f"`devlin2019+{name}`" for name in names)}
     rows, table, columns = [], "", []
     for line in (ROOT / RESULTS).read_text().split("\n"):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("#"):
-            table = next((title for start, title in MEASURED.items() if line.startswith(start)), "")
-        elif table and line.startswith("| recipe"):
+            table = next((title for part, title in MEASURED.items() if part in line), "")
+        elif table and cells[0] == "recipe":
             columns = cells
-        elif table and len(cells) == len(columns) and cells[0].strip("`") in {f"devlin2019+{name}" for name in names}:
-            rows.append((table, dict(zip(columns, cells, strict=True))))
-        elif table and len(cells) == len(columns) and cells[0] == "`devlin2019`" and names:
-            rows.append((table, dict(zip(columns, cells, strict=True))))
-
-    def column(row: dict[str, str], *words: str) -> str:
-        return next(value for name, value in row.items() if all(word in name for word in words))
-
-    return "\n".join(
-        f"| {table} | {row['recipe']} | {column(row, 'failed')} | {column(row, 'mean')} | {column(row, 'std', 'all')} |"
-        for table, row in rows
-    )
+        elif table and cells[0] in shown:
+            row = dict(zip(columns, cells, strict=True))
+            failed = next(value for name, value in row.items() if name.startswith("failed"))
+            rows.append(f"| {table} | {cells[0]} | {failed} | {row['mean']} | {row['std']} |")
+    return "\n".join(rows)
 
 
 # ---- the table of training arguments --------------------------------------------------------------------------------

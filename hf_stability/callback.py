@@ -22,8 +22,8 @@ from .errors import InputError
 from .verdicts.verdict import Verdict
 
 
-if TYPE_CHECKING:  # these take long to import
-    from transformers import Trainer, TrainingArguments
+if TYPE_CHECKING:  # takes long to import
+    from transformers import Trainer
 
 ON_ALARM = ("none", "warn", "stop")
 
@@ -242,7 +242,7 @@ class StabilityCallback(Readings, TrainerCallback):
 
     def on_train_begin(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
@@ -254,52 +254,37 @@ class StabilityCallback(Readings, TrainerCallback):
         self.monitor, self.stopped_early = Monitor(self), False
         self.monitor.begin(args, state, model, optimizer, train_dataloader)
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.monitor.begin_epoch()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.monitor.begin_step()
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
     ) -> None:
         self.monitor.before_step(optimizer, state.global_step + 1)
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.monitor.after_step()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.monitor.end_step(state.global_step, control)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.monitor.flush()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size == 1:
             self.monitor.flush()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size == 1:
             self.monitor.flush()
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
+        args: Any,
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, Any] | None = None,
@@ -309,9 +294,7 @@ class StabilityCallback(Readings, TrainerCallback):
             self.monitor.flush()
         self.monitor.evaluated(metrics or {}, state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         verdict = self.monitor.end(control)
         if verdict is not None:
             self.verdicts.append(verdict)

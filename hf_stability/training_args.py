@@ -29,7 +29,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     """Hugging Face's `TrainingArguments` with the fields that a stability recipe needs.
 
     With the default values of our fields, training is bit for bit that of the stock Trainer. The arguments of the methods
-    (`mixout`, `r_drop`, `bias_correction` ...) are fields too; each method's documentation explains them.
+    (`mixout`, `r_drop`, `bias_correction` ...) are fields too; each method's documentation explains them. The help of each
+    field, as in `hf-stability --help_all`, has its unit and default.
 
     Example:
         ```python
@@ -37,22 +38,6 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         ```
 
     Attributes:
-        total_train_batch_size (int | None): Examples per update step, over all devices and accumulation steps. The batch
-            size per device follows: this / (processes x `gradient_accumulation_steps`). Default: None, and
-            `per_device_train_batch_size` counts.
-        seed_streams (bool): Draw initialisation, data order and dropout from three independent random streams, made from
-            `seed` by numpy's SeedSequence. Default: False, as in Hugging Face's Trainer, where seeds 1 and 2 share the
-            data order of most epochs. All packaged recipes set True.
-        init_seed (int | None): Seed of the new head's initialisation. Default: None; with `seed_streams` it is made from
-            `seed`.
-        dropout_seed (int | None): Seed of dropout. Default: None; with `seed_streams` it is made from `seed`.
-        on_alarm (str): What the early warning does to a run that seems about to fail. `"warn"` logs a warning. `"stop"` logs
-            a warning and stops the run, which then counts as censored, not failed. `"none"` only records the alarm.
-            Default: `"warn"`.
-        audit_alarms (float): With `on_alarm="stop"`, in a study: the probability of finishing a run in spite of its alarm.
-            The finished ones show how many stopped runs would have failed. The run's seed decides. Default: 0.2.
-        diagnostics (list[str] | None): More to record at each update step, by name, or `["all"]`. It changes no result and
-            takes time. Default: None.
         recipe (str | None): Name of the recipe that these arguments were made from. Set by `from_recipe`.
         recipe_model_config (dict[str, Any]): Values that this recipe sets in the model's config. Set by `from_recipe`.
 

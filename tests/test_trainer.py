@@ -69,12 +69,16 @@ def test_a_model_without_what_a_recipe_sets_in_its_config_is_told(tmp_path, capl
         caplog.clear()
         StableTrainer(toy.model(**{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, **config}), args)
         said = (
-            "recipe mosbach2021+mixout has hidden_dropout_prob 0, the model's config 0.1: from_pretrained(..., hidden"
+            "recipe mosbach2021+mixout sets hidden_dropout_prob to 0 in the model's config, but this config has 0.1; load the "
+            "model with from_pretrained(..., hidden"
         )
         assert (said in caplog.text) == told
     args.recipe_model_config = {"dropout": 0}
     StableTrainer(toy.model(), args)
-    assert "recipe mosbach2021+mixout has dropout 0, the model's config no such field" in caplog.text
+    assert (
+        "recipe mosbach2021+mixout sets dropout to 0 in the model's config, but this config has no such field"
+        in caplog.text
+    )
 
 
 def test_plain_training_arguments_will_do(tmp_path):

@@ -58,13 +58,13 @@ def test_runs_are_warned_of_and_not_stopped_unless_asked_for(tmp_path):
     assert (args.on_alarm, args.audit_alarms, args.diagnostics) == ("warn", 0.2, None)
     for on_alarm in ("none", "warn", "stop"):
         assert make(tmp_path, on_alarm=on_alarm, audit_alarms=1).on_alarm == on_alarm
-    with pytest.raises(InputError, match="--on_alarm halt: give none, warn, stop"):
+    with pytest.raises(InputError, match="--on_alarm halt: give one of none, warn, stop"):
         make(tmp_path, on_alarm="halt")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, 20, float("nan")])
 def test_a_share_of_the_alarmed_runs_is_none_below_0_or_above_1(tmp_path, share):
-    with pytest.raises(InputError, match=f"--audit_alarms {share}: give a share .* from 0 to 1"):
+    with pytest.raises(InputError, match=f"--audit_alarms {share}: give a probability from 0 to 1"):
         make(tmp_path, on_alarm="stop", audit_alarms=share)
 
 

@@ -25,7 +25,7 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Folder made by save_pretrained, or a name on the hub. Default for demo tasks: the demo's."},
+        metadata={"help": "Folder of a saved model, or a name on the hub. Default for demo tasks: the demo's."},
     )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Folder or hub name of the tokenizer. Default: the model's."}
@@ -46,15 +46,14 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder with GLUE in its official layout (RTE/train.tsv ...). Default: nyu-mll/glue from the hub. A recipe's "
-            "stages read GLUE tasks from this folder too."
+            "help": "Folder with GLUE's files (RTE/train.tsv ...). Default: nyu-mll/glue from the hub. The files are in GLUE's "
+            "official layout. A recipe's stages read GLUE tasks from this folder too."
         },
     )
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your training data (.csv, .tsv, .json, .jsonl): one or two columns of text, and a column `label`. Labels: "
-            "words, or whole numbers from 0, are classes; other numbers are the targets of a regression. Text: the column "
+            "help": "Your training data (.csv, .tsv, .json, .jsonl): columns of text, and a column `label`. Labels: words, or whole numbers from 0, are classes; other numbers are the targets of a regression. Text: the column "
             "`sentence`, or `sentence1` and `sentence2`, or else the first one or two columns of text."
         },
     )
@@ -119,7 +118,7 @@ class StudyArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "How many runs train at once, each in a worker process. Default: one per GPU, or else one per core. 0: no "
+            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run has its worker process. 0: no "
             "worker processes, one run after the other."
         },
     )
@@ -138,8 +137,8 @@ class StudyArguments:
     keep_model: str = field(
         default="none",
         metadata={
-            "help": "Which trained models to save: none, last (each run's last model), failed_and_best (of the failed runs and the "
-            "best one). Default: none.",
+            "help": "Which trained models to save: none, last, failed_and_best. Default: none. With last, each run's final model. "
+            "With failed_and_best, those of the failed runs and of the best run.",
             "choices": list(KEEP_MODEL),
         },
     )

@@ -38,7 +38,7 @@ seeds show a failure that happens most of the time, not one that happens in 1 of
 HELPS = {
     "recipe": "The failed run's recipe: a name, a .yaml file, or parts joined by + (a+b). "
     "Default: transformers_default, the Trainer's defaults.",
-    "seeds": "For each setting, a count (3 means seeds 1 to 3), a list (3 7 9), or a range (1000-1019). Default: 3.",
+    "seeds": "Per setting: a count (3 means seeds 1 to 3), a list (3 7 9) or a range (10-19). Default: 3.",
     "output_dir": "Folder for all results. Default: results/rescue_TASK.",
 }
 

@@ -171,9 +171,7 @@ def _rate(values: Mapping[str, Any]) -> str:
         text += " (bias correction is assumed on)"
     text += ", for {adapters} adapters." if values["adapters"] else "."
     if not values["bias_correction"]:
-        text += (
-            " Without bias correction, steps are as large as with it at up to {effective_peak:.2g} (step {at_step})."
-        )
+        text += " Without bias correction, early steps are as large as at a rate of {effective_peak:.2g} with it (step {at_step})."
     if values["adapters"]:
         text += " Adapters take higher rates than a whole model, and the paper has no bound for them."
         if "reference" in values:
@@ -386,7 +384,7 @@ WORDS: dict[str, Words] = {
             "{risk:.2f}."
         },
         in_order="",  # without an alarm there is no finding
-        remedy="Change the settings. Let the alarm stop such runs early.",
+        remedy="Change the settings, or let the alarm stop such runs early.",
         recipe=f"{STABLE_RECIPE}, or --on_alarm stop",
     ),
     "learning rate": Words(

@@ -256,7 +256,8 @@ def find_alarm(
 
     Args:
         record: as in [`check`].
-        warmup_steps, total_steps: update steps; default: the values in the record's first line.
+        warmup_steps: update steps of warmup; default: the value in the record's first line.
+        total_steps: update steps of the whole training; default: the value in the record's first line.
         threshold: as in [`check`].
 
     Raises:

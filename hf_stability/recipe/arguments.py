@@ -80,6 +80,6 @@ def argument_types(methods: tuple[type[Method], ...] = ()) -> dict[str, Any]:
         hints = typing.get_type_hints(part)
         own = {f.name: hints[f.name] for f in dataclasses.fields(part) if f.init}
         if twice := types.keys() & own.keys():
-            raise InputError(f"{part.__name__}: there is an argument {min(twice)} already; rename this one")
+            raise InputError(f"{part.__name__}: there is an argument {min(twice)} already; give this one another name")
         types |= own
     return types

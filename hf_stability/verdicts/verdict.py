@@ -162,8 +162,7 @@ def judge(
     - `eval_accuracy`: the accuracy of the evaluation predictions is at or below the majority-class baseline, and the
       headline metric does not clear the run (`headline_lead`). Whole examples are compared, without rounding.
     - `eval_r2`: for a regression, R2 <= 0.
-    - `baseline`: `score` is no better than `baseline`. Both are in the headline metric, with 0 for NaN; see
-      [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
+    - `baseline`: `score` is no better than `baseline`. Both are in the headline metric. NaN counts as 0.
 
     `unknown`: the only basis is the training (`training_only`), or all evaluation labels are of one class, so that always
     predicting this class is right everywhere. The sentence tells what the training looked like.
@@ -195,7 +194,8 @@ def judge(
         steps: (T,), update steps of `losses` and `layer_norms`; default 1..T.
         losses: (T,), the raw train loss of each update step. The Trainer's log cannot replace it: it has averages, and
             `logging_nan_inf_filter` hides NaN and Inf in it.
-        layer_norms, layers: (T, L) gradient norms and the L names, as in `vanished_gradients`.
+        layer_norms: (T, L), gradient norms, see `vanished_gradients`.
+        layers: the L names of the layers.
         warmup_steps: update steps of warmup.
         total_steps: update steps of the whole training; default: the last of `steps`.
         train_label_counts: (K,), number of train labels of each class. Their entropy is the baseline's loss.
@@ -207,9 +207,10 @@ def judge(
         half_precision: a sentence on weights in half precision, which comes first in the verdict; empty for none.
         alpha: level of McNemar's test.
         one_class_at: a run predicts one class if the share of that class is at least this.
-        stuck_at, learned_at, fitted_at: fractions of the baseline's loss. They are compared with the mean train loss over
-            the last 10% of the recorded steps. A failed run at or above `stuck_at` is a failed optimisation. A failed run
-            below `learned_at` is a failed generalisation. A run below `fitted_at` has fitted its data.
+        stuck_at: a failed run is a failed optimisation if its train loss (the mean over the last 10% of the recorded steps)
+            is at least this fraction of the baseline's loss.
+        learned_at: a failed run is a failed generalisation if its train loss is below this fraction of it.
+        fitted_at: a run has fitted its data if its train loss is below this fraction of it.
 
     Returns:
         the verdict. Its evidence has the keys that are known for this run:

@@ -83,9 +83,9 @@ def test_run_in_front_changes_nothing(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["diagnos"], "diagnos: no such command (did you mean diagnose?); there is: run, recipes, diagnose, "),
+        (["diagnos"], "diagnos: no such command (did you mean diagnose?). Commands: run, recipes, diagnose, "),
         (["two-way", "folder"], "two-way: no such command (did you mean two_way?)"),
-        (["xyz"], "xyz: no such command; there is: run"),
+        (["xyz"], "xyz: no such command. Commands: run"),
         (["run", "--recip", "x"], "--recip: no such argument (did you mean --recipe?)"),
         (["recipes", "--al"], "--al"),
         (["restarts", "folder", "--budgt", "3"], "--budgt: no such argument (did you mean --budget?)"),

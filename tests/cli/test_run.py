@@ -152,7 +152,7 @@ def test_without_arguments_it_is_the_demo(run, tmp_path):
     recipes = ["transformers_default", "devlin2019", "mosbach2021"]
     code, out, err = run("--dry_run")
     assert code == 0 and out.startswith("task demo_pair: train 1000, validation 1000 examples")
-    assert err.startswith("No data and no model named: the bundled demo, demo_pair")
+    assert err.startswith("No model and no data given: running the bundled demo, demo_pair")
     assert list(rows_of_dry_run(out)) == recipes
     code, out, _ = run("--dry_run", "--seeds", "2", "--recipe", "devlin2019", "--max_steps", "3")
     rows = rows_of_dry_run(out)
@@ -354,7 +354,7 @@ BAD = {
     "no room for text": (["--max_seq_length", "2"], "--max_seq_length 2: no room"),
     "negative length": (["--max_seq_length", "-5"], "--max_seq_length -5: no room"),
     "no such half": (["--validation_half", "third"], "--validation_half", "third", "second"),
-    "no example": (["--max_train_samples", "0"], "--max_train_samples 0: expected 1 or more"),
+    "no example": (["--max_train_samples", "0"], "--max_train_samples 0: give 1 or more"),
     # the study
     "no seed": (["--seeds", "0"], "--seeds 0: no run"),
     "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),

@@ -382,7 +382,7 @@ CASES = {
         "learning rate",
         schedule(bias_correction=False),
         "likely",
-        "Without bias correction, steps are as large as with it at up to 9.2e-05 (step 48). This is 4.6 times the paper's",
+        "Without bias correction, early steps are as large as at a rate of 9.2e-05 with it (step 48). This is 4.6 times the paper's",
     ),
     "a base model's usual rate": (
         "learning rate",

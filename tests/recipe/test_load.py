@@ -14,7 +14,7 @@ def test_an_unknown_recipe_names_the_nearest():
     "text", ["args: {adam_beta1: 0.8}\nargs: {adam_beta2: 0.9}", "args: {seed_streams: true, seed_streams: false}"]
 )
 def test_a_key_that_stands_twice_is_refused(tmp_path, text):
-    with pytest.raises(InputError, match="not a YAML file: the key '(args|seed_streams)' stands twice, in .*, line"):
+    with pytest.raises(InputError, match="not a YAML file: the key '(args|seed_streams)' comes twice, in .*, line"):
         load_recipe(write(tmp_path, text))
 
 

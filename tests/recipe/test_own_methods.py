@@ -81,7 +81,7 @@ def test_a_methods_arguments_are_checked_like_ours(tmp_path, modules):
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
         "args.first_shar: no such key (did you mean first_share?)",
         "args.first_share: expected float, found 'x'",
-        "grid.first_layer: no such key (did you mean first_layers?); a field of the model's config is model_config.FIELD",
+        "grid.first_layer: no such key (did you mean first_layers?); write a field of the model's config as model_config.FIELD",
     ]
     with pytest.raises(InputError, match="args.first_share: no such key"):  # of files that do not name it
         load_recipe(write(tmp_path, "args: {first_share: 1}"))

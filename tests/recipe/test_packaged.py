@@ -1,20 +1,25 @@
-"""Every packaged recipe, found by itself: what it opens with, its paper's values, what it can be composed with."""
+"""Every packaged recipe, found automatically: its opening, the values of its paper, and the recipes it can be joined with."""
 
+import itertools
 import re
+import shutil
 
 import pytest
 
 from hf_stability.methods import argument_names
 from hf_stability.recipe import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
+from hf_stability.recipe.load import is_add_on
 from hf_stability.recipe.resolve import resolve, resolve_model_config, resolve_stage
 from hf_stability.tasks.presets import PRESETS, task_preset
 from hf_stability.training_args import StableTrainingArguments
 from tests import toy
+from tests.docs import workshop
 from tests.recipe.files import found
 
 
+PAGE = workshop.ROOT / "docs" / "recipes.md"
 EVERY = [recipe.name for name in recipe_names() for recipe in load_recipes(name)]  # those of grids, too
-ADD_ONS = [name for name in recipe_names() if "An add-on:" in (recipe_dir() / f"{name}.yaml").read_text()]
+ADD_ONS = [name for name in recipe_names() if is_add_on(name)]
 BASES = [name for name in recipe_names() if name not in ADD_ONS and not name.endswith("_grid")]
 
 
@@ -43,20 +48,41 @@ def test_every_recipe_says_in_one_line_what_it_is(name):
 
 
 def test_the_recipe_files_that_the_page_shows_are_recipes(tmp_path, monkeypatch):
-    blocks = re.findall(r"```yaml\n(.*?)```", (recipe_dir() / "README.md").read_text(), re.S)
-    (tmp_path / "my_methods.py").write_text(
-        "from dataclasses import make_dataclass\nfrom hf_stability.methods import Method\n"
-        "class Noise(Method):\n    Arguments = make_dataclass('Arguments', [('noise', float, 0.0)])\n"
-    )
+    """The page's commands themselves are run by tests/docs/test_pages.py."""
+    shutil.copytree(workshop.ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    assert len(blocks) >= 5
-    for block in blocks:
-        name, command = re.match(r"# (\S+\.yaml): --recipe (.*)", block).groups()
-        (tmp_path / name).write_text(block)
-        assert all(load_recipes(asked) for asked in command.split())
-    assert {"roberta": 0, None: 0} == {
-        kind: resolve(load_recipe("mine.yaml"), kind)["weight_decay"].value for kind in ("roberta", None)
-    }
+    loaded = {}
+    for block in workshop.blocks(PAGE):
+        if block.language == "yaml":
+            (tmp_path / block.title).write_text(block.text)
+        for words in workshop.commands(block.text) if block.language == "bash" else ():
+            after = words[words.index("--recipe") + 1 :] if "--recipe" in words else []
+            loaded |= {
+                name: load_recipes(name) for name in itertools.takewhile(lambda w: not w.startswith("--"), after)
+            }
+    files = {path.name for path in tmp_path.glob("*.yaml")}
+    assert len(files) >= 6 and all(any(file in name for name in loaded) for file in files)
+    kinds = {kind: resolve(loaded["mine.yaml"][0], kind)["weight_decay"].value for kind in ("roberta", None)}
+    assert kinds == {"roberta": 0, None: 0}
+    counts = {name: len(recipes) for name, recipes in loaded.items() if "rates" in name}
+    assert counts == {"mosbach2021+rates.yaml": 6, "mosbach2021+rates.yaml,learning_rate=2e-05": 2}
+    assert loaded["devlin2019+nli_first.yaml"][0].stages and loaded["devlin2019+noise.yaml"][0].methods
+
+
+def test_the_page_has_a_row_for_each_recipe_with_its_values():
+    text = PAGE.read_text()
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(\S+\.yaml\) \| (.*)$", text, re.M))
+    assert sorted(rows) == recipe_names()
+    for name in BASES:
+        values = {"num_train_epochs": 3, "learning_rate": 5e-5, "bias_correction": True}  # the Trainer's
+        values |= {key: r.value for key, r in resolve(load_recipe(name), "bert").items()}
+        rate, epochs, correction = (cell.strip() for cell in rows[name].split("|")[:3])
+        assert (float(rate), int(epochs)) == (values["learning_rate"], values["num_train_epochs"])
+        on = values["bias_correction"] or values.get("lr_bias_correction", False)
+        assert correction.startswith("on" if on else "off")
+    for name in ADD_ONS:
+        for key, value in re.findall(r"`(\w+)` ([\d.e-]+)", rows[name].split("|")[1]):
+            assert float(load_recipe(name).args[key]) == float(value)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -95,4 +95,4 @@ def test_arguments_from_a_recipe_with_stages_say_that_these_are_not_in_them(tmp_
     StableTrainingArguments.from_recipe("devlin2019", "bert", output_dir=str(tmp_path), use_cpu=True)
     assert "stages" not in caplog.text
     StableTrainingArguments.from_recipe("devlin2019+stilts", "bert", output_dir=str(tmp_path), use_cpu=True)
-    assert "recipe devlin2019+stilts: its stages are not in these arguments" in caplog.text
+    assert "recipe devlin2019+stilts has stages, and these arguments are only for the target task" in caplog.text

@@ -1,4 +1,4 @@
-"""Run a situation's script three times, and compare: the stock Trainer alone, with StabilityCallback, and StableTrainer."""
+"""Runs a situation's script three times, and compares: the stock Trainer, the same with StabilityCallback, StableTrainer."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ EVERYDAY = {"eval_strategy": "epoch", "per_device_train_batch_size": 16, "per_de
 LEARNS = {"learning_rate": 5e-3, "num_train_epochs": 4}
 STUCK = {"learning_rate": 1e-6, "num_train_epochs": 2}
 TIMES = ("runtime", "per_second", "model_preparation_time")
-OF_OURS = r"\w*(Error|Exception|Interrupt)\b"  # in a warning: something of ours raised
+OF_OURS = r"\w*(Error|Exception|Interrupt)\b"  # in a warning: our code raised
 
 
 @dataclass
 class Script:
-    """A user's script: its parts, and how it plays.
+    """A user's script: its parts, and the way it is run.
 
     Args:
-        model, train, dev, metric: the Trainer's, each as it is passed in.
-        arguments: the TrainingArguments' values.
+        model, train, dev, metric: arguments of the Trainer.
+        arguments: values of the TrainingArguments.
         trainer, arguments_class: the user's classes.
-        given: what else the Trainer is made with.
-        callbacks: the user's.
-        first: whether ours comes before the user's callbacks.
-        callback: settings of ours; None: StableTrainer makes its own, and a stock Trainer gets `StabilityCallback()`.
-        number: how many of ours there are.
-        play: what the script does with its trainers.
-        proof: `(key, at least where it learns, at most where it is stuck)`: a last evaluation that shows that the run
-            is what it is meant to be, or None.
-        check: what else must hold for a run with ours, as a list of what does not.
-        verdicts: the statuses to be judged, where they are not that of the last callback.
+        given: other arguments of the Trainer.
+        callbacks: the user's callbacks.
+        first: whether our callback comes before the user's.
+        callback: arguments of our callback. With None StableTrainer makes its own, and a stock Trainer gets
+            `StabilityCallback()`.
+        number: number of our callbacks.
+        play: runs the script: makes Trainers and trains.
+        proof: `(key, at least if it learns, at most if it is stuck)`. The last evaluation must meet this, to show that the
+            run is of the kind it should be. None for no such check.
+        check: a further check of a run with our code. It returns a list of faults.
+        verdicts: the statuses to check, if they are not the status of the last callback.
     """
 
     model: Any = None
@@ -74,7 +75,7 @@ class Script:
 
 
 def script(learns: bool, **changes) -> Script:
-    """An everyday script that learns, or is stuck at the majority class; `arguments` are added to the usual ones."""
+    """An everyday script that learns, or is stuck at the majority class. `arguments` are added to the usual ones."""
     values: dict[str, Any] = {"train": sentences(TRAIN), "dev": dev(DEV), "metric": accuracy}
     arguments = {**EVERYDAY, **(LEARNS if learns else STUCK), **changes.pop("arguments", {})}
     if "model" not in changes:
@@ -100,7 +101,7 @@ class Bench:
         self.metric = None if script.metric is None else Recorded(script.metric, self.calls)
 
     def trainer(self, arguments: dict | None = None, ours: list | None = None, **changes) -> Trainer:
-        """A trainer of the script's, with these values changed. `ours`: callbacks of ours to use again."""
+        """A Trainer of the script, with these values changed. `ours`: our callbacks, if they are used again."""
         script = self.script
         stable = self.kind == "stable"
         values = {"output_dir": str(self.folder / "out"), **QUIET, **script.arguments, **(arguments or {})}
@@ -113,7 +114,7 @@ class Bench:
         trainer = _trainer_class(script.trainer, stable)(args=args, **given)
         trainer.remove_callback(transformers.PrinterCallback)
         for callback in theirs:
-            callback.trainer = trainer  # for those that evaluate in their events
+            callback.trainer = trainer  # for callbacks that evaluate in their events
         self.trainers.append(trainer)
         self.callbacks += [c for c in trainer.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         return trainer
@@ -122,7 +123,7 @@ class Bench:
         settings = self.script.callback
         if settings is None:
             return [] if self.kind == "stable" else [StabilityCallback()]
-        # Drawing takes longer than most of these runs; what is neither drawn nor sent is left to the default situation.
+        # Drawing takes longer than most of these runs, so only the situation `plain` draws.
         cheap = {"heat_map": False, "tensorboard": False, "compute_metrics": self.metric}
         return [StabilityCallback(**{**cheap, **settings}) for _ in range(self.script.number)]
 
@@ -142,7 +143,7 @@ def _trainer_class(base: type, stable: bool) -> type:
 
 
 class Recorded:
-    """A user's metric, and a digest of all that it is called with."""
+    """A user's metric, with a digest of the arguments of each call."""
 
     def __init__(self, metric: Callable, calls: list[str]):
         self.metric, self.calls = metric, calls
@@ -163,12 +164,12 @@ class Recorded:
         return Recorded(copy.deepcopy(self.metric, memo), self.calls)
 
 
-# ---- what a run left -------------------------------------------------------------------------------------------------
+# ---- traces of a run -------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Outcome:
-    """The traces of a played script."""
+    """The traces of a script that was run."""
 
     error: str | None
     where: str
@@ -189,7 +190,7 @@ class Outcome:
 
 
 def play(make: Callable[[bool], Script], learns: bool, kind: str, folder: Path) -> Outcome:
-    """Make a situation's script and play it, as one kind."""
+    """Make a situation's script and run it, as one kind."""
     set_seed(0)
     torch.use_deterministic_algorithms(False)
     script = make(learns)
@@ -263,7 +264,7 @@ def digest(value: Any) -> str:
 
 
 class Kept(logging.Handler):
-    """Warnings of ours."""
+    """Collects our warnings."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -292,13 +293,13 @@ def _hooks(model) -> int:
 
 
 def problems_of(situation, learns: bool, kind: str, stock: Outcome, ours: Outcome) -> Iterator[str]:
-    """The faults of a run with ours, next to the stock Trainer's."""
+    """The faults of a run with our code, compared with the stock Trainer's run."""
     if ours.error != stock.error:
         yield f"raised {ours.error}, the stock Trainer {stock.error or 'nothing'} (at {ours.where})"
         return
     if ours.weights != stock.weights:
         yield "other weights than the stock Trainer's"
-    # After an exception a callback is told nothing: its hook goes at the next training.
+    # The Trainer tells a callback nothing after an exception, so its hook goes at the next training.
     if ours.hooks != stock.hooks and not (stock.error and kind == "callback"):
         yield f"{ours.hooks - stock.hooks} hooks are left on the model"
     if ours.steps != stock.steps:
@@ -353,7 +354,7 @@ def _verdict_problems(situation, learns: bool, kind: str, ours: Outcome) -> Iter
 
 
 def _added(before: list[str], after: list[str]) -> list[str] | None:
-    """What `after` has more than `before`, in order; None where it does not have all of `before`."""
+    """The elements that `after` has in addition to `before`, in order. None if `after` lacks elements of `before`."""
     added, waiting = [], list(before)
     for entry in after:
         if waiting and entry == waiting[0]:

@@ -1,4 +1,4 @@
-"""docs/everyones_trainer.md, made from the list of situations: `python -m tests.situations.page`."""
+"""Writes docs/everyones_trainer.md from the list of situations: `python -m tests.situations.page`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from .situations import SITUATIONS, Situation
 PAGE = Path(__file__).parents[2] / "docs" / "everyones_trainer.md"
 
 INTRODUCTION = """\
-# Everyone's Trainer
+# Your script
 
-People's fine-tuning scripts differ. These {number} situations are scripts that use the Trainer in {number} ways, most of them twice:
-a run that learns, and a run that is stuck at the majority class. Each is played three times on a BERT of two layers: with the stock
-Trainer alone, with `StabilityCallback` on it, and with `StableTrainer`.
+The tables list {number} ways in which scripts use the Trainer: find yours. For each, tests check that `StabilityCallback` and
+`StableTrainer` do not change the training, and that the run gets the verdict in the table.
 
-For each, the tests hold:
+Most scripts are tested with two runs: one learns, and one is stuck at the majority class. Each is trained three times on a BERT
+of two layers: with the stock Trainer alone, with `StabilityCallback` added, and with `StableTrainer`. The tests compare the three:
 
-- the final weights are the stock Trainer's, bit for bit, and so are the number of steps, the best model and the checkpoints;
-- the log has the same numbers, apart from times. StableTrainer may add one evaluation, at the last step;
-- the user's metric is called as often as without us, with the same predictions;
-- nothing is raised that the stock Trainer does not raise, no hook is left on the model, the random state is the same;
-- the verdict is the one in the table, from the callback and from StableTrainer. A run that learns has no alarm.
+- The final weights are equal, bit for bit. So are the number of steps, the best model and the checkpoints.
+- The log has the same numbers, apart from times. `StableTrainer` may add one evaluation, at the last step.
+- Your metric is called equally often, with the same predictions.
+- No exception comes up that the stock Trainer does not raise. No hook stays on the model. The random state is the same.
+- The [verdict](verdicts.md) is the one in the table. A run that learns raises no alarm.
 
-Where two verdicts are given, both are right: what the Trainer evaluated may not tell more. `unknown` means that there is no score
-to judge by. It counts neither as a success nor as a failure.
+Some cells have two verdicts. Both are right there, because the evaluation does not show more. `unknown` means that there is no
+score to judge by. It counts neither as ok nor as failed. An empty cell was not tested.
 
-This page is made from the list in `tests/situations/situations.py`: `python -m tests.situations.page`. To run them:
-`pytest tests/situations`, and `pytest -m slow tests/situations` for the slow ones and for those whose kind has a faster one.
+The list is in `tests/situations/situations.py`, and `python -m tests.situations.page` writes this page from it. To run the fast
+ones: `pytest tests/situations`. To run the rest: `pytest -m slow tests/situations`.
 """
 
 
@@ -36,7 +36,12 @@ def to_markdown() -> str:
     lines = [INTRODUCTION.format(number=len(SITUATIONS))]
     groups = list(dict.fromkeys(situation.group for situation in SITUATIONS))
     for group in groups:
-        lines += [f"## {group}", "", "| situation | the script | learns | stuck |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"## {group}",
+            "",
+            "| situation | the script | verdict if it learns | verdict if it is stuck |",
+            "| --- | --- | --- | --- |",
+        ]
         lines += [_row(situation) for situation in SITUATIONS if situation.group == group]
         lines.append("")
     return "\n".join(lines)

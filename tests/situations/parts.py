@@ -39,7 +39,7 @@ def bert(num_labels: int = 2, cls=BertForSequenceClassification, **values):
 
 
 def collapse(model, prior=(1 - MAJORITY, MAJORITY)):
-    """The model, always predicting the largest of `prior`, whatever its input: a run that is stuck.
+    """The model, changed to predict the largest of `prior` for any input: a run that is stuck.
 
     Args:
         model: its head is the last linear layer.
@@ -53,7 +53,7 @@ def collapse(model, prior=(1 - MAJORITY, MAJORITY)):
 
 
 class Heads(PreTrainedModel):
-    """A BERT body and a head of its own, for what Hugging Face's classes do not do.
+    """A BERT body with a custom head, for tasks that Hugging Face's classes do not cover.
 
     Args:
         config: BERT's. `width`, where it is set, is the number of outputs, instead of `num_labels`.
@@ -80,7 +80,7 @@ class Heads(PreTrainedModel):
 
 
 def labels_of(n: int, seed: int, shares=(1 - MAJORITY, MAJORITY)) -> np.ndarray:
-    """`(n,)` class ids with exactly these shares, up to rounding, in a random order; the last class has the rest."""
+    """`(n,)` class ids with exactly these shares, up to rounding, in a random order. The last class gets the rest."""
     counts = [round(share * n) for share in shares[:-1]]
     counts.append(n - sum(counts))
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -101,7 +101,7 @@ def table(ids: np.ndarray, **columns) -> Dataset:
 
 @cache
 def sentences(n: int = TRAIN, seed: int = 0, shares=(1 - MAJORITY, MAJORITY)) -> Dataset:
-    """Rows with a class each, in the column `labels`."""
+    """Rows with one class each, in the column `labels`."""
     labels = labels_of(n, seed, shares)
     return table(tokens(labels, seed), labels=labels)
 
@@ -114,7 +114,7 @@ def dev(n: int = DEV, shares=(1 - MAJORITY, MAJORITY)) -> Dataset:
 
 @cache
 def misleading(n: int = DEV, shares=(1 - MAJORITY, MAJORITY)) -> Dataset:
-    """A development set with the majority's signal in every row: a model that has learned is exactly at the baseline."""
+    """A development set with the signal of the majority class in every row. A model that has learned is exactly at the baseline."""
     labels = labels_of(n, 1, shares)
     ids = tokens(labels, 1)
     ids[:, 1:-1] = SIGNAL + int(np.argmax(shares))
@@ -123,7 +123,7 @@ def misleading(n: int = DEV, shares=(1 - MAJORITY, MAJORITY)) -> Dataset:
 
 @cache
 def flipped(n: int = DEV) -> Dataset:
-    """A development set with the other class's signal in every row: a model that has learned has accuracy 0."""
+    """A development set in which every row has the signal of the other class. A model that has learned has accuracy 0."""
     labels = labels_of(n, 1)
     return table(tokens(1 - labels, 1), labels=labels)
 
@@ -137,7 +137,7 @@ def numbers(n: int = TRAIN, seed: int = 0) -> Dataset:
 
 @cache
 def token_rows(n: int = TRAIN, seed: int = 0, without: int = 0) -> Dataset:
-    """Three classes of tokens, the first position padding (-100); the first `without` rows have no label at all."""
+    """Three classes of tokens, with padding (-100) in the first position. The first `without` rows have no label."""
     rng = np.random.default_rng(seed)
     ids = rng.choice([10, 11, 12], (n, LENGTH), p=[0.5, 0.3, 0.2])
     labels = ids - 10
@@ -204,6 +204,6 @@ def token_accuracy(prediction) -> dict[str, float]:
 
 
 def binary_accuracy(prediction) -> dict[str, float]:
-    """With one logit."""
+    """Accuracy of one logit."""
     predicted = prediction.predictions.squeeze(-1) > 0
     return {"accuracy": float((predicted == (prediction.label_ids > 0.5)).mean())}

@@ -1,7 +1,7 @@
-"""The situations: what people's fine-tuning scripts do with the Trainer, and the verdict that each must get.
+"""The situations: ways in which fine-tuning scripts use the Trainer, and the verdict that each must get.
 
-A situation is a function that makes a script, for a run that learns and, where it makes sense, for a run that is stuck
-at the majority class. `SITUATIONS` has all of them, in the order of the page.
+A situation is a function that makes a script for a run that learns. If it makes sense, it also makes one for a run that is
+stuck at the majority class. `SITUATIONS` has all of them, in the order of the page.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ from .parts import (
 
 @dataclass(frozen=True)
 class Situation:
-    """A script, and what must be said of its runs.
+    """A script, and the expected verdicts of its runs.
 
     Args:
-        name: the function's.
-        group: the heading it is under.
+        name: name of the function.
+        group: heading on the page.
         special: how it differs from the plain script.
-        make: the script, of a run that learns (True) or is stuck.
-        learns, stuck: the verdict's status for each run, several joined by ` or `; None where there is no such run.
-            `None` in the text: there is no verdict. Several verdicts are joined by commas.
-        learns_stable, stuck_stable: StableTrainer's, where it may know more: it also evaluates the last step.
-        sentence: what the verdict's sentence must say, a regular expression.
-        warns: what we must warn of, once each.
-        quiet: whether there must be no other warning of ours.
-        slow: whether it takes seconds, or its kind has a faster one.
-        needs: a package.
+        make: makes the script of a run that learns (True) or is stuck (False).
+        learns, stuck: expected status of each run. Alternatives are joined by ` or `, several verdicts by commas. The text
+            `None` means that there is no verdict. The value None means that there is no such run.
+        learns_stable, stuck_stable: the same for StableTrainer, if it may know more: it also evaluates the last step.
+        sentence: a regular expression that the verdict's sentence must match.
+        warns: regular expressions. Each must match exactly one of our warnings.
+        quiet: whether all other warnings of ours are errors.
+        slow: whether it takes seconds, or a faster situation covers the same code.
+        needs: a package that must be installed.
     """
 
     name: str
@@ -112,7 +112,7 @@ def situation(group: str, special: str, **expected):
     return register
 
 
-HARDER = {"learning_rate": 1e-2, "num_train_epochs": 8}  # what takes longer to learn
+HARDER = {"learning_rate": 1e-2, "num_train_epochs": 8}  # for tasks that take longer to learn
 
 
 def by_steps(steps: int = 16, every: int = 4) -> dict:
@@ -124,14 +124,14 @@ def by_steps(steps: int = 16, every: int = 4) -> dict:
 METRICS = "Metrics"
 
 
-@situation(METRICS, "two classes, accuracy; every picture and event file of ours is written", quiet=True)
+@situation(METRICS, "two classes, accuracy; the callback writes all of its pictures and event files", quiet=True)
 def plain(learns):
     return script(learns, callback={"heat_map": True, "tensorboard": True})
 
 
 @situation(
     METRICS,
-    "`StabilityCallback()` is given nothing",
+    "`StabilityCallback()` without arguments",
     learns="ok or unknown",
     stuck="failed or unknown",
     learns_stable="ok",
@@ -141,17 +141,17 @@ def bare_callback(learns):
     return script(learns, callback=None)
 
 
-@situation(METRICS, "the metric is F1 alone")
+@situation(METRICS, "F1 is the only metric")
 def f1_alone(learns):
     return script(learns, metric=f1, proof=("eval_f1", 0.95, 0.74))
 
 
-@situation(METRICS, "the metric is Matthews' correlation alone", slow=True)
+@situation(METRICS, "Matthews correlation is the only metric", slow=True)
 def matthews_alone(learns):
     return script(learns, metric=matthews, proof=("eval_matthews_correlation", 0.9, 0.0))
 
 
-@situation(METRICS, "accuracy and F1, F1 chooses the best model")
+@situation(METRICS, "accuracy and F1; F1 chooses the best model")
 def f1_chooses(learns):
     return script(
         learns,
@@ -160,19 +160,19 @@ def f1_chooses(learns):
     )
 
 
-@situation(METRICS, "the best model is chosen by `eval_loss`", slow=True)
+@situation(METRICS, "`eval_loss` chooses the best model", slow=True)
 def eval_loss_chooses(learns):
     return script(learns, arguments={"metric_for_best_model": "eval_loss", "greater_is_better": False})
 
 
-@situation(METRICS, "the metric's name says nothing: `points`, from 0 to 100")
+@situation(METRICS, "a metric with an unknown name: `points`, from 0 to 100")
 def unknown_metric(learns):
     return script(
         learns, metric=lambda p: {"points": 100 * accuracy(p)["accuracy"]}, proof=("eval_points", 95.0, 57.6)
     )
 
 
-@situation(METRICS, "the metric is an error rate, `greater_is_better` false", slow=True)
+@situation(METRICS, "the metric is an error rate, with `greater_is_better=False`", slow=True)
 def error_rate(learns):
     return script(
         learns,
@@ -182,17 +182,17 @@ def error_rate(learns):
     )
 
 
-@situation(METRICS, "the metric is an error rate, and nobody says that smaller is better")
+@situation(METRICS, "the metric is an error rate, without `greater_is_better`")
 def error_rate_alone(learns):
     return script(learns, metric=lambda p: {"error_rate": 1 - accuracy(p)["accuracy"]}, proof=None)
 
 
-@situation(METRICS, "an error rate comes before the accuracy", slow=True)
+@situation(METRICS, "the metrics are an error rate, then the accuracy", slow=True)
 def error_before_accuracy(learns):
     return script(learns, metric=lambda p: {"error_rate": 1 - accuracy(p)["accuracy"], **accuracy(p)})
 
 
-@situation(METRICS, "the log loss is computed as a metric, and chooses the best model", slow=True)
+@situation(METRICS, "log loss is a metric, and chooses the best model", slow=True)
 def log_loss(learns):
     def metric(p):
         logits = torch.tensor(p.predictions)
@@ -201,7 +201,7 @@ def log_loss(learns):
     return script(learns, metric=metric, arguments={"metric_for_best_model": "log_loss", "greater_is_better": False})
 
 
-@situation(METRICS, "no `compute_metrics`: there is an `eval_loss` only", learns="unknown", stuck="unknown")
+@situation(METRICS, "no `compute_metrics`, so there is only an `eval_loss`", learns="unknown", stuck="unknown")
 def no_metric(learns):
     return script(learns, metric=None, proof=None)
 
@@ -227,7 +227,7 @@ def best_metric_without_metrics(learns):
     )
 
 
-@situation(METRICS, "the accuracy is rounded to float16, which lifts it above the baseline", learns=None)
+@situation(METRICS, "the accuracy is rounded to float16, and so appears above the baseline", learns=None)
 def float16_accuracy(learns):
     def metric(p):
         return {"accuracy": float(np.float16(accuracy(p)["accuracy"]))}
@@ -235,7 +235,7 @@ def float16_accuracy(learns):
     return script(learns, metric=metric)
 
 
-@situation(METRICS, "the accuracy is a float32's mean", learns=None, slow=True)
+@situation(METRICS, "the accuracy is a mean in float32", learns=None, slow=True)
 def float32_accuracy(learns):
     def metric(p):
         return {"accuracy": (classes_of(p) == p.label_ids).astype(np.float32).mean().item()}
@@ -244,23 +244,26 @@ def float32_accuracy(learns):
 
 
 @situation(
-    METRICS, "the training set was learned, the development set is at the baseline", learns="failed", stuck=None
+    METRICS,
+    "the run learned the training set, but is at the baseline on the development set",
+    learns="failed",
+    stuck=None,
 )
 def memorised(learns):
     return script(learns, dev=misleading(), proof=("eval_accuracy", MAJORITY, 0))
 
 
-@situation(METRICS, "accuracy 1 for so long that the gradients vanish", stuck=None)
+@situation(METRICS, "accuracy 1 for a long time, so that the gradients vanish", stuck=None)
 def perfect_and_still(learns):
     return script(learns, arguments={"num_train_epochs": 12})
 
 
-@situation(METRICS, "accuracy 1, vanishing gradients, and a loss of one's own", stuck=None)
+@situation(METRICS, "accuracy 1, vanishing gradients, and a custom loss", stuck=None)
 def perfect_with_own_loss(learns):
     return script(learns, trainer=PopsLabels, arguments={"num_train_epochs": 12})
 
 
-@situation(METRICS, "a development set of one class", learns="failed or unknown", stuck="failed or unknown")
+@situation(METRICS, "a development set with only one class", learns="failed or unknown", stuck="failed or unknown")
 def dev_of_one_class(learns):
     return script(learns, dev=dev(DEV, (0.0, 1.0)), proof=("eval_accuracy", 0.95, 1.0))
 
@@ -272,7 +275,7 @@ def accuracy_in_percent(learns):
     )
 
 
-@situation(METRICS, "a confusion matrix and a report come before the accuracy", slow=True)
+@situation(METRICS, "the metrics are a confusion matrix, a report, then the accuracy", slow=True)
 def report_before_accuracy(learns):
     def metric(p):
         predicted = classes_of(p)
@@ -282,12 +285,12 @@ def report_before_accuracy(learns):
     return script(learns, metric=metric)
 
 
-@situation(METRICS, "a metric that is NaN comes before the accuracy", slow=True)
+@situation(METRICS, "the metrics are one that is NaN, then the accuracy", slow=True)
 def nan_before_accuracy(learns):
     return script(learns, metric=lambda p: {"auc": float("nan"), **accuracy(p)})
 
 
-@situation(METRICS, "metrics are numpy scalars and tensors", slow=True)
+@situation(METRICS, "the metrics are numpy scalars and tensors", slow=True)
 def numpy_scalars(learns):
     def metric(p):
         right = classes_of(p) == p.label_ids
@@ -321,7 +324,7 @@ def weighted(logits, labels):
 
 
 class PopsLabels(Trainer):
-    """Class weights; the model is not shown the labels."""
+    """Class weights; the model does not get the labels."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         labels = inputs.pop("labels")
@@ -331,7 +334,7 @@ class PopsLabels(Trainer):
 
 
 class KeepsLabels(Trainer):
-    """Class weights as in the Trainer's documentation: the model computes its own loss as well."""
+    """Class weights as in the Trainer's documentation: the model also computes its own loss."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         outputs = model(**inputs)
@@ -348,12 +351,12 @@ class Focal(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@situation(LOSSES, "`compute_loss` takes the labels out of the inputs, class weights")
+@situation(LOSSES, "`compute_loss` with class weights removes the labels from the inputs")
 def own_loss(learns):
     return script(learns, trainer=PopsLabels)
 
 
-@situation(LOSSES, "`compute_loss` with class weights, the model sees the labels", slow=True)
+@situation(LOSSES, "`compute_loss` with class weights; the model gets the labels, too", slow=True)
 def own_loss_beside_the_models(learns):
     return script(learns, trainer=KeepsLabels)
 
@@ -377,7 +380,7 @@ def focal_loss(learns):
 
 
 class TwoCopies(Trainer):
-    """Each batch twice in one forward pass, as R-Drop does."""
+    """Each batch twice in one forward pass, as in R-Drop."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         if not model.training:
@@ -388,7 +391,7 @@ class TwoCopies(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@situation(LOSSES, "each batch is passed twice at once (R-Drop)", slow=True)
+@situation(LOSSES, "each batch twice in one forward pass, as in R-Drop", slow=True)
 def batch_twice(learns):
     return script(learns, trainer=TwoCopies)
 
@@ -406,7 +409,7 @@ class LossOutside(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@situation(LOSSES, "the model takes no labels and returns no loss; the Trainer computes it")
+@situation(LOSSES, "the model takes no labels and returns no loss; the Trainer computes the loss")
 def model_without_loss(learns):
     model = bert(2, WithoutLoss)
     return script(
@@ -456,13 +459,13 @@ class OneLogit(Heads):
         return {"loss": loss, "logits": logits}
 
 
-@situation(CLASSES, "one logit, the model's own binary cross entropy; its config has two labels")
+@situation(CLASSES, "one logit; the model computes binary cross entropy, and its config has two labels")
 def one_logit_of_the_model(learns):
     model = bert(2, OneLogit, width=1)
     return script(learns, model=model if learns else collapse(model, (0.3,)), metric=binary_accuracy)
 
 
-@situation(CLASSES, "least squares on labels 0.0 and 1.0, with an accuracy", slow=True)
+@situation(CLASSES, "least squares on labels 0.0 and 1.0, with accuracy as the metric", slow=True)
 def least_squares(learns):
     def metric(p):
         return {"accuracy": float(((p.predictions.squeeze(-1) > 0.5) == (p.label_ids > 0.5)).mean())}
@@ -482,7 +485,7 @@ THREE = (0.3, 0.3, 0.4)
 TEN = (*[0.09] * 9, 0.19)
 
 
-@situation(CLASSES, "3 classes")
+@situation(CLASSES, "three classes")
 def three_classes(learns):
     model = bert(3)
     return script(
@@ -494,7 +497,7 @@ def three_classes(learns):
     )
 
 
-@situation(CLASSES, "10 classes", slow=True)
+@situation(CLASSES, "ten classes", slow=True)
 def ten_classes(learns):
     model = bert(10)
     return script(
@@ -510,7 +513,7 @@ def ten_classes(learns):
 TWENTY = (*[0.045] * 19, 0.145)
 
 
-@situation(CLASSES, "20 classes", learns=None, slow=True)
+@situation(CLASSES, "twenty classes", learns=None, slow=True)
 def twenty_classes(learns):
     return script(
         learns,
@@ -520,7 +523,7 @@ def twenty_classes(learns):
     )
 
 
-@situation(CLASSES, "classes 1 and 2 of three; class 0 never occurs", slow=True)
+@situation(CLASSES, "three classes, but class 0 never occurs", slow=True)
 def a_class_never_occurs(learns):
     shares = (0.0, 1 - MAJORITY, MAJORITY)
     model = bert(3)
@@ -533,7 +536,7 @@ def a_class_never_occurs(learns):
     )
 
 
-@situation(CLASSES, "each label is in a list of one: `(examples, 1)`")
+@situation(CLASSES, "each label is in a list of length one: shape `(examples, 1)`")
 def labels_in_lists(learns):
     def listed(data):
         return table(np.array(data["input_ids"]), labels=np.array(data["labels"])[:, None])
@@ -559,7 +562,7 @@ def dev_partly_labelled(learns):
 
 
 RARE = (0.93, 0.07)
-SOUND = {  # on so few positives faster runs fail with some seeds
+SOUND = {  # faster runs fail with some seeds, because there are so few positives
     "learning_rate": 3e-3,
     "num_train_epochs": 8,
     "per_device_train_batch_size": 8,
@@ -567,7 +570,7 @@ SOUND = {  # on so few positives faster runs fail with some seeds
 }
 
 
-@situation(CLASSES, "7% positives, learned: no alarm", slow=True)
+@situation(CLASSES, "7% positives; the run that learns raises no alarm", slow=True)
 def rare_class(learns):
     model = bert()
     return script(
@@ -588,7 +591,7 @@ class WeighsRare(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@situation(CLASSES, "7% positives with class weights, learned: no alarm", slow=True)
+@situation(CLASSES, "7% positives with class weights; the run that learns raises no alarm", slow=True)
 def rare_class_weighted(learns):
     model = bert()
     return script(
@@ -604,7 +607,7 @@ def rare_class_weighted(learns):
 
 @situation(
     CLASSES,
-    "7% positives: the accuracy is exactly the baseline's, F1 is clearly above its own",
+    "7% positives; accuracy equals the majority-class baseline, F1 is clearly above its baseline",
     stuck=None,
     sentence=r"(?i)\bf1\b",
 )
@@ -641,7 +644,7 @@ def fewer_outputs_than_labels(learns):
     return script(learns, model=model if learns else collapse(model))
 
 
-@situation(CLASSES, "2 outputs, but 1 label in the model's config, which says regression elsewhere")
+@situation(CLASSES, "2 outputs, but 1 label in the model's config, which normally means regression")
 def two_outputs_one_label(learns):
     model = bert(1, Heads, width=2)
     return script(learns, model=model if learns else collapse(model))
@@ -654,13 +657,13 @@ class Masks(Heads):
         return super().logits(input_ids, attention_mask).index_fill(-1, torch.tensor([2]), -torch.inf)
 
 
-@situation(CLASSES, "the logits of one class are masked, minus infinity")
+@situation(CLASSES, "the logits of one class are masked with minus infinity")
 def masked_logits(learns):
     model = bert(3, Masks)
     return script(learns, model=model if learns else collapse(model, (0.4, 0.5, 0.1)))
 
 
-@situation(CLASSES, "token classification, padding is -100")
+@situation(CLASSES, "token classification, with -100 for padding")
 def token_classes(learns):
     model = bert(3, BertForTokenClassification)
     return script(
@@ -672,7 +675,7 @@ def token_classes(learns):
     )
 
 
-@situation(CLASSES, "token classification, a loss of one's own", slow=True)
+@situation(CLASSES, "token classification with a custom loss", slow=True)
 def token_classes_own_loss(learns):
     class Flat(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -687,7 +690,7 @@ def token_classes_own_loss(learns):
 
 
 def choices(n, seed, most=3, least=3):
-    """Questions whose right answer has the token SIGNAL; of `least` to `most` answers."""
+    """Questions with `least` to `most` answers. The right answer has the token SIGNAL."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in rng.integers(least, most + 1, n):
@@ -719,14 +722,14 @@ def multiple_choice_script(learns, **sizes):
     )
 
 
-@situation(CLASSES, "multiple choice of three")
+@situation(CLASSES, "multiple choice with 3 choices")
 def multiple_choice(learns):
     return multiple_choice_script(learns)
 
 
 @situation(
     CLASSES,
-    "multiple choice of 2 to 5: the outputs' width differs between batches",
+    "multiple choice with 2 to 5 choices, so the width of the outputs differs between batches",
     learns="ok or unknown",
     stuck=None,
 )
@@ -735,7 +738,7 @@ def choices_of_any_number(learns):
 
 
 def several_labels(n, seed):
-    sets = labels_of(n, seed, (0.4, 0.2, 0.2, 0.2))  # none, or one of three labels
+    sets = labels_of(n, seed, (0.4, 0.2, 0.2, 0.2))  # no label, or one of three
     return table(tokens(sets, seed), labels=np.eye(4)[sets][:, 1:])
 
 
@@ -743,7 +746,7 @@ def exact_match(p):
     return {"accuracy": float(((p.predictions > 0) == (p.label_ids > 0.5)).all(-1).mean())}
 
 
-@situation(CLASSES, "multi-label, three labels an example")
+@situation(CLASSES, "multi-label, three labels per example")
 def multi_label(learns):
     model = bert(3, problem_type="multi_label_classification")
     return script(
@@ -757,7 +760,7 @@ def multi_label(learns):
     )
 
 
-@situation(CLASSES, "multi-label, F1 over all labels alone", slow=True)
+@situation(CLASSES, "multi-label, with F1 over all labels as the only metric", slow=True)
 def multi_label_f1(learns):
     made = multi_label(learns)
     made.metric = lambda p: {"f1": f1_of((p.predictions > 0).ravel(), (p.label_ids > 0.5).ravel())}
@@ -778,22 +781,22 @@ def regression(learns):
     return regression_script(learns)
 
 
-@situation(CLASSES, "regression, the best model has the smallest mean squared error", slow=True)
+@situation(CLASSES, "regression; the smallest mean squared error chooses the best model", slow=True)
 def regression_best_mse(learns):
     return regression_script(learns, arguments={"metric_for_best_model": "mse", "greater_is_better": False})
 
 
-@situation(CLASSES, "regression, Pearson's correlation (not defined for a constant)")
+@situation(CLASSES, "regression, Pearson correlation (not defined for a constant)")
 def regression_pearson(learns):
     return regression_script(learns, metric=pearson, proof=("eval_pearson", 0.8, 0.3))
 
 
-@situation(CLASSES, "regression, mean absolute error, and nobody says that smaller is better", slow=True)
+@situation(CLASSES, "regression, mean absolute error, without `greater_is_better`", slow=True)
 def regression_mae(learns):
     return regression_script(learns, metric=lambda p: {"mae": float(np.abs(p.predictions[:, 0] - p.label_ids).mean())})
 
 
-@situation(CLASSES, "regression on grades, judged by the accuracy of the rounded grade", slow=True)
+@situation(CLASSES, "regression on grades; the metric is the accuracy of the rounded grade", slow=True)
 def regression_rounded(learns):
     def grades(data):
         return table(np.array(data["input_ids"]), labels=3 * np.array(data["labels"]))
@@ -808,7 +811,7 @@ def regression_rounded(learns):
     return made
 
 
-@situation(CLASSES, "regression on two numbers an example", learns="ok or unknown", stuck="failed or unknown")
+@situation(CLASSES, "regression on two numbers per example", learns="ok or unknown", stuck="failed or unknown")
 def regression_on_two(learns):
     def pairs(data):
         labels = np.array(data["labels"])
@@ -824,7 +827,7 @@ def regression_on_two(learns):
     )
 
 
-@situation(CLASSES, "regression, labels in a column of another name, a text column is called `label`", slow=True)
+@situation(CLASSES, "regression; the labels have another name, and a text column is called `label`", slow=True)
 def regression_label_is_text(learns):
     def renamed(data):
         rows = zip(data["input_ids"], data["labels"], strict=True)
@@ -844,7 +847,7 @@ def regression_label_is_text(learns):
     )
 
 
-@situation(CLASSES, "regression, a `datasets` table whose text column is called `label`")
+@situation(CLASSES, "regression; a `datasets` table in which a text column is called `label`")
 def regression_table_label_is_text(learns):
     def renamed(data):
         data = data.rename_column("labels", "score")
@@ -893,7 +896,7 @@ def span_match(p):
     return {"exact_match": float((found[0] & found[1]).mean())}
 
 
-@situation(CLASSES, "question answering, two label columns", learns="ok or unknown", stuck="failed or unknown")
+@situation(CLASSES, "question answering, with two label columns", learns="ok or unknown", stuck="failed or unknown")
 def question_answering(learns):
     model = bert(cls=BertForQuestionAnswering)
     return script(
@@ -918,7 +921,7 @@ class Nested(Heads):
         return {"loss": nn.functional.cross_entropy(logits, labels), "outputs": {"logits": logits}}
 
 
-@situation(OUTPUTS, "the logits are in a dict in the outputs", learns="ok or unknown", stuck="failed or unknown")
+@situation(OUTPUTS, "the logits are in a dict inside the outputs", learns="ok or unknown", stuck="failed or unknown")
 def nested_outputs(learns):
     def metric(p):
         return {"accuracy": float((p.predictions["logits"].argmax(-1) == p.label_ids).mean())}
@@ -927,7 +930,7 @@ def nested_outputs(learns):
     return script(learns, model=model if learns else collapse(model), metric=metric)
 
 
-@situation(OUTPUTS, "outputs are a tuple (`return_dict=False`)", slow=True)
+@situation(OUTPUTS, "the outputs are a tuple (`return_dict=False`)", slow=True)
 def tuple_outputs(learns):
     model = bert(return_dict=False)
     return script(learns, model=model if learns else collapse(model))
@@ -951,13 +954,13 @@ def features_first(learns):
     return script(learns, model=model if learns else collapse(model), metric=metric)
 
 
-@situation(OUTPUTS, "hidden states are among the outputs (`output_hidden_states`)", slow=True)
+@situation(OUTPUTS, "the outputs include hidden states (`output_hidden_states`)", slow=True)
 def hidden_states(learns):
     model = bert(output_hidden_states=True)
     return script(learns, model=model if learns else collapse(model))
 
 
-@situation(OUTPUTS, "hidden states are left out (`ignore_keys_for_eval`)", slow=True)
+@situation(OUTPUTS, "the evaluation leaves hidden states out (`ignore_keys_for_eval`)", slow=True)
 def ignored_keys(learns):
     model = bert(output_hidden_states=True)
     return script(
@@ -972,7 +975,7 @@ class LossOnly(Heads):
         return {"loss": nn.functional.cross_entropy(self.logits(input_ids, attention_mask), labels)}
 
 
-@situation(OUTPUTS, "the model returns a loss and nothing else", learns="unknown", stuck="unknown")
+@situation(OUTPUTS, "the model returns only a loss", learns="unknown", stuck="unknown")
 def loss_and_nothing_else(learns):
     model = bert(2, LossOnly)
     return script(learns, model=model if learns else collapse(model), metric=None, proof=None)
@@ -1002,7 +1005,7 @@ def two_tasks(n, seed):
     return Rows({**row, "task": t} for i in range(0, n, 8) for t in (0, 1) for row in parts[t].select(range(i, i + 8)))
 
 
-@situation(OUTPUTS, "two tasks with 2 and 3 outputs, in turn", learns="ok or unknown", stuck=None, slow=True)
+@situation(OUTPUTS, "two tasks with 2 and 3 outputs, alternating", learns="ok or unknown", stuck=None, slow=True)
 def heads_of_two_tasks(learns):
     return script(
         learns,
@@ -1030,7 +1033,7 @@ def argmax_before_metrics(learns):
     )
 
 
-@situation(OUTPUTS, "`preprocess_logits_for_metrics` takes the argmax, the metric's name says nothing", slow=True)
+@situation(OUTPUTS, "`preprocess_logits_for_metrics` takes the argmax; the metric has an unknown name", slow=True)
 def argmax_unknown_metric(learns):
     return script(
         learns,
@@ -1106,7 +1109,7 @@ def batches_not_joined(learns):
 
 
 class Keeps:
-    """A metric that keeps what it saw, and how often it was asked."""
+    """A metric that keeps its inputs and counts its calls."""
 
     def __init__(self):
         self.seen = []
@@ -1116,7 +1119,7 @@ class Keeps:
         return {**accuracy(p), "calls": len(self.seen)}
 
 
-@situation(OUTPUTS, "the metric keeps what it saw; an evaluation after training")
+@situation(OUTPUTS, "the metric keeps data between calls; an evaluation after training")
 def metric_with_a_memory(learns):
     return script(learns, metric=Keeps(), play=evaluates_after)
 
@@ -1133,7 +1136,7 @@ def metric_that_overwrites(learns):
 
 @situation(
     OUTPUTS,
-    "the metric puts a class in the place of -100, in the labels themselves",
+    "the metric replaces -100 by a class in the labels themselves",
     learns="ok or unknown",
     stuck="failed or unknown",
 )
@@ -1164,14 +1167,14 @@ def two_dev_sets(learns):
 
 
 @situation(
-    EVALUATIONS, "two evaluation sets: the first is at the baseline, the second learned", learns="failed", stuck=None
+    EVALUATIONS, "two evaluation sets: the first is at the baseline, the second is not", learns="failed", stuck=None
 )
 def two_dev_sets_first_fails(learns):
     return script(learns, dev={"first": misleading(), "second": dev()}, proof=("eval_second_accuracy", 0.95, 0))
 
 
 class EvaluatesAnother(TrainerCallback):
-    """At the end of each epoch, before the Trainer evaluates; the control is copied, as the forums' recipe does."""
+    """Evaluates at the end of each epoch, before the Trainer does. It copies the control, like the recipe in the forums."""
 
     def __init__(self, data, prefix):
         self.data, self.prefix = data, prefix
@@ -1192,14 +1195,14 @@ def callback_evaluates_train(learns):
     )
 
 
-@situation(EVALUATIONS, "a callback evaluates another set each epoch, and calls it `eval` as well", stuck=None)
+@situation(EVALUATIONS, "a callback evaluates another set each epoch, also under the name `eval`", stuck=None)
 def callback_evaluates_as_eval(learns):
     return script(learns, callbacks=[EvaluatesAnother(flipped(), "eval")], proof=None)
 
 
 @situation(
     EVALUATIONS,
-    "the same, with that callback before ours, and the development set at the baseline",
+    "the same, with that callback before `StabilityCallback`, and the development set at the baseline",
     learns="failed",
     stuck=None,
 )
@@ -1208,7 +1211,7 @@ def callback_evaluates_before_ours(learns):
 
 
 class EvaluatesAtEvaluation(TrainerCallback):
-    """After each of the Trainer's evaluations, evaluates another set."""
+    """Evaluates another set after each evaluation by the Trainer."""
 
     busy = False
 
@@ -1227,7 +1230,7 @@ def callback_evaluates_after(learns):
     return script(learns, callbacks=[EvaluatesAtEvaluation(flipped())], proof=None)
 
 
-@situation(EVALUATIONS, "the same, with that callback before ours", stuck=None)
+@situation(EVALUATIONS, "the same, with that callback before `StabilityCallback`", stuck=None)
 def callback_evaluates_after_before_ours(learns):
     return script(learns, callbacks=[EvaluatesAtEvaluation(flipped())], first=False, proof=None)
 
@@ -1243,7 +1246,7 @@ def callback_predicts(learns):
 
 
 class Validates(TrainerCallback):
-    """A validation loop of one's own, in the middle of an epoch and right before the Trainer's."""
+    """A custom validation loop, in the middle of an epoch and right before the Trainer's evaluation."""
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         model.eval()
@@ -1252,7 +1255,7 @@ class Validates(TrainerCallback):
         model.train()
 
 
-@situation(EVALUATIONS, "a callback has a validation loop of its own, on another set", slow=True)
+@situation(EVALUATIONS, "a callback runs its own validation loop on another set", slow=True)
 def own_validation_loop(learns):
     return script(learns, callbacks=[Validates()])
 
@@ -1263,7 +1266,13 @@ class EvaluatesBoth(Trainer):
         return {**metrics, **super().evaluate(self.train_dataset, ignore_keys, "train")}
 
 
-@situation(EVALUATIONS, "`evaluate` evaluates the training set as well", learns="failed", stuck=None, slow=True)
+@situation(
+    EVALUATIONS,
+    "a Trainer subclass overrides `evaluate`, and evaluates the training set, too",
+    learns="failed",
+    stuck=None,
+    slow=True,
+)
 def evaluate_override(learns):
     return script(learns, trainer=EvaluatesBoth, dev=misleading(), proof=None)
 
@@ -1274,7 +1283,12 @@ class EvaluatesTrainFirst(Trainer):
         return {**train, **super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)}
 
 
-@situation(EVALUATIONS, "`evaluate` evaluates the training set first", learns="failed", stuck=None)
+@situation(
+    EVALUATIONS,
+    "a Trainer subclass overrides `evaluate`, and evaluates the training set first",
+    learns="failed",
+    stuck=None,
+)
 def evaluate_override_train_first(learns):
     return script(learns, trainer=EvaluatesTrainFirst, dev=misleading(), proof=None)
 
@@ -1301,7 +1315,7 @@ def evaluate_after_train(learns):
     return script(learns, play=plays, proof=None)
 
 
-@situation(EVALUATIONS, "the script never trains", learns="None", stuck=None)
+@situation(EVALUATIONS, "the script only evaluates", learns="None", stuck=None)
 def only_evaluate(learns):
     def plays(bench):
         trainer = bench.trainer()
@@ -1311,7 +1325,7 @@ def only_evaluate(learns):
     return script(learns, play=plays, proof=None)
 
 
-@situation(EVALUATIONS, "early stopping by the accuracy, the best model is loaded", slow=True)
+@situation(EVALUATIONS, "early stopping by accuracy; the best model is loaded", slow=True)
 def early_stopping(learns):
     values = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_strategy": "epoch"}
     return script(
@@ -1322,7 +1336,7 @@ def early_stopping(learns):
 
 
 class Spoils(TrainerCallback):
-    """In the last epoch the head's bias is so great that the model always gives one answer."""
+    """In the last epoch, makes the bias of the head so large that the model always gives one answer."""
 
     def on_epoch_begin(self, args, state, control, model=None, **kwargs):
         if state.epoch >= args.num_train_epochs - 1:
@@ -1333,7 +1347,7 @@ class Spoils(TrainerCallback):
 
 @situation(
     EVALUATIONS,
-    "an earlier model is the best, and loaded; the last epoch was at the baseline",
+    "an earlier model is the best one and is loaded; the last epoch was at the baseline",
     learns="failed",
     stuck=None,
 )
@@ -1355,7 +1369,7 @@ def evaluation_on_start(learns):
 
 @situation(
     EVALUATIONS,
-    "`eval_on_start` only: what the untrained model could is no verdict",
+    "only `eval_on_start`: an evaluation of the untrained model decides nothing",
     learns="unknown",
     stuck="unknown",
     learns_stable="ok or unknown",
@@ -1390,7 +1404,7 @@ def evaluation_not_at_the_end(learns):
     return script(learns, arguments=by_steps(24, 7) if learns else by_steps(8, 7), proof=("eval_accuracy", 0.95, 0.58))
 
 
-@situation(EVALUATIONS, "an evaluation every 7 of 24 steps, the best model is loaded at the end", slow=True)
+@situation(EVALUATIONS, "an evaluation every 7 of 24 steps; the best model is loaded at the end", slow=True)
 def best_model_not_at_the_end(learns):
     values = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 7, "logging_strategy": "epoch"}
     values.update(by_steps(24, 7) if learns else by_steps(8, 7))
@@ -1398,13 +1412,13 @@ def best_model_not_at_the_end(learns):
 
 
 class RaisesAtTheEnd(Trainer):
-    """Its evaluation cannot be done: the evaluation set is for somebody else."""
+    """Its evaluation raises: the evaluation set is for another use."""
 
     def evaluate(self, *args, **kwargs):
         raise RuntimeError("this cluster's nodes have no evaluation data")
 
 
-@situation(EVALUATIONS, 'evaluation raises, but `eval_strategy` is "no"', learns="unknown", stuck="unknown")
+@situation(EVALUATIONS, 'evaluation would raise, but `eval_strategy` is "no"', learns="unknown", stuck="unknown")
 def evaluation_that_raises(learns):
     values = {"eval_strategy": "no", "save_strategy": "epoch"}
     return script(learns, trainer=RaisesAtTheEnd, arguments=values, proof=None)
@@ -1412,7 +1426,7 @@ def evaluation_that_raises(learns):
 
 @situation(
     EVALUATIONS,
-    "`evaluate` is called by hand after a training without evaluations",
+    "the script calls `evaluate` after a training without evaluations",
     learns="unknown",
     stuck="unknown",
     learns_stable="ok or unknown",
@@ -1431,7 +1445,7 @@ class Stops(TrainerCallback):
 
 @situation(
     EVALUATIONS,
-    "a callback stops the training after 14 of 32 steps, for its own reasons",
+    "a callback of the user stops the training after 14 of 32 steps",
     learns="ok or stopped early or unknown",
     stuck="failed or stopped early or unknown",
 )
@@ -1439,7 +1453,7 @@ def stopped_by_the_user(learns):
     return script(learns, callbacks=[Stops()], arguments={"num_train_epochs": 8}, proof=None)
 
 
-@situation(EVALUATIONS, "both data sets are streamed, `max_steps`")
+@situation(EVALUATIONS, "both data sets are streamed, with `max_steps`")
 def streamed(learns):
     return script(
         learns,
@@ -1449,14 +1463,14 @@ def streamed(learns):
     )
 
 
-@situation(EVALUATIONS, "regression, the training set is streamed")
+@situation(EVALUATIONS, "regression with a streamed training set")
 def streamed_regression(learns):
     return regression_script(
         learns, train=numbers().to_iterable_dataset(), arguments=by_steps(32, 8) if learns else by_steps(8)
     )
 
 
-@situation(EVALUATIONS, "the evaluation's last incomplete batch is dropped (`dataloader_drop_last`)", slow=True)
+@situation(EVALUATIONS, "the last incomplete batch of the evaluation is dropped (`dataloader_drop_last`)", slow=True)
 def drop_last(learns):
     return script(learns, dev=dev(44), arguments={"dataloader_drop_last": True}, proof=("eval_accuracy", 0.95, 0.7))
 
@@ -1466,18 +1480,18 @@ def drop_last(learns):
 TRAINING = "Training"
 
 
-@situation(TRAINING, "gradient accumulation, a last incomplete step", slow=True)
+@situation(TRAINING, "gradient accumulation, with an incomplete last step", slow=True)
 def accumulation(learns):
     values = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 4}
     return script(learns, arguments=values)
 
 
-@situation(TRAINING, "no clipping (`max_grad_norm=0`), every step logged")
+@situation(TRAINING, "no clipping (`max_grad_norm=0`); every step is logged")
 def no_clipping(learns):
     return script(learns, arguments={"max_grad_norm": 0.0, "logging_strategy": "steps", "logging_steps": 1})
 
 
-@situation(TRAINING, "clipped at every step, every step logged", quiet=True)
+@situation(TRAINING, "clipping at every step; every step is logged", quiet=True)
 def clipped(learns):
     values = {"max_grad_norm": 0.01, "logging_strategy": "steps", "logging_steps": 1}
     return script(learns, arguments=values)
@@ -1499,7 +1513,7 @@ def compiled(learns):
     return script(learns, arguments={"torch_compile": True, "torch_compile_backend": "aot_eager"})
 
 
-@situation(TRAINING, "NEFTune noise, a hook of the Trainer's own", slow=True)
+@situation(TRAINING, "NEFTune noise, which uses a hook of the Trainer", slow=True)
 def neftune(learns):
     return script(learns, arguments={"neftune_noise_alpha": 1.0})
 
@@ -1518,12 +1532,12 @@ def lora(learns, **values):
     return script(learns, model=peft.get_peft_model(model, lora_config), arguments={"label_names": ["labels"], **rate})
 
 
-@situation(TRAINING, "LoRA with a trained head", needs="peft")
+@situation(TRAINING, "LoRA, with a trained head", needs="peft")
 def lora_with_head(learns):
     return lora(learns, task_type="SEQ_CLS")
 
 
-@situation(TRAINING, "LoRA with a frozen head (`task_type` left out)", needs="peft", slow=True)
+@situation(TRAINING, "LoRA, with a frozen head (`task_type` is missing)", needs="peft", slow=True)
 def lora_frozen_head(learns):
     return lora(learns)
 
@@ -1568,7 +1582,7 @@ def freezing(learns):
     return script(learns, callbacks=[Freezes()], arguments=values)
 
 
-@situation(TRAINING, "two parameter groups, the head's rate is ten times the encoder's", slow=True)
+@situation(TRAINING, "two parameter groups; the learning rate of the head is ten times the encoder's", slow=True)
 def parameter_groups(learns):
     model = bert() if learns else collapse(bert())
     rate = 2e-3 if learns else 1e-6
@@ -1585,7 +1599,7 @@ def adafactor(learns):
     return script(learns, arguments={"optim": "adafactor"})
 
 
-@situation(TRAINING, "an SGD of one's own, no schedule passed", slow=True)
+@situation(TRAINING, "a custom SGD optimizer, without a schedule", slow=True)
 def own_sgd(learns):
     model = bert() if learns else collapse(bert())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3 if learns else 1e-6, momentum=0.9)
@@ -1593,7 +1607,7 @@ def own_sgd(learns):
     return script(learns, model=model, given={"optimizers": (optimizer, None)}, arguments=values)
 
 
-@situation(TRAINING, "an optimizer and a constant schedule of one's own", slow=True)
+@situation(TRAINING, "a custom optimizer with a constant schedule", slow=True)
 def own_schedule(learns):
     model = bert() if learns else collapse(bert())
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3 if learns else 1e-6)
@@ -1606,7 +1620,7 @@ def model_init(learns):
     return script(learns, model=None, given={"model_init": lambda: bert() if learns else collapse(bert())})
 
 
-@situation(TRAINING, "a class of one's own overrides `training_step` and `log`")
+@situation(TRAINING, "a Trainer subclass overrides `training_step` and `log`")
 def own_training_step(learns):
     class Mine(Trainer):
         def training_step(self, model, inputs, num_items_in_batch=None):
@@ -1618,7 +1632,7 @@ def own_training_step(learns):
     return script(learns, trainer=Mine, arguments={"logging_strategy": "epoch"})
 
 
-@situation(TRAINING, "a class of one's own overrides `evaluation_loop`, and hands on metrics only")
+@situation(TRAINING, "a Trainer subclass overrides `evaluation_loop`, and returns only metrics")
 def own_evaluation_loop(learns):
     class Mine(Trainer):
         def evaluation_loop(self, *args, **kwargs):
@@ -1628,7 +1642,7 @@ def own_evaluation_loop(learns):
     return script(learns, trainer=Mine)
 
 
-@situation(TRAINING, "a class of one's own overrides `prediction_step`", slow=True)
+@situation(TRAINING, "a Trainer subclass overrides `prediction_step`", slow=True)
 def own_prediction_step(learns):
     class Mine(Trainer):
         def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -1638,7 +1652,7 @@ def own_prediction_step(learns):
     return script(learns, trainer=Mine)
 
 
-@situation(TRAINING, "a collator of one's own, `remove_unused_columns=False`, no columns", slow=True)
+@situation(TRAINING, "a custom collator with `remove_unused_columns=False`; the data set has no columns", slow=True)
 def own_collator(learns):
     def rows(data):
         return Rows({**row, "text": "a text"} for row in data)
@@ -1656,7 +1670,7 @@ def own_collator(learns):
     )
 
 
-@situation(TRAINING, "data loaders of one's own", slow=True)
+@situation(TRAINING, "custom data loaders", slow=True)
 def own_data_loaders(learns):
     class Mine(Trainer):
         def get_train_dataloader(self):
@@ -1674,7 +1688,7 @@ def worker_process(learns):
     return script(learns, arguments={"dataloader_num_workers": 1})
 
 
-@situation(TRAINING, "a checkpoint each epoch, one is kept")
+@situation(TRAINING, "a checkpoint per epoch, of which one is kept")
 def saves(learns):
     return script(learns, arguments={"save_strategy": "epoch", "save_total_limit": 1})
 
@@ -1686,12 +1700,12 @@ def loss_of_nothing(learns):
     return made
 
 
-@situation(TRAINING, "a rate of 1e30", learns="diverged", stuck=None)
+@situation(TRAINING, "a learning rate of 1e30", learns="diverged", stuck=None)
 def diverges(learns):
     return script(learns, arguments={"learning_rate": 1e30, "num_train_epochs": 2}, proof=None)
 
 
-@situation(TRAINING, "a rate of 1e30, no `compute_metrics`", learns="diverged", stuck=None, slow=True)
+@situation(TRAINING, "a learning rate of 1e30, and no `compute_metrics`", learns="diverged", stuck=None, slow=True)
 def diverges_unseen(learns):
     values = {"learning_rate": 1e30, "num_train_epochs": 2}
     return script(learns, metric=None, arguments=values, proof=None)
@@ -1748,7 +1762,7 @@ def plain_module(learns):
     return script(learns, model=Plain() if learns else collapse(Plain()))
 
 
-@situation(MODELS, "a model whose source code is not at hand (`exec`)")
+@situation(MODELS, "a model without source code (made by `exec`)")
 def model_without_source(learns):
     names = {"Base": BertForSequenceClassification}
     arguments = "input_ids=None, attention_mask=None, labels=None"
@@ -1773,14 +1787,14 @@ Args:
 # fmt: on
 
 
-@situation(MODELS, "a docstring in `forward` that begins at the margin", slow=True)
+@situation(MODELS, "the docstring of `forward` is not indented", slow=True)
 def docstring_at_the_margin(learns):
     model = bert(2, Documented)
     return script(learns, model=model if learns else collapse(model))
 
 
 class Averages(TrainerCallback):
-    """Keeps a mean of the weights, and looks at what it predicts."""
+    """Keeps a mean of the weights, and predicts with it."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.average = torch.optim.swa_utils.AveragedModel(model)
@@ -1795,13 +1809,13 @@ class Averages(TrainerCallback):
             self.average.train()(**batch)
 
 
-@situation(MODELS, "a mean of the weights is kept (`AveragedModel`)")
+@situation(MODELS, "a callback keeps a mean of the weights (`AveragedModel`)")
 def averaged_model(learns):
     return script(learns, callbacks=[Averages()], callback={"tensorboard": True})
 
 
 class CopiesAndSaves(TrainerCallback):
-    """Keeps a copy of the model, and a file of it."""
+    """Keeps a copy of the model, and saves it to a file."""
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         self.copy = copy.deepcopy(model)
@@ -1813,13 +1827,13 @@ class CopiesAndSaves(TrainerCallback):
                 other(**batch)
 
 
-@situation(MODELS, "the model is copied and saved whole at each evaluation (`copy.deepcopy`, `torch.save`)")
+@situation(MODELS, "a callback copies and saves the whole model at each evaluation (`copy.deepcopy`, `torch.save`)")
 def copied_and_saved(learns):
     return script(learns, callbacks=[CopiesAndSaves()], callback={"tensorboard": True})
 
 
 class AsTeacher(Trainer):
-    """Another forward of the same model in each step, as a consistency loss does."""
+    """A second forward pass of the same model in each step, as for a consistency loss."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         with torch.no_grad():
@@ -1834,7 +1848,7 @@ def two_forward_passes(learns):
     return script(learns, trainer=AsTeacher)
 
 
-@situation(MODELS, "pictures: a ViT, `pixel_values`", slow=True)
+@situation(MODELS, "images: a ViT with `pixel_values`", slow=True)
 def pictures(learns):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     torch.manual_seed(0)
@@ -1861,12 +1875,14 @@ def language_model(learns, **changes):
     return script(learns, model=model, train=train, dev=evaluated, **{"metric": None, "proof": None, **changes})
 
 
-@situation(MODELS, "a causal language model, `eval_loss` only", learns="unknown", stuck="unknown")
+@situation(MODELS, "a causal language model, with only `eval_loss`", learns="unknown", stuck="unknown")
 def causal_language_model(learns):
     return language_model(learns)
 
 
-@situation(MODELS, "a causal language model, perplexity as its metric", learns="ok or unknown", stuck=None, slow=True)
+@situation(
+    MODELS, "a causal language model, with perplexity as the metric", learns="ok or unknown", stuck=None, slow=True
+)
 def perplexity(learns):
     return language_model(
         learns,
@@ -1881,7 +1897,7 @@ def perplexity(learns):
 
 @situation(
     MODELS,
-    "Seq2SeqTrainer, generated predictions",
+    "Seq2SeqTrainer with generated predictions",
     learns="ok or unknown",
     stuck="failed or unknown",
     learns_stable="ok or unknown",
@@ -1919,7 +1935,7 @@ def generates(learns):
 ACCIDENTS = "Several trainings, and accidents"
 
 
-@situation(ACCIDENTS, "our callback is the last of the list")
+@situation(ACCIDENTS, "`StabilityCallback` is the last callback of the list")
 def ours_last(learns):
     return script(
         learns,
@@ -1937,7 +1953,7 @@ def two_callbacks(learns):
 
 @situation(
     ACCIDENTS,
-    "the class is passed, not an object (`callbacks=[StabilityCallback]`)",
+    "the class is passed instead of an object (`callbacks=[StabilityCallback]`)",
     learns="ok or unknown",
     stuck="failed or unknown",
     slow=True,
@@ -1949,7 +1965,7 @@ def class_of_callback(learns):
     return script(learns, play=plays)
 
 
-@situation(ACCIDENTS, "one StabilityCallback in two trainings, of two models", slow=True)
+@situation(ACCIDENTS, "one StabilityCallback for two trainings of two models", slow=True)
 def callback_twice(learns):
     def plays(bench):
         first = bench.trainer(model=bert() if not learns else collapse(bert()))
@@ -1959,7 +1975,7 @@ def callback_twice(learns):
     return script(learns, play=plays)
 
 
-@situation(ACCIDENTS, "`train` twice with one trainer", slow=True)
+@situation(ACCIDENTS, "`train` is called twice on one Trainer", slow=True)
 def train_twice(learns):
     def plays(bench):
         trainer = bench.trainer()
@@ -1979,7 +1995,7 @@ class Interrupts(TrainerCallback):
 
 
 def held(bench) -> list[str]:
-    """The batches that a callback of an earlier training keeps."""
+    """The batches to which a callback of an earlier training still has references."""
     problems = []
     for callback in bench.callbacks[: -bench.script.number]:
         found = [name for name, value in vars(callback).items() if _batches(value)]
@@ -1989,7 +2005,7 @@ def held(bench) -> list[str]:
 
 
 def _batches(value, depth=6) -> bool:
-    """Whether a value holds a tensor with a row for each example of a batch."""
+    """Whether a value contains a tensor with a row for each example of a batch."""
     if isinstance(value, torch.Tensor):
         return value.ndim > 0 and len(value) in (16, 20)
     if type(value).__module__.startswith("hf_stability"):
@@ -2009,7 +2025,7 @@ def interrupted(learns):
     return script(learns, play=plays, check=held, callback={"tensorboard": True})
 
 
-@situation(ACCIDENTS, "a training is interrupted in an evaluation; then the same trainer trains again", slow=True)
+@situation(ACCIDENTS, "a training is interrupted in an evaluation; then the same Trainer trains again", slow=True)
 def interrupted_in_evaluation(learns):
     class Once(TrainerCallback):
         done = False
@@ -2050,7 +2066,7 @@ def metric_raises_unasked(learns):
     return script(learns, metric=metric, arguments=values, proof=None)
 
 
-@situation(ACCIDENTS, "a resume in mid-epoch, after an interrupt")
+@situation(ACCIDENTS, "a resume in the middle of an epoch, after an interrupt")
 def resumed(learns):
     def plays(bench):
         with contextlib.suppress(KeyboardInterrupt):
@@ -2083,7 +2099,7 @@ def resumed_unfrozen(learns):
 
 
 class OutOfMemory(Trainer):
-    """Its first step needs more memory than there is."""
+    """Its first step runs out of memory."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -2099,14 +2115,14 @@ def smaller_batches(learns):
 
 
 class Logger(TrainerCallback):
-    """Takes the Trainer's numbers, and raises at ours."""
+    """Accepts the Trainer's numbers, and raises when it gets ours."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if any("/" in key for key in logs):
             raise ConnectionError("the server does not know this key")
 
 
-@situation(ACCIDENTS, "a logger that raises at our numbers", warns=(r"ConnectionError",))
+@situation(ACCIDENTS, "a logger raises when it gets the callback's numbers", warns=(r"ConnectionError",))
 def logger_raises(learns):
     def plays(bench):
         trainer = bench.trainer()
@@ -2117,7 +2133,7 @@ def logger_raises(learns):
     return script(learns, callbacks=[Logger()], play=plays, arguments={"logging_strategy": "epoch"})
 
 
-@situation(ACCIDENTS, "the folder of our record is a file", warns=(r"^Writing to the folder is off",))
+@situation(ACCIDENTS, "the folder of the record is a file", warns=(r"^Writing to the folder is off",))
 def folder_is_a_file(learns):
     def plays(bench):
         (bench.folder / "out").mkdir(parents=True)
@@ -2139,7 +2155,7 @@ class KeepsWeights(TrainerCallback):
 
 @situation(
     ACCIDENTS,
-    "a search by optuna, the second of three trials is pruned",
+    "a search by optuna; the second of three trials is pruned",
     learns="ok, stopped, ok",
     stuck=None,
     needs="optuna",

@@ -115,7 +115,7 @@ def test_regression(extension, tmp_path, caplog):
     assert caplog.text == ""
     with caplog.at_level(logging.WARNING):
         load(tmp_path, labelled(1.0, 0.0), extension=extension)
-    assert "labels such as 1.0 are read as a regression's" in caplog.text
+    assert "labels such as 1.0 are read as targets of a regression" in caplog.text
 
 
 def test_label_names(tmp_path):
@@ -134,10 +134,10 @@ def test_label_names(tmp_path):
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (labelled(0, 2, 0), None, "--train_file .*, line 3: label 2; the 2 classes must be numbered 0 to 1"),
-        (labelled(1, 2), None, "line 3: label 2; the 2 classes must be numbered 0 to 1"),
+        (labelled(0, 2, 0), None, "--train_file .*, line 3: label 2, but there are 2 classes; number them 0 to 1"),
+        (labelled(1, 2), None, "line 3: label 2, but there are 2 classes; number them 0 to 1"),
         (labelled(0, -1), None, "line 3: label -1"),
-        (labelled(0, 1), labelled(0, 1, 2), "--validation_file .*, line 4: label 2; the 2 classes"),
+        (labelled(0, 1), labelled(0, 1, 2), "--validation_file .*, line 4: label 2, but there are 2 classes"),
         (labelled(0, 1), labelled(0, "x"), "--validation_file .*, line 3: label 'x', expected a whole number"),
         (labelled("a", "b"), labelled("a", "c"), "--validation_file .*, line 3: label 'c', expected one of a, b"),
         (labelled(0.5, 1.5), labelled(0.5, "c"), "--validation_file .*, line 3: label 'c', expected a number"),
@@ -176,7 +176,7 @@ def test_wrong_json(tmp_path):
     assert "record 1: label [1]" in message('[{"sentence": "a", "label": [1]}]')
     assert "record 1: half a surrogate pair" in message('[{"sentence": "a\\ud800", "label": 1}]')
     mixed = '[{"sentence": "a", "label": "x"}, {"sentence": "b", "label": 2}]'
-    assert "record 2: label 2 among labels that are words" in message(mixed)
+    assert "record 2: label 2 among words" in message(mixed)
     floats = '[{"sentence": "a", "label": 0.5}, {"sentence": "b", "label": NaN}]'
     assert "record 2: label nan, expected a number" in message(floats)
 
@@ -192,7 +192,11 @@ def test_regression_refused(tmp_path):
     ("name", "content", "message"),
     [
         ("train.csv", None, "no such file"),
-        ("train.txt", b"label", "extension '.txt' is not supported, expected one of .csv, .tsv, .json, .jsonl"),
+        (
+            "train.txt",
+            b"label",
+            "extension '.txt' is not supported; give a file with one of .csv, .tsv, .json, .jsonl",
+        ),
         ("train", b"label", "extension '' is not supported"),
         ("train.csv", b" \n", "the file is empty"),
         ("train.csv", b"sentence,label\n", "column names, but no rows"),
@@ -269,7 +273,10 @@ def test_columns_are_chosen(tmp_path, caplog):
         ({"text_column_names": []}, "--text_column_names : 0 columns"),
         ({"text_column_names": ["text", "TEXT"]}, "--text_column_names text TEXT: the same column twice"),
         ({"text_column_names": ["y"]}, "--text_column_names y: y is the column of the labels"),
-        ({"text_column_names": ["label"]}, "--text_column_names label: rename this column in both files"),
+        (
+            {"text_column_names": ["label"]},
+            "--text_column_names label: a column of text cannot be called label; rename it in both files",
+        ),
         ({"label_column_name": "z"}, "--label_column_name z: --train_file .* has no such column, only date, title"),
     ],
 )
@@ -352,8 +359,11 @@ def warnings_of(tmp_path, caplog):
 def test_two_columns_taken_by_position_are_warned_of(warnings_of):
     rows = [{"date": f"2021-01-0{i}", "text": f"x {i}", "label": "ab"[i % 2]} for i in (1, 2)]
     pair, dates = warnings_of(rows)
-    assert "text is read from date and text, the first two columns of text, as a pair; --text_column_names" in pair
-    assert "the text in column date looks like dates ('2021-01-01'); --text_column_names chooses another" in dates
+    assert (
+        "text is read from date and text, the first two columns of text, as a pair; to use others, give --text_column_names"
+        in pair
+    )
+    assert "the text in column date looks like dates ('2021-01-01'); to use another, give --text_column_names" in dates
     assert warnings_of(rows, text_column_names=["text"]) == []
     assert warnings_of([{"premise": row["text"], "hypothesis": "z", "label": row["label"]} for row in rows]) == []
 
@@ -365,16 +375,16 @@ def test_blank_columns_are_no_text(warnings_of):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["pos", "pos ", "neg", "pos"], "'pos' (2), 'pos ' (1); write each class in one way"),
+        (["pos", "pos ", "neg", "pos"], "'pos' (2), 'pos ' (1); spell each class in one way"),
         (["Pos", "pos", " neg", "neg"], "' neg' (1), 'neg' (1); 'Pos' (1), 'pos' (1)"),
         (
             ["caf\u00e9", "cafe\u0301", "x"],
-            "differ by spaces or case only are different classes: 'cafe\u0301' (1), 'caf\u00e9' (1)",
+            "differ only by spaces or case count as different classes: 'cafe\u0301' (1), 'caf\u00e9' (1)",
         ),
         (["2021-01-05", "2021-01-06", "2021-01-05"], "the labels look like dates ('2021-01-05')"),
         (["1/2/21", "3/2/21 10:00"], "the labels look like dates"),
         (["1,5", "2,5"], "the labels look like numbers ('1,5') and are read as names of classes"),
-        (["50%", "75%"], "a regression needs numbers such as 1.5"),
+        (["50%", "75%"], "A regression needs numbers such as 1.5"),
         (["pos", "nan", "neg"], "'nan' is read as the name of a class, with 1 rows; if it is a missing value"),
     ],
 )

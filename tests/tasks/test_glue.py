@@ -100,7 +100,7 @@ def test_official_layout(name, tmp_path, caplog):
     assert [data.train.num_rows, *(rows.num_rows for rows in data.validation.values())] == [1] * (
         1 + len(data.validation)
     )
-    assert f"{name} train: 1 examples, officially {OFFICIAL_COUNTS[name]['train']}" in caplog.text
+    assert f"{name} train: 1 examples; GLUE has {OFFICIAL_COUNTS[name]['train']}" in caplog.text
 
     task = GLUE_TASKS[name]
     expected = dict(zip(task.text_columns, ('A "b" c.', "d"), strict=False))
@@ -141,7 +141,7 @@ def test_any_text_survives(texts, tmp_path_factory):
         ("rte", "1\ta\tb\tyes", "line 3: label 'yes', expected one of entailment, not_entailment"),
         ("cola", "a\t2\t\tb", "line 2: label '2', expected one of 0, 1"),
         ("stsb", "0\tg\tf\ty\to\ta\tb\tc\td\tnan", "line 3: score 'nan', expected a number"),
-        ("rte", "\n1\ta\tb\tentailment", "line 3: blank"),
+        ("rte", "\n1\ta\tb\tentailment", "line 3: a blank line"),
     ],
 )
 def test_bad_rows(name, row, message, tmp_path):
@@ -167,13 +167,13 @@ def test_windows_line_ends(tmp_path):
 def test_qqp_drops_its_broken_rows(tmp_path, caplog):
     write_official(tmp_path, "qqp", extra_rows=("1\t3\t4\tcut in", "two?\twhy\t0", "2\t5\t6\ta\tb\t0"))
     assert load_glue("qqp", tmp_path).train["label"][:] == [1, 0]
-    assert "2 broken rows dropped, the first in line 3" in caplog.text
+    assert "dropped 2 broken rows, the first in line 3" in caplog.text
 
 
 def test_missing_things(tmp_path):
     with pytest.raises(InputError, match="--data_dir .*nowhere: no such folder"):
         load_glue("rte", tmp_path / "nowhere")
-    with pytest.raises(InputError, match="neither a folder RTE nor TSV files"):
+    with pytest.raises(InputError, match="no folder RTE and no .tsv files"):
         load_glue("rte", tmp_path)
     folder = write_official(tmp_path, "rte")
     with pytest.raises(InputError, match="line 1: no column '#1 String' in the header .* another task than mrpc"):

@@ -88,7 +88,7 @@ def make(task: Task, lengths: list[int], labels: list | None = None) -> TaskData
     ("arguments", "message"),
     [
         ({}, "give --task_name, or --train_file with --validation_file"),
-        ({"task_name": "rte", "train_file": "a.csv"}, "--task_name rte: give either it or --train_file"),
+        ({"task_name": "rte", "train_file": "a.csv"}, "--task_name rte: give either this or --train_file"),
         ({"train_file": "a.csv"}, "--train_file a.csv: --validation_file is missing"),
         ({"validation_file": "a.csv"}, "--validation_file a.csv: --train_file is missing"),
         (
@@ -98,11 +98,11 @@ def make(task: Task, lengths: list[int], labels: list | None = None) -> TaskData
         ({"task_name": "demo_pair", "data_dir": "d"}, "--data_dir d: .* demo_pair is bundled"),
         (
             {"task_name": "mrcp"},
-            r"--task_name mrcp: no such task \(did you mean mrpc\?\). Known: cola, sst2, .*demo_pair",
+            r"--task_name mrcp: no such task \(did you mean mrpc\?\). Give one of cola, sst2, .*demo_pair",
         ),
         ({"task_name": "rte", "label_column_name": "y"}, "--label_column_name y: goes with --train_file"),
         ({"text_column_names": ["a", "b"]}, "--text_column_names a b: goes with --train_file"),
-        ({"task_name": "xyzzy"}, "--task_name xyzzy: no such task. Known: cola"),
+        ({"task_name": "xyzzy"}, "--task_name xyzzy: no such task. Give one of cola"),
     ],
 )
 def test_contradictions(arguments, message):
@@ -150,7 +150,7 @@ def test_halves_of_the_development_set():
     first, second = (half_of_validation(data, half).validation["validation"] for half in ("first", "second"))
     assert first[:]["label"] + second[:]["label"] == data.validation["validation"][:]["label"]
     assert (len(first), len(second)) == (2, 3)
-    with pytest.raises(InputError, match="--validation_half first: it lacks a class .* shuffle"):
+    with pytest.raises(InputError, match="--validation_half first: this half lacks a class .* shuffle"):
         half_of_validation(make(PAIR, [3, 4, 5, 6], labels=[0, 0, 1, 1]), "first")
     with pytest.raises(InputError, match="--validation_half third: give first, second or both"):
         half_of_validation(data, "third")
@@ -178,7 +178,7 @@ def test_subsample():
     cut = subsample(data, max_train_samples=3, max_eval_samples=9)
     assert cut.train["label"][:] == data.train["label"][:3] and len(cut.validation["validation"]) == 4
     assert len(subsample(data, max_eval_samples=1).validation["validation"]) == 1
-    with pytest.raises(InputError, match="--max_eval_samples 0: expected 1 or more"):
+    with pytest.raises(InputError, match="--max_eval_samples 0: give 1 or more"):
         subsample(data, max_eval_samples=0)
 
 
@@ -258,7 +258,7 @@ def test_tokenizer_without_token_types(tokenizer, monkeypatch):
 def test_length_limits(tokenizer, caplog):
     tokenized = tokenize(make(PAIR, [100]), tokenizer, max_seq_length=500)
     assert len(tokenized.train["input_ids"][0]) == 64 and tokenized.truncated_share == 1.0
-    assert "--max_seq_length 500: lowered to the tokenizer's limit of 64" in caplog.text
+    assert "--max_seq_length 500: lowered to 64, the tokenizer's limit" in caplog.text
     caplog.clear()
     tokenize(make(PAIR, [2]), tokenizer, max_seq_length=500)
     assert not caplog.text  # nothing was lost
@@ -369,11 +369,11 @@ def test_only_leftovers_are_deleted(tmp_path, name, hours, deleted):
 def test_save_and_load_elsewhere(tokenizer, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="holds no tokenized data"):
+    with pytest.raises(FileExistsError, match="has no tokenized data"):
         tokenize(make(PAIR, [2]), tokenizer).save(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
     for folder in ("mine", "nowhere", "mine/thesis.tex"):
-        with pytest.raises(FileNotFoundError, match="holds no tokenized data"):
+        with pytest.raises(FileNotFoundError, match="has no tokenized data"):
             TokenizedData.load(tmp_path / folder)
 
 

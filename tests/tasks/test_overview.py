@@ -57,7 +57,7 @@ def test_of_many_classes_some_are_shown():
         ),
         (
             data([0, 1, 2, 3, 0], tuple("abcd"), validation=[0, 1]),
-            "train: 4 classes in 5 examples. Is y the column of the",
+            "train: 4 classes in 5 examples. Is y the column of labels",
         ),
         (
             data([0, 1], texts="validation", validation=[0, 1, 1]),
@@ -69,7 +69,7 @@ def test_of_many_classes_some_are_shown():
         ),
         (
             data([0.5, 1], None, validation=[2.5, 2.5]),
-            "validation: all 2 targets are 2.5, and a correlation needs two values at least",
+            "validation: all 2 targets are 2.5. A correlation needs at least two different values",
         ),
     ],
 )

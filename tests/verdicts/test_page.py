@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -62,8 +64,10 @@ def sentences() -> list[str]:
 
 
 def test_the_samples_of_the_page_are_sentences_of_verdicts():
-    known = sentences()
-    samples = [" ".join(block.text.split()) for block in blocks(PAGE) if block.language == "text"]
+    known, text = sentences(), PAGE.read_text()
+    quotes = re.findall(r"(?:^> .*\n)+", text, re.MULTILINE)
+    outputs = [block.text for block in blocks(PAGE) if block.language == "text"]
+    samples = [" ".join(sample.replace("\n> ", " ").removeprefix("> ").split()) for sample in (*quotes, *outputs)]
     assert len(samples) > 5 and not [sample for sample in samples if sample not in known]
 
 

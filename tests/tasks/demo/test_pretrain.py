@@ -164,7 +164,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 def test_unknown_architecture_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="choose one of bert, roberta, albert"):
+    with pytest.raises(InputError, match="give one of bert, roberta, albert"):
         pretrain.pretrain("gpt", tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_help_teaches(capsys):
         pretrain.main(["--help"])
     assert stopped.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for words in ("Half an hour", "Give the same command again", "(default: 9000)", "sentence pairs a step"):
+    for words in ("half an hour", "give it again", "(default: 9000)", "sentence pairs per update step"):
         assert words in shown
 
 
