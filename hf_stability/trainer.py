@@ -192,10 +192,11 @@ class StabilityMixin(_Trainer):
 
     def _measure_gradients(self) -> torch.Tensor | None:
         """The total gradient norm, as torch computes it. Gives the norms of layers to the callback. None if that is not possible."""
-        if self.stability.meter is None or not self._gradients_are_whole():
+        recorder = self.stability.recorder
+        if recorder is None or recorder.meter is None or not self._gradients_are_whole():
             return None
-        self.stability.recorder.follow_unfreezing()
-        meter = self.stability.meter
+        recorder.follow_unfreezing()
+        meter = recorder.meter
         if not meter.is_whole():
             return None  # several groups: torch sums their norms in another order
         self.accelerator.unscale_gradients()

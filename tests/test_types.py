@@ -94,7 +94,7 @@ def numbers(model: nn.Module) -> str:
     optimizer.step()
     norms: dict[str, Any] = dict(layer_grad_norms(model))
     record = read_steps("out")
-    verdict = judge(np.array([0, 1]), np.array([[0.1, 0.2], [0.3, 0.1]]), losses=record["loss"])
+    verdict = judge(eval_labels=np.array([0, 1]), eval_predictions=np.array([[0.1, 0.2], [0.3, 0.1]]), losses=record["loss"])
     return f"{verdict.status}: {verdict.sentence} {norms}"
 """
 
@@ -115,7 +115,7 @@ length: str = args.mixout  # assignment
 StabilityCallback().verdict.sentence  # union-attr
 StableTrainer(methods=[3])  # list-item
 plan_study(recipes=["mosbach2021"], workers="two")  # arg-type
-verdict: float = judge(np.array([0]), np.array([1])).status  # assignment
+verdict: float = judge(eval_labels=np.array([0]), eval_predictions=np.array([1])).status  # assignment
 
 
 class Mine(Method):
