@@ -296,6 +296,8 @@ class BiasCorrection(Method):
         betas = trainer.args.adam_beta1, trainer.args.adam_beta2
 
         def corrected(shape: Callable[[int], float]) -> Callable[[int], float]:
-            return lambda done: shape(done) * effective_step_factor(done + 1, *betas)  # `done` counts from 0, t from 1
+            return lambda done: (
+                shape(done) * float(effective_step_factor(done + 1, *betas))
+            )  # `done` counts from 0, t from 1
 
         return LambdaLR(scheduler.optimizer, [corrected(shape) for shape in scheduler.lr_lambdas])

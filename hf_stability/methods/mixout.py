@@ -125,8 +125,9 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
         layer.mixout_p, layer.rescale_grad = p, rescale_grad
         layer.register_buffer("pretrained_weight", pretrained, persistent=False)
     # Otherwise DistributedDataParallel would send the copies to all processes at every forward pass. They never change.
-    kept = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-    model._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
+    whole: Any = model
+    kept = set(getattr(whole, "_ddp_params_and_buffers_to_ignore", ()))
+    whole._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
     return list(found)
 
 
