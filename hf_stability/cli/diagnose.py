@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     target = Path(own.json) if own.json and own.json != STDOUT else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
-        raise InputError(f"--json {target}: cannot write a file there; give a file in an existing folder")
+        raise InputError(f"--json {target}: no file can be written there; give one in an existing folder")
     found = diagnosis.diagnose(
         path,
         model_name_or_path=model.model_name_or_path,
