@@ -53,7 +53,7 @@ WORK = {"mosbach2021": 20 / 3}  # cost in runs of the base, by update steps; all
 AT_EQUAL_COMPUTE = 1.1  # recipes that cost this many runs of the base, or more, have a row there
 IN_A_ROW = 7  # boxes per row of a picture, so that it is legible at a page's width
 NO_SPREAD = 0.002  # one example in 500
-SCORES = {"mean": "mean", "std": "std", "std of ok runs": "std_ok", "median": "median", "max": "max"}
+SCORES = {"mean": "mean", "std": "std", "std of runs that did not fail": "std_ok", "median": "median", "max": "max"}
 """Columns of the scores -> key of the figure in a summary."""
 FAILED, DIFFERENCE = "failed = share (95% interval)", f"mean - `{BASE}`'s (95% interval)"
 SPREAD_P, FAILED_P, MIXOUT = (
@@ -272,7 +272,7 @@ def legend(comparisons: int) -> str:
         "`stilts_demo` is a recipe of this benchmark: one stage on `demo_nli` at 1e-4, 3 epochs.",
         "failed: accuracy on this half at or below the majority-class baseline, or diverged; with the 95% Wilson interval. "
         "ok: all other runs. (The verdict that a run carries is on the first half.)",
-        "std: over all runs. std of ok runs: leaves the failed runs out; comparable only where no run failed.",
+        "std: over all runs. The std of runs that did not fail is comparable only where no run failed.",
         f"{DIFFERENCE}: paired by seed, 95% t interval ({coverage_text(PAIRED, n)}). Not tested.",
         f"{SPREAD_P}: Brown-Forsythe test of the spread against `{BASE}`, all runs, Holm's correction for {comparisons} "
         "comparisons. The test has no direction; the ratio of the standard deviations beside it has. †: the p-value does not "

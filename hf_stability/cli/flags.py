@@ -118,7 +118,7 @@ class StudyArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run has its worker process. 0: no "
+            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run trains in a worker process. 0: no "
             "worker processes, one run after the other."
         },
     )

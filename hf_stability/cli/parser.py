@@ -33,7 +33,6 @@ SHORT_HELPS = {
     "num_train_epochs": "Training epochs. Default: the recipe's.",
     "warmup_steps": "Update steps of warmup; below 1, a fraction of all steps. Default: the recipe's.",
     "total_train_batch_size": "Examples per update step, over all devices. Default: the recipe's.",
-    "on_alarm": "What the early warning does to a run that seems about to fail. Default: warn.",
     "diagnostics": "More to record at each update step; --help_all lists the choices.",
 }
 """Shorter help for `--help`, for flags with a long help."""

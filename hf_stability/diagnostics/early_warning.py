@@ -46,6 +46,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..verdicts.constants import label_entropy
@@ -146,7 +147,7 @@ def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return (labels * np.where(np.isfinite(nats), nats, 0)[..., None, :]).sum(-1) / labels.sum(-1)
 
 
-def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
+def risk(evidence: Mapping[str, ArrayLike], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
     """How much a run looks like one that fails, `(...)` in [0, 1]; NaN if any evidence is missing.
 
     The module's docstring has the equation. The risk is a probability only if runs fail as often as those on which the

@@ -64,7 +64,8 @@ class ComponentClip(Method):
     Equation:
         g_i <- g_i min(1, c / (||g_i|| + 1e-6))
 
-        g_i: gradient of parameter tensor i, an entry of named_parameters(); c: component_clip
+        g_i    gradient of parameter tensor i, an entry of named_parameters()
+        c      component_clip
 
     When to use it:
         - Try it where the gradients of single layers explode. The record (`grad_norm/LAYER`) shows whether they do.

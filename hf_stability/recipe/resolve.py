@@ -128,6 +128,8 @@ def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Ma
 
 def _point(recipe: Recipe | None, section: str) -> dict[str, Resolved]:
     """The values of a recipe that come from its grid."""
+    if recipe is None:
+        return {}
     found = {}
     for key, value in recipe.point.items():
         if key.startswith(CONFIG) == (section == "model_config"):

@@ -233,7 +233,7 @@ def _checked_grid(
     section: Mapping, recipe: Recipe, types: Mapping[str, Any], errors: list[str]
 ) -> dict[str, list[Any]]:
     """The lists of a grid, with the types of their values corrected."""
-    grid = {}
+    grid: dict[str, list[Any]] = {}
     for key, values in section.items():
         key, where = str(key), f"grid.{key}"
         problem = _not_for_a_grid(key, values, recipe, types)
@@ -341,7 +341,7 @@ def coerce(value: Any, annotation: Any) -> Any:
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
     if enums and isinstance(value, str):  # `SchedulerType | str` takes names of schedulers, no other text
-        options = enums
+        options = tuple(enums)
     for option in options:  # exact matches first: a `str | float` field keeps a float
         if option is type(None) and value is None:
             return None

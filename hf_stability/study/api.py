@@ -1,4 +1,4 @@
-"""A study from Python: everything that the command `hf-stability` does, with its flags as keywords.
+"""Studies from Python: everything that the command `hf-stability` does, with its flags as keywords.
 
     from hf_stability import run_study
 
@@ -6,8 +6,8 @@
     print(result.frame)  # pandas, a row per run
     result.summary       # summary.json as a dict
 
-[`plan_study`] settles everything first and writes nothing. Its [`StudyPlan`] says what would be run (`describe`), and runs
-it (`run`). A study can be interrupted: the same call continues it, and more seeds or recipes add to it.
+[`plan_study`] checks everything first and writes nothing. Its [`StudyPlan`] tells what would be run (`describe`), and runs
+it (`run`). The same call continues a study that was interrupted. More seeds or recipes add to it.
 
 With worker processes (`workers` above 0, the default) a script needs the usual `if __name__ == "__main__":` of multiprocessing.
 """
@@ -59,22 +59,37 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Arms = Callable[[list[Job], TaskData, Any], list[Job]]
-"""`arms(jobs, data, config)`: the jobs to run instead of those planned; the data as text, the pretrained model's config."""
+"""`arms(jobs, data, config)` returns the jobs to run instead of the planned ones. `data` is text, `config` the model's."""
 
-TELL_TRUNCATED = 0.05  # share of truncated training examples from which on the user is told
+TELL_TRUNCATED = 0.05  # a larger share of truncated training examples is reported
 
 
 def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, **settings: Any) -> StudyResult:
-    """Plan a study and run it: [`plan_study`] and [`StudyPlan.run`].
+    """Plan a study and run it: `plan_study(**settings).run()`.
+
+    The same call again runs only what is missing. More `seeds` or `recipes` add to the study.
 
     Args:
-        quiet: no progress bar, no lines, no warnings of the data.
-        say: takes a line per finished run. Default: prints it above the progress bar.
-        settings: the keywords of [`plan_study`].
+        quiet: print nothing: no progress bar, no lines, no warnings about the data.
+        say: a function that takes each line, one per finished run and the table at the end. Default: print them above the
+            progress bar.
+        **settings: the keywords of `plan_study`.
+
+    Returns:
+        The runs, the summary and the figures.
 
     Raises:
-        InputError: something given is wrong; nothing was written.
+        InputError: a setting is wrong. Nothing was written.
         StageFailed: a recipe's stage crashed, or its verdict is not ok.
+
+    Example:
+        ```python
+        from hf_stability import run_study
+
+        if __name__ == "__main__":  # runs are worker processes
+            result = run_study(task_name="demo_pair", recipes="mosbach2021", seeds=2, output_dir="out", max_steps=20)
+            print(result.frame[["recipe", "seed", "status", "last"]])
+        ```
     """
     plan = plan_study(**settings)
     if not quiet:
@@ -85,16 +100,17 @@ def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study in which everything is settled and nothing is written; made by [`plan_study`].
+    """A study that is checked and not yet run. `plan_study` makes it, and has written nothing.
 
-    Args:
+    Attributes:
         folder: the study's folder.
-        jobs: the runs, recipe by recipe, one or more.
-        data, tokens: what is trained on, as text and as tokens.
+        jobs: the runs, recipe by recipe; at least one.
+        data: the training and development sets as text.
+        tokens: the same sets as tokens.
         stages: the intermediate trainings that recipes with `stages` start from.
-        policy: what the study does with seeds: two-way seeds, restarts with early stopping, or each one to its end.
-        workers: runs at a time, each in a process of its own; 0: in this process.
-        doubts: what looks wrong with the data, a sentence each.
+        policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
+        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process.
+        doubts: sentences about what looks wrong with the data.
     """
 
     folder: Path
@@ -107,21 +123,25 @@ class StudyPlan:
     doubts: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """What would be run, and where each value comes from: the text of `--dry_run`."""
+        """The text of `--dry_run`: the runs, and each setting with its source."""
         return describe_study(self.jobs, self.data, self.stages)
 
     def run(
         self, workers: int | None = None, quiet: bool = False, say: Callable[[str], None] | None = None
     ) -> StudyResult:
-        """Run what is missing in the folder, and write the tables and the figures.
+        """Run what is missing in the folder. Then write the tables and the figures.
 
         Args:
-            workers: instead of the plan's.
-            quiet, say: see [`run_study`].
+            workers: number of runs at a time, instead of the plan's.
+            quiet: print nothing.
+            say: a function that takes each line. Default: print it.
+
+        Returns:
+            The runs, the summary and the figures.
 
         Raises:
-            StageFailed: see [`run_study`].
-            KeyboardInterrupt: Ctrl-C. Finished runs are kept, and are in the tables.
+            StageFailed: a recipe's stage crashed, or its verdict is not ok.
+            KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
         distributed = self.jobs[0].processes > 1
         workers = self.workers if workers is None or distributed else check_workers(workers)
@@ -146,16 +166,16 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What came of a study.
+    """The result of a study.
 
-    Args:
+    Attributes:
         folder: the study's folder.
-        runs: the records of the plan's runs, in its order; crashed ones have the status `crashed`. Empty in all but the main
-            one of several processes that train each run together.
-        summary: `summary.json` as a dict; of all runs in the folder.
-        pictures: the PNG files that were drawn.
-        picture_error: why there are none, in a line.
-        conclusion: the policy's last words: with `two_way` the text of `two_way.md`. Empty for a plain study.
+        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Where several
+            processes train each run together, only the main process has them.
+        summary: `summary.json` as a dict. It covers all runs in the folder.
+        pictures: the PNG files of the figures.
+        picture_error: why no figures were drawn, in one line; empty if they were.
+        conclusion: with `two_way`, each source's share of the variance as a table; otherwise empty.
     """
 
     folder: Path
@@ -167,8 +187,11 @@ class StudyResult:
 
     @property
     def frame(self) -> pandas.DataFrame:
-        """The runs of the summary as a pandas frame, a row per run: the fields of [`RunRecord`], then `init`, `order` and
-        `dropout` of two-way seeds, then the last evaluation's metrics (`eval_accuracy` ...)."""
+        """All runs of the summary as a pandas frame, a row per run.
+
+        The columns are the fields of `RunRecord` (`recipe`, `seed`, `status`, `last`, `best`, `sentence` ...) and the metrics of
+        the last evaluation (`eval_accuracy` ...). With two-way seeds there are also `init`, `order` and `dropout`.
+        """
         import pandas
 
         rows = [dict(run) for run in self.summary["runs"]]
@@ -210,38 +233,53 @@ def plan_study(
     arms: Arms | None = None,
     **training: Any,
 ) -> StudyPlan:
-    """Settle a study: look at the model, data and recipes, and check every setting. Nothing is written.
+    """Check a study's model, data, recipes and settings. Nothing is written.
+
+    The keywords are the command's flags.
 
     Args:
-        task_name: a GLUE task, or the bundled `demo_pair`, `demo_cola`, `demo_nli`.
-        data_dir: GLUE in its official layout (`RTE/train.tsv` ...), for stages too. Default: the hub's copy.
-        train_file, validation_file: your own data (`.csv`, `.tsv`, `.json`, `.jsonl`), instead of a task.
-        text_column_names, label_column_name: the files' one or two columns of text, and their column of labels.
-        max_seq_length: tokens; longer examples are truncated.
-        pad_to_max_length: pad all examples to this length, not each batch to its longest.
-        max_train_samples, max_eval_samples: only the first examples of the training and the development sets.
-        validation_half: `"first"`, `"second"` or `"both"` halves of each development set.
-        model_name_or_path: a folder made by `save_pretrained`, or a name on the hub. Default for a demo task: the bundled one.
-        tokenizer_name: the tokenizer, where it is not the model's.
-        recipes: one or more: packaged names, `.yaml` files, parts composed (`"a+b"`), grids.
-        seeds: a count (5: seeds 1 to 5), a list (`[3, 7, 9]`), or words of the command line (`"1000-1019"`). Default: 5;
-            with `restarts` as many as these.
-        two_way: `[I, J]` or `[I, J, R]`, instead of seeds: I initialisations x J data orders x R runs with other dropout.
-        restarts, look_at, finish: start so many seeds per recipe, look at them after this fraction of training, finish so many.
-        workers: runs at a time, each in a process of its own. Default: one per GPU, else one per core. 0: in this process.
-        threads_per_run: CPU threads of a run; changes results in the last digits.
-        dtype: what weights are loaded and trained in: `"float32"`, `"bfloat16"`, `"float16"`, `"auto"` (as saved).
+        task_name: a GLUE task, or one of the bundled tasks `demo_pair`, `demo_cola`, `demo_nli`.
+        data_dir: a folder with GLUE in its official layout (`RTE/train.tsv` ...); recipes' stages use it too. Default: the
+            copy on the hub.
+        train_file: your own training data (`.csv`, `.tsv`, `.json`, `.jsonl`), instead of a task.
+        validation_file: your own development data, as `train_file`.
+        text_column_names: the one or two columns of text in your files. Default: `sentence`, or `sentence1` and
+            `sentence2`, or else the first one or two columns of text.
+        label_column_name: the column of labels in your files. Default: `label`.
+        max_seq_length: longest example, in tokens; longer ones are truncated.
+        pad_to_max_length: pad all examples to `max_seq_length`, instead of each batch to its longest example.
+        max_train_samples: use only the first examples of the training set, this many.
+        max_eval_samples: use only the first examples of each development set, this many.
+        validation_half: evaluate on the `"first"` or `"second"` half of each development set, or on `"both"` halves.
+        model_name_or_path: a folder made by `save_pretrained`, or a model's name on the hub. Default for a bundled task: the
+            bundled model.
+        tokenizer_name: the tokenizer, if it is not the model's.
+        recipes: one or more recipes: packaged names, `.yaml` files, compositions (`"a+b"`), grids.
+        seeds: a count (5 means seeds 1 to 5), a list (`[3, 7, 9]`), or words of the command line (`"1000-1019"`). Default: 5;
+            with `restarts`, that number.
+        two_way: `[I, J]` or `[I, J, R]`, instead of `seeds`: I initialisations x J data orders x R runs with other dropout.
+        restarts: number of seeds to start per recipe. Give `look_at` and `finish` too.
+        look_at: fraction of the update steps after which these runs are compared, between 0 and 1.
+        finish: number of runs per recipe that go on after the look.
+        workers: number of runs at a time, each in a process of its own. Default: one per GPU, else one per core. 0 runs them
+            one after the other in this process.
+        threads_per_run: CPU threads per run. Another number changes results in their last digits.
+        dtype: precision in which weights are loaded and trained: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` (as
+            they were saved).
         keep_model: which models to keep in the runs' folders: `"none"`, `"last"`, `"failed_and_best"`.
         output_dir: the study's folder. Default: `results/TASK`.
-        methods: your own methods, for all recipes: classes, or names (`"my_module:Mine"`, `"file.py:Mine"`). Their arguments are
-            training arguments like ours. A recipe file can name methods of its own, too.
-        arms: makes the jobs to run of those planned (see [`Arms`]); `hf-stability rescue` is such a function.
-        training: training arguments, Hugging Face's and ours; they go over the recipe's.
+        methods: your own methods for all recipes: classes, or names (`"my_module:Mine"`, `"file.py:Mine"`). Their arguments
+            become training arguments. A recipe file can also name methods.
+        arms: a function that replaces the planned jobs, see `Arms`. `hf-stability rescue` uses it.
+        **training: training arguments, Hugging Face's and ours. They override the recipe's.
+
+    Returns:
+        The plan. `plan.describe()` is the text of `--dry_run`; `plan.run()` runs it.
 
     Raises:
-        InputError: anything is wrong with any of these. The message names the command's flag, the value and the way out.
+        InputError: a value is wrong. The message names the command's flag, the value and the way out.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes start after it was used
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer is used before worker processes start
     check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
     if two_way is not None and seeds is not None:
@@ -319,10 +357,12 @@ def plan_study(
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:
-    """Draw a study's figures, and put them and its table into TensorBoard.
+    """Draw a study's figures. Put them and its tables into TensorBoard.
+
+    An error is returned, not raised: it must not hide the runs and the tables.
 
     Returns:
-        the PNG files; why there are none, in a line: the runs and the table are there, and a picture must not hide them.
+        the PNG files, and why there are none, in one line.
     """
     try:
         from .report.figures import draw_figures
@@ -338,9 +378,9 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
 
 
 def _default_workers(job: Job) -> int:
-    """As many as there are GPUs, else cores."""
+    """One per GPU; without GPUs one per core, divided by the threads of a run."""
     if job.processes > 1:
-        return 0  # the processes of a distributed run train every run together
+        return 0  # these processes train every run together
     if job.device == "cuda":
         import torch
 

@@ -1,4 +1,4 @@
-"""A run's folder before training: what an earlier attempt left there is continued from a checkpoint, or deleted."""
+"""A run's folder before training: an earlier attempt is continued from a checkpoint, or deleted."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
-    """Make the folder ready; the checkpoint to resume from, if there is one. Raises InputError where it is a file."""
-    if os.path.lexists(folder) and not folder.is_dir():  # every process sees it: none waits for another
+    """Make the folder ready, and return the checkpoint to resume from, if any. Raises InputError for a file in its place."""
+    if os.path.lexists(folder) and not folder.is_dir():  # every process sees it and ends; none waits for another
         raise InputError(f"{folder} is a file, but the run needs a folder there; move it away")
     unfinished = _unfinished_job_id(folder) == job.id
     before = job.policy["look_at"] if job.until_look else None
@@ -40,9 +40,9 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
     if checkpoint is not None and _has_lost_steps(folder, checkpoint):
         logger.error(
             f"{folder}: the record lacks update steps; the run starts again from the beginning"
-        )  # louder than `quiet`
+        )  # an error, because `quiet` hides warnings
         checkpoint = None
-    args.distributed_state.wait_for_everyone()  # nobody deletes before everybody has looked
+    args.distributed_state.wait_for_everyone()  # no process deletes before all have looked
     if args.should_save:
         look = (
             (folder / LOOK).read_bytes() if unfinished and not job.until_look and (folder / LOOK).is_file() else None
@@ -50,7 +50,7 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        if look is not None:  # who was chosen rests on it, whatever becomes of the checkpoint
+        if look is not None:  # the choice of runs rests on it, even without the checkpoint
             write_bytes(folder / LOOK, look)
         for leftover in ("run.json", "error.txt"):
             (folder / leftover).unlink(missing_ok=True)
@@ -75,20 +75,21 @@ def _unfinished_job_id(folder: Path) -> str | None:
 
 
 def _has_lost_steps(folder: Path, checkpoint: str) -> bool:
-    """Whether the record lacks update steps before the checkpoint's: a torn file, a power cut."""
+    """Whether the record lacks update steps before the checkpoint, after a power cut or in a damaged file."""
     state = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
     return missing_steps(folder / "steps.rec", state["global_step"]) > 0
 
 
 def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch", before: float | None = None) -> str | None:
-    """The newest of the Trainer's checkpoints from which a run goes on as if it had not been stopped, or None.
+    """The newest of the Trainer's checkpoints from which a run continues as if it had never stopped; None if there is none.
 
-    The Trainer does not write them atomically, but `trainer_state.json` last: one that can be read stands for the rest.
+    The Trainer does not write checkpoints atomically, but it writes `trainer_state.json` last. If that file can be read, the
+    checkpoint is taken for whole.
 
     Args:
         folder: the run's.
         eval_strategy: the run's.
-        before: only those before the look after this fraction of the update steps.
+        before: take only checkpoints before the look, which comes after this fraction of the update steps.
     """
     found = {}
     for path in folder.glob("checkpoint-*/trainer_state.json"):
@@ -103,15 +104,18 @@ def newest_whole_checkpoint(folder: Path, eval_strategy: str = "epoch", before: 
 
 
 def _has_training_state(checkpoint: Path) -> bool:
-    """Not where only the model was saved (`--save_only_model`)."""
+    """False if only the model was saved (`--save_only_model`)."""
     files = [file.name for file in checkpoint.iterdir()]
     return {"optimizer.pt", "scheduler.pt"} <= set(files) and any(name.startswith("rng_state") for name in files)
 
 
 def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
-    """Not where an evaluation was still to come: that after the last step, and that of an epoch that ends with the step
-    (`--save_strategy steps` saves before it; it would be missing, and what it draws from the random state too). Nor where
-    an alarm had stopped the run: it would go on to its end."""
+    """Whether a run can continue from a checkpoint with this state.
+
+    It cannot if an evaluation was still to come: after the last step, or at an epoch that ends with this step.
+    `--save_strategy steps` saves before that evaluation. The evaluation, and what it draws from the random state, would be
+    missing. Nor can it if an alarm had stopped the run: it would train to its end.
+    """
     step = state["global_step"]
     evaluated = any(
         entry["step"] == step and any(key.startswith("eval_") for key in entry) for entry in state["log_history"]
@@ -123,7 +127,7 @@ def _can_go_on(state: dict[str, Any], eval_strategy: str) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """What a result may depend on in its last digits."""
+    """Versions and hardware, which can change a result's last digits."""
     import accelerate
     import datasets
 

@@ -1,4 +1,4 @@
-"""What a study would run, in words: the text of `--dry_run`."""
+"""The text of `--dry_run`: the runs of a study and their settings."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .stages import StagePlan, describe_stage
 
 
 def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> str:
-    """The data; then each stage, and each recipe with its runs: every value that is set, with its source.
+    """The data, then each stage, then each recipe with its runs: every setting with its source.
 
     Args:
-        jobs: one or more.
+        jobs: at least one.
         data, stages: the study's.
     """
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
         f"task {data.task.name}: train {len(data.train)}, {splits} examples, from {data.source}; headline metric {data.task.headline}",
         columns_and_classes(data),
-        f"model {stages.model}, weights in {jobs[0].dtype}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) a run",
+        f"model {stages.model}, weights in {jobs[0].dtype}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) per run",
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
@@ -49,8 +49,7 @@ def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> st
 
 
 def describe_methods(job: Job, model: str) -> list[str]:
-    """What follows from the settings of the methods that are on, for a pretrained model: a line or more from each that has
-    something to say."""
+    """Lines of the methods that are on: each may tell what its settings mean for this pretrained model."""
     defaults = {f.name: f.default for f in fields(StableTrainingArguments)}
     args, methods = {**defaults, **job.args}, [*METHODS, *map(load_method, job.methods)]
     made = [method.from_arguments(args) for method in methods]

@@ -1,7 +1,7 @@
 """Where jobs run: in this process, or in local worker processes. Both give the same bits.
 
-An executor is a function `execute(jobs, folders, listen, ...)` that runs every job and calls `listen(event)` for each
-[`Event`]; Ray's will be another one.
+An executor is a function `execute(jobs, folders, listen, ...)`. It runs every job, and calls `listen(event)` for each
+[`Event`].
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Event:
 
     Args:
         job: the job.
-        kind: "progress", "looked" (a job that trains until its look only), "finished" or "crashed".
-        steps, total: update steps done and in all, of a "progress".
-        run: the record of a "looked" or "finished" run.
-        error: what raised a crash, in a line; the whole traceback stands in the run's `error.txt`.
+        kind: "progress", "looked" (a job that trains only until its look), "finished" or "crashed".
+        steps, total: with "progress": update steps done, and of the whole training.
+        run: with "looked" and "finished": the run's record.
+        error: with "crashed": the error in one line. The run's `error.txt` has the traceback.
     """
 
     job: Job
@@ -44,11 +44,11 @@ class Event:
     error: str = ""
 
 
-# What worker processes find imported. A misspelt name would be ignored in silence; a test looks at them.
+# Modules that the server imports once for all workers. Python ignores a misspelt name in silence; a test checks them.
 PRELOAD = [
-    "transformers.trainer",  # 3-7 s a job
+    "transformers.trainer",  # saves 3-7 s per job
     "hf_stability.study.run",
-    "datasets",  # from here on together 1 s a job
+    "datasets",  # from here on, together 1 s per job
     "evaluate",
     "sklearn.metrics",
     "torch.utils.tensorboard",
@@ -58,7 +58,7 @@ Listen = Callable[[Event], None]
 
 
 def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
-    """Run the jobs here, one after the other. The only way for the processes of a distributed run."""
+    """Run the jobs in this process, one after the other. Processes of a distributed run have no other way."""
     from .run import run_job
 
     for job, folder in zip(jobs, folders, strict=True):
@@ -70,23 +70,22 @@ def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
             run = run_job(job, folder, report)
         except Exception as error:
             if job.processes > 1:
-                raise  # the other processes would wait for this one for ever
+                raise  # otherwise the other processes would wait for this one for ever
             listen(Event(job, "crashed", error=_write_error(folder, error)))
         else:
             listen(Event(job, _ending(job), run=run))
-        gc.collect()  # a Trainer holds itself in cycles: without this the memory of all runs adds up
+        gc.collect()  # a Trainer is part of reference cycles: without this the memory of all runs adds up
 
 
 def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Listen, workers: int) -> None:
-    """Run the jobs in up to `workers` processes at a time, each job in a fresh one.
+    """Run the jobs in up to `workers` processes at a time, each job in a new process.
 
-    The processes are forked from a server that has imported `transformers.trainer` once: a job starts in hundredths of a
-    second, and its memory is gone with it. On a machine with GPUs, worker i sees GPU i only.
+    The processes are forked from a server that has imported `transformers.trainer` once. So a job starts in hundredths of a
+    second, and its end frees its memory. On a machine with GPUs, worker i sees only GPU i.
 
-    A worker that dies (killed, out of memory) is a crash of its job; on Ctrl-C, or when this process is killed, all
-    workers end.
+    If a worker dies (killed, out of memory), its job has crashed. On Ctrl-C, or when this process is killed, all workers end.
     """
-    # Asking CUDA itself whether there is a GPU, as an import may, would make it unusable in the server's forks.
+    # An import may ask CUDA whether there is a GPU. That would make CUDA unusable in the server's forks; NVML does not.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -133,7 +132,7 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """The server must not import a user's `evaluate.py` or `datasets.py` from the working folder (Python 3.11 on)."""
+    """Keep the server from importing a user's `evaluate.py` or `datasets.py` in the working folder (from Python 3.11 on)."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -151,7 +150,7 @@ def _ending(job: Job) -> str:
 
 def _last_event(job: Job, folder: Path, exitcode: int | None, error: str | None) -> Event:
     run = read_run(folder, LOOK) if job.until_look else read_run(folder)
-    if run is not None:  # whole, however the process ended after it
+    if run is not None:  # the run is whole, however the process ended afterwards
         return Event(job, _ending(job), run=run)
     if error is not None:
         return Event(job, "crashed", error=error)
@@ -192,9 +191,9 @@ def _visible_gpus() -> list[str]:
 
 
 def _write_error(folder: Path, error: Exception) -> str:
-    """Leave the traceback in the run's folder, where that can be written; its last line."""
+    """Write the traceback into the run's folder, if possible; return its last line."""
     lines = traceback.format_exception(error)
-    with contextlib.suppress(OSError):  # a full disk, or a file in the folder's place: the last line says so
+    with contextlib.suppress(OSError):  # a full disk, or a file in the folder's place; the last line tells it
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text("".join(lines), encoding="utf-8")
     return lines[-1].strip().splitlines()[0]

@@ -1,8 +1,8 @@
-"""A study's folder: where everything is, what it holds, and what is refused there.
+"""A study's folder: its content, and the check of an existing folder before a study runs.
 
 | path | what |
 | --- | --- |
-| `runs/RECIPE/seed-001/` | a run; its files are told in `records.py` |
+| `runs/RECIPE/seed-001/` | a run; `records.py` lists its files |
 | `stages/TASK-ID/` | an intermediate training, with its `encoder/` |
 | `data/HASH/` | the tokenised data |
 | `summary.md`, `.csv`, `.json` | the tables |
@@ -35,7 +35,7 @@ def run_folder(study_folder: Path, job: Job) -> Path:
 
 
 def encoder_folder(study_folder: Path, stage: Job) -> Path:
-    """Where a stage's encoder and tokenizer are kept, for what starts from it."""
+    """Where a stage's encoder and tokenizer are kept, for the trainings that start from it."""
     return run_folder(study_folder, stage) / "encoder"
 
 
@@ -46,14 +46,13 @@ def read_runs(folder: Path) -> list[RunRecord]:
 
 
 def read_looks(folder: Path) -> list[RunRecord]:
-    """The records at their look of the runs that wait there, or were interrupted since; sorted by folder."""
+    """Records at the look (`--restarts`) of runs that have no `run.json` yet; sorted by folder."""
     waiting = (path.parent for path in sorted(folder.glob(f"runs/*/*/{LOOK}")) if read_run(path.parent) is None)
     return [run for run in (read_run(path, LOOK) for path in waiting) if run is not None]
 
 
 def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> None:
-    """With `failed_and_best`, delete the models of runs that are neither failed nor their recipe's best: of ok and
-    stopped ones."""
+    """With `failed_and_best`, delete the models of runs that neither failed nor are their recipe's best."""
     if keep_model != "failed_and_best":
         return
     for run in runs:
@@ -64,16 +63,20 @@ def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> No
 
 
 def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> list[RunRecord]:
-    """Refuse a folder that is none, cannot be written to, or holds runs with other settings, whole or looked at.
+    """Refuse a study's folder that is a file, cannot be written to, or has runs with other settings.
 
-    Runs of one recipe differ in their seed only, and all runs are of the same model and data: they stand in one table.
+    All runs of a study are in one table. So runs of one recipe differ only in their seed, and all runs have the same model
+    and data. Runs that have reached only their look count too.
 
     Args:
-        jobs, folder: what is to be run, and where.
-        stages: the jobs' stages, to say in what they are others than those of the folder.
+        jobs, folder: the planned runs, and their study's folder.
+        stages: the jobs' stages, for the list of differences.
 
     Returns:
         the folder's finished runs.
+
+    Raises:
+        InputError: for such a folder; the message lists the differences.
     """
     try:
         nearest_existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -110,7 +113,7 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
 
 
 def _check_nothing_in_the_way(jobs: Sequence[Job], folder: Path, stages: Sequence[Job]) -> None:
-    """Refuse files, and dangling links, where folders are to be made, and folders where files are to be written."""
+    """Refuse files and dangling links in the place of folders, and folders in the place of files."""
     data = {Path(job.data_folder) for job in (*jobs, *stages) if job.data_folder}
     for path in [*(run_folder(folder, job) for job in (*jobs, *stages)), *sorted(data)]:
         there = next(part for part in (path, *path.parents) if os.path.lexists(part))
@@ -125,7 +128,7 @@ def _check_nothing_in_the_way(jobs: Sequence[Job], folder: Path, stages: Sequenc
 
 
 def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages: Sequence[Job]) -> list[str]:
-    """What differs between the stages of a run in the folder and those of a new one, where these are as many."""
+    """Differences between the stages of a run in the folder and the new stages, pair by pair."""
     by_id = {stage.id: stage.identity() for stage in stages}
     lines = []
     for number, (before, now) in enumerate(zip(old, new, strict=False), 1):
@@ -133,7 +136,7 @@ def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages:
             try:
                 found = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # that the stage is another one is said already
+                continue  # the message already tells that the stage is another one
             changes = differences({**found, "stages": None}, {**by_id.get(now, found), "stages": None})
             lines += [f"stage {number}, {line}" for line in changes]
     return lines
@@ -141,7 +144,7 @@ def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages:
 
 def _writable(path: Path) -> bool:
     try:
-        tempfile.TemporaryFile(dir=path).close()  # os.access says yes to root on everything
+        tempfile.TemporaryFile(dir=path).close()  # os.access answers yes to root for every path
     except OSError:
         return False
     return True

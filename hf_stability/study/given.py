@@ -1,4 +1,4 @@
-"""What a study is given from Python, checked: seeds and policy, numbers, paths, training arguments."""
+"""Checks of what a study is given from Python: seeds and policy, numbers, paths, training arguments."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .prepare import parse_seeds
 
 
 SEEDS = 5
-"""Seeds per recipe, unless told otherwise."""
+"""Default number of seeds per recipe."""
 
 
 def policy_of(
     two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None
 ) -> Policy:
-    """What the study does with seeds; the plain [`Policy`] runs each recipe's one after the other."""
+    """The study's policy; the plain [`Policy`] runs every seed of each recipe to its end."""
     if any(value is not None for value in (restarts, look_at, finish)):
         check_policy(restarts, look_at, finish)
         if two_way is not None:
@@ -42,7 +42,7 @@ def seeds_of(seeds: int | str | Iterable[int | str] | None, policy: Policy) -> l
     """The seeds to plan.
 
     Raises:
-        InputError: seeds that are none, or another number than are restarted.
+        InputError: these are no seeds, or their number is not that of `--restarts`.
     """
     own = policy.planned_seeds()
     if seeds is None:
@@ -57,7 +57,7 @@ def seeds_of(seeds: int | str | Iterable[int | str] | None, policy: Policy) -> l
 
 
 def _seed_words(seeds: int | str | Iterable[int | str]) -> list[str]:
-    """Seeds in the command's words: a number alone is a count, a list of one number is this seed (`7-7`)."""
+    """Seeds in the command's words: a number is a count, a list of one number is that seed (`7-7`)."""
     if isinstance(seeds, str):
         return seeds.split()
     if isinstance(seeds, bytes) or not isinstance(seeds, Iterable):
@@ -68,7 +68,7 @@ def _seed_words(seeds: int | str | Iterable[int | str]) -> list[str]:
 
 
 def names_of(given: Any, what: str) -> list[Any]:
-    """A name, or several, as a list; None is none."""
+    """One or several names as a list; empty for None."""
     if given is None:
         return []
     if isinstance(given, (str, os.PathLike, type)) or not isinstance(given, Iterable):
@@ -82,15 +82,15 @@ def names_of(given: Any, what: str) -> list[Any]:
 def training_arguments(
     given: Mapping[str, Any], methods: tuple[type[Method], ...], keywords: Iterable[str]
 ) -> dict[str, Any]:
-    """Training arguments with their types put right, as in a recipe.
+    """Training arguments with their types corrected, as in a recipe.
 
     Args:
-        given: by name.
-        methods: the user's own, which have arguments too.
-        keywords: the other names that could have been meant.
+        given: name -> value.
+        methods: the user's own methods, which have arguments too.
+        keywords: other known names, for the hint in an error.
 
     Raises:
-        InputError: a name that is not known, or a value of another type; or a method's argument is called like a keyword.
+        InputError: a name is unknown, a value has another type, or a method's argument has the name of a keyword.
     """
     types = argument_types(methods)
     for method in methods:
@@ -104,7 +104,7 @@ def training_arguments(
             raise InputError(f"{name}: no such argument{nearest(name, [*types, *keywords])}")
         if name == "diagnostics" and isinstance(value, str):
             value = [value]
-        finite = not isinstance(value, float) or math.isfinite(value)  # what cannot be infinite is checked later
+        finite = not isinstance(value, float) or math.isfinite(value)  # infinite values are checked later
         try:
             values[name] = coerce(value, types[name]) if finite else value
         except (TypeError, ValueError) as error:
@@ -113,14 +113,14 @@ def training_arguments(
 
 
 def check_whole(**numbers: int | None) -> None:
-    """Refuse what is no whole number, by name; None is nothing given."""
+    """Refuse values that are no whole numbers; None means that nothing was given."""
     for name, number in numbers.items():
         if number is not None and not _is_whole(number):
             raise InputError(f"--{name} {number!r}: give a whole number")
 
 
 def check_workers(workers: int) -> int:
-    """Refuse a number of workers that is none."""
+    """Refuse an impossible number of workers."""
     check_whole(workers=workers)
     if workers < 0:
         raise InputError(f"--workers {workers}: give 0 (in this process) or more")

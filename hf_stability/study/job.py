@@ -1,4 +1,4 @@
-"""What a study is to run: one [`Job`] for each recipe and seed, known by a hash of everything that changes its result."""
+"""The jobs of a study: one [`Job`] per recipe and seed. A job's id is a hash of everything that changes its result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import InputError
 JOB_SCHEMA = "hf_stability.job/1"
 
 STAGE = "encoder"
-"""`keep_model` of a job that is a stage: an intermediate training, of which the encoder is kept (see stages.py)."""
+"""`keep_model` of a job that is a stage: an intermediate training that keeps its encoder, see `stages.py`."""
 
 KEEP_MODEL = ("none", "last", "failed_and_best")
 """`keep_model` of a run."""
 
-# What does not change a result, and so is no part of a job's id. Everything else is: the cadence of evaluation (the
-# evaluation loader draws from the global random state), threads (sums in another order) and number of processes too.
-# Versions of the libraries can change last digits, and are in each run's config.json but not in its id: a study may be
+# These do not change a result, so a job's id leaves them out. Everything else is in the id. That includes how often a run is
+# evaluated (the evaluation loader draws from the global random state), threads (sums in another order), and processes.
+# Versions of libraries can change last digits. They are in each run's config.json, but not in its id: a study may be
 # finished after an upgrade.
 IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", "until_look", "methods")
 IGNORED_ARGS = (
@@ -30,15 +30,15 @@ IGNORED_ARGS = (
     "save_only_model", "seed", "use_cpu", "diagnostics",
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
-"""Only an alarm that stops runs changes a result: of `on_alarm` `none`, `warn` and nothing at all are the same."""
+"""These change a result only with `on_alarm="stop"`: `none`, `warn` and the default give the same run."""
 ADDED_FIELDS: dict[str, Any] = {
     "stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32", "methods": [], "method_hashes": [],
 }  # fmt: skip
-"""Fields that are left out where they have these values: jobs of before they were there keep their ids."""
+"""Later fields. They are left out at these values, so that the jobs of earlier versions keep their ids."""
 TUPLES = ("stages", "methods", "method_hashes")
-"""Fields that are lists as JSON."""
+"""Fields that JSON has as lists."""
 STREAM_ARGS = ("init_seed", "data_seed", "dropout_seed")
-"""What tells the runs of two-way seeds apart, beside their cell."""
+"""Besides the cell, these differ between runs with two-way seeds."""
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,30 @@ class Job:
     """One run: everything a worker needs to know.
 
     Args:
-        recipe: the recipe's name; of a stage what it is trained on.
+        recipe: the recipe's name; for a stage, the name of its data.
         seed: the run's seed, from which its three random streams come.
         task: the task's name.
-        args: training arguments that are set anywhere (recipe, task, command line), without `seed` and `output_dir`.
+        args: training arguments that a recipe, the task or the command line sets, without `seed` and `output_dir`.
         model_config: values for the model's config (dropout ...).
-        model_fingerprint: hash of the pretrained weights and config, also where stages come in between.
+        model_fingerprint: hash of the pretrained weights and config, before any stages.
         data_fingerprint: hash of the token ids and labels of all splits.
         threads: CPU threads of the run.
         processes: number of processes that train it together (`torchrun`, `accelerate launch`).
         device: "cpu" or "cuda".
-        mixed_precision: "no", "bf16" or "fp16", whoever set it: the arguments or `accelerate launch`.
-        model, tokenizer: where the weights and the tokenizer are; a name or a folder. After stages, the last one's encoder.
-        data_folder: where the tokenised data are.
+        mixed_precision: "no", "bf16" or "fp16", from the arguments or `accelerate launch`.
+        model, tokenizer: name or folder of the weights and of the tokenizer. After stages, the last one's encoder.
+        data_folder: folder of the tokenised data.
         keep_model: "none", "last" or "failed_and_best"; `STAGE` for a stage.
-        sources: where each of `args` and `model_config` came from, in words.
-        stages: ids of the stages it starts from, in their order.
-        cell: of two-way seeds, `{"init": 2, "order": 1, "dropout": 1}`: numbers of the initialisation, of the data order
-            and of the replicate; `args` has their seeds. None for a plain seed.
-        policy: of restarts with early stopping, `{"seeds": [1, 2, 3], "look_at": 0.25, "finish": 1}`: the recipe's seeds,
-            after which share of the update steps they are looked at, and how many of them are finished. None: all are.
-        until_look: train up to the look only.
-        dtype: "float32", "bfloat16" or "float16": what the weights are loaded and trained in.
+        sources: where each value of `args` and `model_config` comes from, in words.
+        stages: ids of the stages before it, in their order.
+        cell: with two-way seeds, the numbers of initialisation, data order and replicate: `{"init": 2, "order": 1,
+            "dropout": 1}`. `args` has their seeds. None for a plain seed.
+        policy: with `--restarts`, the recipe's seeds, the fraction of update steps before the look, and the number of runs
+            to finish: `{"seeds": [1, 2, 3], "look_at": 0.25, "finish": 1}`. None: every run is finished.
+        until_look: train only until the look.
+        dtype: precision in which weights are loaded and trained: "float32", "bfloat16" or "float16".
         methods: the user's own methods that are on, see [`load_method`][hf_stability.methods.load_method].
-        method_hashes: of each, the hash of its source.
+        method_hashes: the hash of each method's source.
     """
 
     recipe: str
@@ -99,19 +99,19 @@ class Job:
 
     @property
     def id(self) -> str:
-        """SHA-256 over all that changes the result, the first 16 hexadecimal digits."""
+        """The first 16 hexadecimal digits of a SHA-256 over everything that changes the result."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """All that changes the result, as JSON: the job without `IGNORED_FIELDS` and `IGNORED_ARGS`, and without
-        `ALARM_ARGS` where no run is stopped."""
+        """Everything that changes the result, as JSON: the job without `IGNORED_FIELDS` and `IGNORED_ARGS`, and without
+        `ALARM_ARGS` unless alarms stop runs."""
         content = {key: value for key, value in self.to_dict().items() if key not in IGNORED_FIELDS}
         ignored = IGNORED_ARGS if self.args.get("on_alarm") == "stop" else IGNORED_ARGS + ALARM_ARGS
         content["args"] = {key: value for key, value in self.args.items() if key not in ignored}
         return json.loads(json.dumps(content))
 
     def settings(self) -> dict[str, Any]:
-        """What all runs of a recipe have in common: the identity without seeds."""
+        """The identity without seeds: all runs of a recipe have the same."""
         content = {**self.identity(), "seed": None}
         if self.cell is not None:
             content["cell"] = "two-way seeds"
@@ -120,13 +120,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The run's folder below `runs/`, and its name in TensorBoard; see [`run_name`]. Of a stage `mnli-ID`, below
+        """The run's folder below `runs/`, and its name in TensorBoard; see [`run_name`]. A stage is `mnli-ID`, below
         `stages/`."""
         return f"{self.recipe}-{self.id}" if self.is_stage else run_name(self.recipe, self.seed, self.cell)
 
     @property
     def is_stage(self) -> bool:
-        """Whether this is an intermediate training, from which others start."""
+        """Whether this is an intermediate training before others."""
         return self.keep_model == STAGE
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Job:
-        """Raises InputError where the schema is another version's."""
+        """Raises InputError for another version's schema."""
         if content.get("schema") != JOB_SCHEMA:
             raise InputError(
                 f"job schema {content.get('schema')!r}: this version of hf_stability reads only {JOB_SCHEMA}"
@@ -144,14 +144,14 @@ class Job:
 
 
 def run_name(recipe: str, seed: int, cell: Mapping[str, int] | None = None) -> str:
-    """`recipe/seed-003`; of two-way seeds `recipe/init-02_order-01_dropout-1`, which no plain seed is called."""
+    """`recipe/seed-003`, or with two-way seeds `recipe/init-02_order-01_dropout-1`."""
     if cell is None:
         return f"{recipe}/seed-{seed:03d}"
     return f"{recipe}/init-{cell['init']:02d}_order-{cell['order']:02d}_dropout-{cell['dropout']}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two identities, a line each: `args.learning_rate: 2e-05 -> 3e-05`."""
+    """Differences between two identities, one per line: `args.learning_rate: 2e-05 -> 3e-05`."""
     lines = []
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key, "(not set)"), new.get(key, "(not set)")
@@ -163,7 +163,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def check_jobs(jobs: Iterable[Job]) -> None:
-    """Raises InputError where two jobs would write to one folder (a recipe or seed given twice)."""
+    """Raises InputError if two jobs would write to one folder (a recipe or seed given twice)."""
     seen: set[str] = set()
     for job in jobs:
         if job.name in seen:

@@ -11,10 +11,10 @@ from ..errors import InputError
 
 
 def look_step(fraction: float, max_steps: int) -> int:
-    """The update step at which a run is looked at, after a fraction of all: at least 1, and before the last.
+    """The update step of the look, after a fraction of all update steps; at least 1, and before the last.
 
     Raises:
-        InputError: there is one update step only.
+        InputError: the training has only one update step.
     """
     if max_steps < 2:
         raise InputError(
@@ -24,14 +24,14 @@ def look_step(fraction: float, max_steps: int) -> int:
 
 
 class LookCallback(TrainerCallback):
-    """Evaluates and saves at the look, and ends the training there if it is to.
+    """Evaluates and saves at the look, and ends the training there if asked to.
 
-    It ends it once the checkpoint is written, which then says nothing of an end.
+    The training ends after the checkpoint was written, so that the checkpoint can be continued.
 
     Args:
         fraction: of the update steps.
-        stability: is told of the end, for its verdict.
-        stop: whether to end there.
+        stability: learns of the end, for its verdict.
+        stop: whether to end the training.
     """
 
     def __init__(self, fraction: float, stability: StabilityCallback, stop: bool):
@@ -53,5 +53,5 @@ class LookCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._is_look(state):  # done at the step, and it may be no end of an epoch
+        if self._is_look(state):  # both were done at the step
             control.should_evaluate = control.should_save = False

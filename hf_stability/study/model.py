@@ -1,4 +1,4 @@
-"""The model of a run: its config, its pretrained weights, and the encoder that a stage leaves."""
+"""The model of a run: its config, its pretrained weights, and the encoder that a stage saves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..trainer import StableTrainer
 
 
 def model_config(model: str, task: Task, values: dict[str, Any]) -> PretrainedConfig:
-    """The pretrained model's config for a task, with a recipe's values put in.
+    """The pretrained model's config for a task, with a recipe's values.
 
     Raises:
         InputError: the config has no such field.
@@ -39,30 +39,32 @@ def model_config(model: str, task: Task, values: dict[str, Any]) -> PretrainedCo
 
 
 def load_model(model: str, config: PretrainedConfig, dtype: str = "float32", **more: Any) -> Any:
-    """A classifier with the pretrained weights, in float32 unless told otherwise: left alone, transformers 5 loads what was
-    saved in half precision in half precision, and training fails (see diagnostics/precision.py).
+    """A classifier with the pretrained weights, by default in float32.
+
+    Without a `dtype`, transformers 5 loads weights in the precision in which they were saved. In half precision training
+    fails, see `diagnostics/precision.py`.
 
     Args:
         model: a folder or a name on the hub.
         config: the model's, with the task's labels.
-        dtype: "float32", "bfloat16" or "float16"; "auto": as the checkpoint was saved.
-        more: for `from_pretrained`.
+        dtype: "float32", "bfloat16", "float16", or "auto": as the checkpoint was saved.
+        more: keywords of `from_pretrained`.
     """
     return AutoModelForSequenceClassification.from_pretrained(
         model,
         config=config,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        ignore_mismatched_sizes=True,  # the head of a model fine-tuned on other labels; prepare.py checks the rest
+        ignore_mismatched_sizes=True,  # for a head with other labels; pretrained.py checks the rest
         **more,
     )
 
 
 def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
-    """Leave the trained model without its head, and its tokenizer, in `folder`: what a later training starts from.
+    """Save the trained model without its head, and its tokenizer, for a later training.
 
-    The head is all that is not in the base model: BERT's and ALBERT's poolers are, RoBERTa has none and draws both layers
-    of its head anew. The config is that of `model`, from which the training started, without its recipe's dropout and its
-    task's labels. Only the main process writes.
+    The head is everything outside the base model. BERT's and ALBERT's poolers are part of the base model. RoBERTa has no
+    pooler, and both layers of its head are drawn anew. The config is that of `model`, before the recipe's dropout and the
+    task's labels were set. Only the main process writes.
     """
     if trainer.args.should_save:
         encoder: Any = trainer.model.base_model

@@ -1,4 +1,4 @@
-"""From what a user asks for to a list of jobs: model, data and recipes are looked at once, before anything is written."""
+"""From a user's settings to a list of jobs. Model, data and recipes are checked once, before anything is written."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from .pretrained import fingerprint_model
 
 logger = logging.getLogger(__name__)
 
-# What a study sets that the Trainer would not; a recipe, a task and the command line go over these.
+# A study's own defaults. A recipe, a task and the command line override them.
 STUDY_DEFAULTS = {
-    "eval_strategy": "epoch",  # the best of a run is comparable between recipes with equal numbers of evaluations only
+    "eval_strategy": "epoch",  # best scores are comparable only between equal numbers of evaluations
     "save_strategy": "no",
     "logging_steps": 50,
     "per_device_eval_batch_size": 32,
@@ -54,7 +54,7 @@ OWN_ARGS = {
     "resume_from_checkpoint": "run the same command again; it continues where it stopped",
 }
 
-MAX_SEEDS = 100_000  # more is a mistake: a seed given as a count
+MAX_SEEDS = 100_000  # more is a mistake: a large seed, taken for a count
 
 
 def check_given(given: Mapping[str, Any]) -> None:
@@ -66,11 +66,11 @@ def check_given(given: Mapping[str, Any]) -> None:
 
 
 def check_settings(settings: Mapping[str, Resolved]) -> None:
-    """Refuse resolved training arguments that would only be noticed in the runs, or that would make ids say less.
+    """Refuse resolved training arguments that would otherwise fail only in the runs, or make a job's id incomplete.
 
     Raises:
-        InputError: an evaluation cadence that is left to `logging_steps`, which is no part of a job's id; a size below 1,
-            a rate below 0, no training at all, a logger that is not installed.
+        InputError: evaluation by steps without `eval_steps` (the Trainer would take `logging_steps`, which is not in a job's
+            id); a size below 1, a learning rate below 0, no training at all, a logger that is not installed.
     """
     values = {name: r.value for name, r in settings.items()}
     if getattr(values["eval_strategy"], "value", values["eval_strategy"]) == "steps" and not values.get("eval_steps"):
@@ -99,7 +99,7 @@ def _check_loggers(report_to: str | Sequence[str] | None) -> None:
 
 
 def fingerprint_tokens(data: TokenizedData) -> str:
-    """SHA-256 over token ids, token types and labels of all splits: data, tokenizer and length, as the model sees them."""
+    """SHA-256 over token ids, token types and labels of all splits: everything of the data that the model sees."""
     digest = hashlib.sha256()
     for name, split in (("train", data.train), *data.validation.items()):
         digest.update(f"{name} {split.column_names} {len(split)}".encode())
@@ -115,11 +115,11 @@ def fingerprint_tokens(data: TokenizedData) -> str:
 
 @dataclass(frozen=True)
 class RecipeSettings:
-    """A recipe's settings in a study, resolved once, and what they come to on this machine.
+    """A recipe's settings in a study, resolved once, and their consequences on this machine.
 
     Args:
         recipe: the recipe.
-        args: the training arguments that are set anywhere, with where each came from.
+        args: the training arguments that are set anywhere, each with its source.
         processes, device, mixed_precision: see [`Job`]; `accelerate launch` can set the last one too.
         methods: the user's own methods for this recipe, by name.
     """
@@ -133,12 +133,12 @@ class RecipeSettings:
 
 
 def own_methods(recipe: Recipe, given: Mapping[str, Any], methods: Sequence[str]) -> tuple[dict, dict[str, Any]]:
-    """The user's own methods for a recipe, by name, and the given training arguments without those of other recipes' methods.
+    """The user's own methods for a recipe, by name, and the training arguments without those of other recipes' methods.
 
     Args:
-        recipe: has `methods` of its own, perhaps.
+        recipe: may name methods, too.
         given: training arguments.
-        methods: names of those for all recipes.
+        methods: names of the methods for all recipes.
     """
     by_class = {load_method(name): name for name in dict.fromkeys((*methods, *recipe.methods))}  # each once
     own = {name: method for method, name in by_class.items()}
@@ -153,7 +153,7 @@ def resolved_settings(
     given: Mapping[str, Any],
     methods: Sequence[str] = (),
 ) -> RecipeSettings:
-    """A recipe's training arguments in a study. They are built once, so that what they refuse is said now.
+    """A recipe's training arguments in a study. They are built once here, so that errors come before the runs.
 
     Args:
         recipe, model_type: the recipe, and the model's `config.model_type`.
@@ -161,8 +161,8 @@ def resolved_settings(
         methods: see [`own_methods`].
 
     Raises:
-        InputError: see [`check_settings`] and [`made_arguments`]; or a grid varies the epochs, and `max_steps` makes them
-            all the same.
+        InputError: see [`check_settings`] and [`made_arguments`]; or a grid varies the epochs, but `max_steps` overrides
+            them.
     """
     own, given = own_methods(recipe, given, methods)
     args = resolve(recipe, model_type, preset, "task preset", given, base=STUDY_DEFAULTS)
@@ -191,9 +191,10 @@ def make_jobs(
     """The jobs of a study, recipe by recipe.
 
     Args:
-        settings, seeds: what is crossed: each recipe's settings, from [`resolved_settings`].
-        model, config: as given, and as loaded by [`load_config`].
-        data, data_folder: the tokenised data, and where the jobs will find them.
+        settings: each recipe's, from [`resolved_settings`].
+        seeds: of each recipe.
+        model, config: the model as given, and its config from [`load_config`].
+        data, data_folder: the tokenised data, and their folder.
         tokenizer, keep_model, threads: see [`Job`].
         dtype: see [`Job`] and [`weights_dtype`].
 
@@ -236,7 +237,7 @@ def job_values(
     settings: Mapping[str, Resolved],
     methods: Mapping[str, type[Method]] | None = None,
 ) -> dict[str, Any]:
-    """What a job has of its recipe: its `args`, `model_config` and `sources`, and the user's own methods that are on.
+    """The fields of a job that come from its recipe: `args`, `model_config`, `sources`, and the user's own methods that are on.
 
     Args:
         recipe, model, config: see [`make_jobs`].
@@ -249,12 +250,12 @@ def job_values(
     """
     model_values = _known_to(config, recipe, resolve_model_config(recipe, config.model_type))
     values = {name: r.value for name, r in model_values.items()}
-    own_config = model_config(model, task, values)  # speaks up now, not in every run
+    own_config = model_config(model, task, values)  # raises its errors now, not in every run
     given, methods = {name: r.value for name, r in settings.items()}, methods or {}
     active = {name: method for name, method in methods.items() if method.from_arguments(given).is_on}
     _check_methods_on(own_config, task, given, [*METHODS, *active.values()])
     off = argument_names([method for name, method in methods.items() if name not in active])
-    settings = {name: r for name, r in settings.items() if name not in off}  # as if they were not there
+    settings = {name: r for name, r in settings.items() if name not in off}  # the arguments of methods that are off
     sources = {name: r.source for name, r in settings.items()}
     sources.update({f"model_config.{name}": r.source for name, r in model_values.items()})
     args = {name: getattr(r.value, "value", r.value) for name, r in settings.items()}
@@ -264,7 +265,7 @@ def job_values(
 
 
 def _check_methods_on(config: Any, task: Task, args: Mapping[str, Any], methods: Sequence[type[Method]]) -> None:
-    """Say now what a method would say, or refuse, in every run, once it has its model and data."""
+    """Give the methods' errors and warnings about the model now, not in every run."""
     for method in methods:
         made = method.from_arguments(args)
         if made.is_on:
@@ -274,15 +275,15 @@ def _check_methods_on(config: Any, task: Task, args: Mapping[str, Any], methods:
 def made_arguments(
     settings: Mapping[str, Resolved], where: str = "", methods: Iterable[type[Method]] = ()
 ) -> StableTrainingArguments:
-    """The training arguments, made once before any run, so that what they refuse is said now.
+    """The training arguments, built once before any run, so that errors come now.
 
     Args:
         settings: the training arguments, resolved.
-        where: what an error begins with that names no flag.
+        where: beginning of an error that names no flag.
         methods: the user's own.
 
     Raises:
-        InputError: they refuse a value.
+        InputError: a value is refused.
     """
     values = {name: r.value for name, r in settings.items()}
     total = values.pop("total_train_batch_size", None)  # this process may see more GPUs than a run will
@@ -299,9 +300,9 @@ def made_arguments(
 
 
 def _known_to(config: Any, recipe: Recipe, values: dict[str, Resolved]) -> dict[str, Resolved]:
-    """Of a file's common values those that a model of a type it has no part for has under the same name; the rest is said.
+    """For model types without a part of their own, keep the common values for fields that exist; warn about the rest.
 
-    Not where the file has no parts by type at all, or a grid varies the value: a field that the config has not is an error.
+    Without any part by type in the file, or for values that a grid varies, a missing field stays an error.
     """
     without = [part for part in recipe.files if part.model_types and config.model_type not in part.model_types]
     names = {name for part in without for name in part.model_config}

@@ -1,4 +1,4 @@
-"""The pretrained model of a study, before anything is trained: its config, tokenizer, precision, and a hash of its weights."""
+"""The pretrained model of a study before training: its config, tokenizer, precision, and a hash of its weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .model import load_model
 
 logger = logging.getLogger(__name__)
 
-# In a model's config: what a task sets, and what says nothing of the model.
+# Fields of a model's config that a task sets, or that do not change the model.
 NOT_THE_MODEL = (
     "id2label", "label2id", "num_labels", "problem_type", "architectures", "transformers_version", "dtype", "torch_dtype",
     "_name_or_path", "use_cache",
@@ -31,7 +31,7 @@ NOT_THE_MODEL = (
 DTYPES = ("float32", "bfloat16", "float16")
 """The precisions that a study can train in."""
 
-HUB_TIMEOUT_S = 5.0  # without a network the libraries retry for 23 s for each of a model's files
+HUB_TIMEOUT_S = 5.0  # without a network, the libraries retry each of a model's files for 23 s
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -40,7 +40,7 @@ def load_config(model: str) -> Any:
     """The config of a pretrained model, in a folder or on the hub.
 
     Raises:
-        InputError: no such folder, nothing in it, or neither network nor local copy.
+        InputError: the folder does not exist or has no model, or there is neither a network nor a local copy.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -68,36 +68,38 @@ def load_config(model: str) -> Any:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a pretrained model. Raises InputError where there is none."""
+    """The tokenizer of a pretrained model. Raises InputError if there is none."""
     if not Path(model).is_dir():
         _look_for_hub(model)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    except Exception as error:  # each class of tokenizers misses its files in its own way
+    except Exception as error:  # each class of tokenizers raises another error for missing files
         raise InputError(f"--tokenizer_name {model}: no tokenizer there ({_first_line(error)})") from None
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes one without words of no files
+    if len(tokenizer) <= len(
+        set(tokenizer.all_special_ids)
+    ):  # transformers 5 makes an empty one if there are no files
         raise InputError(
-            f"--tokenizer_name {model}: no tokenizer files there; save them with the tokenizer's save_pretrained"
+            f"--tokenizer_name {model}: no tokenizer there; save one with the tokenizer's save_pretrained"
         )
     return tokenizer
 
 
 def fingerprint_model(model: str, config: Any) -> str:
-    """SHA-256 over a model's pretrained weights, wherever they are, and its config.
+    """SHA-256 over a model's pretrained weights and its config; the path does not count.
 
-    A head that is drawn anew is left out, and so is what a task sets in the config (labels). Weights saved in half
-    precision count in float32, as they are trained.
+    A new head is left out, and so are the fields of the config that a task sets (labels). Weights saved in half precision
+    count in float32, as they are trained.
 
     Args:
         model: a folder or a name on the hub.
-        config: the model's own, with the task's labels put in.
+        config: the model's own, with the task's labels.
 
     Raises:
         InputError: the weights cannot be loaded.
     """
     try:
         loaded, info = load_model(model, config, output_loading_info=True)
-    except Exception as error:  # damaged files, by whatever library reads them
+    except Exception as error:  # damaged files: each library raises another error
         raise InputError(f"--model_name_or_path {model}: the weights cannot be loaded: {_first_line(error)}") from None
     other_size = {key for key, *_ in info.get("mismatched_keys", ())}
     misfit = sorted(key for key in other_size if key.startswith(f"{loaded.base_model_prefix}."))
@@ -116,22 +118,22 @@ def fingerprint_model(model: str, config: Any) -> str:
 
 
 def weights_dtype(asked: str, model: str, config: Any, precision: Sequence[str] = ()) -> str:
-    """The precision to load weights in, by name; half precision gets a warning.
+    """The precision in which to load weights, by name. Half precision gets a warning.
 
     Args:
-        asked: `--dtype`: "float32", "bfloat16", "float16", or "auto": as the checkpoint was saved.
+        asked: `--dtype`: "float32", "bfloat16", "float16", or "auto" (as the checkpoint was saved).
         model, config: see [`fingerprint_model`].
         precision: the recipes' mixed precision: "no", "bf16" or "fp16".
 
     Raises:
-        InputError: weights that cannot be loaded; float16 weights with fp16 mixed precision, whose gradients the loss
-            scaler refuses; another dtype.
+        InputError: the weights cannot be loaded, or have another dtype; or they are float16 with fp16 mixed precision, which
+            the loss scaler refuses.
     """
     if asked == "float32":
         return asked
     try:
         loaded = load_model(model, config, asked)
-    except Exception as error:  # damaged files, by whatever library reads them
+    except Exception as error:  # damaged files: each library raises another error
         raise InputError(f"--model_name_or_path {model}: the weights cannot be loaded: {_first_line(error)}") from None
     dtype = str(loaded.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
@@ -146,17 +148,17 @@ def weights_dtype(asked: str, model: str, config: Any, precision: Sequence[str] 
 
 
 def _look_for_hub(model: str) -> None:
-    """Where the hub cannot be reached, tell the libraries: they then use the copy in the cache, or say that there is none.
+    """If the hub cannot be reached, switch the libraries offline: they then use the cached copy, or report that there is none.
 
-    Every process asks for every file otherwise, and waits for an answer.
+    Otherwise every process asks for every file, and waits for an answer.
     """
     if constants.HF_HUB_OFFLINE:
         return
     try:
         HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
-    except (HfHubHTTPError, HFValidationError):  # the hub answered; loading says what is wrong
+    except (HfHubHTTPError, HFValidationError):  # the hub answered; loading reports the error
         return
-    except Exception:  # whatever goes wrong on the way: names, proxies, certificates, time limits
+    except Exception:  # any failure on the way: names, proxies, certificates, time limits
         constants.HF_HUB_OFFLINE = True
         os.environ["HF_HUB_OFFLINE"] = "1"  # for the worker processes
 

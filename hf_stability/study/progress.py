@@ -14,7 +14,7 @@ from .policies.early_stopping import look_sentence
 
 
 class Progress:
-    """The progress bar of a study, in shares of its work, and a line above it for each finished run."""
+    """The progress bar of a study, in shares of its work, with a line above it for each finished run."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Progress:
                 print(line, flush=True)
 
     def show(self, event: Event) -> None:
-        """Move the bar; say a line where a run has ended."""
+        """Move the bar; print a line if a run has ended."""
         name = event.job.name
         if event.kind == "progress":
             self.fractions[name] = event.steps / max(event.total, 1)
@@ -65,7 +65,7 @@ class Progress:
             self.end(name, sentence, "stage " if event.job.is_stage else "")
 
     def end(self, name: str, sentence: str, what: str = "") -> None:
-        """Count a run as done, and say how it ended."""
+        """Count a run as done, and print how it ended."""
         self.fractions[name] = 1.0
         self.done += 1
         self.say(f"{what}{name}: {sentence}")
@@ -78,7 +78,7 @@ class Progress:
 
 
 def _work(job: Job) -> float:
-    """How much work a job is, next to the study's others: in update steps or, where epochs are given, epochs / batch."""
+    """A job's amount of work, relative to other jobs: update steps, or epochs / batch size if epochs are given."""
     if job.args.get("max_steps", -1) > 0:
         return job.args["max_steps"]
     return job.args.get("num_train_epochs", 3.0) / total_batch_size(job.args, job.processes)

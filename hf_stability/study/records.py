@@ -1,19 +1,19 @@
-"""What is kept of a run, in its folder; `run.json` is written last, so that a run that has one is whole.
+"""The record of a run, and the files in its folder. `run.json` is written last: a run that has it is whole.
 
 | file | what |
 | --- | --- |
-| `config.json` | the job: everything that was set, where it came from, the random streams, versions |
-| `metrics.json` | the last and the best evaluation, and all by update step, on each development set; a stopped run's until its stop |
+| `config.json` | the job: every setting with its source, the random streams, versions |
+| `metrics.json` | the last and the best evaluation, and all by update step, on each development set |
 | `predictions.npz` | logits and labels of the last evaluation of the first development set |
 | `steps.rec` | the record of every update step: see [`read_steps`][hf_stability.diagnostics.step_record.read_steps] |
-| `verdict.json` | the verdict with its evidence, and the alarm where there was one |
+| `verdict.json` | the verdict with its evidence, and the alarm if there was one |
 | `gradients.png` | the layers' gradient norms over update steps |
-| `events.out.tfevents.*` | TensorBoard's, the Trainer's own included; one file, and one more for each resume |
-| `times.json` | seconds; apart, so that everything else is the same bytes when it is run again |
-| `model/` | the model after the last step, where it is kept |
-| `encoder/` | of a stage: the model after the last step without its head, with the tokenizer |
-| `error.txt` | the traceback of a run that crashed; it has no `run.json` and is run again |
-| `look.json` | with `--restarts`: the run's record at the look, as it is if it is not finished; its checkpoint is kept till then |
+| `events.out.tfevents.*` | for TensorBoard, with the Trainer's own events; each resume adds a file |
+| `times.json` | seconds; in a file of their own, so that all other files are the same bytes in a repeated run |
+| `model/` | the model after the last step, with `--keep_model` |
+| `encoder/` | only of a stage: the model after the last step without its head, with the tokenizer |
+| `error.txt` | the traceback of a run that crashed; such a run has no `run.json` and is run again |
+| `look.json` | with `--restarts`: the run's record at the look |
 | `run.json` | the run's record |
 """
 
@@ -34,39 +34,39 @@ from .job import run_name
 RUN_SCHEMA = "hf_stability.run/3"
 LOOK = "look.json"
 BEFORE_TWO_WAY = "hf_stability.run/2"
-"""Without `cell`: all runs were of plain seeds."""
+"""A record without `cell`: all runs had plain seeds."""
 BEFORE_ALARMS = "hf_stability.run/1"
-"""Without `planned_steps`, `alarm_step` and `audited` too: no run was stopped then."""
+"""A record also without `planned_steps`, `alarm_step` and `audited`: no run was stopped then."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The record of a finished run, or of one that its alarm stopped.
+    """The record of a run that has ended.
 
-    A run that was stopped, or stopped early, is censored: nobody knows how it would have ended. It has no `last`, `best`,
-    `accuracy` and `train_loss`, which are of the end of training; its evaluation at the stop is in `metrics`.
+    A run that was stopped, or stopped early, is censored: how it would have ended is unknown. It has no `last`, `best`,
+    `accuracy` and `train_loss`, because these describe the end of training. `metrics` has its evaluation at the stop.
 
     Args:
         id: the job's id.
         recipe, seed, task: the job's.
-        status: the verdict's: `ok`, `failed`, `diverged`, `stopped` (by its alarm), `stopped early` (others looked better,
-            `--restarts`); `crashed` for one that raised, `waiting` for one at its look while another one of its recipe
-            crashed (neither is ever written to disk).
-        metric: key of the headline metric; greater is better.
+        status: the verdict's status: `ok`, `failed`, `diverged`, `unknown`, `stopped` (by its alarm) or `stopped early`
+            (others looked better, `--restarts`). Also `crashed` for a run that raised an error, and `waiting` for a run at
+            its look after another run of its recipe crashed; these two are never written to disk.
+        metric: key of the headline metric; larger is better.
         last, best: the headline metric at the end of training, and at the best evaluation.
         accuracy: at the end of training; None for a regression.
         baseline: the headline metric of the best constant predictor.
         train_loss: mean over the last 10% of the update steps.
         steps: update steps that were made.
         planned_steps: update steps of the whole training.
-        alarm_step: update step of the alarm; None where there was none.
-        audited: the alarm was to stop it, and it was finished anyway, by the draw of `--audit_alarms`. Not a run that
-            had diverged by then: it is known to have failed, stopped or not.
-        evaluations: how many evaluations `best` is the best of.
+        alarm_step: update step of the alarm; None without an alarm.
+        audited: its alarm would have stopped it, but `--audit_alarms` drew it to be finished. False for a run that had
+            diverged by then, because it is known to have failed.
+        evaluations: number of evaluations; `best` is the best of them.
         sentence: the verdict in words.
-        metrics: of the last evaluation, on each development set.
+        metrics: the last evaluation, on each development set.
         cell: the job's.
-        ended_at_look: `--restarts` ended it there: those that are `stopped early`, and those that had diverged by then.
+        ended_at_look: `--restarts` ended it at its look: it is `stopped early`, or had diverged by then.
     """
 
     id: str
@@ -98,8 +98,8 @@ class RunRecord:
 
     @property
     def report(self) -> float | None:
-        """The headline metric at the end of training on the half that selects nothing (`--validation_half both`); None
-        where there is none."""
+        """The headline metric at the end of training on the second half (`--validation_half both`), which selects nothing;
+        None without it."""
         return None if self.last is None else self.metrics.get(f"eval_{HALVES[1]}_{self.metric}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,11 +107,11 @@ class RunRecord:
 
 
 FIRST_SETS = (f"eval_{HALVES[0]}_", "eval_", "eval_validation_matched_")
-"""Prefixes of the metrics of the development set that counts: of two halves, of a single set, of MNLI's."""
+"""Prefixes of the metrics of the development set that counts: the first half, the only set, MNLI's matched set."""
 
 
 def counting_key(metrics: Mapping[str, Any], metric: str) -> str:
-    """The key of a metric on the development set that counts, in an evaluation; KeyError where there is none."""
+    """The key of a metric on the development set that counts, in an evaluation. Raises KeyError if there is none."""
     for prefix in FIRST_SETS:
         if f"{prefix}{metric}" in metrics:
             return f"{prefix}{metric}"
@@ -119,14 +119,14 @@ def counting_key(metrics: Mapping[str, Any], metric: str) -> str:
 
 
 def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
-    """The record of the run in a folder; None where the run is missing or was not finished.
+    """The record of the run in a folder; None if the run is missing or not finished.
 
     Args:
         folder: the run's.
-        name: of the file; `LOOK` for the record at the look.
+        name: the file's name; `LOOK` for the record at the look.
 
     Raises:
-        InputError: it is another version's.
+        InputError: another version wrote the record.
     """
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
         content["schema"] = RUN_SCHEMA
     if content.get("schema") == BEFORE_ALARMS:
         content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
-    content.setdefault("ended_at_look", content.get("status") == "stopped early")  # of before it was there
+    content.setdefault("ended_at_look", content.get("status") == "stopped early")  # records of earlier versions
     if content.get("schema") != RUN_SCHEMA:
         raise InputError(
             f"{folder / name}: schema {content.get('schema')!r}; this version of hf_stability reads {RUN_SCHEMA} and older"
@@ -145,6 +145,6 @@ def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
 
 
 def delete_checkpoints(folder: Path) -> None:
-    """Delete the Trainer's checkpoints of a run that will not go on."""
+    """Delete the Trainer's checkpoints of a run that will not continue."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)

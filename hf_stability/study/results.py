@@ -1,4 +1,4 @@
-"""What a run leaves in its folder when training has ended: metrics, predictions, times, and its record (see `records.py`)."""
+"""Writes the results of a run into its folder: metrics, predictions, times, and its record (see `records.py`)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation
 
 
 def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float) -> RunRecord:
-    """Write a trained run's files, its record last; of a job with `until_look` that is `look.json`.
+    """Write a trained run's files, its record last. For a job with `until_look` the record is `look.json`.
 
     Args:
-        job, folder: the run, and where it is kept.
-        trainer: has been trained.
-        seconds: from the start of the run until here.
+        job, folder: the run and its folder.
+        trainer: after its training.
+        seconds: since the start of the run.
     """
     evaluations = trainer.evaluations
     last, best = trainer.last_metrics, trainer.best_metrics
@@ -73,18 +73,18 @@ def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float
         metrics={k: v for k, v in last.items() if k.startswith("eval_")},
         cell=job.cell,
     )
-    if stability.stopped or stability.stopped_early:  # these are of the end of training
+    if stability.stopped or stability.stopped_early:  # these describe the end of training
         run = replace(run, last=None, best=None, accuracy=None, train_loss=None)
-    run = RunRecord(**finite(run.to_dict()))  # what is read back later
+    run = RunRecord(**finite(run.to_dict()))  # the same values as read from the file
     write_json(folder / (LOOK if job.until_look else "run.json"), run.to_dict())
     return run
 
 
 def was_audited(stability: StabilityCallback) -> bool:
-    """Whether a run's alarm was to stop it, and it was finished to see how it ends.
+    """Whether a run's alarm would have stopped it, and it was finished to see how it ends.
 
-    Not where it had diverged by then: stopped there it counts as diverged, not as censored, so that such a run tells
-    nothing of the stopped ones.
+    False if it had diverged by then. Stopped there it would count as diverged, not as censored. So such a run tells nothing
+    about the stopped runs.
     """
     if not stability.audited or stability.alarm is None:
         return False
@@ -98,5 +98,5 @@ def _times(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_times(metrics: dict[str, Any]) -> dict[str, Any]:
-    # Sorted, as those are that a resumed run reads from its checkpoint.
+    # Sorted, as in a resumed run, which reads them from its checkpoint.
     return {key: metrics[key] for key in sorted(metrics) if not key.endswith(TIMES)}

@@ -44,26 +44,26 @@ from .results import write_results
 Report = Callable[[int, int], None]
 
 AUDIT_STREAM = 100
-"""Spawn key of the audits' random stream; those of training have the first ones, see `training_args.seed_streams`."""
+"""Spawn key of the audits' random stream. The first keys are those of training, see `training_args.seed_streams`."""
 
 WHOLE_MODEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Where each process has all weights, so that any can save a part of the model."""
+"""Kinds of training in which each process has all weights, so that it can save a part of the model."""
 
 NEVER = 10**9
-"""Update steps; longer than any training."""
+"""Update steps: more than any training has."""
 
 
 def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord | None:
-    """Train, evaluate and judge one run, and leave it in `folder`.
+    """Train, evaluate and judge one run, and write its files.
 
-    A folder of an unfinished run is resumed from its newest whole checkpoint where there is one (`--save_strategy`),
-    and begun anew otherwise. Every process of a distributed run calls this; only the main one writes.
+    An unfinished run resumes from its newest whole checkpoint if it has one (`--save_strategy`). Otherwise it starts again
+    from the beginning. Every process of a distributed run calls this; only the main process writes.
 
     Args:
-        job: what to run. With `until_look` training ends there: a checkpoint stays, and the record is `look.json`; without it
-            such a job goes on from that checkpoint.
-        folder: where to leave it; see `records.py` for the files.
-        report: is told of the progress, update step by update step.
+        job: the run. With `until_look` training ends at the look, leaves a checkpoint, and the record is `look.json`. The
+            same job without `until_look` continues from that checkpoint.
+        folder: the run's folder; see `records.py` for the files.
+        report: is called after every update step.
 
     Returns:
         the run's record; None in the other processes of a distributed run.
@@ -94,10 +94,10 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
 
 @contextlib.contextmanager
 def quiet(ours: bool = True) -> Iterator[None]:
-    """A study says a line for each run; what the libraries say of loading weights and of new heads is not among it.
+    """Silence the libraries' messages about loaded weights and new heads: a study prints a line per run.
 
     Args:
-        ours: silence our own warnings too: in a run the verdict stands in its line.
+        ours: silence our own warnings too. A run's line has its verdict.
     """
     logger, bars = logging.getLogger("hf_stability"), transformers.logging.is_progress_bar_enabled()
     level, verbosity = logger.level, transformers.logging.get_verbosity()
@@ -125,7 +125,7 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
             f"--method {' '.join(job.methods)}: its source changed after the study was planned; start the study again"
         )
     args = arguments_class(methods)(**{**free, **job.args, **fixed})
-    if args.eval_strategy == IntervalStrategy.NO:  # a study's runs are evaluated at their end in any case
+    if args.eval_strategy == IntervalStrategy.NO:  # a study evaluates each run at least at its end
         args.eval_strategy, args.eval_steps = IntervalStrategy.STEPS, NEVER
     args.recipe = job.recipe
     return args
@@ -142,9 +142,9 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
 
     stability = StabilityCallback(
         output_dir=args.output_dir,
-        tensorboard_dir=args.output_dir,  # TensorBoard shows the run by its folder's name
+        tensorboard_dir=args.output_dir,  # TensorBoard takes the run's name from its folder
         metric=data.task.headline,
-        baseline="compute_metrics",  # the task's own metric script, which keeps nothing
+        baseline="compute_metrics",  # the task's metric script has no state
         hparams=hyperparameters(job, args),
         texts={"recipe": settings_table(job)},
         audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
@@ -170,34 +170,34 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
 
 
 def audits(seed: int, share: float) -> bool:
-    """Whether a run is finished where its alarm would stop it: each with probability `share`, drawn from the run's seed.
+    """Whether a run is finished although its alarm would stop it: with probability `share`, drawn from the run's seed.
 
-    The draw has a random stream of its own, so that it says nothing of how the run would end and is the same in every
-    process. A seed that is audited at one share is audited at every greater one.
+    The draw has its own random stream. So it is independent of how the run would end, and the same in every process. A seed
+    that is audited at one share is audited at every larger share.
 
     Args:
         seed: the run's seed, a non-negative integer.
-        share: in [0, 1]: `audit_alarms`.
+        share: `audit_alarms`, in [0, 1].
     """
     stream = np.random.SeedSequence(seed, spawn_key=(AUDIT_STREAM,))
     return bool(np.random.default_rng(stream).random() < share)
 
 
 def hyperparameters(job: Job, args: StableTrainingArguments) -> dict[str, Any]:
-    """What runs are told apart by in TensorBoard's HParams tab, which shows five columns at first: with the verdict, these."""
+    """The columns of TensorBoard's HParams tab, with the verdict: the tab shows five at first."""
     length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
     return {"recipe": job.recipe, "seed": job.seed, "learning_rate": args.learning_rate, length: getattr(args, length)}
 
 
 def settings_table(job: Job) -> str:
-    """A Markdown table of everything that is set for a job, and where it came from."""
+    """A Markdown table of every setting of a job, with its source."""
     values = {**job.args, **{f"model_config.{name}": value for name, value in job.model_config.items()}}
     rows = [[name, str(value), job.sources.get(name, "")] for name, value in values.items()]
     return markdown_table(["argument", "value", "from"], rows)
 
 
 class ReportCallback(TrainerCallback):
-    """Tells a function of each update step."""
+    """Calls a function after each update step."""
 
     def __init__(self, report: Report):
         self.report = report

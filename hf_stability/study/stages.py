@@ -1,15 +1,15 @@
 """Intermediate trainings before the target task: STILTs (Phang, Févry & Bowman 2018, arXiv 1811.01088).
 
-The pretrained model is fine-tuned on another task first (MNLI before RTE, MRPC, STS-B ...); its encoder, with the pooler
-where there is one, is kept and the head dropped; each run on the target then starts from that encoder, with a head that is
-drawn from its own initialisation stream.
+The pretrained model is first fine-tuned on another task (MNLI before RTE, MRPC, STS-B ...). Its encoder is kept, with the
+pooler if there is one, and its head is dropped. Each run on the target starts from that encoder. The run's own initialisation
+stream draws its new head.
 
-A stage is a [`Job`] of its own, with record, metrics and verdict, in `stages/TASK-ID/` of the study's folder. It is trained
-once, for all recipes and seeds of the study that share it, and found there when the study is run again. Several stages are
-a chain: each starts from the one before it. A run's id depends on the ids of its stages.
+A stage is a [`Job`] with record, metrics and verdict, in `stages/TASK-ID/` of the study's folder. It is trained once for all
+recipes and seeds that share it. A later call of the study finds it there. Several stages are a chain: each starts from the
+one before it. A run's id depends on the ids of its stages.
 
-Methods that go back to the pretrained weights (`mixout`, `prior_decay`) mean the weights that a training starts from: the
-pretrained model's in the first stage, the last stage's in the target runs.
+For methods that refer to the pretrained weights (`mixout`, `prior_decay`), these are the weights that a training starts from:
+the pretrained model's in the first stage, the last stage's in the target runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .prepare import (
 )
 
 
-MAX_LABEL = 80  # characters of a file's name that a stage is called after
+MAX_LABEL = 80  # characters of a stage's name that come from a file's name
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class StagePlan:
 
     Args:
         folder: the study's folder.
-        model: the pretrained model, from which the first stage of each chain starts.
-        chains: by recipe, its stages in their order; recipes without stages are not there.
-        data: by the folder where the jobs will look for them, the data as text and as tokens.
+        model: the pretrained model: the start of each chain's first stage.
+        chains: recipe -> its stages in their order; recipes without stages are left out.
+        data: folder of the tokenised data -> the data as text and as tokens.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class StagePlan:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every stage once, after those that it starts from."""
+        """Every stage once, after the stages before it."""
         return list({job.id: job for chain in self.chains.values() for job in chain}.values())
 
     def recipes_of(self, stage: Job) -> list[str]:
@@ -69,7 +69,7 @@ class StagePlan:
         return [name for name, chain in self.chains.items() if stage.id in [job.id for job in chain]]
 
     def attach(self, jobs: Sequence[Job]) -> list[Job]:
-        """The target's jobs, those of recipes with stages to start from the last one's encoder."""
+        """The target's jobs; those of recipes with stages start from the last stage's encoder."""
         attached = []
         for job in jobs:
             chain = self.chains.get(job.recipe)
@@ -80,9 +80,9 @@ class StagePlan:
         return attached
 
     def save_data(self) -> None:
-        """Write the tokens that are not there yet."""
+        """Write the tokens that are still missing in the folder."""
         for folder, (_, tokens) in self.data.items():
-            if not Path(folder).is_dir():  # its name is the tokens' hash
+            if not Path(folder).is_dir():  # the folder's name is the tokens' hash
                 tokens.save(folder)
 
 
@@ -98,19 +98,19 @@ def plan_stages(
     threads: int = 1,
     dtype: str = "float32",
 ) -> StagePlan:
-    """The stages of all recipes; nothing is written.
+    """The stages of all recipes. Nothing is written.
 
     Args:
-        recipes: those of the study; most have no stages.
+        recipes: the study's recipes, with or without stages.
         model, config: the pretrained model's name or folder, and its config.
-        load: gives a stage's data as text and as tokens.
+        load: returns a stage's data as text and as tokens.
         folder: the study's.
-        given: the command line's training arguments; a stage's own go over them.
+        given: the command line's training arguments; a stage's own override them.
         methods: names of the user's own methods for all recipes.
         tokenizer, threads, dtype: see [`Job`].
 
     Raises:
-        InputError: no data, or a setting that no training could start with; the message begins with recipe and stage.
+        InputError: data are missing, or a setting makes training impossible. The message begins with recipe and stage.
     """
     plan = StagePlan(folder, model)
     weights: dict[int, str] = {}
@@ -157,13 +157,13 @@ def plan_stages(
 
 
 def _label(stage: Stage, data: TokenizedData) -> str:
-    """What a stage is called: its task, or its training file's name without the ending."""
+    """A stage's name: its task, or its training file's name without the ending."""
     name = data.task.name if stage.train_file is None else Path(stage.train_file).stem
     return re.sub(r"[^\w.+-]", "_", name)[:MAX_LABEL]
 
 
 def describe_stage(stage: Job, plan: StagePlan) -> str:
-    """A stage in a line for `--dry_run`: data, seed, what it starts from, and whose it is."""
+    """A stage in a line for `--dry_run`: its data, seed, starting weights and recipes."""
     texts, _ = plan.data[stage.data_folder]
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in texts.validation.items())
     start = next((job.name for job in plan.jobs if stage.stages and job.id == stage.stages[-1]), plan.model)

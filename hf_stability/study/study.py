@@ -1,4 +1,4 @@
-"""Many runs: what is missing is run, what is there is kept, and the tables are made."""
+"""Run missing jobs, keep finished ones, write the tables."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ def run_jobs(
     say: Callable[[str], None] | None = None,
     stages: Sequence[Job] = (),
 ) -> list[RunRecord]:
-    """Run a study's jobs, each once: a job whose run is already in the folder is not run again.
+    """Run the jobs of a study that are not finished in its folder, and write its tables.
 
-    Jobs of other recipes and seeds that the folder holds stay, and are in its tables: seeds can be added. A job that is
-    in the folder with other settings is refused. Interrupted at any point, finished runs stay whole; running it again
-    runs what is missing.
+    Runs of other recipes and seeds in the folder stay, and the tables have them too: seeds can be added. A job that is in
+    the folder with other settings is refused. A study can be interrupted at any point: finished runs stay whole, and the
+    next call runs what is missing.
 
-    Jobs with a `policy` are all trained until their look first; then the best of each recipe go on, and the others end with
-    the status `stopped early`: see [`early_stopping`][hf_stability.study.policies.early_stopping].
+    Jobs with a `policy` are first all trained until their look. Then the best of each recipe go on, and the others end with
+    the status `stopped early`, see [`early_stopping`][hf_stability.study.policies.early_stopping].
 
-    With `workers`, a script of your own that calls this needs the usual `if __name__ == "__main__":` of multiprocessing.
+    With `workers`, your script needs the usual `if __name__ == "__main__":` of multiprocessing.
 
     Args:
-        jobs: what to run, each recipe and seed once.
+        jobs: the runs, each recipe and seed once.
         folder: the study's folder.
         workers: number of worker processes; 0 runs in this process.
         quiet: no progress bar and no lines.
-        say: takes a line for each finished run; default: prints it above the progress bar.
-        stages: the stages that jobs start from; those that missing runs need, and that the folder has not, are trained
-            first. Their runs are in no table.
+        say: a function that takes each line. Default: print it above the progress bar.
+        stages: the stages of these jobs. If missing runs need a stage that is not in the folder, it is trained first. No
+            table has the stages' runs.
 
     Returns:
-        the records of `jobs`, in their order, those of crashed runs with status `crashed`.
+        the records of `jobs`, in their order. A crashed run has the status `crashed`.
 
     Raises:
-        InputError: two jobs are of the same recipe and seed, or the folder has one of them with other settings.
-        StageFailed: a stage that missing runs need is not ok; none of these was begun.
+        InputError: two jobs have the same recipe and seed, or the folder has one of them with other settings.
+        StageFailed: a stage that missing runs need is not ok. No run was started from it.
         KeyboardInterrupt: Ctrl-C, after all workers have ended.
     """
     folder = Path(folder)
@@ -85,7 +85,7 @@ def run_jobs(
             if not main or event.kind in ("progress", "looked"):
                 return
             runs[event.job.name] = event.run or _crashed(event)
-            if event.job.keep_model == "failed_and_best":  # otherwise no run need be read again
+            if event.job.keep_model == "failed_and_best":  # only then must all runs be read again
                 prune_models(folder, read_runs(folder), event.job.keep_model)
 
         def execute(jobs: Sequence[Job]) -> None:
@@ -114,7 +114,7 @@ def run_jobs(
 
 
 class StageFailed(RuntimeError):
-    """A stage crashed, or its verdict is not `ok`: what starts from it was not begun."""
+    """A stage crashed, or its verdict is not `ok`. No run was started from it."""
 
 
 def _run_stages(
@@ -125,7 +125,7 @@ def _run_stages(
     quiet: bool,
     say: Callable[[str], None] | None,
 ) -> None:
-    """Train the stages that these jobs start from and that the folder has not, those of one depth at a time."""
+    """Train the stages of these jobs that are missing in the folder, one depth of the chains after the other."""
     if not stages:
         return
     needed, found = missing_stages(jobs, stages, folder)
@@ -161,20 +161,20 @@ def _run_stages(
 def missing_stages(
     jobs: Sequence[Job], stages: Sequence[Job], folder: Path
 ) -> tuple[list[Job], list[tuple[Job, RunRecord]]]:
-    """Of the stages that these jobs start from, those that have still to be trained, and those that are in the folder.
+    """The stages of these jobs: those still to be trained, and those in the folder.
 
-    What an earlier stage of a chain was for is there once the later one is: it is not asked for then.
+    If a later stage of a chain is in the folder, the earlier ones are not needed and left out.
 
     Args:
-        jobs: the runs that are to be made.
-        stages: all of the study.
+        jobs: the planned runs.
+        stages: all stages of the study.
         folder: the study's.
 
     Returns:
-        the missing ones; those that are there, with their records.
+        the missing stages, and the stages in the folder with their records.
 
     Raises:
-        InputError: a job starts from a stage that is not among `stages`.
+        InputError: a job's stage is not among `stages`.
     """
     by_id = {stage.id: stage for stage in stages}
     missing: dict[str, Job] = {}
@@ -197,7 +197,7 @@ def missing_stages(
 
 
 def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = "") -> str:
-    """What became of a stage, and the way out."""
+    """How a stage ended, and what to do."""
     path = run_folder(folder, stage)
     if run is None:
         return f"stage {stage.name} crashed: {error}. See {path / 'error.txt'}; rerun the command to train it again"
@@ -208,7 +208,7 @@ def _failed_stage(folder: Path, stage: Job, run: RunRecord | None, error: str = 
 
 
 def _write_tables(folder: Path, jobs: Sequence[Job], runs: dict[str, RunRecord]) -> dict:
-    """The summary of these runs and of all others in the folder, written."""
+    """Write the summary of these runs and of all others in the folder; return it."""
     others = [run for run in read_runs(folder) if run.name not in runs]
     summary = summarize(sorted([*runs.values(), *others], key=lambda run: _order(run, jobs)))
     write_summary(folder, summary)
@@ -227,7 +227,7 @@ def _order(run: RunRecord, jobs: Sequence[Job]) -> tuple:
 
 
 def is_main_process(jobs: Sequence[Job]) -> bool:
-    """Whether this process writes: the only one, or the first of those that train each run together."""
+    """Whether this process writes: it is the only one, or the first of those that train each run together."""
     if not jobs or jobs[0].processes == 1:
         return True
     from accelerate import PartialState
@@ -236,7 +236,7 @@ def is_main_process(jobs: Sequence[Job]) -> bool:
 
 
 def _of_main_process(missing: list[Any]) -> list[Any]:
-    """What the main process found missing: all processes must run the same jobs."""
+    """The main process's list of missing jobs: all processes must run the same jobs."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([missing])[0]

@@ -317,7 +317,7 @@ BAD = {
     "impossible name": (["--model_name_or_path", "a b c!"], "a b c!"),
     "no weights": (without("model.safetensors"), "--model_name_or_path m: no weights in this folder"),
     "no config": (without("config.json"), "--model_name_or_path m: no config.json"),
-    "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer there"),
+    "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer"),
     "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
     "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
     "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights cannot be loaded"),
@@ -356,7 +356,7 @@ BAD = {
     "no such half": (["--validation_half", "third"], "--validation_half", "third", "second"),
     "no example": (["--max_train_samples", "0"], "--max_train_samples 0: give 1 or more"),
     # the study
-    "no seed": (["--seeds", "0"], "--seeds 0: no run"),
+    "no seed": (["--seeds", "0"], "--seeds 0: means no run"),
     "seed is a word": (["--seeds", "x"], "--seeds x: give a count"),
     "seeds twice": (["--seeds", "3", "3"], "--seeds 3 3: 3 is given twice"),
     "no seeds after the flag": (["--seeds"], "--seeds", "expected at least one argument"),
@@ -390,7 +390,7 @@ BAD = {
         ["--per_device_train_batch_size", "4"],
         "--per_device_train_batch_size 4 contradicts --total_train_batch_size 16",
     ),
-    "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: give --eval_steps"),
+    "evaluation without steps": (["--eval_strategy", "steps"], "--eval_strategy steps: also give --eval_steps"),
     "corrected twice": (["--lr_bias_correction", "--bias_correction", "true"], "--lr_bias_correction true", "twice"),
     "logger of a recipe": (files(r="args: {report_to: wnadb}\n"), "--report_to wnadb: not installed"),
     "logger not known": (["--report_to", "wnadb"], "--report_to wnadb: not installed", "tensorboard"),
@@ -639,7 +639,7 @@ def test_a_checkpoint_in_float16_is_trained_in_float32_and_diagnose_knows(run, t
     assert code == 0 and "half, weights in float16; cpu" in out
     code, _, _ = run(*own, "--dtype", "bfloat16", "--output_dir", "other")
     assert code == 0 and config_of(Path("other"), "devlin2019", 1)["job"]["dtype"] == "bfloat16"
-    assert "the weights themselves are bfloat16" in " ".join(
+    assert "The weights themselves are bfloat16" in " ".join(
         run("diagnose", "other/runs/devlin2019/seed-001")[1].split()
     )
 

@@ -108,7 +108,7 @@ def test_quiet_prints_nothing_and_otherwise_only_the_progress(both, tiny, tmp_pa
 
 def test_two_way_seeds_have_their_table_and_their_cells_in_the_frame(tiny, tmp_path, no_figures):
     result = run_study(**tiny, recipes="devlin2019", two_way=[2, 2, 1], output_dir=tmp_path, quiet=True)
-    assert result.conclusion.startswith((tmp_path / "two_way.md").read_text().strip()[:20])
+    assert "initialisation" in result.conclusion and result.conclusion.endswith(str(tmp_path / "two_way.md"))
     cells = result.frame[["init", "order", "dropout"]].to_numpy().tolist()
     assert cells == [[1, 1, 1], [1, 2, 1], [2, 1, 1], [2, 2, 1]]
 
@@ -192,14 +192,14 @@ def test_training_arguments_have_the_types_of_the_command_line(tiny, tmp_path):
         ({"bias_correction": 1}, "--bias_correction: expected bool, found 1"),
         ({"learning_rate": float("nan")}, "--learning_rate nan: give a number of 0 or more"),
         ({"recipes": "mosbach2012"}, "--recipe mosbach2012: no such recipe"),
-        ({"seeds": 0}, "--seeds 0: no run"),
-        ({"seeds": []}, "--seeds : no run"),
+        ({"seeds": 0}, "--seeds 0: means no run"),
+        ({"seeds": []}, "--seeds : means no run"),
         ({"seeds": [3, 3]}, "--seeds 3 3: 3 is given twice"),
         ({"seed": 3}, "--seed 3: not allowed in a study"),
         ({"workers": -1}, "--workers -1"),
         ({"threads_per_run": 0}, "--threads_per_run 0"),
-        ({"dtype": "float64"}, "--dtype float64: give float32, bfloat16, float16, auto"),
-        ({"keep_model": "all"}, "--keep_model all: give none, last, failed_and_best"),
+        ({"dtype": "float64"}, "--dtype float64: give float32, bfloat16, float16 or auto"),
+        ({"keep_model": "all"}, "--keep_model all: give none, last or failed_and_best"),
         ({"validation_half": "third"}, "--validation_half third"),
         ({"model_name_or_path": None}, "--model_name_or_path is missing"),
         ({"train_file": None, "validation_file": None}, "--task_name"),
@@ -233,7 +233,7 @@ def test_bad_input_is_an_input_error_and_nothing_is_written(tiny, tmp_path, monk
         ({"two_way": 2}, "--two_way 2: give whole numbers"),
         ({"two_way": "2 2"}, "--two_way '2 2': give whole numbers"),
         ({"restarts": "3", "look_at": 0.5, "finish": 1}, "--restarts '3': give a whole number"),
-        ({"restarts": 3, "look_at": "x", "finish": 1}, "--look_at 'x': give a fraction"),
+        ({"restarts": 3, "look_at": "x", "finish": 1}, "--look_at 'x': must be a fraction"),
         ({"recipes": load_recipe("devlin2019")}, "recipes: give names, not Recipe"),
         ({"methods": [3]}, "methods: give names, not 3"),
         ({"seeds": b"3"}, "--seeds b'3'"),

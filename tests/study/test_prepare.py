@@ -44,7 +44,7 @@ def test_seeds_are_a_count_a_list_or_ranges(words, seeds):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("0", "--seeds 0: no run"),
+        ("0", "--seeds 0: means no run"),
         ("x", "--seeds x: give a count"),
         ("-3", "--seeds -3: give a count"),
         ("3-", "--seeds 3-: give a count"),
@@ -55,7 +55,7 @@ def test_seeds_are_a_count_a_list_or_ranges(words, seeds):
         ("5-2", "--seeds 5-2: the range is empty"),
         ("3 3", "--seeds 3 3: 3 is given twice"),
         ("9 1-3 2-4", "--seeds 9 1-3 2-4: 2 is given twice"),
-        ("20260101", "--seeds 20260101: 20260101 runs"),
+        ("20260101", "--seeds 20260101: means 20260101 runs"),
         ("0-99999999999", "100000000000 runs"),
         ("4294967296 1", "4294967296 is too large"),
     ],
@@ -149,12 +149,12 @@ def test_a_token_is_not_repeated():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"eval_strategy": "steps"}, "--eval_strategy steps: give --eval_steps"),
+        ({"eval_strategy": "steps"}, "--eval_strategy steps: also give --eval_steps"),
         ({"per_device_eval_batch_size": 0}, "--per_device_eval_batch_size 0: give 1 or more"),
         ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps 0: give 1 or more"),
         ({"learning_rate": -1e-5}, "--learning_rate -1e-05"),
         ({"learning_rate": float("nan")}, "--learning_rate nan"),
-        ({"num_train_epochs": 0.0}, "--num_train_epochs 0.0: no training"),
+        ({"num_train_epochs": 0.0}, "--num_train_epochs 0.0: trains nothing"),
     ],
 )
 def test_what_no_run_could_start_with_is_refused(given, message):

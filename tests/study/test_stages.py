@@ -261,7 +261,7 @@ def test_a_stage_that_crashed_is_trained_again(command, study, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "make_trainer", fails)
         code, out, err = command("base.yaml+two.yaml")
-    assert code == 1 and "crashed: RuntimeError: out of memory: see study/stages/train-" in err
+    assert code == 1 and "crashed: RuntimeError: out of memory. See study/stages/train-" in err
     assert len(list(study.glob("stages/*/error.txt"))) == 1 and not (study / "runs" / "base+two").exists()
 
 
@@ -284,9 +284,9 @@ def test_dry_run_shows_each_stage_once_with_where_its_values_come_from(command, 
     first, second = (path.name for path in chain_of(study))
     point = "base+two+rates,learning_rate="
     assert stages[0].startswith(f"stages/{first}: train 48, validation 24 examples, from files")
-    assert stages[0].endswith(f"; before base+two, {point}0.001, {point}0.002")
-    assert f"starts from {first}; before base+two, {point}0.001" in stages[1]
-    assert stages[2].endswith(f"starts from {first}; before {point}0.002")
+    assert stages[0].endswith(f"; for base+two, {point}0.001, {point}0.002")
+    assert f"starts from {first}; for base+two, {point}0.001" in stages[1]
+    assert stages[2].endswith(f"starts from {first}; for {point}0.002")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
     assert ["learning_rate", "0.003", "stage of recipe two"] in rows
     assert ["learning_rate", "0.002", "grid of recipe rates"] in rows
@@ -338,9 +338,7 @@ def test_the_commands_glue_folder_serves_the_stages_too(tiny_model, tmp_path, mo
     assert cli.main([*model, *recipes]) == 0
     out, _ = capsys.readouterr()
     (stage,) = (line for line in out.splitlines() if line.startswith("stages/mnli-"))  # one for both
-    assert "train 24, validation_matched 12" in stage and stage.endswith(
-        "before devlin2019+stilts, mosbach2021+stilts"
-    )
+    assert "train 24, validation_matched 12" in stage and stage.endswith("for devlin2019+stilts, mosbach2021+stilts")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
     assert ["learning_rate", "2e-05", "stage of recipe stilts"] in rows  # a flag is the target's
     assert ["learning_rate", "0.001", "--learning_rate"] in rows

@@ -1,4 +1,4 @@
-"""Policies: what a study does with a recipe's seeds, other than to run each to its end.
+"""Policies: ways to run a recipe's seeds other than each to its end.
 
-`policy` is their shape; each of the others is one policy: `early_stopping` (`--restarts`), `two_way` (`--two_way`).
+`policy` is the base class. Each other file is one policy: `early_stopping` (`--restarts`), `two_way` (`--two_way`).
 """

@@ -1,10 +1,10 @@
-"""Restarts with early stopping of bad seeds, as a study runs them (Dodge et al. 2020, arXiv 2002.06305, section 5).
+"""Restarts with early stopping of bad seeds in a study (Dodge et al. 2020, arXiv 2002.06305, section 5).
 
-Each recipe starts t seeds with the whole schedule. A fraction f of the update steps later comes the look: an evaluation and
+Each recipe starts t seeds with the whole schedule. After a fraction f of the update steps comes the look: an evaluation and
 a checkpoint. The p runs with the best score there, on the development set that counts, go on from their checkpoints. The
 others end as `stopped early`. The cost is t f + p (1 - f) runs.
 
-The choice is worked out from the runs' `look.json` each time, so that a study can be interrupted at any point.
+Each call makes the choice again from the runs' `look.json`, so that a study can be interrupted at any point.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .policy import Policy
 
 
 def check_policy(started: int | None, fraction: float | None, finished: int | None) -> None:
-    """Refuse values that make no policy.
+    """Refuse values that are no policy.
 
     Args:
         started, fraction, finished: t, f, p: `--restarts`, `--look_at`, `--finish`.
 
     Raises:
-        InputError: one is missing; t is below 2, p not from 1 to t - 1, f not in (0, 1).
+        InputError: a value is missing; t is below 2, p outside 1 to t - 1, f outside (0, 1).
     """
     flags = {"--restarts": started, "--look_at": fraction, "--finish": finished}
     missing = [flag for flag, value in flags.items() if value is None]
@@ -53,7 +53,7 @@ def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[
         fraction, finished: f and p.
 
     Raises:
-        InputError: settings that end runs in another way, or leave no checkpoint to continue from.
+        InputError: a setting ends runs in another way, or leaves no checkpoint to continue from.
     """
     seeds: dict[str, list[int]] = {}
     for job in planned:
@@ -80,23 +80,23 @@ def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[
 
 
 def jobs_to_look_at(missing: Sequence[Job], folder: Path) -> list[Job]:
-    """The unfinished jobs that have not reached their look, each to be trained up to it."""
+    """The unfinished jobs before their look, each to be trained until it."""
     return [
         replace(job, until_look=True) for job in missing if job.policy is not None and _read_look(job, folder) is None
     ]
 
 
 def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord, str]]:
-    """End the missing jobs that were not chosen; the rest go on.
+    """End the missing jobs that were not chosen.
 
-    A recipe is chosen from once all its seeds were looked at. If one crashed before, the others are `waiting`.
+    The choice is made once all seeds of a recipe have reached their look. If one crashed before, the others are `waiting`.
 
     Args:
         missing: jobs that are not finished.
         folder: the study's.
 
     Returns:
-        the records of ended and waiting runs, each with the sentence to print.
+        the records of ended and waiting runs, each with a sentence to print.
     """
     ended = []
     for job in missing:
@@ -118,16 +118,16 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
 
 
 def chosen_seeds(looks: Sequence[RunRecord], finish: int) -> list[int]:
-    """The seeds that go on: the best scores at the look; ties go to the smaller seeds.
+    """The seeds that go on: those with the best scores at the look. Ties go to the smaller seeds.
 
-    Diverged runs rank last, whatever their predictions score. Runs without a finite score rank just above them.
+    Diverged runs rank last, whatever their score. Runs without a finite score rank just above them.
     """
     ranked = sorted(looks, key=lambda run: (run.status == "diverged", -look_score(run), run.seed))
     return [run.seed for run in ranked[:finish]]
 
 
 def look_score(run: RunRecord) -> float:
-    """The headline metric at the look, on the development set that counts; -inf where it is no number."""
+    """The headline metric at the look, on the development set that counts; -inf if it is no number."""
     score = run.metrics[counting_key(run.metrics, run.metric)]
     return -math.inf if score is None else score
 
@@ -138,28 +138,28 @@ def look_sentence(run: RunRecord) -> str:
 
 
 def policy_sentence(jobs: Sequence[Job]) -> str:
-    """A policy in words, of one recipe's jobs: `starts 8, looks at them after 25% of training, finishes the best 3`."""
+    """The policy of one recipe's jobs in words: `starts 8, looks at them after 25% of training, finishes the best 3`."""
     policy: Mapping = jobs[0].policy
     return f"starts {len(policy['seeds'])}, looks at them after {policy['look_at']:.0%} of training, finishes the best {policy['finish']}"
 
 
 def _read_look(job: Job, folder: Path) -> RunRecord | None:
-    """The record at the look; None where there is none, or one of another job."""
+    """The record at the look; None if there is none, or if it is another job's."""
     run = read_run(run_folder(folder, job), LOOK)
     return run if run is not None and run.id == job.id else None
 
 
 @dataclass(frozen=True)
 class EarlyStopping(Policy):
-    """Restarts with early stopping of bad seeds, of each recipe.
+    """Restarts with early stopping of bad seeds, for each recipe.
 
     Args:
-        started: t, seeds that are started, at least 2.
+        started: t, number of seeds to start, at least 2.
         fraction: f, share of the update steps before the look, in (0, 1).
-        finished: p, seeds that are finished, from 1 to t - 1.
+        finished: p, number of seeds to finish, from 1 to t - 1.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value is outside its range.
     """
 
     started: int

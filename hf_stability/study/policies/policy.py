@@ -1,7 +1,7 @@
-"""The shape of a policy: which jobs a study runs instead of the planned ones, and what it prints at the end.
+"""The base class of a policy: it replaces the planned jobs of a study, and may print a conclusion.
 
-A policy is one file here: plain functions first, then a frozen dataclass on top of [`Policy`] that checks its values when it
-is made. While it runs, a job knows its policy by its own fields (`cell`, `policy`) only.
+A policy is one file here: plain functions first, then a frozen dataclass, a subclass of [`Policy`], that checks its values
+when it is made. A running job knows its policy only by its own fields (`cell`, `policy`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ..records import RunRecord
 
 
 class Policy:
-    """The plain study: every recipe with every seed, each run to its end. A policy overrides what it changes."""
+    """The plain study: every recipe with every seed, each run to its end. A policy overrides some of these methods."""
 
     def planned_seeds(self) -> list[int] | None:
-        """The seeds to plan where the user names none; None: the study's own default."""
+        """The seeds to plan if the user gives none; None means the study's default."""
         return None
 
     def jobs(self, planned: Sequence[Job]) -> list[Job]:
@@ -27,7 +27,7 @@ class Policy:
             planned: a job for each recipe and seed.
 
         Raises:
-            InputError: a setting that contradicts the policy.
+            InputError: a setting contradicts the policy.
         """
         return list(planned)
 
@@ -35,18 +35,18 @@ class Policy:
         """Refuse a folder with finished runs that do not fit these jobs.
 
         Args:
-            jobs: of [`Policy.jobs`].
-            runs: the finished runs of the study's folder; of other recipes too.
+            jobs: from [`Policy.jobs`].
+            runs: the finished runs of the study's folder, also of other recipes.
 
         Raises:
-            InputError: with the values that would fit.
+            InputError: runs do not fit. The message has the values that would.
         """
 
     def conclusion(self, folder: Path, recipes: Sequence[str]) -> str:
-        """What the study prints at its end, below the table; empty for nothing.
+        """The text that the study prints below its table; may be empty.
 
         Args:
             folder: the study's.
-            recipes: those of this command, in its order.
+            recipes: the recipes of this command, in its order.
         """
         return ""

@@ -1,6 +1,6 @@
-"""Two-way seeds: every initialisation seed with every data-order seed, some replicates with other dropout in each cell.
+"""Two-way seeds: every initialisation seed with every data-order seed, and in each cell replicates with other dropout.
 
-Plain seeds change initialisation, data order and dropout together; here each has a seed of its own (Dodge et al. 2020, arXiv
+A plain seed changes initialisation, data order and dropout together. Here each has its own seed (Dodge et al. 2020, arXiv
 2002.06305). The study ends with `two_way.md`, see [`two_way_page`][hf_stability.study.report.two_way_page].
 """
 
@@ -17,24 +17,24 @@ from ...training_args import seed_streams
 from ..job import Job
 from ..records import RunRecord
 from ..report.scores import read_recipes
-from ..report.two_way_page import write_two_way
+from ..report.two_way_page import shares_text, write_two_way
 from .policy import Policy
 
 
 DROPOUT_STREAM = 101
-"""Spawn key of the replicates' dropout seeds, apart from the other streams of a seed."""
+"""Spawn key of the replicates' dropout seeds; a seed's other streams have other keys."""
 
 DEFAULT_REPLICATES = 2
 
 MOST = 999
-"""Most seeds of a kind: a run's number has three digits for each."""
+"""Largest number of seeds of a kind: a run's number has three digits for each."""
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
     """`I J [R]` of `--two_way`, with the default number of replicates.
 
     Raises:
-        InputError: other than two or three numbers, fewer than two of a kind of seeds, or more than 999.
+        InputError: not two or three numbers, fewer than two seeds of a kind, or more than 999.
     """
     words = " ".join(map(str, sizes))
     if len(sizes) not in (2, 3):
@@ -53,7 +53,7 @@ def cell_streams(init: int, order: int, dropout: int) -> dict[str, int]:
     """The three seeds of a run: initialisation `init` with data order `order`, replicate `dropout`.
 
     The first two are streams of the plain seeds `init` and `order`, see [`seed_streams`]. Dropout has its own seed in each
-    run. None of them depends on the size of the design, so that it can grow.
+    run. The seeds do not depend on the size of the design, so that it can grow.
 
     Args:
         init, order, dropout: numbers from 1 on.
@@ -70,16 +70,16 @@ def cell_streams(init: int, order: int, dropout: int) -> dict[str, int]:
 
 
 def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: int) -> list[Job]:
-    """The jobs of two-way seeds, `inits * orders * replicates` for each of those planned.
+    """The jobs with two-way seeds: `inits * orders * replicates` for each planned job.
 
-    A job's seed is its cell's three numbers in one, 2001003 for initialisation 2, data order 1, replicate 3.
+    A job's seed joins the three numbers of its cell: 2001003 for initialisation 2, data order 1, replicate 3.
 
     Args:
         planned: one job for each recipe.
         inits, orders, replicates: see [`check_sizes`].
 
     Raises:
-        InputError: an alarm is to stop runs, which would then have no score.
+        InputError: alarms stop runs, which would then have no score.
     """
     jobs = []
     for job in planned:
@@ -103,14 +103,14 @@ def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: in
 
 
 def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
-    """Refuse jobs that make no whole design together with the runs in the study's folder.
+    """Refuse jobs that would not make a complete design together with the runs in the study's folder.
 
     Args:
-        jobs: of [`two_way_jobs`].
-        runs: all in the folder, with plain seeds and of other recipes too.
+        jobs: from [`two_way_jobs`].
+        runs: all runs in the folder, also those with plain seeds and of other recipes.
 
     Raises:
-        InputError: pairs of seeds would differ in their number of runs. The message names sizes that work.
+        InputError: pairs of seeds would have different numbers of runs. The message names sizes that work.
     """
     for recipe in dict.fromkeys(job.recipe for job in jobs):
         own: list[Job | RunRecord] = [
@@ -118,7 +118,7 @@ def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
             *(run for run in runs if run.recipe == recipe),
         ]
         cells = {tuple(one.cell[kind] for kind in ("init", "order", "dropout")) for one in own if one.cell is not None}
-        sizes = [max(numbers) for numbers in zip(*cells, strict=True)]  # each design has all from 1 on
+        sizes = [max(numbers) for numbers in zip(*cells, strict=True)]  # each design has all numbers from 1 on
         if len(cells) != np.prod(sizes):
             raise InputError(
                 f"--two_way: {recipe} has finished runs outside this design, and each pair of seeds needs the same number of "
@@ -127,28 +127,31 @@ def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
 
 
 def conclusion(folder: Path, recipes: Sequence[str]) -> str:
-    """What a study with `--two_way` prints at its end: the text of `two_way.md`, or why there is none.
+    """The text that a study with `--two_way` prints at its end: shares of the variance, or why there is no `two_way.md`.
 
-    `two_way.md` has all recipes of the folder, these first. Where no design is whole an older one is deleted.
+    This writes `two_way.md`. It has all recipes of the folder, these first. If no design is complete, an older file is deleted.
     """
     try:
         others = [name for name in read_recipes(folder) if name not in recipes]
-        return f"{write_two_way(folder, [*recipes, *others])}\n{folder}: two_way.md"
+        write_two_way(folder, [*recipes, *others])
+        return (
+            f"{shares_text(folder, recipes)}\n\nVariances, failed runs of each cell and notes: {folder / 'two_way.md'}"
+        )
     except InputError as error:
         (folder / "two_way.md").unlink(missing_ok=True)
-        return f"No two_way.md: {error}"
+        return f"two_way.md was not written: {error}"
 
 
 @dataclass(frozen=True)
 class TwoWay(Policy):
-    """Two-way seeds of each recipe.
+    """Two-way seeds for each recipe.
 
     Args:
-        inits, orders: numbers of initialisation seeds and of data-order seeds, from 2 to 999.
-        replicates: runs of each pair, from 1 to 999. Default: 2.
+        inits, orders: number of initialisation seeds and of data-order seeds, each from 2 to 999.
+        replicates: number of runs per pair, from 1 to 999. Default: 2.
 
     Raises:
-        InputError: a number outside its range.
+        InputError: a number is outside its range.
     """
 
     inits: int
@@ -159,7 +162,7 @@ class TwoWay(Policy):
         check_sizes((self.inits, self.orders, self.replicates))
 
     def planned_seeds(self) -> list[int]:
-        return [1]  # the cells have their own
+        return [1]  # the cells replace it
 
     def jobs(self, planned: Sequence[Job]) -> list[Job]:
         return two_way_jobs(planned, self.inits, self.orders, self.replicates)

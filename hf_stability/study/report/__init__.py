@@ -1,10 +1,11 @@
-"""What is made of a study's runs.
+"""The report on a study's runs: statistics, tables, figures.
 
 | files | what |
 | --- | --- |
 | `statistics`, `restarts`, `against_restarts`, `variance_components` | pure functions of scores and counts |
 | `scores` | the runs' scores over update steps, read from their folders |
-| `summary`; `sentences`, `summary_page` | `summary.json` as numbers; its words, `summary.md` and `summary.csv` |
+| `summary` | the numbers of `summary.json` |
+| `sentences`, `summary_page`, `printed` | comparisons in words, `summary.md` and `summary.csv`, the text that a study prints |
 | `restarts_page`, `two_way_page` | `restarts.md` with its figure, `two_way.md` |
-| `plots`; `figures`, `tensorboard` | draw numbers on an `ax`; a study's figures, and what TensorBoard shows |
+| `plots`; `figures`, `tensorboard` | plots of numbers on an `ax`; a study's figures, also for TensorBoard |
 """

@@ -1,7 +1,7 @@
-"""One run of a recipe against restarts of another that cost as much: the difference, and its interval.
+"""One run of a recipe against restarts of another recipe at the same cost: the difference, and its interval.
 
-A run of the recipe costs as much as k runs of the base. Its mean score is compared with the expected score of the best of k
-runs of the base (see [`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget]).
+A run of the recipe costs as much as k runs of the base. The recipe's mean score is compared with the expected score of the
+best of k runs of the base (see [`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget]).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AgainstRestarts:
     Args:
         restarts: expected score of the best of k runs of the base.
         difference: mean of the other recipe's runs minus `restarts`.
-        low, high: interval of the difference; NaN where either recipe has fewer than 2 runs.
+        low, high: interval of the difference; NaN if either recipe has fewer than 2 runs.
     """
 
     restarts: float
@@ -42,26 +42,26 @@ def against_restarts(
 ) -> AgainstRestarts:
     """Mean score of a recipe minus the best of k restarts of the base, with its expanded percentile interval.
 
-    Each bootstrap draw takes as many runs of both recipes, with replacement. A draw often misses the best run, which lowers
-    its expected maximum; the draws' differences are shifted so that their mean is the estimate. The interval's ends are
-    percentiles further out than the confidence asks for, see
-    [`expanded_ends`][hf_stability.study.report.statistics.expanded_ends], for n the smaller number of runs.
+    Each bootstrap draw takes M and N runs with replacement. A draw often misses the best run, which lowers its expected
+    maximum. So the draws' differences are shifted until their mean is the estimate. The interval's ends are percentiles
+    further out than the confidence asks for, see
+    [`expanded_ends`][hf_stability.study.report.statistics.expanded_ends], with n the smaller number of runs.
 
-    `python benchmarks/interval_coverage.py` compares it with others, and measures how often it holds the true value. The runs
-    of both recipes count as independent; with shared seeds the interval is rather too long than too short.
+    `python benchmarks/interval_coverage.py` compares this interval with others, and measures how often it covers the true
+    value. The runs of both recipes count as independent. With shared seeds the interval is too long rather than too short.
 
     Args:
         scores: (M,), finite: the other recipe's runs.
-        select: (N,), finite, larger is better: the score of the base's runs that selects.
-        report: (N,), finite: the score of the same runs that is reported.
+        select: (N,), finite, larger is better: the scores of the base's runs that select.
+        report: (N,), finite: the scores of the same runs that are reported.
         budget: k, in runs of the base, from 1 to N; linear between whole numbers.
-        rng: draws the base's runs, then the others.
+        rng: draws the base's runs, then the other recipe's.
         draws: bootstrap draws, at least 1.
         confidence: in (0, 1).
 
     Raises:
-        InputError: for scores that are not finite or not as many as reports, for a budget outside 1 to N, for a
-            confidence outside (0, 1), and for no draws.
+        InputError: a score is not finite, there are more or fewer reports than scores, the budget is outside 1 to N, the
+            confidence is outside (0, 1), or there are no draws.
     """
     scores, select, report = (np.asarray(values, dtype=float) for values in (scores, select, report))
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
@@ -89,10 +89,10 @@ def resample(n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
 def restarts_of_draws(times: np.ndarray, select: np.ndarray, budget: float, report: np.ndarray) -> np.ndarray:
     """[`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget] of many bootstrap draws at once.
 
-    Runs that tie by `select` are one level, with the mean of their drawn reports.
+    Runs that tie by `select` form one level, with the mean of their drawn reports.
 
     Args:
-        times: (draws, N), how often each run is drawn; rows add up to N.
+        times: (draws, N), how often each run is drawn; each row's sum is N.
         select, report: (N,).
         budget: from 1 to N.
 

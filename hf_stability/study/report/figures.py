@@ -1,4 +1,4 @@
-"""A study's figures, drawn from what its runs left on disk; the plots themselves are in `plots.py`."""
+"""A study's figures, drawn from its runs' files. The plots themselves are in `plots.py`."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 @dataclass(frozen=True)
 class StepSummary:
-    """What the figures need of the step records of one recipe's runs.
+    """The step records of one recipe's runs, summarised for the figures.
 
     Args:
         steps: update step in the middle of each window, `(windows,)`.
-        norms: layer -> median norm in each window, `(runs, windows)`; NaN where a run has no finite one.
+        norms: layer -> median norm in each window, `(runs, windows)`; NaN if a run has no finite norm there.
         failed: `(runs,)`.
         warmup_steps: update steps.
         window: update steps in a window.
-        label_counts: examples of each class that were trained on, `(classes,)`; empty for a regression.
+        label_counts: training examples of each class, counted each time they are used, `(classes,)`; empty for a regression.
     """
 
     steps: np.ndarray
@@ -59,16 +59,16 @@ def draw_figures(
     seeds: Collection[int] | None = None,
     into: str | os.PathLike | None = None,
 ) -> list[Path]:
-    """Draw the figures of a study from its folder, as PNG and SVG; the same bytes each time.
+    """Draw the figures of a study from its folder, as PNG and SVG. Repeated calls write the same bytes.
 
-    | in `<folder>/figures` | what |
+    | in `<folder>/figures` | content |
     | --- | --- |
     | `scores` | scores over seeds, a box for each recipe |
     | `gradient_norms` | norms of some layers over update steps, failed runs against ok ones, a row for each recipe |
     | `score_against_train_loss` | score at the end of training against train loss |
 
-    Diverged runs count as failed, as in the tables. Stopped runs are in no plot, because nobody knows how they would have
-    ended; the recipe's name gives their number.
+    Diverged runs count as failed, as in the tables. No plot has stopped runs, because how they would have ended is unknown;
+    the recipe's name gives their number.
 
     Args:
         folder: the study's folder.
@@ -80,7 +80,7 @@ def draw_figures(
         the files.
 
     Raises:
-        InputError: the folder has no finished run of these, or a run's record of its steps cannot be read.
+        InputError: the folder has none of these runs, or a run's `steps.rec` cannot be read.
     """
     folder = Path(folder)
     runs = [run for run in read_runs(folder) if seeds is None or run.seed in seeds]
@@ -107,7 +107,7 @@ def draw_figures(
 
 
 def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN_A_ROW) -> Figure:
-    """[`plot_scores`] of a study, `in_a_row` recipes beside each other, the rest below."""
+    """[`plot_scores`] of a study, with at most `in_a_row` recipes per row."""
     names = list(by_recipe)
     rows = [names[i : i + in_a_row] for i in range(0, len(names), in_a_row)]
     figure = empty_figure(max(6.5, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
@@ -136,9 +136,9 @@ def train_loss_figure(by_recipe: dict[str, list[RunRecord]], steps: dict[str, St
 
 
 def gradient_norms_figure(steps: dict[str, StepSummary], task: str | None) -> Figure:
-    """A row of [`plot_gradient_norms`] for each recipe, a panel for each of some layers; all norms on one scale.
+    """A row of [`plot_gradient_norms`] per recipe, with a panel for each of some layers. All norms have one scale.
 
-    Failed runs are compared with the ok runs of their own recipe: recipes train for different numbers of steps.
+    Failed runs are compared with ok runs of the same recipe, because recipes train for different numbers of steps.
     """
     layers = pick_layers(max((list(summary.norms) for summary in steps.values()), key=len, default=[]))
     if not layers:
@@ -179,7 +179,7 @@ def pick_layers(layers: Sequence[str]) -> list[str]:
     """Layers to draw, from input to output: embeddings, the first, middle and last encoder layer, pooler, classifier.
 
     Args:
-        layers: names as in [`layers_of`]; of a model with other names, at most six, evenly spaced.
+        layers: names as in [`layers_of`]. For other names, at most six layers are picked, evenly spaced.
     """
     numbered = [name for name in layers if re.search(r"layer_\d+$", name)]
     chosen = {"embeddings", "pooler", "classifier"}
@@ -191,7 +191,7 @@ def pick_layers(layers: Sequence[str]) -> list[str]:
     return [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, 6).round().astype(int))] if layers else []
 
 
-# ---- what they are drawn from ---------------------------------------------------------------------------------------
+# ---- data of the figures --------------------------------------------------------------------------------------------
 
 
 def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRecord]]:
@@ -206,7 +206,7 @@ def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRe
 
 
 def read_step_summary(folder: Path, runs: Sequence[RunRecord]) -> StepSummary | None:
-    """Read the step records of one recipe's runs, in a study's folder; None where none of them has one.
+    """Read the step records of one recipe's runs in a study's folder; None if no run has one.
 
     A run's steps are cut into at most 100 windows, the same for all runs.
     """
@@ -239,7 +239,7 @@ def read_step_summary(folder: Path, runs: Sequence[RunRecord]) -> StepSummary | 
 
 
 def _values(by_recipe: dict[str, list[RunRecord]], name: str) -> dict[str, np.ndarray]:
-    """A field of each run, `(runs,)`, NaN where there is none."""
+    """A field of each run, `(runs,)`; NaN for None."""
     return {
         recipe: np.array([np.nan if (value := getattr(run, name)) is None else value for run in runs], dtype=float)
         for recipe, runs in by_recipe.items()
@@ -251,13 +251,13 @@ def _failed(by_recipe: dict[str, list[RunRecord]]) -> dict[str, np.ndarray]:
 
 
 def _first(by_recipe: dict[str, list[RunRecord]], name: str) -> Any:
-    """What a study's runs have in common, from the first run that has it."""
+    """A value that all runs of a study share, from the first run that has it."""
     values = (getattr(run, name) for runs in by_recipe.values() for run in runs)
     return next((value for value in values if value not in (None, "")), None)
 
 
 def empty_figure(width: float, height: float, task: str | None) -> Figure:
-    """An empty figure, inches; no pyplot: it would keep the figure, and may look for a display."""
+    """An empty figure, in inches. It avoids pyplot, which would keep the figure and may look for a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -266,12 +266,12 @@ def empty_figure(width: float, height: float, task: str | None) -> Figure:
 
 
 def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """The figure as PNG and SVG, each atomically, as the study's other files."""
+    """Write the figure as PNG and SVG, each atomically, as the study's other files."""
     paths = []
     for kind, metadata in METADATA.items():
         content = BytesIO()
         figure.savefig(content, format=kind, dpi=150, facecolor="white", metadata=metadata)
-        figure.set_layout_engine("none")  # the next one has the same layout, at no cost
+        figure.set_layout_engine("none")  # the next format keeps this layout, at no cost
         path = folder / f"{name}.{kind}"
         write_bytes(path, content.getvalue())
         paths.append(path)

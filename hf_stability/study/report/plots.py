@@ -1,6 +1,6 @@
 """Plots of many runs: each takes an `ax` and numbers, draws, and returns the `ax`.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart, and nothing rests on colour alone.
+Colours are Okabe and Ito's, which colour-blind readers tell apart. Marks and lines differ too, not colour alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 OK, FAILED = "#0072B2", "#D55E00"  # blue, vermilion
-# The palette's yellow cannot be seen on white; grey is in its place.
+# Grey replaces the palette's yellow, which cannot be seen on white.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "0.45"
@@ -31,14 +31,14 @@ def plot_scores(
     metric: str,
     constant: float | None = None,
 ) -> Axes:
-    """Scores over seeds: a box for each recipe and a mark for each run, as Figure 1 of Mosbach et al. (ICLR 2021).
+    """Scores over seeds: a box per recipe and a mark per run, as Figure 1 of Mosbach et al. (ICLR 2021).
 
-    The box goes from the first to the third quartile, its whiskers to the last run within 1.5 times that range; all
-    runs are in it, failed ones too. Marks are moved sideways, the same way each time, so that equal scores are seen.
+    The box covers all runs, also failed ones. It goes from the first to the third quartile, its whiskers to the last run
+    within 1.5 times that range. Marks are moved sideways so that equal scores are visible, the same way each time.
 
     Args:
-        scores_by_recipe: recipe -> scores at the end of training, `(runs,)`; NaN for a run that has none: it is not
-            drawn, but counted. Recipes are drawn in this order.
+        scores_by_recipe: recipe -> scores at the end of training, `(runs,)`. A run without a score is NaN: it is counted, but
+            not drawn. Recipes are drawn in this order.
         failed_by_recipe: recipe -> whether each of these runs failed, `(runs,)`.
         metric: name of the score.
         constant: score of the best constant predictor, if known.
@@ -53,7 +53,7 @@ def plot_scores(
         ax.axhline(constant, color="black", linestyle="--", linewidth=1, zorder=1.8, label="best constant predictor")
         right: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": "small"}
         ax.annotate(f"{constant:.3f}", (1, constant), xycoords=("axes fraction", "data"), **right)
-    slots = max(len(places), 3)  # a few boxes stay as slim as three
+    slots = max(len(places), 3)  # one or two boxes are no wider than three would be
     width = _characters(ax, ax.get_position().width) // slots - 2
     names = [
         "\n".join([*map(plain, wrap_name(recipe, width)), _count_failed(failed_by_recipe[recipe], scores)])
@@ -102,9 +102,9 @@ def _draw_box(ax: Axes, place: int, scores: np.ndarray, failed: np.ndarray) -> N
 
 
 def sideways(scores: np.ndarray, width: float = 0.5) -> np.ndarray:
-    """Where to draw a recipe's runs, `(runs,)` in `[-width / 2, width / 2]`: those of like scores stand apart.
+    """Sideways positions of a recipe's runs, `(runs,)` in `[-width / 2, width / 2]`, that keep similar scores apart.
 
-    Multiples of the golden ratio's fraction, by rank: any few in a row are spread over the whole width.
+    They are multiples of the golden ratio's fraction, by rank. So neighbours in rank are spread over the whole width.
     """
     ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
     return ((0.5 + ranks * (5**0.5 - 1) / 2) % 1 - 0.5) * width
@@ -121,16 +121,15 @@ def plot_gradient_norms(
 ) -> Axes:
     """Gradient norm of one layer over training, failed runs against successful ones: Mosbach et al., section 5.1.
 
-    A thin line for each run, a thick one for the median over a group's runs: solid where they are ok, dashed where
-    they failed.
+    A thin line per run, and a thick one for the median over a group's runs: solid for ok runs, dashed for failed ones.
 
     Args:
         steps: update steps, `(points,)`.
-        norms_failed, norms_ok: `(runs, points)`; no runs: `(0, points)`. NaN and Inf leave a gap, and do not count in
-            the median; norms of 0 lie below the plot.
+        norms_failed, norms_ok: `(runs, points)`; without runs `(0, points)`. NaN and Inf leave a gap and are not in the
+            median. Norms of 0 are below the plot.
         label: the layer's name.
-        warmup_steps: update steps of warmup; a dotted line where it ends.
-        panel: this is one of several panels of a figure, which has the legend and names the axes.
+        warmup_steps: update steps of warmup; a dotted line marks their end.
+        panel: this is one of several panels; the figure has the legend and the names of the axes.
     """
     steps = np.asarray(steps, dtype=float)
     norms_failed, norms_ok = (
@@ -138,7 +137,7 @@ def plot_gradient_norms(
     )
     known = np.concatenate([norms[np.isfinite(norms)] for norms in (norms_failed, norms_ok)])
     drawable = bool((known > 0).any())
-    ax.set_yscale("log", nonpositive="clip")  # before the lines: panels that share the axis then agree on its limits
+    ax.set_yscale("log", nonpositive="clip")  # before the lines, so that panels with a shared axis agree on its limits
     for name, norms, color, style in (("ok", norms_ok, OK, "-"), ("failed", norms_failed, FAILED, "--")):
         norms = np.where(np.isfinite(norms) & drawable, norms, np.nan)
         count = f"{len(norms)} run{'s' * (len(norms) > 1)}" if len(norms) else "none"
@@ -154,7 +153,7 @@ def plot_gradient_norms(
         text = "all norms are 0" if len(known) else "no norms"
         ax.text(0.5, 0.5, text, ha="center", va="center", color=GREY, transform=ax.transAxes)
     ax.locator_params(axis="x", integer=True)
-    ax.set_xlim(0, 1.03 * steps.max(initial=1))  # all of training, though a diverged run's norms end
+    ax.set_xlim(0, 1.03 * steps.max(initial=1))  # the whole training, although a diverged run's norms end earlier
     _tidy(ax, "y")
     ax.tick_params(which="minor", length=2)
     if panel:
@@ -167,11 +166,11 @@ def plot_gradient_norms(
 
 
 def _median(norms: np.ndarray) -> np.ndarray:
-    """Over runs, `(runs, points)` -> `(points,)`, without NaN; NaN where no run has a norm."""
+    """Median over runs, `(runs, points)` -> `(points,)`, without NaN; NaN if no run has a norm."""
     if not len(norms):
         return np.full(norms.shape[1], np.nan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # if all are NaN
         return np.nanmedian(norms, axis=0)
 
 
@@ -184,14 +183,14 @@ def plot_score_against_train_loss(
     constant: float | None = None,
     label_entropy: float | None = None,
 ) -> Axes:
-    """Score on the development set against train loss, a mark for each run: Mosbach et al., section 5.2.
+    """Score on the development set against train loss, a mark per run: Mosbach et al., section 5.2.
 
-    A recipe is a colour and a marker; failed runs are hollow. The loss has a log scale where it spans over a decade.
+    Each recipe has a colour and a marker. Failed runs are hollow. The loss has a log scale if it spans more than a decade.
 
     Args:
         losses_by_recipe: recipe -> train losses at the end of training (nats for a classification), `(runs,)`.
-        scores_by_recipe, failed_by_recipe: recipe -> scores, whether each run failed, `(runs,)`. Runs without a finite
-            loss or score (NaN) cannot be drawn; the legend says how many.
+        scores_by_recipe, failed_by_recipe: recipe -> scores, and whether each run failed, `(runs,)`. Runs without a finite
+            loss or score (NaN) are not drawn; the legend has their number.
         metric: name of the score.
         constant: score of the best constant predictor, if known: a dashed line.
         label_entropy: train loss of the best constant prediction, if known: a dotted line.
@@ -205,8 +204,8 @@ def plot_score_against_train_loss(
         drawn.append(losses[known])
         any_failed |= bool(failed[known].any())
         color, marker = _color_and_marker(number)
-        label = f"{plain(recipe)} ({failed.sum()}/{len(failed)} failed)"  # marks may lie on each other
-        ax.plot([], [], marker, color=color, label=label)  # filled in the legend, though all runs may have failed
+        label = f"{plain(recipe)} ({failed.sum()}/{len(failed)} failed)"  # marks may cover each other
+        ax.plot([], [], marker, color=color, label=label)  # filled in the legend, even if all runs failed
         for chosen, face in ((known & ~failed, color), (known & failed, "none")):
             ax.scatter(
                 losses[chosen], scores[chosen], 34, marker=marker, facecolors=face, edgecolors=color, linewidths=1.2,
@@ -221,7 +220,7 @@ def plot_score_against_train_loss(
         text = f"best constant predictor ({constant:.3f})"
         ax.axhline(constant, color="black", linestyle="--", linewidth=1, zorder=1, label=text)
     if label_entropy is not None:
-        text = f"label entropy, a constant's train loss ({label_entropy:.3f})"
+        text = f"label entropy, train loss of a constant prediction ({label_entropy:.3f})"
         ax.axvline(label_entropy, color="black", linestyle=":", linewidth=1, zorder=1, label=text)
     if missing:
         runs = "1 run" if missing == 1 else f"{missing} runs"
@@ -250,11 +249,11 @@ def plot_restarts(
 
     Args:
         without, replaced: expected maximum of n = 1 ... N runs, drawn without and with replacement, `(N,)`.
-        costs, scores: budgets spent, in runs, and expected scores of early stoppings, `(policies,)`; a mark each.
-        rule_costs, rule_scores: the same of early stoppings by one rule, `(budgets,)`; a line. None: empty.
+        costs, scores: spent budgets, in runs, and expected scores of early stoppings, `(policies,)`; drawn as marks.
+        rule_costs, rule_scores: the same for early stoppings by one rule, `(budgets,)`; drawn as a line. May be empty.
         metric: name of the score.
         label: the recipe's name.
-        panel: this is one of several panels of a figure, which has the legend and names the axes.
+        panel: this is one of several panels; the figure has the legend and the names of the axes.
     """
     n = np.arange(1, len(without) + 1)
     ax.plot(n, without, "-o", color=COLORS[0], markersize=3.5, linewidth=1.5, label="best of n, without replacement")
@@ -282,11 +281,11 @@ def plot_restarts(
     return ax
 
 
-# ---- what they share ------------------------------------------------------------------------------------------------
+# ---- shared helpers -------------------------------------------------------------------------------------------------
 
 
 def plain(name: str) -> str:
-    """A recipe's name as matplotlib draws it letter by letter: `$` begins a formula, a legend leaves out `_name`."""
+    """A recipe's name, escaped for matplotlib: `$` would begin a formula, and a legend leaves out `_name`."""
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
@@ -297,14 +296,14 @@ def _score_label(metric: str) -> str:
 
 
 def _count_failed(failed: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.ndarray) -> str:
-    """`3 of 25 failed`, and on a second line how many runs have no score."""
+    """`3 of 25 failed`, and in a second line the number of runs without a score."""
     missing = int((~np.isfinite(np.asarray(scores, dtype=float))).sum())
     text = f"{int(np.sum(failed))} of {len(failed)} failed" if len(failed) else "no runs"
     return f"{text}\n({missing} without score)" if missing else text
 
 
 def _color_and_marker(number: int) -> tuple[str, str]:
-    """Of the recipe at a place in the order, from 0; 64 pairs differ."""
+    """Colour and marker of a recipe by its position, from 0; 64 pairs differ."""
     return COLORS[number % 8], MARKERS[(number + number // 8) % 8]
 
 
@@ -322,7 +321,7 @@ def wrap_name(name: str, width: int) -> list[str]:
 
 
 def _characters(ax: Axes, share: float) -> int:
-    """About how many small characters stand side by side on this share of the figure's width."""
+    """About how many small characters fit on this share of the figure's width."""
     figure: Any = ax.figure
     return int(16 * share * figure.get_size_inches()[0])
 
@@ -334,7 +333,7 @@ def _tidy(ax: Axes, grid: Literal["both", "x", "y"]) -> None:
 
 
 def _legend_above(ax: Axes, title: str = "") -> None:
-    """A legend above the plot, where no data are; each label once."""
+    """A legend above the plot, outside the data; each label once."""
     handles, labels = ax.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     if not once:

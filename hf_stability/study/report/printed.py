@@ -1,7 +1,7 @@
-"""What a study prints at its end: a table that fits a terminal, a line per comparison, and where the rest is.
+"""The text that a study prints at its end: a table that fits a terminal, a line per comparison, a pointer to the rest.
 
-Plain text of at most `WIDTH` columns, made from the summary alone, see
-[`summarize`][hf_stability.study.report.summary.summarize]. `summary.md` has all columns, notes and tests, see
+It is plain text of at most `WIDTH` columns, made from the summary alone, see
+[`summarize`][hf_stability.study.report.summary.summarize]. All columns, notes and tests are in `summary.md`, see
 [`summary_page`][hf_stability.study.report.summary_page].
 """
 
@@ -25,14 +25,14 @@ MOST_COMPARISONS = 5
 """More comparisons than this are only counted."""
 
 SHORTEST_NAME = 12
-"""Columns that a recipe's name gets at least; a longer name takes more lines."""
+"""Least number of columns for a recipe's name; a longer name takes more lines."""
 
 
 def printed_summary(summary: Mapping[str, Any], folder: str | Path) -> str:
     """The text.
 
-    Recipes get numbers where a comparison would be too long with their names. Runs that alarms or a policy stopped have a
-    small table of their own.
+    If a comparison would be too long with the recipes' names, recipes get numbers. Runs that alarms or a policy stopped have
+    their own small tables.
 
     Args:
         summary: see [`summarize`][hf_stability.study.report.summary.summarize].
@@ -114,7 +114,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Seque
     Args:
         header: a name for each column.
         rows: a cell for each column; the first is the recipe's name.
-        left: indices of the columns of words, which are set flush left; the others are set flush right.
+        left: indices of columns that are aligned left; the others are aligned right.
         width: columns of the terminal.
     """
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
@@ -146,7 +146,7 @@ def _not_counted(recipes: Sequence[Mapping[str, Any]], names: Mapping[str, str])
 
 
 def _comparisons(summary: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """What a reader of p-values must know, then a line per comparison, of `MOST_COMPARISONS` at most."""
+    """Notes on the p-values, then a line per comparison; at most `MOST_COMPARISONS`."""
     comparisons = summary["comparisons"]
     tested = [comparison for comparison in comparisons if comparison["fisher_p"] is not None]
     lines, notes = [], []

@@ -1,13 +1,13 @@
-"""Several runs of one recipe, the best of which is kept: what restarts are worth, and stopping bad seeds early.
+"""The value of restarts, and of stopping bad seeds early: several runs of one recipe, of which the best is kept.
 
 Restarts: fine-tune n times with other seeds, keep the run with the best development-set score (Devlin et al. 2019, BERT,
 section 4.1). Early stopping of bad seeds: start t runs, look at them after a fraction f of training, finish the best p
-(Dodge et al. 2020, arXiv 2002.06305). Both are computed from N runs that were all finished, as the mean over
-what could have been drawn of them.
+(Dodge et al. 2020, arXiv 2002.06305). Both are computed from N runs that were all finished, as the mean over all possible
+draws from them.
 
-Three scores of a run: `looks`, in the middle of training, and `scores`, at its end, SELECT; `report` is the score at the
-end on examples that did not select. The best by a score was lucky with it too: `report` leaves that luck out.
-Without `report` the selecting scores are reported, and the result is too high as a score on new examples.
+A run has three scores. `looks`, in the middle of training, and `scores`, at its end, SELECT. `report` is the score at the
+end on examples that did not select. The run with the best score was also lucky on the examples of that score; `report`
+leaves that luck out. Without `report` the selecting scores are reported, and the result is too high for new examples.
 
 All functions are exact and pure: no draws, no global state.
 """
@@ -25,7 +25,7 @@ from ...errors import InputError
 
 
 ROUNDING = 1e-9
-"""A budget that is missed by less than this, in runs, is met: `5 * 0.2 + 4 * 0.8` may be above 4.2."""
+"""Tolerance of a budget, in runs: `5 * 0.2 + 4 * 0.8` may be above 4.2."""
 
 
 # ---- restarts -------------------------------------------------------------------------------------------------------
@@ -34,23 +34,23 @@ ROUNDING = 1e-9
 def expected_maximum(
     scores: np.ndarray, n: np.ndarray | int, report: np.ndarray | None = None, *, replace: bool = False
 ) -> np.ndarray:
-    """Expected report score of the best of n runs, drawn of N: the best by `scores`, valued by `report`.
+    """Expected report score of the best of n runs drawn from N: the best by `scores`, valued by `report`.
 
     With v_(1) <= ... <= v_(N) the sorted scores,
 
         without replacement  E[max_n] = sum_i v_(i) [C(i, n) - C(i - 1, n)] / C(N, n)
         with replacement     E[max_n] = sum_i v_(i) [(i / N)^n - ((i - 1) / N)^n]
 
-    The first is the mean over all subsets of n runs, a U-statistic: unbiased for the expected maximum of n new runs
+    The first is the mean over all subsets of n runs, a U-statistic. It is unbiased for the expected maximum of n new runs
     (Tang et al. 2020, "Showing Your Work Doesn't Always Work", ACL, arXiv 2004.13705). The second is that of Dodge et
-    al. 2019 ("Show Your Work", EMNLP, arXiv 1909.03004): it draws a run more than once, and is too low on average, the
-    more the nearer n is to N; it varies less (Dodge et al. 2021, arXiv 2110.00613). For n = 1 both are the mean.
+    al. 2019 ("Show Your Work", EMNLP, arXiv 1909.03004). It may draw a run more than once. On average it is too low, the
+    more the closer n is to N, but it varies less (Dodge et al. 2021, arXiv 2110.00613). For n = 1 both are the mean.
 
-    Where several of the drawn runs are best by `scores`, each is kept equally often: the mean of their report scores.
+    If several of the drawn runs are best by `scores`, each is kept equally often: the mean of their report scores counts.
 
     Args:
-        scores: (N,), finite, larger is better: what selects. A run that diverged has the score of its predictions, for
-            example of a constant class; to leave it out would flatter the recipe.
+        scores: (N,), finite, larger is better: the scores that select. A diverged run has the score of its predictions, for
+            example of a constant class. Without it the recipe would look better.
         n: (...), whole numbers from 1 to N.
         report: (N,), finite, in any unit; default: `scores`.
         replace: draw with replacement. Default: without.
@@ -59,7 +59,7 @@ def expected_maximum(
         (...), as n, in the unit of `report`.
 
     Raises:
-        InputError: for scores that are not finite or not as many as reports, and for n outside 1 to N.
+        InputError: a score is not finite, there are more or fewer reports than scores, or n is outside 1 to N.
     """
     scores, report = _checked(scores, report)
     n = np.asarray(n)
@@ -98,21 +98,21 @@ def chance_among(count: np.ndarray, budget: float, runs: int, *, replace: bool) 
 
 
 def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: np.ndarray | None = None) -> np.ndarray:
-    """Expected report score of plain restarts that cost `budget` runs; not a whole number, in general.
+    """Expected report score of plain restarts that cost `budget` runs, not necessarily a whole number.
 
-    Linear between the whole numbers of runs, where it is [`expected_maximum`] without replacement: 3.4 is 4 runs with
-    probability 0.4 and 3 otherwise, which costs 3.4 on average.
+    For whole numbers of runs it is [`expected_maximum`] without replacement, and it is linear between them. 3.4 runs are 4
+    runs with probability 0.4 and 3 otherwise, which costs 3.4 on average.
 
     Args:
-        scores: (N,), what selects; larger is better.
+        scores: (N,), the scores that select; larger is better.
         budget: (...), in runs, from 1 to N.
-        report: (N,), what is reported; default: `scores`.
+        report: (N,), the scores that are reported; default: `scores`.
 
     Returns:
         (...), as `budget`, in the unit of `report`.
 
     Raises:
-        InputError: for a budget outside 1 to N, and as [`expected_maximum`].
+        InputError: the budget is outside 1 to N; and as [`expected_maximum`].
     """
     scores, report = _checked(scores, report)
     budget = np.asarray(budget, dtype=float)
@@ -136,10 +136,10 @@ def early_stopping_cost(started: int, fraction: float, finished: int) -> float:
         finished: p, at least 1.
 
     Returns:
-        The budget spent, in runs, from 1 to t.
+        The spent budget, in runs, from 1 to t.
 
     Raises:
-        InputError: for values outside these ranges.
+        InputError: a value is outside these ranges.
     """
     if not 1 <= finished <= started:
         raise InputError(f"{started} runs started, {finished} finished: need 1 <= finished <= started")
@@ -149,17 +149,17 @@ def early_stopping_cost(started: int, fraction: float, finished: int) -> float:
 
 
 def affordable(budget: float, fractions: Sequence[float], runs: int) -> list[tuple[int, float, int]]:
-    """All `(t, f, p)` that stop at least one run, cost at most `budget` and leave no run's start unspent.
+    """All `(t, f, p)` that stop at least one run, cost at most `budget`, and leave too little to start one more run.
 
-    For each f and p it is the largest t that the budget and the number of runs allow; a smaller one would spend less.
+    For each f and p, t is the largest number that the budget and the number of runs allow; a smaller t would spend less.
 
     Args:
         budget: in runs, at least 1.
         fractions: f, each in (0, 1).
-        runs: N, the most that can be started.
+        runs: N, the largest number that can be started.
 
     Returns:
-        (t, f, p), by f in the order given, then by p; empty where the budget buys plain restarts only.
+        (t, f, p), by f in the given order, then by p; empty if the budget allows only plain restarts.
     """
     if not budget >= 1:
         raise InputError(f"a budget of {budget} runs: need at least 1")
@@ -178,13 +178,13 @@ def expected_early_stopping(
 ) -> float:
     """Expected report score of starting t runs, finishing the best p at the look, and keeping the best at the end.
 
-    The mean over all C(N, t) subsets of the N runs, exact: of each the p best by `look` are finished, of these the best
-    by `scores` is kept, and its `report` counted. Runs that tie at the look are finished equally often, those that tie
-    at the end kept equally often. Finished p = t is plain restarts, `expected_maximum(scores, t, report)`.
+    This is the exact mean over all C(N, t) subsets of the N runs. In each subset the p best by `look` are finished. The best
+    of these by `scores` is kept, and its `report` counts. Runs that tie at the look are finished equally often, and runs
+    that tie at the end are kept equally often. With p = t it is plain restarts, `expected_maximum(scores, t, report)`.
 
-    Subsets are counted, not listed. Let a runs score above some level at the look, h at it, b below it. The level is the
-    last that is finished, and q of its runs are, in C(a, p - q) sum_{x >= q} C(h, x) C(b, t - (p - q) - x) subsets; what
-    is finished is then any p - q of the a runs and any q of the h. The best of these is counted in the same way.
+    Subsets are counted, not listed. Let a runs score above some level at the look, h runs at it, and b runs below it. In
+    C(a, p - q) sum_{x >= q} C(h, x) C(b, t - (p - q) - x) subsets this level is the last one that is finished, with q of its
+    runs. Any p - q of the a runs and any q of the h runs are finished then. The best of these is counted in the same way.
 
     Args:
         look: (N,), finite, larger is better: scores at the look.
@@ -197,7 +197,7 @@ def expected_early_stopping(
         In the unit of `report`.
 
     Raises:
-        InputError: for scores that are not finite or not of the same runs, and for t and p outside their ranges.
+        InputError: a score is not finite, the scores are not of the same runs, or t or p is outside its range.
     """
     look, _ = _checked(look, scores)
     scores, report = _checked(scores, report)
@@ -250,9 +250,9 @@ class PolicyWorth:
         started, fraction, finished: t, f, p.
         budget: what it costs, `t f + p (1 - f)` runs.
         score: expected report score of the run that is kept.
-        restarts: that of plain restarts at the same budget, see [`restarts_at_budget`].
+        restarts: the same for plain restarts at this budget, see [`restarts_at_budget`].
         gain: `score - restarts`.
-        gain_se: its jackknife standard error, see [`jackknife_standard_error`]; None where t = N, or not asked for.
+        gain_se: its jackknife standard error, see [`jackknife_standard_error`]; None if t = N, or if not asked for.
     """
 
     started: int
@@ -274,24 +274,24 @@ def tabulate(
     *,
     standard_errors: bool = True,
 ) -> list[PolicyWorth]:
-    """Every early stopping that a budget allows, each against plain restarts at what it costs.
+    """Every early stopping that a budget allows, each against plain restarts of the same cost.
 
-    The row with the largest gain was chosen by its gain: as an estimate it is too high, and its standard error too
-    small. Choose it on some runs, value it on others.
+    The row with the largest gain was chosen by its gain. Its gain is therefore too high as an estimate, and its standard
+    error too small. Choose a row on some runs, value it on others.
 
     Args:
         budget: in runs, from 1 to N.
         fractions: (F,), of the planned update steps, each in (0, 1).
         looks: (N, F), finite, larger is better: scores of N finished runs at each fraction.
-        scores: (N,), at the end: what selects.
-        report: (N,), at the end, of examples that did not select; default: `scores`.
-        standard_errors: with `gain_se`, which costs N times the rest. Default: yes.
+        scores: (N,), at the end: the scores that select.
+        report: (N,), at the end, on examples that did not select; default: `scores`.
+        standard_errors: whether to compute `gain_se`, which costs N times as much as the rest. Default: yes.
 
     Returns:
-        A row for each of [`affordable`].
+        A row for each policy of [`affordable`].
 
     Raises:
-        InputError: as the functions that it calls; for looks that are not (N, F).
+        InputError: as the functions that it calls; or the looks are not (N, F).
     """
     scores, report = _checked(scores, report)
     looks = np.asarray(looks, dtype=float)
@@ -318,16 +318,16 @@ def _gain(started: int, finished: int, cost: float, look: np.ndarray, scores: np
 
 
 def jackknife_standard_error(statistic: Callable[..., float], *arrays: np.ndarray) -> float:
-    """Standard error of a statistic of N runs, from leaving out each run in turn.
+    """Jackknife standard error of a statistic of N runs: each run is left out in turn.
 
         sqrt((N - 1) / N * sum_i (T_(-i) - mean T_(-i))^2)
 
-    How much the statistic would vary over other N seeds, were the recipe run again: too large rather than too small on
-    average (Efron & Stein 1981, Ann. Statist. 9, p. 586), and rough where nearly all runs are drawn at once. Of the gain
-    of finishing 2 of 8, from 12 runs, it is a third to a half too large (root mean square; a test computes it).
+    It estimates how much the statistic would vary over N other seeds. On average it is too large rather than too small
+    (Efron & Stein 1981, Ann. Statist. 9, p. 586), and it is rough if nearly all runs are drawn at once. For the gain of
+    finishing 2 of 8, from 12 runs, it is a third to a half too large (root mean square; a test computes it).
 
     Args:
-        statistic: of the arrays without one run.
+        statistic: a function of the arrays without one run.
         arrays: each (N, ...), of the same N >= 2 runs.
 
     Returns:
@@ -339,7 +339,7 @@ def jackknife_standard_error(statistic: Callable[..., float], *arrays: np.ndarra
 
 
 def _checked(scores: np.ndarray, report: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (N,) floats; raises InputError where they are not of the same runs, or not finite."""
+    """Both as (N,) floats. Raises InputError if they are not of the same runs, or not finite."""
     scores = np.asarray(scores, dtype=float)
     report = scores if report is None else np.asarray(report, dtype=float)
     if scores.ndim != 1 or not len(scores) or report.shape != scores.shape:

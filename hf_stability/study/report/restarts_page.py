@@ -1,4 +1,4 @@
-"""`restarts.md` and its figure: what restarts would have been worth in a finished study.
+"""`restarts.md` and its figure: the value that restarts would have had in a finished study.
 
 The statistics are those of [`restarts`][hf_stability.study.report.restarts].
 """
@@ -24,27 +24,28 @@ from .scores import RecipeScores, read_recipes, read_scores
 
 
 BUDGET = 10.0
-"""Default budget, in runs; less where a recipe has fewer."""
+"""Default budget, in runs; less if a recipe has fewer runs."""
 
 MOST_LOOKS = 10
-"""Of more evaluations before the end so many are looked at, evenly spaced."""
+"""Largest number of evaluations before the end that the tables use, evenly spaced."""
 
 RULE_FRACTION = 0.25
-"""The figure's line of early stopping looks at the evaluation next to this share of training (Dodge et al. 2020, section
+"""The figure's line of early stopping looks at the evaluation closest to this share of training (Dodge et al. 2020, section
 5: 20 to 30%), and finishes half the budget."""
 
 
 @dataclass(frozen=True)
 class RecipeRestarts:
-    """What the best of n runs of a recipe scores; N runs are known.
+    """Expected scores of the best of n runs of a recipe, from N finished runs.
 
     Args:
-        scores: they come from these.
+        scores: the scores of the N runs.
         without, replaced: (N,), expected score of the best of n = 1 ... N runs, drawn without and with replacement.
         budget: of `policies`, in runs.
         policies: early stoppings at that budget, each against plain restarts.
-        rule_costs, rule_scores: (B,), in runs, and expected scores: early stopping by one rule at budgets of 2, 3 ... N.
-        rule: the rule, in words; empty where there is no evaluation to look at.
+        rule_costs, rule_scores: (B,), early stopping by one rule at budgets of 2, 3 ... N: its costs in runs, and its
+            expected scores.
+        rule: the rule in words; empty if there is no evaluation to look at.
     """
 
     scores: RecipeScores
@@ -61,11 +62,11 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
     """Restarts and early stopping, from a recipe's finished runs.
 
     Args:
-        scores: of N runs; the `report` is valued, where there is one.
-        budget: in runs, from 1 to N. Default: 10, or N.
+        scores: of N runs. Their `report` is valued, if they have one.
+        budget: in runs, from 1 to N. Default: 10, or N if that is less.
 
     Raises:
-        InputError: for a budget outside 1 to N, and for runs of two-way seeds, which are no independent draws.
+        InputError: the budget is outside 1 to N, or the runs have two-way seeds, which are no independent draws.
     """
     number = len(scores.runs)
     if any(run.cell for run in scores.runs):
@@ -90,7 +91,7 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
 
 
 def _by_rule(scores: RecipeScores) -> tuple[np.ndarray, np.ndarray, str]:
-    """Early stopping at each whole budget by a rule that was not chosen by its gain: costs, scores, words."""
+    """Early stopping at each whole budget by a rule that was not chosen for its gain: costs, scores, words."""
     costs: list[float] = []
     values: list[float] = []
     if not scores.fractions:
@@ -108,19 +109,19 @@ def _by_rule(scores: RecipeScores) -> tuple[np.ndarray, np.ndarray, str]:
 def write_restarts(
     folder: str | os.PathLike, recipes: Sequence[str] | None = None, budget: float | None = None
 ) -> str:
-    """Write `restarts.md` and `figures/restarts.png`, `.svg` into a study's folder; the same bytes each time.
+    """Write `restarts.md` and `figures/restarts.png`, `.svg` into a study's folder. Repeated calls write the same bytes.
 
     Args:
         folder: the study's folder.
-        recipes: which, in this order. Default: all that there are.
-        budget: in runs, of the table of early stopping. Default: 10, or a recipe's number of runs where that is less.
+        recipes: which recipes, in this order. Default: all in the folder.
+        budget: for the table of early stopping, in runs. Default: 10, or a recipe's number of runs if that is less.
 
     Returns:
         the text of `restarts.md`.
 
     Raises:
-        InputError: no finished runs, runs that were stopped, or a budget that is more than there are runs. Nothing is
-            written then.
+        InputError: there are no finished runs, runs were stopped, or the budget is larger than the number of runs. Nothing
+            is written then.
     """
     folder = Path(folder)
     found = [analyse(read_scores(folder, runs), budget) for runs in read_recipes(folder, recipes).values()]
@@ -134,18 +135,18 @@ def write_restarts(
 
 
 def to_markdown(found: Sequence[RecipeRestarts]) -> str:
-    """The text of `restarts.md`: how to read it, then a section for each recipe."""
+    """The text of `restarts.md`: how to read it, then a section per recipe."""
     notes = [
-        "The best of n runs by the score at the end of training is kept. n runs are drawn of the N that were finished: "
-        "expected scores, exact. Without replacement is unbiased (Tang et al. 2020); with replacement (Dodge et al. 2019) a "
-        "run may be drawn twice: too low on average, the more the nearer n is to N. The last rows rest on few subsets, the "
-        "very last on one.",
-        "Early stopping (Dodge et al. 2020): start some runs, look at them after a part of training, finish the best. Budget: "
-        "runs' worth of update steps; evaluations are not counted. The gain is over plain restarts that cost the same; in "
-        "brackets its jackknife standard error, over other seeds, which is too large rather than too small. Where all N runs "
-        "are started there is none.",
-        "Read no gain off the best row: it was chosen by its own gain, which is too high for that, and its standard error too "
-        "small. Choose a row on some seeds, value it on others.",
+        "Expected maximum: n runs are drawn from the N finished runs, and the best by the score at the end of training is "
+        "kept. The expected scores are exact. Without replacement the estimate is unbiased (Tang et al. 2020). With "
+        "replacement (Dodge et al. 2019) a run may be drawn twice: the estimate is too low on average, the more the closer n is "
+        "to N. The last rows rest on few subsets, the very last on one.",
+        "Early stopping (Dodge et al. 2020): start some runs, look at them after a part of training, finish the best. The budget "
+        "counts update steps, as a number of whole runs, and no evaluations. The gain is over plain restarts of the same cost. "
+        "Its jackknife standard error, in brackets, is for other seeds, and is too large rather than too small. It is missing "
+        "where all N runs are started.",
+        "Do not report the gain of the best row. The row was chosen by its own gain, so that this gain is too high, and its "
+        "standard error too small. Choose a row on some seeds, value it on others.",
     ]
     lines = ["# Restarts", "", *(f"- {note}" for note in notes)]
     for part in found:
@@ -174,7 +175,7 @@ def _section(part: RecipeRestarts) -> list[str]:
         ]
     elif scores.fractions:
         lines += [
-            f"No early stopping: a budget of {part.budget:g} of {len(scores.runs)} runs buys none that stops one."
+            f"No early stopping: a budget of {part.budget:g} of {len(scores.runs)} runs is too small to stop one."
         ]
     else:
         lines += [
@@ -206,8 +207,8 @@ def _runs(scores: RecipeScores) -> str:
     text = f"N = {len(scores.runs)} finished runs."
     if scores.diverged:
         text += (
-            f" {scores.diverged} of them diverged: they count with the score of their last predictions, as to leave them out "
-            "would flatter the recipe."
+            f" {scores.diverged} of them diverged. They count with the score of their last predictions, because the recipe "
+            "would look better without them."
         )
     left = [
         f"{number} {what}"
@@ -221,8 +222,8 @@ def _split(scores: RecipeScores) -> str:
     if scores.report is not None:
         return "Selected on the first half of the development set, valued on the second."
     return (
-        "Selected and valued on the same development set: too high as a score on new examples, the more so the more runs "
-        "the best is of. --validation_half both keeps a half for the value."
+        "Selected and valued on the same development set. For new examples the scores are too high, the more the larger n is. "
+        "--validation_half both keeps a half for the value."
     )
 
 
@@ -234,12 +235,12 @@ def _metric(scores: RecipeScores) -> str:
 
 
 def draw(found: Sequence[RecipeRestarts], folder: Path) -> list[Path]:
-    """`restarts.png` and `.svg`, a panel for each recipe, all on one scale of scores; the files."""
+    """Write `restarts.png` and `.svg`: a panel per recipe, all with one scale of scores. Returns the files."""
     with own_style():
         columns = min(len(found), 3)
         rows = -(-len(found) // columns)
         figure = empty_figure(max(6.5, 3.2 * columns), 0.9 + 3 * rows, found[0].scores.runs[0].task)
-        body: Any = figure.subfigures()  # its legend stands below the figure's title
+        body: Any = figure.subfigures()  # so that its legend is below the figure's title
         axes = list(body.subplots(rows, columns, sharey=True, squeeze=False).flat)
         for ax in axes[len(found) :]:
             ax.remove()

@@ -1,4 +1,4 @@
-"""Scores of a study's finished runs over update steps, read from their folders: those that select, and those that report."""
+"""Scores of a study's finished runs over update steps, from their folders: scores that select, and scores that are reported."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..records import RunRecord, counting_key
 
 @dataclass(frozen=True)
 class RecipeScores:
-    """Scores of N finished runs of a recipe, all of the headline metric; larger is better.
+    """Scores of N finished runs of a recipe, in the headline metric; larger is better.
 
     Args:
         recipe, metric: names.
         runs: (N,), by seed.
-        fractions: (F,), shares of the planned update steps, in (0, 1), increasing: the evaluations before the end.
-        looks: (N, F), scores at these, on the set that counts.
-        scores: (N,), at the end, on the set that counts.
-        report: (N,), at the end, on the half that selects nothing; None where the study has none.
-        diverged: how many of the runs diverged; see [`read_scores`] for their scores.
-        crashed, unfinished: runs that are in none of these: they raised, or were interrupted.
+        fractions: (F,), the evaluations before the end, as increasing shares of the planned update steps, in (0, 1).
+        looks: (N, F), scores at these evaluations, on the development set that counts.
+        scores: (N,), at the end, on the development set that counts.
+        report: (N,), at the end, on the half that selects nothing; None if the study has no such half.
+        diverged: number of diverged runs; see [`read_scores`] for their scores.
+        crashed, unfinished: numbers of runs that are left out because they crashed or were interrupted.
     """
 
     recipe: str
@@ -49,10 +49,10 @@ def read_recipes(folder: Path, recipes: Sequence[str] | None = None) -> dict[str
 
     Args:
         folder: the study's folder.
-        recipes: those wanted, in this order. Default: all, sorted.
+        recipes: which recipes, in this order. Default: all, sorted.
 
     Raises:
-        InputError: no finished run, or none of a wanted recipe.
+        InputError: there is no finished run, or none of a given recipe.
     """
     by_recipe: dict[str, list[RunRecord]] = {}
     for run in read_runs(folder):
@@ -71,17 +71,16 @@ def read_recipes(folder: Path, recipes: Sequence[str] | None = None) -> dict[str
 def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
     """The scores of a recipe's runs at every evaluation that all of them have.
 
-    A diverged run counts with the scores of its predictions: to leave it out would flatter the recipe. Once its weights are
-    NaN it predicts one class, so that after a stop its last score stays. Where an evaluation gave no number, the best
-    constant's score is taken.
+    A diverged run counts with the scores of its predictions, because the recipe would look better without it. Once its
+    weights are NaN it predicts one class, so its last score also stands for the rest. If an evaluation gave no number, the
+    baseline counts: the score of the best constant prediction.
 
     Args:
         folder: the study's folder.
         runs: of one recipe, at least one.
 
     Raises:
-        InputError: a run ended before its time and had not diverged; it was never evaluated; its `metrics.json` cannot be
-            read.
+        InputError: a run was stopped and had not diverged; a run was never evaluated; a `metrics.json` cannot be read.
     """
     recipe = runs[0].recipe
     stopped = Counter(run.status for run in runs if run.steps < run.planned_steps and run.status != "diverged")
@@ -114,7 +113,7 @@ def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
 
 
 def _history(folder: Path, run: RunRecord) -> dict[int, tuple[float, float | None]]:
-    """Update step -> score that selects and, where there is one, score that reports."""
+    """Update step -> the score that selects, and the score that is reported, if any."""
     path = folder / "runs" / run.name / "metrics.json"
     try:
         evaluations = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
@@ -133,13 +132,13 @@ def _scores_of(metrics: Mapping[str, Any], run: RunRecord) -> tuple[float, float
 
 
 def _number(score: float | None, run: RunRecord) -> float:
-    """The score; the best constant's where it was no number."""
+    """The score; the baseline if it was no number."""
     score = run.baseline if score is None else score
     return float("nan" if score is None else score)
 
 
 def _at(history: Mapping[int, tuple[float, float | None]], step: int) -> tuple[float, float | None]:
-    """At an update step, or at the last evaluation before it; at the first where there is none before."""
+    """The scores at an update step, or at the last evaluation before it, or else at the first evaluation."""
     return history[max((known for known in history if known <= step), default=min(history))]
 
 

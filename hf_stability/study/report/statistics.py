@@ -1,7 +1,7 @@
 """The statistics of a study's tables: pure functions of scores and counts.
 
-A recipe's scores over seeds are `n` numbers, one a run; its runs are counted as failed or not. Tests are two-sided.
-scipy is imported where it is used: it takes most of a second.
+A recipe's scores over seeds are `n` numbers, one per run. Its runs are counted as failed or not. Tests are two-sided.
+scipy is imported where it is used, because its import takes most of a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...errors import InputError
 
 
 ROUNDING = 1e-12
-"""Scores that differ by less than this fraction of the largest are the same but for rounding."""
+"""Scores that differ by less than this fraction of the largest differ only by rounding."""
 
 
 def standard_deviation(scores: np.ndarray) -> np.ndarray:
@@ -41,11 +41,11 @@ def wilson_interval(count: ArrayLike, n: ArrayLike, confidence: float = 0.95) ->
 
         (count + z^2/2 -+ z sqrt(count (n - count) / n + z^2/4)) / (n + z^2)
 
-    with z the normal's quantile at (1 + confidence) / 2, 1.96 for 95%. Unlike `share -+ z SE` it stays in [0, 1] and
-    has a width where nothing, or everything, was counted: 0 of 20 gives 0 to 0.161 (Wilson 1927, JASA 22, p. 209).
+    with z the normal's quantile at (1 + confidence) / 2, 1.96 for 95%. Unlike `share -+ z SE` it stays in [0, 1], and it
+    has a width even for none and all of n: 0 of 20 gives 0 to 0.161 (Wilson 1927, JASA 22, p. 209).
 
     Args:
-        count: (...), of n, for example failed runs; at least 0, at most n.
+        count: (...), for example failed runs of n; at least 0, at most n.
         n: (...), at least 1.
         confidence: in (0, 1).
 
@@ -61,7 +61,7 @@ def wilson_interval(count: ArrayLike, n: ArrayLike, confidence: float = 0.95) ->
     z = ndtri((1 + confidence) / 2)
     half = z * np.sqrt(count * (n - count) / n + z**2 / 4)
     low, high = ((count + z**2 / 2 + sign * half) / (n + z**2) for sign in (-1, 1))
-    # at the ends the formula is 0 and 1 but for rounding
+    # At the ends the formula gives 0 and 1, except for rounding.
     return np.where(count == 0, 0.0, low), np.where(count == n, 1.0, high)
 
 
@@ -70,30 +70,31 @@ def audited_failed_share(
 ) -> tuple[float, float, float] | None:
     """Estimate of the share of runs that would have failed if none had been stopped, and its 95% interval.
 
-    With s = audited_failed / audited, the failed share of those runs that were to be stopped and were finished anyway,
+    Audited runs would have been stopped, but were finished anyway. With their failed share s = audited_failed / audited,
 
         share = (failed + stopped * s) / runs
 
-    which is (failed among all others + (stopped + audited) * s) / runs: double sampling (Neyman 1938, JASA 33, p. 101),
-    the estimator of Horvitz & Thompson with the number of audited runs in place of its expectation. Given this number the
-    audited runs are a simple random sample of those to be stopped, so that the estimate is unbiased whenever there is one.
+    which is (failed among all others + (stopped + audited) * s) / runs. This is double sampling (Neyman 1938, JASA 33,
+    p. 101): the estimator of Horvitz & Thompson with the number of audited runs in place of its expectation. Given this
+    number, the audited runs are a simple random sample of the runs to be stopped. So the estimate is unbiased if any run
+    was audited.
 
-    The interval: Wilson's limits of s are put in its place, and of the lower (upper) count that this makes, Wilson's
-    lower (upper) limit is taken. It lies within the outer limits of the bounds, is Wilson's own where nothing was
-    stopped, and is wide where few were audited: of one run that failed s is 0.21 to 1. Two 95% limits one upon the other
-    cover more than 95% as a rule: with 20 runs and a fifth of the alarmed ones audited 99% (median over shares of all
-    sizes; a test computes it), and 0.88 at the lowest, where alarms and failures are both rare.
-    Runs that crashed are in no figure, so that audits that tend to crash would not be a random sample any more.
+    The interval replaces s by its lower (upper) Wilson limit, and takes Wilson's lower (upper) limit of the resulting count.
+    It lies within the outer limits of the bounds. Without stopped runs it is Wilson's own interval. With few audited runs it
+    is wide: for one audited run that failed, s is 0.21 to 1. Two 95% limits in a row usually cover more than 95%. With 20
+    runs and a fifth of the alarmed ones audited they cover 0.99 (median over shares of all sizes; a test computes it). The
+    lowest coverage is 0.88, where alarms and failures are both rare.
+    Crashed runs are not counted. If audited runs tended to crash, the rest would no longer be a random sample.
 
     Args:
-        failed: failed runs, audited ones among them.
-        stopped: runs that were stopped.
-        audited_failed: audited runs that failed, of `audited`.
-        audited: runs that were to be stopped and were finished.
-        runs: all of them.
+        failed: number of failed runs, also audited ones.
+        stopped: number of stopped runs.
+        audited_failed: number of audited runs that failed.
+        audited: number of audited runs.
+        runs: number of all runs.
 
     Returns:
-        share, low, high; None where no run was audited.
+        share, low, high; None if no run was audited.
     """
     if not audited:
         return None
@@ -109,19 +110,19 @@ def audited_failed_share(
 def t_interval(scores: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's t interval of a mean: `mean -+ t std / sqrt(n)`, t the quantile of n - 1 degrees of freedom.
 
-    For paired differences, give the differences, one for each seed (Student 1908, Biometrika 6, p. 1). Where few runs
-    fail, none of n may have failed: no interval made from the n scores alone can know of them.
-    `python benchmarks/interval_coverage.py` measures how often it holds the mean, next to bootstrap intervals.
+    For paired differences, give the differences, one per seed (Student 1908, Biometrika 6, p. 1). If failures are rare, none
+    of the n runs may have failed. No interval from these n scores can account for such failures.
+    `python benchmarks/interval_coverage.py` measures how often it covers the mean, next to bootstrap intervals.
 
     Args:
         scores: (..., n), finite, n >= 2.
         confidence: in (0, 1).
 
     Returns:
-        low (...) and high (...), in the scores' unit; NaN for n < 2. Scores that are all the same have no width.
+        low (...) and high (...), in the scores' unit; NaN for n < 2. If all scores are the same, the width is 0.
 
     Raises:
-        InputError: for scores that are not finite, and for a confidence outside (0, 1).
+        InputError: a score is not finite, or the confidence is outside (0, 1).
     """
     from scipy.special import stdtrit
 
@@ -140,16 +141,16 @@ def t_interval(scores: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray
 def expanded_ends(n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Levels of the expanded percentile bootstrap interval: `Phi(-+ sqrt(n / (n - 1)) t)`, t as in [`t_interval`].
 
-    Percentiles at (1 -+ confidence) / 2 are too near together for small n: the draws spread by std with n in place of
-    n - 1, and a normal quantile stands where Student's belongs. For a mean these levels mend both (Hesterberg 2015, The
-    American Statistician 69, p. 371).
+    For small n, percentiles at (1 -+ confidence) / 2 are too close together. The draws' std has n in place of n - 1, and the
+    percentiles correspond to a normal quantile instead of Student's. For a mean, these levels correct both (Hesterberg 2015,
+    The American Statistician 69, p. 371).
 
     Args:
         n: number of runs, at least 2.
         confidence: in (0, 1).
 
     Returns:
-        low and high, in (0, 1), that add up to 1: 0.0159 and 0.9841 for n = 20 and a confidence of 0.95.
+        low and high, in (0, 1); their sum is 1: 0.0159 and 0.9841 for n = 20 and a confidence of 0.95.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -169,8 +170,8 @@ def check_confidence(confidence: float) -> None:
 def fisher_exact_p(count_a: int, n_a: int, count_b: int, n_b: int) -> float:
     """Fisher's exact test: are two shares the same? `scipy.stats.fisher_exact`, two-sided.
 
-    Given that count_a + count_b are counted of all n_a + n_b, how many fall to A is hypergeometric; p is the
-    probability of all outcomes that are no more likely than the one seen (Fisher 1935).
+    Given the total count_a + count_b of all n_a + n_b, A's count is hypergeometric. p is the probability of all outcomes
+    that are no more likely than the observed one (Fisher 1935).
 
     Args:
         count_a, n_a: A's count, for example of failed runs, and its number of runs, at least 1.
@@ -201,12 +202,12 @@ class BrownForsythe:
     """Result of [`brown_forsythe`].
 
     Args:
-        f: the statistic, F(groups - 1, scores in all - groups) under the null hypothesis; None where it is undefined.
-        p: one minus the distribution function at `f`; None where it is undefined.
+        f: the statistic, F(groups - 1, all scores - groups) under the null hypothesis; None if it is undefined.
+        p: one minus the distribution function at `f`; None if it is undefined.
         n: number of scores of each group.
-        distances: mean distance from the median of each group, the scores' unit: what the test compares. It may rank
-            two groups otherwise than their standard deviations do.
-        reason: why it is undefined; empty where it is not.
+        distances: each group's mean distance from its median, in the scores' unit. The test compares these. They may rank
+            two groups differently from their standard deviations.
+        reason: why the test is undefined; empty if it is defined.
     """
 
     f: float | None
@@ -217,23 +218,23 @@ class BrownForsythe:
 
 
 def brown_forsythe(*groups: Sequence[float] | np.ndarray) -> BrownForsythe:
-    """Brown-Forsythe test, that is Levene's about the median: do groups of scores spread equally?
+    """Brown-Forsythe test, which is Levene's test about the median: do groups of scores spread equally?
 
     The one-way analysis of variance of the distances from the group's median, `z_ij = |s_ij - median_i|`: with k
     groups of n_i scores, N in all,
 
         F = (N - k) / (k - 1) * sum_i n_i (mean z_i - mean z)^2 / sum_ij (z_ij - mean z_i)^2
 
-    `scipy.stats.levene(*groups, center="median")` (Brown & Forsythe 1974, JASA 69, p. 364). Where the distances do not
-    vary within any group the denominator is 0, and F is undefined: constant groups, and groups of two scores, which
-    are equally far from their median always.
+    `scipy.stats.levene(*groups, center="median")` (Brown & Forsythe 1974, JASA 69, p. 364). If the distances do not vary
+    within any group, the denominator is 0 and F is undefined. This is so for constant groups, and for groups of two scores,
+    which are always equally far from their median.
 
     Args:
         groups: k >= 2 of them, each (n_i,), finite.
 
     Returns:
-        F and p, or None for both and the reason: also for a group of fewer than 2 scores, which has no spread; there
-        are no `distances` then.
+        F and p, or None for both and the reason. A group of fewer than 2 scores has no spread: the test is undefined then,
+        and there are no `distances`.
     """
     from scipy.stats import levene
 

@@ -1,11 +1,11 @@
-"""A study's summary as numbers: what `summary.json` holds, from the runs' records alone.
+"""A study's summary as numbers: the content of `summary.json`, from the runs' records alone.
 
-Failed runs come first: a recipe that nearly always fails has a small standard deviation, which is no stability.
+Failed runs come first. A recipe that nearly always fails has a small standard deviation, which is no sign of stability.
 
-A run that its alarm stopped (`--on_alarm stop`) is censored: nobody knows how it would have ended. A recipe with such runs
+A run that its alarm stopped (`--on_alarm stop`) is censored: how it would have ended is unknown. A recipe with such runs
 has bounds instead of a failed share, and an estimate from the alarmed runs that were finished anyway (`--audit_alarms`). It
-has no mean and no std, because the scores of the other runs flatter it, and it is not tested. The same goes for a recipe
-with runs that were stopped early because others looked better (`--restarts`): it has its best finished run, and its cost.
+has no mean and no std, because they would describe only its other runs, and it is not tested. The same is true of a recipe
+with runs that were stopped early because others looked better (`--restarts`). It has its best finished run, and its cost.
 
 The words are elsewhere: [`sentences`][hf_stability.study.report.sentences] compares two recipes,
 [`summary_page`][hf_stability.study.report.summary_page] writes the tables.
@@ -36,41 +36,41 @@ from .statistics import (
 SUMMARY_SCHEMA = "hf_stability.summary/4"
 
 NO_RESULT = ("crashed", "waiting", "unknown")
-"""Statuses of runs that are in no figure."""
+"""Statuses of runs that no figure counts."""
 
 COMPARED = ("failed", "stopped", "stopped_early", "runs", *BOUNDS, "failed_share_audited")
 """Figures of a recipe that its comparisons repeat."""
 
 ALL_PAIRS_UP_TO = 3
-"""With more recipes than this each is compared with the first only."""
+"""With more recipes than this, each is compared only with the first."""
 
 
 def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """The figures of each recipe, in the order in which recipes come first in `runs`, and comparisons of pairs.
+    """The figures of each recipe, in the order of their first runs, and comparisons of pairs.
 
     A score is a run's headline metric at the END of training. With `--validation_half both` it is that of the first half.
-    What cannot be computed is None.
+    A figure that cannot be computed is None.
 
-    | figure of a recipe | what |
+    | figure of a recipe | meaning |
     | --- | --- |
-    | `runs` | runs that count: all but crashed, waiting and unknown ones, which are in no figure |
-    | `crashed`, `unknown` | how many; `unknown` only where there are any |
-    | `failed` | failed and diverged runs; a run that had diverged when it was ended is one of them |
-    | `failed_share`, `_low`, `_high` | their share, and its 95% Wilson interval; None where runs were stopped |
-    | `std`, `mean`, `median`, `max` | of all scores, `std` with ddof = 1; where runs were stopped there is only `max` |
-    | `std_ok` | standard deviation of the ok runs alone: conditional on success |
+    | `runs` | runs that count: all except crashed, waiting and unknown ones |
+    | `crashed`, `unknown` | their numbers; `unknown` only if there are any |
+    | `failed` | failed and diverged runs, also those that had diverged when they were stopped |
+    | `failed_share`, `_low`, `_high` | their share, and its 95% Wilson interval; None if runs were stopped |
+    | `std`, `mean`, `median`, `max` | of all scores, `std` with ddof = 1; if runs were stopped there is only `max` |
+    | `std_ok` | standard deviation of the runs that did not fail |
     | `scores` | number of scores; stopped runs have none |
-    | `best_mean` | mean of each run's best evaluation, comparable only between equal numbers of `evaluations` |
+    | `best_mean` | mean of each run's best evaluation; comparable only between equal numbers of `evaluations` |
     | `report_mean` | mean on the second half, of the same runs as `mean` |
     | `evaluations` | the numbers of evaluations of finished runs |
     | `stopped` | runs that their alarm stopped |
-    | `stopped_early` | runs that a policy ended at their look, diverged ones too |
+    | `stopped_early` | runs that a policy ended at their look, also diverged ones |
     | `budget` | cost of all `runs`, in runs: the sum of their shares of the planned update steps |
-    | `best_run` | seed, score and report score of the best finished run, where runs were stopped early |
-    | `alarmed` | runs that raised an alarm, whatever came of it |
-    | `audited`, `audited_failed` | runs that were finished although an alarm was to stop them; how many of them failed |
-    | `failed_share_if_all_heal`, `_low`, `_high` | bound: no stopped run would have failed |
-    | `failed_share_if_all_fail`, `_low`, `_high` | bound: all stopped runs would have failed |
+    | `best_run` | seed, score and report score of the best finished run, if runs were stopped early |
+    | `alarmed` | runs that raised an alarm |
+    | `audited`, `audited_failed` | runs that were finished although an alarm would have stopped them; how many of them failed |
+    | `failed_share_if_all_heal`, `_low`, `_high` | bound if no stopped run would have failed |
+    | `failed_share_if_all_fail`, `_low`, `_high` | bound if all stopped runs would have failed |
     | `failed_share_audited`, `_low`, `_high` | estimate from the audited runs, see `statistics.audited_failed_share` |
     | `saved_steps`, `saved_share` | update steps that stopped runs did not make, and their share of those planned for all `runs` |
 
@@ -78,7 +78,7 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     pair are in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.report.statistics.brown_forsythe].
 
     Args:
-        runs: of one task and metric, in the order of the tables.
+        runs: records of one task and metric, in the order of the tables.
 
     Returns:
         the content of `summary.json`; `runs` has every run, waiting ones too.
@@ -98,7 +98,7 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def censored(figures: Mapping[str, Any]) -> int:
-    """Number of a recipe's runs that were ended before their time: nobody knows how they would have ended."""
+    """Number of a recipe's runs that were stopped before their end, so that their end is unknown."""
     return figures["stopped"] + figures["stopped_early"]
 
 
@@ -114,7 +114,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     failed = sum(run.status in NOT_OK for run in finished)
     unknown = sum(run.status == "unknown" for run in runs)
     last = _last_scores(finished)
-    whole = [] if stopped or early else finished  # the others' scores are conditional on not having been stopped
+    whole = [] if stopped or early else finished  # the other scores depend on not having been stopped
     scores = _last_scores(whole)
     best = [run.best for run in whole if run.best is not None]
     report = [run.report for run in whole if run.report is not None]

@@ -9,14 +9,14 @@ import numpy as np
 
 
 def write_study_events(folder: Path, images: Sequence[Path], text: str | None = None) -> None:
-    """Write a study's figures and its summary into one event file in its `runs/`; it replaces an earlier one.
+    """Write a study's figures and its summary into one event file in `runs/`, in place of an earlier one.
 
     `tensorboard --logdir FOLDER` shows them as the run `.`, next to the runs `recipe/seed-001` ...
 
     Args:
         folder: the folder of the study's runs.
-        images: PNG files; each is tagged by its name, without `.png`.
-        text: Markdown, tagged `summary`.
+        images: PNG files; the tag is the file's name without `.png`.
+        text: Markdown, with the tag `summary`.
     """
     for earlier in Path(folder).glob("events.out.tfevents.*"):
         earlier.unlink()
@@ -24,7 +24,7 @@ def write_study_events(folder: Path, images: Sequence[Path], text: str | None = 
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    # purge_step: a TensorBoard that is running has read the earlier file.
+    # purge_step: a running TensorBoard has read the earlier file.
     with SummaryWriter(str(folder), purge_step=0) as writer:
         if text is not None:
             writer.add_text("summary", text, 0)

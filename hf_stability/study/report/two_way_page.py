@@ -1,7 +1,7 @@
-"""`two_way.md`: where the variance between the runs of two-way seeds comes from, and which cells failed.
+"""`two_way.md`: the sources of the variance between runs with two-way seeds, and the cells with failed runs.
 
-The statistics are those of [`variance_components`][hf_stability.study.report.variance_components], the runs those of
-[`two_way`][hf_stability.study.policies.two_way].
+[`variance_components`][hf_stability.study.report.variance_components] has the statistics,
+[`two_way`][hf_stability.study.policies.two_way] makes the runs.
 """
 
 from __future__ import annotations
@@ -18,37 +18,38 @@ from ...utils.text import markdown_table
 from ...verdicts.verdict import NOT_OK
 from ..records import RunRecord
 from . import variance_components as components
-from .scores import read_recipes, read_scores
+from .printed import text_table
+from .scores import RecipeScores, read_recipes, read_scores
 
 
 FEW_FAILURES = 10
-"""With fewer failed runs, or fewer others, the counts come first: components of so few say little."""
+"""With fewer failed runs, or fewer others, the counts come first: the components say little then."""
 
 BOOTSTRAP_SEED = 0
-"""The same table each time."""
+"""Seed of the bootstrap, so that repeated calls make the same table."""
 
 COVERAGE_NOTE = (
-    "In simulations 95% intervals hold the true variance of a kind of seeds that contributes much in a share of 0.67 to 0.99 "
-    "with 5 seeds of that kind, and 0.86 to 0.98 with 10. Those of the other components are too long."
+    "In simulations, 95% intervals of a large component cover its true variance in a share of 0.67 to 0.99 with 5 seeds of "
+    "that kind, and 0.86 to 0.98 with 10. Intervals of the other components are too long."
 )
-"""From `python benchmarks/interval_coverage.py others`: scores with normal effects, and with a fifth of the levels failed."""
+"""From `python benchmarks/interval_coverage.py others`: scores with normal effects, and with a fifth of the seeds failing."""
 
 
 def write_two_way(folder: str | os.PathLike, recipes: Sequence[str] | None = None) -> str:
-    """Write `two_way.md` into the folder of a study with `--two_way`; the same bytes each time.
+    """Write `two_way.md` into the folder of a study with `--two_way`. Repeated calls write the same bytes.
 
-    Scores are those of the tables, the headline metric at the end of training; diverged runs as in
-    [`read_scores`][hf_stability.study.report.scores.read_scores]. A recipe without a whole design gets a sentence instead.
+    Scores are the headline metric at the end of training, as in the tables. Diverged runs count as in
+    [`read_scores`][hf_stability.study.report.scores.read_scores]. A recipe without a complete design gets a sentence instead.
 
     Args:
         folder: the study's folder.
-        recipes: which, in this order. Default: all.
+        recipes: which recipes, in this order. Default: all.
 
     Returns:
         the text.
 
     Raises:
-        InputError: no recipe has a whole design. Nothing is written then.
+        InputError: no recipe has a complete design. Nothing is written then.
     """
     folder = Path(folder)
     sections, reasons = [], []
@@ -66,18 +67,46 @@ def write_two_way(folder: str | os.PathLike, recipes: Sequence[str] | None = Non
     return text
 
 
-def _section(folder: Path, recipe: str, runs: Sequence[RunRecord]) -> list[str]:
+def shares_text(folder: str | os.PathLike, recipes: Sequence[str] | None = None) -> str:
+    """Each source's share of the score's variance, as a table that fits a terminal.
+
+    Args:
+        folder: the study's folder.
+        recipes: which recipes, in this order; those without a complete design are left out. Default: all.
+    """
+    rows = []
+    for recipe, runs in read_recipes(Path(folder), recipes).items():
+        try:
+            grid = _score_grid(Path(folder), recipe, runs)[1]
+        except InputError:
+            continue
+        for number, part in enumerate(
+            components.analyse(grid.scores, np.random.default_rng(BOOTSTRAP_SEED)).components
+        ):
+            rows.append(["" if number else recipe, part.source, _share(part)])
+    return text_table(["recipe", "source", "share of the score's variance (95% interval)"], rows, left=(0, 1, 2))
+
+
+def _score_grid(folder: Path, recipe: str, runs: Sequence[RunRecord]) -> tuple[RecipeScores, components.Grid]:
+    """A recipe's scores, also by cell. Raises InputError if the design is not complete."""
     plain = sum(run.cell is None for run in runs)
     if plain:
         raise InputError(
             f"{recipe}: {plain} of {len(runs)} runs have plain seeds, which change initialisation, data order and dropout "
             "together; run a study with --two_way I J in another folder"
         )
-    runs = sorted(runs, key=lambda run: run.seed)
-    scores = read_scores(folder, runs)
-    seeds = [run.cell["init"] for run in runs], [run.cell["order"] for run in runs]
-    grid = components.crossed_grid(*seeds, scores.scores)
-    failed = components.crossed_grid(*seeds, [float(run.status in NOT_OK) for run in runs])
+    scores = read_scores(folder, sorted(runs, key=lambda run: run.seed))
+    return scores, components.crossed_grid(*_seeds(scores.runs), scores.scores)
+
+
+def _seeds(runs: Sequence[RunRecord]) -> tuple[list[int], list[int]]:
+    """The numbers of the initialisations and of the data orders."""
+    return [run.cell["init"] for run in runs], [run.cell["order"] for run in runs]
+
+
+def _section(folder: Path, recipe: str, runs: Sequence[RunRecord]) -> list[str]:
+    scores, grid = _score_grid(folder, recipe, runs)
+    failed = components.crossed_grid(*_seeds(scores.runs), [float(run.status in NOT_OK) for run in scores.runs])
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     analysed = components_table(components.analyse(grid.scores, rng))
     parts = {"score": [f"### {scores.metric}", "", *_remarks(scores.diverged), analysed]}
@@ -93,14 +122,14 @@ def _remarks(diverged: int) -> list[str]:
 
 
 def _failures(grid: components.Grid, rng: np.random.Generator) -> list[str]:
-    """Counts of each cell first where they are few, then the components of the 0/1 response."""
+    """Components of the 0/1 response and counts of each cell; the counts first if they are small."""
     number, size = int(grid.scores.sum()), grid.scores.size
     if number in (0, size):
-        return [f"{'No' if number == 0 else 'Every'} run of {size} failed: there is nothing to take apart."]
+        return [f"{'No' if number == 0 else 'Every'} run of {size} failed: there is no variance to explain."]
     failures = components.analyse_failures(grid.scores, rng)
     counts = counts_table(failures, grid.init_seeds, grid.data_seeds)
     parts = [
-        "Components of the response 1 for a failed run, 0 for another, on the scale of probabilities:",
+        "Variance components of a response that is 1 for a failed run and 0 for any other, on the scale of probabilities:",
         "",
         components_table(failures.analysis),
     ]
@@ -111,14 +140,14 @@ def _failures(grid: components.Grid, rng: np.random.Generator) -> list[str]:
         if number <= size - number
         else f"{size - number} of {size} runs did not fail"
     )
-    return [f"{what}: these counts are what there is to read, components say little.", "", counts, "", *parts]
+    return [f"{what}. Read these counts; with so few, the components say little.", "", counts, "", *parts]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
 def components_table(result: components.TwoWay) -> str:
-    """The components as a Markdown table, with notes on how to read it below."""
+    """The components as a Markdown table, with notes on how to read it."""
     percent = f"{result.confidence:.0%} interval"
     header = ["source", "df", "mean square", f"variance ({percent})", "variance, 0 if negative", "std"]
     rows = [
@@ -129,24 +158,29 @@ def components_table(result: components.TwoWay) -> str:
             f"{part.variance:.3g} ({part.low:.3g} to {part.high:.3g})",
             f"{part.truncated:.3g}",
             f"{part.truncated**0.5:.3g}",
-            "-" if part.share is None else f"{part.share:.2f} ({part.share_low:.2f} to {part.share_high:.2f})",
+            _share(part),
         ]
         for part in result.components
     ]
     i, j, r = result.shape
     notes = [
-        f"{i} initialisation seeds x {j} data-order seeds x {r} with other dropout; mean {result.mean:.3f}. Variances by "
-        "the method of moments, in the score's unit squared; std is the root of the one that is not negative.",
+        f"{i} initialisation seeds x {j} data-order seeds x {r} with other dropout; mean {result.mean:.3f}. Variances are "
+        "estimated by the method of moments, in the score's unit squared. std is the root of the variance, 0 if negative.",
         f"Intervals: {result.draws} bootstrap draws of seeds of both kinds, and of replicates within the cells. {COVERAGE_NOTE}",
     ]
     if not result.separable:
         rows.insert(2, ["interaction", *["not separable"] * 6])
-        notes.append("One run a cell: interaction and dropout are not separable, their sum is one component.")
+        notes.append("With one run per cell, interaction and dropout are not separable: their sum is one component.")
     return "\n".join([markdown_table([*header, f"share ({percent})"], rows), "", *(f"- {note}" for note in notes)])
 
 
+def _share(part: components.Component) -> str:
+    """`0.81 (0.10 to 1.00)`; `-` if all scores are the same."""
+    return "-" if part.share is None else f"{part.share:.2f} ({part.share_low:.2f} to {part.share_high:.2f})"
+
+
 def counts_table(failures: components.Failures, init_seeds: Sequence, data_seeds: Sequence) -> str:
-    """Failed runs of each cell as a Markdown table, with the sums of both kinds of seeds; `2/3` is 2 failed of 3.
+    """Failed runs of each cell as a Markdown table, with sums per seed; `2/3` is 2 failed of 3.
 
     Args:
         failures: of I x J cells.

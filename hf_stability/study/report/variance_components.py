@@ -1,14 +1,14 @@
-"""How much of the scores' variance comes from the initialisation, and how much from the data order: two-way seeds.
+"""Two-way seeds: how much of the scores' variance comes from the initialisation, and how much from the data order.
 
 Every initialisation seed is run with every data-order seed, r times with other dropout (Dodge et al. 2020, arXiv
-2002.06305, for r = 1). The seeds of a study are a sample of all that could have been, so that their effects are random:
-run k of initialisation i = 1 .. I with data order j = 1 .. J scores
+2002.06305, for r = 1). A study's seeds are a sample of all possible seeds, so that their effects are random. Run k of
+initialisation i = 1 .. I with data order j = 1 .. J scores
 
     y_ijk = mu + a_i + b_j + (ab)_ij + e_ijk,    k = 1 .. r
 
 with uncorrelated effects of mean 0 and variances s_a, s_b, s_ab and s_e. The analysis of variance estimates them by the
-method of moments: mean squares are set equal to their expectations (Searle, Casella & McCulloch 1992, "Variance
-Components", chapter 4). That needs no normal distribution, which scores with failed runs among them do not have.
+method of moments: it sets mean squares equal to their expectations (Searle, Casella & McCulloch 1992, "Variance
+Components", chapter 4). This needs no normal distribution. Scores of studies with failed runs are not normal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .statistics import ROUNDING, check_confidence
 
 SOURCES = ("initialisation", "data order", "interaction", "dropout")
 COMBINED = "interaction + dropout"
-"""The last two where there is one run a cell: their sum is all that can be estimated."""
+"""The last two sources with one run per cell: only their sum can be estimated."""
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ class Grid:
     Args:
         init_seeds: (I,), sorted.
         data_seeds: (J,), sorted.
-        scores: (I, J, r), the replicates of a cell in the order in which they were given.
+        scores: (I, J, r), the replicates of a cell in the given order.
     """
 
     init_seeds: tuple
@@ -58,8 +58,8 @@ def crossed_grid(init_seeds: Sequence[Any], data_seeds: Sequence[Any], scores: S
         The grid, with I * J * r = n.
 
     Raises:
-        InputError: where a cell is missing or has more or fewer runs than others, naming it; where a score is not
-            finite; for fewer than two seeds of either kind.
+        InputError: a cell is missing, or has more or fewer runs than others (the message names it); a score is not finite;
+            there are fewer than two seeds of either kind.
     """
     if not len(init_seeds) == len(data_seeds) == len(scores):
         raise InputError(
@@ -83,7 +83,7 @@ def crossed_grid(init_seeds: Sequence[Any], data_seeds: Sequence[Any], scores: S
 
 
 def _checked(scores: np.ndarray, init_seeds: Sequence | None = None, data_seeds: Sequence | None = None) -> np.ndarray:
-    """(I, J, r) floats; raises InputError where they are not, or a cell has a score that is not finite."""
+    """Scores as (I, J, r) floats. Raises InputError for another shape, or a score that is not finite."""
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 3 or min(scores.shape[:2]) < 2 or not scores.shape[2]:
         raise InputError(
@@ -115,7 +115,7 @@ def mean_squares(scores: np.ndarray) -> np.ndarray:
         scores: (..., I, J, r), I and J at least 2.
 
     Returns:
-        (..., 4), in this order, the scores' unit squared; for r = 1 (..., 3), there is no MS_e.
+        (..., 4), in this order, the scores' unit squared; for r = 1 (..., 3), without MS_e.
     """
     i, j, r = scores.shape[-3:]
     cell = scores.mean(-1)
@@ -132,11 +132,11 @@ def mean_squares(scores: np.ndarray) -> np.ndarray:
 
 
 def variance_components(scores: np.ndarray) -> np.ndarray:
-    """Estimates of the variance components by the method of moments: unbiased, hence at times negative.
+    """Estimates of the variance components by the method of moments: unbiased, and therefore sometimes negative.
 
         s_e = MS_e,  s_ab = (MS_ab - MS_e) / r,  s_a = (MS_a - MS_ab) / (J r),  s_b = (MS_b - MS_ab) / (I r)
 
-    With one run a cell MS_ab estimates s_ab + s_e: the two are not separable.
+    With one run per cell, MS_ab estimates s_ab + s_e: the two are not separable.
 
     Args:
         scores: (..., I, J, r), I and J at least 2.
@@ -153,19 +153,19 @@ def variance_components(scores: np.ndarray) -> np.ndarray:
 def bootstrap_components(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
     """Variance components of resampled designs: rows and columns independently, then replicates within the cells.
 
-    A draw takes I initialisation seeds and J data-order seeds, each with replacement, and r replicates with replacement
-    in every cell so made (McCullagh 2000, Bernoulli 6, p. 285; Owen 2007, "The pigeonhole bootstrap"). It assumes that
-    both kinds of seeds are independent draws, exchangeable among themselves, and replicates exchangeable within a cell;
-    no distribution.
+    A draw takes I initialisation seeds and J data-order seeds, each with replacement. In every resulting cell it takes r
+    replicates with replacement (McCullagh 2000, Bernoulli 6, p. 285; Owen 2007, "The pigeonhole bootstrap"). It assumes that
+    both kinds of seeds are independent draws, exchangeable among themselves, and that replicates are exchangeable within a
+    cell. It assumes no distribution.
 
-    Seeds that are drawn twice make the components of a draw biased, a known amount: over all draws, from estimates s_a,
+    A seed may be drawn twice. This biases the components of a draw by a known amount. Over all draws, from estimates s_a,
     s_b, s_ab and s_e, they are on average
 
         s_a* = (1 - 1/I) (s_a + c / J)     s_b* = (1 - 1/J) (s_b + c / I)     with c = s_ab + s_e / r
         s_ab* = (1 - 1/I) (1 - 1/J) c      s_e* = (1 - 1/r) s_e
 
-    (for two replicates the dropout's is halved). Each draw is put through the inverse of this, so that the mean over all
-    draws is the estimate (Brennan 2007, Educ. Psychol. Meas. 67, p. 784, for such designs in general).
+    (with two replicates the dropout's component is halved). Each draw is corrected by the inverse of this, so that the mean
+    over all draws is the estimate (Brennan 2007, Educ. Psychol. Meas. 67, p. 784, for such designs in general).
 
     Args:
         scores: (I, J, r), I and J at least 2.
@@ -196,10 +196,10 @@ class Component:
         source: one of `SOURCES`, or `COMBINED`.
         df: degrees of freedom of its mean square.
         mean_square: see [`mean_squares`].
-        variance: the estimate as it is, negative at times: the scores' unit squared.
+        variance: the unbiased estimate, sometimes negative, in the scores' unit squared.
         low, high: its bootstrap interval.
-        truncated: the estimate, 0 where it is negative; biased upwards.
-        share: of the sum of the truncated components; None where that is 0.
+        truncated: the estimate, or 0 if it is negative; biased upwards.
+        share: of the sum of the truncated components; None if that sum is 0.
         share_low, share_high: its bootstrap interval.
     """
 
@@ -222,7 +222,7 @@ class TwoWay:
     Args:
         shape: (I, J, r).
         mean: of all scores.
-        components: one for each of `SOURCES`; without replicates initialisation, data order and `COMBINED`.
+        components: one per source of `SOURCES`; without replicates initialisation, data order and `COMBINED`.
         confidence: of the intervals.
         draws: bootstrap draws.
     """
@@ -235,17 +235,17 @@ class TwoWay:
 
     @property
     def separable(self) -> bool:
-        """Whether interaction and dropout can be told apart: there are replicates."""
+        """Whether interaction and dropout can be separated, because there are replicates."""
         return self.shape[2] > 1
 
 
 def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, confidence: float = 0.95) -> TwoWay:
     """Variance components of a crossed design, with bootstrap intervals.
 
-    Intervals are percentiles of [`bootstrap_components`], of the estimates as they are, and of the truncated shares.
-    `two_way_page.COVERAGE_NOTE` says how often 95% intervals hold the true variance. With 5 seeds it is too seldom, above all
-    where a fifth of the levels fails: 5 seeds may include none that fails. Intervals of the interaction, the dropout and
-    small components hold it nearly always: they are two to three times too long, so that one that excludes 0 can be believed.
+    Intervals are percentiles of [`bootstrap_components`]: of the untruncated estimates, and of the truncated shares.
+    `two_way_page.COVERAGE_NOTE` tells how often 95% intervals cover the true variance. With 5 seeds they cover it too rarely,
+    above all if a fifth of the seeds fails: 5 seeds may include none that fails. Intervals of the interaction, the dropout and
+    small components nearly always cover it. They are two to three times too long, so an interval that excludes 0 is credible.
 
     Args:
         scores: (I, J, r): initialisation seeds x data-order seeds x dropout replicates, I and J at least 2, r at least 1.
@@ -257,8 +257,8 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
         The components, in the scores' unit squared.
 
     Raises:
-        InputError: for a missing score (NaN), naming the cell; for another shape; for a confidence outside (0, 1); for
-            no draws.
+        InputError: a score is missing (the message names the cell), the scores have another shape, the confidence is outside
+            (0, 1), or there are no draws.
     """
     scores = _checked(scores)
     check_confidence(confidence)
@@ -271,7 +271,7 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
     low, high = np.quantile(drawn, ends, axis=0)
     nothing = (ROUNDING * np.abs(scores).max()) ** 2
     shares, drawn_shares = _shares(variances, nothing), _shares(drawn, nothing)
-    drawn_shares = drawn_shares[~np.isnan(drawn_shares[:, 0])]  # seeds whose scores are all the same have no shares
+    drawn_shares = drawn_shares[~np.isnan(drawn_shares[:, 0])]  # draws with equal scores have no shares
     known = not np.isnan(shares[0]) and len(drawn_shares)
     share_low, share_high = np.quantile(drawn_shares, ends, axis=0) if known else (shares, shares)
     sources = SOURCES if r > 1 else (*SOURCES[:2], COMBINED)
@@ -289,7 +289,7 @@ def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, con
 
 
 def _shares(variances: np.ndarray, nothing: float) -> np.ndarray:
-    """Shares of the truncated components' sum, the last axis; NaN where the sum is no more than `nothing`."""
+    """Shares of the truncated components' sum over the last axis; NaN if the sum is at most `nothing`."""
     truncated = variances.clip(0)
     total = truncated.sum(-1, keepdims=True)
     return np.divide(truncated, total, out=np.full_like(truncated, np.nan), where=total > nothing)
@@ -304,9 +304,9 @@ class Failures:
 
     Args:
         analysis: the components of the 0/1 response.
-        counts: (I, J), failed runs of each cell, of r.
-        by_initialisation: (I,), failed runs of each initialisation seed, of J r.
-        by_data_order: (J,), of each data-order seed, of I r.
+        counts: (I, J), number of failed runs of each cell, out of r.
+        by_initialisation: (I,), the same for each initialisation seed, out of J r.
+        by_data_order: (J,), the same for each data-order seed, out of I r.
     """
 
     analysis: TwoWay
@@ -318,21 +318,21 @@ class Failures:
 def analyse_failures(
     failed: np.ndarray, rng: np.random.Generator, draws: int = 2000, confidence: float = 0.95
 ) -> Failures:
-    """The same analysis of failed runs: y is 1 for a failed run, 0 for another. Counts beside it.
+    """The same analysis of failed runs, with their counts: y is 1 for a failed run, 0 for any other.
 
-    What the components are: with p_ij the probability, over dropout, that initialisation i fails with data order j, the
-    first three are the variances of p_ij over initialisations, over data orders, and of what is left of it; the
-    dropout's is the mean of p_ij (1 - p_ij), the variance of a failure whose probability is known. Their sum estimates
-    p (1 - p), p the share that fails: where few runs fail, or nearly all, it is small whatever causes it, and shares
-    are comparable between recipes, components are not. This is the scale of probabilities, not of log odds. With few
-    failed runs the intervals say little (of none: nothing), and the counts are what there is to read.
+    Let p_ij be the probability, over dropout, that initialisation i fails with data order j. The first three components are
+    the variances of p_ij over initialisations, over data orders, and of the remainder. The dropout's component is the mean
+    of p_ij (1 - p_ij), the variance of a failure with a known probability. The sum of all four estimates p (1 - p), with p
+    the share that fails. If few runs fail, or nearly all, this sum is small, whatever the cause. So compare shares between
+    recipes, not components. The scale is that of probabilities, not of log odds. With few failed runs the intervals say
+    little, and with none they say nothing: read the counts.
 
     Args:
         failed: (I, J, r), of 0 and 1, or booleans.
         rng, draws, confidence: as in [`analyse`].
 
     Raises:
-        InputError: for other values than 0 and 1, and as [`analyse`].
+        InputError: a value is not 0 or 1; and as [`analyse`].
     """
     failed = _checked(failed)
     if not np.isin(failed, (0, 1)).all():

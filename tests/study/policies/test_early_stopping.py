@@ -147,7 +147,7 @@ def test_the_same_command_again_changes_nothing_and_another_policy_is_refused(ar
             ["--restarts", "4", "--look_at", "0.3", "--finish", "4"],
             "--finish 4: must be between 1 and 3, less than --restarts 4",
         ),
-        (["--restarts", "1", "--look_at", "0.3", "--finish", "1"], "--restarts 1: give 2 or more seeds"),
+        (["--restarts", "1", "--look_at", "0.3", "--finish", "1"], "--restarts 1: must be 2 or more"),
         ([*POLICY, "--seeds", "3", "7"], "--restarts 4: --seeds 3 7 makes 2; give 4 seeds, or leave out --seeds"),
         ([*POLICY, "--two_way", "2", "2"], "--restarts 4 with --two_way: give only one of them"),
         ([*POLICY, "--on_alarm", "stop"], "--on_alarm stop: not allowed with --restarts"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from itertools import product
 
@@ -103,13 +104,28 @@ def test_the_study_ends_with_the_table_and_it_is_made_again_from_the_folder(fini
     assert (folder / "two_way.md").read_text() == text and text in capsys.readouterr().out
 
 
+def test_the_study_prints_each_sources_share_and_where_the_rest_is(finished, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    text = conclusion(folder, ["devlin2019"])
+    page = (folder / "two_way.md").read_text()
+    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if " to " in line or " - " in line]
+    assert [row[-2] for row in rows] == ["initialisation", "data order", "interaction", "dropout"]
+    assert rows[0][0] == "devlin2019" and all(row[-1] in page for row in rows)
+    assert text.endswith(f"\n\nVariances, failed runs of each cell and notes: {folder / 'two_way.md'}")
+    assert max(map(len, text.partition("\n\n")[0].splitlines())) <= 100
+
+
 def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished, tmp_path, capsys):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder)
     before = {path: path.read_bytes() for path in folder.glob("runs/*/*/run.json")}
     (folder / "runs/devlin2019/init-02_order-01_dropout-2/run.json").unlink()  # as after a kill
     reason = conclusion(folder, ["devlin2019"])
-    assert reason.startswith("No two_way.md: ") and "others have 2; each pair of seeds needs the same number" in reason
+    assert (
+        reason.startswith("two_way.md was not written: ")
+        and "others have 2; each pair of seeds needs the same number" in reason
+    )
     assert not (folder / "two_way.md").exists()
     assert cli.main([*arguments, "--two_way", "3", "2", "1", "--output_dir", str(folder)]) == 2
     assert "needs the same number of runs; give --two_way 3 2 2, or another --output_dir" in capsys.readouterr().err
@@ -123,7 +139,7 @@ def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished,
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["--two_way", "5"], "--two_way 5: give the numbers of initialisations and of data orders"),
+        (["--two_way", "5"], "--two_way 5: give the number of initialisations, of data orders"),
         (["--two_way", "5", "1"], "--two_way 5 1: give 2 to 999 initialisations, 2 to 999 data orders"),
         (["--two_way", "2", "2", "0"], "1 to 999 replicates"),
         (["--two_way", "2", "2", "--seeds", "3"], "--two_way 2 2: makes its own seeds; leave out --seeds"),

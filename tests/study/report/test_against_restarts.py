@@ -96,9 +96,9 @@ def test_a_smaller_sample_of_either_recipe_makes_it_wider():
     ("change", "message"),
     [
         ({"scores": [0.5, np.nan]}, "not finite"),
-        ({"scores": []}, "none"),
+        ({"scores": []}, "no scores"),
         ({"report": [0.5, np.inf, 0.5]}, "not finite"),
-        ({"report": [0.5]}, "one of each kind"),
+        ({"report": [0.5]}, "one selecting and one reported score"),
         ({"budget": 3.5}, "a budget of 3.5 runs: need 1 to 3"),
         ({"draws": 0}, "0 bootstrap draws"),
         ({"confidence": 95}, "confidence 95"),

@@ -137,7 +137,7 @@ def test_more_runs_than_there_are_none_and_parts_of_runs_are_refused(n):
 
 
 def test_scores_that_are_missing_are_refused():
-    with pytest.raises(InputError, match="not finite: give a run that diverged"):
+    with pytest.raises(InputError, match="not finite; for a diverged run"):
         expected_maximum([0.1, np.nan], 1)
     for scores, report in (([], None), ([0.1, 0.2], [0.1]), ([[0.1, 0.2]], None)):
         with pytest.raises(InputError, match="need one selecting and one reported score per run"):

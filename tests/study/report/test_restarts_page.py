@@ -118,7 +118,7 @@ def test_without_looks_there_is_no_early_stopping(tmp_path):
     assert "No early stopping: the runs were not evaluated before their end" in write_restarts(tmp_path)
     shutil.rmtree(tmp_path / "runs")
     leave_run(tmp_path, 1)
-    assert "No early stopping: a budget of 1 of 1 runs buys none" in write_restarts(tmp_path)
+    assert "No early stopping: a budget of 1 of 1 runs is too small to stop one" in write_restarts(tmp_path)
 
 
 def test_what_cannot_be_drawn_from_is_refused_and_nothing_is_written(tmp_path, capsys):
@@ -126,7 +126,7 @@ def test_what_cannot_be_drawn_from_is_refused_and_nothing_is_written(tmp_path, c
         leave_run(tmp_path, seed)
     run = leave_run(tmp_path, 3, recipe="c")
     two_way = RunRecord(**{**run.to_dict(), "cell": {"init": 1, "order": 1, "dropout": 1}})
-    with pytest.raises(InputError, match="c: its runs are of two-way seeds"):
+    with pytest.raises(InputError, match="c: its runs have two-way seeds"):
         analyse(dataclasses.replace(read_scores(tmp_path, [run]), runs=(two_way,)))
     leave_run(tmp_path, 1, status="stopped", planned_steps=40, recipe="d")
     for given, message in (
@@ -134,7 +134,7 @@ def test_what_cannot_be_drawn_from_is_refused_and_nothing_is_written(tmp_path, c
             [str(tmp_path), "--recipe", "a", "--budget", "3"],
             "--budget 3: must be between 1 and 2, the number of finished runs of a",
         ),
-        ([str(tmp_path), "--recipe", "a", "--budget", "nan"], "--budget nan: a has 2"),
+        ([str(tmp_path), "--recipe", "a", "--budget", "nan"], "--budget nan: must be between 1 and 2"),
         ([str(tmp_path)], "d: 1 of 1 runs were stopped by an alarm"),
         ([str(tmp_path), "--recipe", "e"], "--recipe e: no finished run"),
         ([str(tmp_path / "none")], "no finished run; give a study's folder"),

@@ -132,7 +132,7 @@ def test_scores_that_are_not_finite_and_a_wrong_confidence_are_refused():
         t_interval([0.5, 0.6], 95)
     with pytest.raises(InputError, match="confidence 0"):
         expanded_ends(20, 0)
-    with pytest.raises(InputError, match="an interval of 1 run"):
+    with pytest.raises(InputError, match="an interval from 1 run"):
         expanded_ends(1)
 
 

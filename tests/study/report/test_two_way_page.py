@@ -34,7 +34,7 @@ def test_few_failures_come_first_as_counts(tmp_path):
     leave_design(tmp_path, failed={0, 1, 2})
     text = write_two_way(tmp_path)
     assert headings(text) == ["# Two-way seeds", "## a", "### Failed runs", "### accuracy"]
-    assert "3 of 32 runs failed: these counts are what there is to read" in text
+    assert "3 of 32 runs failed. Read these counts" in text
     assert "| 1                           | 2/2 | 1/2 | 0/2 | 0/2 | 3/8  |" in text
 
 
@@ -48,7 +48,7 @@ def test_of_many_failures_the_components_come_first(tmp_path):
 def test_no_failures_and_one_run_a_cell(tmp_path):
     leave_design(tmp_path, failed=(), replicates=1)
     text = write_two_way(tmp_path)
-    assert "No run of 16 failed: there is nothing to take apart." in text and "not separable" in text
+    assert "No run of 16 failed: there is no variance to explain." in text and "not separable" in text
 
 
 def test_a_recipe_that_is_not_whole_has_a_sentence_and_the_others_their_table(tmp_path):
