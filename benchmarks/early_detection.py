@@ -114,7 +114,7 @@ class Unbalanced:
     The model is the first 4 of the 12 layers of the bundled BERT.
 
     Args:
-        classes: key of [`SENTENCE_CLASSES`].
+        classes: key of `SENTENCE_CLASSES`.
         shares: share of each class.
         rate: learning rate.
         bias_correction: whether AdamW corrects its bias. Without it runs are more likely to fail.
@@ -244,7 +244,7 @@ def kind_of(folder: Path) -> str:
 def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
     """A row per check of a run: its evidence and the alternatives at that step; larger is worse.
 
-    The dev score is that of [`dev_score_at`]."""
+    The dev score is that of `dev_score_at`."""
     record = read_steps(folder / "steps.rec")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -282,7 +282,7 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
 
 
 def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float | None:
-    """The accuracy of the evaluation nearest a step and at most [`LATE`] steps after it; `None` before the first evaluation.
+    """The accuracy of the evaluation nearest a step and at most `LATE` steps after it; `None` before the first evaluation.
 
     With `eval_steps` 0.1 the Trainer evaluates every ceil(total / 10) steps. With 375 steps that is after 38, 76, 114, 152 and
     190, while the checks at 10 to 50% are after 38, 75, 113, 150 and 188. From 60% on the evaluation is up to 4 steps late, so
@@ -292,7 +292,7 @@ def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float |
 
 
 def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
-    """[`looks`] of all runs in the settings' studies."""
+    """`looks` of all runs in the settings' studies."""
     return [row for name, folder in folders.items() for path in run_folders(folder) for row in looks(path, name)]
 
 
@@ -711,7 +711,7 @@ def alarmed_of_kind(
 
 
 def precisions(hits: int, failed: int, false: int, others: int) -> list[str]:
-    """Cells: [`precision_at`] for each prevalence."""
+    """Cells: `precision_at` for each prevalence."""
     found = [precision_at(p, hits, failed, false, others) for p in PREVALENCES]
     return ["{:.2f} ({:.2f}-{:.2f})".format(*p) if hits + false else "-" for p in found]
 

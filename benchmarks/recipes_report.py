@@ -199,7 +199,7 @@ def restarts(base: Arm, cost: float) -> float:
 
 
 def against_restarts(arm: Arm, base: Arm, cost: float) -> AgainstRestarts:
-    """The arm's mean minus the expected best of `cost` [`restarts`] of the base, with its 95% interval over seeds."""
+    """The arm's mean minus the expected best of `cost` `restarts` of the base, with its 95% interval over seeds."""
     own = arm.report[np.isfinite(arm.report)]
     return compare(own, *known_runs(base), cost, np.random.default_rng(0), RESTARTS_RESAMPLES)
 
@@ -394,7 +394,7 @@ def difference_text(mean: float, low: float, high: float) -> str:
 
 
 def picture(name: str) -> str:
-    """The Markdown of what [`draw_scores`] drew."""
+    """The Markdown of what `draw_scores` drew."""
     return f"![Scores of the next table, a mark per run]({FROM_PAGE}{name}.png)"
 
 
@@ -428,7 +428,7 @@ def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
 
 
 def parts_from_csv(path: Path) -> dict[str, dict[str, Arm]]:
-    """The arms of each part, from what [`runs_csv`] wrote.
+    """The arms of each part, from what `runs_csv` wrote.
 
     The committed file had no column `stage_seconds` at first. Two of its values were worked out from the printed costs, to a
     tenth of a second. The value of part `same_rate` is nan; no table uses it.

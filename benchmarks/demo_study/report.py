@@ -96,7 +96,7 @@ def constant_loss(folder: Path) -> float:
 
 
 def training_entropy() -> float:
-    """Entropy (nats) of the task's training labels; that of [`constant_loss`] for runs of whole epochs."""
+    """Entropy (nats) of the task's training labels; that of `constant_loss` for runs of whole epochs."""
     return float(label_entropy(np.bincount([row["label"] for row in demo_splits(study.TASK)["train"]])))
 
 

@@ -182,5 +182,5 @@ def names_of(*classes: type) -> list[str]:
 
 
 def method_flags(training: type[StableTrainingArguments] = StableTrainingArguments) -> list[str]:
-    """The training arguments of all methods, packaged and the user's own (see [`arguments_class`])."""
+    """The training arguments of all methods, packaged and the user's own (see `arguments_class`)."""
     return [*argument_names(), *argument_names(training.own_methods)]

@@ -160,7 +160,7 @@ def study_parser(
     Args:
         argv: the words of the command line. With `--help_all` the help shows everything.
         own: title of a group -> the command's own dataclasses in it.
-        texts, shown: see [`Parser`]. The arguments of common methods, and of the user's own, are shown too.
+        texts, shown: see `Parser`. The arguments of common methods, and of the user's own, are shown too.
         helps: flag -> help that replaces the dataclass's.
 
     Raises:

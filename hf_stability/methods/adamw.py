@@ -186,7 +186,7 @@ def _check_group(group: dict[str, Any]) -> None:
 
 @dataclass
 class BiasCorrectionArguments:
-    """The arguments of [`BiasCorrection`]."""
+    """The arguments of `BiasCorrection`."""
 
     bias_correction: bool = field(
         default=True,

@@ -157,7 +157,7 @@ class ChildTuning:
 
 @dataclass
 class ChildTuningArguments:
-    """The arguments of [`ChildTuningMethod`]."""
+    """The arguments of `ChildTuningMethod`."""
 
     child_tuning: str = field(
         default="none",

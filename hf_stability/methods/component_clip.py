@@ -42,7 +42,7 @@ def clip_components(gradients: Sequence[Tensor], max_norm: float, norms: Tensor 
 
 @dataclass
 class ComponentClipArguments:
-    """The argument of [`ComponentClip`]."""
+    """The argument of `ComponentClip`."""
 
     component_clip: float = field(
         default=0.0,

@@ -93,7 +93,7 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass
 class LayerwiseLRArguments:
-    """The argument of [`LayerwiseLR`]."""
+    """The argument of `LayerwiseLR`."""
 
     layerwise_lr_decay: float = field(
         default=1.0,

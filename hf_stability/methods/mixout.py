@@ -161,7 +161,7 @@ def _linears(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Linear]]:
 
 @dataclass
 class MixoutArguments:
-    """The arguments of [`Mixout`]."""
+    """The arguments of `Mixout`."""
 
     mixout: float = field(
         default=0.0,

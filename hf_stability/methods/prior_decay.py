@@ -123,7 +123,7 @@ class PriorDecay:
 
 @dataclass
 class PriorDecayArguments:
-    """The arguments of [`PriorDecayMethod`]."""
+    """The arguments of `PriorDecayMethod`."""
 
     prior_decay: float = field(
         default=0.0,

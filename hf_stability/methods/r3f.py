@@ -64,7 +64,7 @@ def r3f(
 
 @dataclass
 class R3FArguments:
-    """The arguments of [`R3F`]."""
+    """The arguments of `R3F`."""
 
     r3f: float = field(
         default=0.0,

@@ -71,7 +71,7 @@ def r_drop(
 
 @dataclass
 class RDropArguments:
-    """The argument of [`RDrop`]."""
+    """The argument of `RDrop`."""
 
     r_drop: float = field(
         default=0.0,

@@ -123,7 +123,7 @@ def _is_layer_norm(module: nn.Module) -> bool:
 
 @dataclass
 class ReinitArguments:
-    """The argument of [`Reinit`]."""
+    """The argument of `Reinit`."""
 
     reinit_layers: int = field(
         default=0,

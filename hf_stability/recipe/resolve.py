@@ -88,7 +88,7 @@ def resolve_stage(
 ) -> dict[str, Resolved]:
     """The training arguments of one of a recipe's stages, with their sources.
 
-    They are those of the recipe, its grid and the command line (see [`resolve`]). The stage's own `args` override all of
+    They are those of the recipe, its grid and the command line (see `resolve`). The stage's own `args` override all of
     these, because a flag on the command line is meant for the target task. A stage does not inherit:
 
     - `on_alarm` and `audit_alarms`: no alarm stops it;
@@ -99,10 +99,10 @@ def resolve_stage(
     Args:
         recipe: a checked recipe.
         stage: one of its stages.
-        model_type: as in [`resolve`].
+        model_type: as in `resolve`.
         preset: the preset of the stage's task.
-        given: as in [`resolve`].
-        base: as in [`resolve`].
+        given: as in `resolve`.
+        base: as in `resolve`.
     """
     (part,) = (part for part in recipe.files if part.stages)
     given = {name: value for name, value in (given or {}).items() if name not in TARGETS_CADENCE}

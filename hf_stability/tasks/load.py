@@ -267,7 +267,7 @@ class TokenizedData:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether [`TokenizedData.save`] wrote this folder."""
+    """Whether `TokenizedData.save` wrote this folder."""
     return (folder / _RECORD).is_file()
 
 

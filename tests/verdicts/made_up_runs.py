@@ -47,7 +47,7 @@ HEALED = trace((0, 0.27), (0.2, 0.005), (0.5, 0.005), (0.6, 0.3), (1, 0.32))
 
 
 def vanished(norms, steps=STEPS, layers=LAYERS, warmup=WARMUP, total=TOTAL, **bounds):
-    """[`vanished_gradients`] of such norms."""
+    """`vanished_gradients` of such norms."""
     return vanished_gradients(steps, norms, layers, warmup, total, **bounds)
 
 
