@@ -148,7 +148,7 @@ def test_the_report_says_what_the_runs_say(studies, monkeypatch):
     assert rows["off_20 - mosbach2021"][2].startswith("-0.1")
     assert "The std of devlin2019 is 0.11" in text and "Brown-Forsythe: F(1, 38) = " in text
     assert "transformers_default -" not in text  # only the planned comparisons
-    assert "t interval (covers " in text and "at n = 20)" in text
+    assert "t intervals (covers " in text and "at n = 20)" in text
     assert len(files["runs.csv"].read_text().splitlines()) == 1 + 200 + 60
     files["confirm.md"].unlink()
     files["choose.md"].unlink()
