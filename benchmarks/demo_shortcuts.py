@@ -1,7 +1,7 @@
-"""How far one gets on the demo's tasks without reading: bags of words in a logistic regression, and a rule of thumb.
+"""How far do shortcuts get on the demo's tasks? Bags of words in a logistic regression, and a rule of thumb.
 
-`python benchmarks/demo_shortcuts.py` trains on each task's full training set (10000) and scores on its test set (2000); it
-prints the table of hf_stability/tasks/demo/README.md. A minute.
+`python benchmarks/demo_shortcuts.py` trains on each task's full training set (10000) and scores on its test set (2000). It
+prints the table of hf_stability/tasks/demo/README.md. It takes a minute.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hf_stability.tasks.demo.data import demo_splits
 
 
 def words(text: str, mark: str = "") -> list[str]:
-    """The words of a text, each with a mark of the sentence that it stands in."""
+    """The words of a text, each with the mark of its sentence."""
     return [mark + word for word in text.rstrip(".").split()]
 
 
 def with_neighbours(found: list[str]) -> list[str]:
-    """Words, and pairs of neighbours."""
+    """The words and the pairs of neighbours."""
     return found + [f"{a} {b}" for a, b in zip(found, found[1:], strict=False)]
 
 
@@ -57,7 +57,7 @@ def score(features: Callable[[dict], list[str]], splits: dict[str, list[dict]]) 
 
 
 def new_stem_means_no(row: dict) -> int:
-    """A rule that compares the sentences: a word whose first three letters are new means that it does not follow."""
+    """A rule that compares the sentences: 1 (does not follow) if the second has a word with new first three letters."""
     known = {word[:3] for word in words(row["sentence1"])}
     return int(any(word[:3] not in known for word in words(row["sentence2"]) if word not in ("is", "are")))
 
@@ -69,8 +69,8 @@ def main() -> None:
     for task in INPUTS:
         splits = demo_splits(task)
         labels = [row["label"] for row in splits["test"]]
-        constant = max(sum(labels), len(labels) - sum(labels)) / len(labels)
-        print(f"| {task} | none: the constant | {constant:.3f} | 0.000 |")
+        baseline = max(sum(labels), len(labels) - sum(labels)) / len(labels)
+        print(f"| {task} | none: the majority class | {baseline:.3f} | 0.000 |")
         for name, features in INPUTS[task].items():
             accuracy, matthews = score(features, splits)
             print(f"| {task} | {name} | {accuracy:.3f} | {matthews:.3f} |", flush=True)

@@ -1,6 +1,6 @@
-"""What the diagnostics cost: update steps with them next to the stock Trainer's, in one run.
+"""Time update steps with the diagnostics against those of the stock Trainer, in one run.
 
-`python benchmarks/diagnostics_overhead.py --help` says the rest.
+See `python benchmarks/diagnostics_overhead.py --help`.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ SIZES_WITH_BARS = ("minilm", "base", "bert-large")
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape, with random weights, and how much of it to time.
+    """The shape of a model with random weights, and the length of its measurement.
 
     Args:
-        layers, hidden, vocabulary: of a BERT; heads of 64 units (MiniLM: 32).
+        layers, hidden, vocabulary: sizes of a BERT; its heads have 64 units (MiniLM: 32).
         rounds, turns, steps: defaults of the options.
     """
 
@@ -86,42 +86,42 @@ SIZES = {
 }
 
 HELP = f"""\
-Times whole update steps (data, forward, backward, clipping, AdamW, callbacks) of several trainers on the same model and
-data, each with default settings and every update step recorded:
+Time whole update steps (data, forward, backward, clipping, AdamW, callbacks) of several trainers on the same model and
+data. All have default settings, and each update step is recorded:
 
   stock Trainer   the peer, always there
-  stable          StableTrainer: norms by layer before clipping, from the pass that also clips; the early warning on (it
-                  warns); bar {BARS["stable"]["cpu"]}
-  callback        the stock Trainer with StabilityCallback: norms after clipping, from a pass of their own; the early
-                  warning on; bar {BARS["callback"]["cpu"]} on a CPU, {BARS["callback"]["cuda"]} on a GPU
+  stable          StableTrainer: norms by layer before clipping, from the pass that also clips. The early warning is on
+                  (it warns). Limit {BARS["stable"]["cpu"]}
+  callback        the stock Trainer with StabilityCallback: norms after clipping, from an extra pass. The early warning is
+                  on. Limit {BARS["callback"]["cpu"]} on a CPU, {BARS["callback"]["cuda"]} on a GPU
   everything      StableTrainer with StabilityCallback(diagnostics="all")
-  wandb           the stock Trainer with what wandb.watch(model, log="gradients", log_freq=1) computes, without wandb: a
+  wandb           the stock Trainer with the work of wandb.watch(model, log="gradients", log_freq=1), without wandb: a
                   hook on each parameter's gradient, a copy of it, its minimum and maximum brought to the host, and a
-                  histogram of 64 bins. Every step, as all others here: wandb's own default is every 1000th. What wandb
-                  then does with the histograms (its queue, its files, the upload) is left out
+                  histogram of 64 bins. It does so every step, like all others here; wandb's default is every 1000th.
+                  The queue, the files and the upload of wandb are left out
   paper           the loop of the paper's code: `.norm().item()` of each parameter, before and after clipping
-  again           the stock Trainer a second time, to see what this measurement makes of no difference (not by default)
+  again           the stock Trainer a second time, to show the noise of the measurement (not by default)
 
-Sizes (random weights, batch 16, 16 tokens as CoLA's, unless told otherwise):
+Sizes (default: random weights, batch 16, 16 tokens as in CoLA):
 
-  demo            the bundled scale BERT (12 layers of 64 units) with its weights, on demo_pair, batches as they come
-  minilm          the 6-layer checkpoint's shape, 22.7 million parameters (the default)
+  demo            the bundled scale BERT (12 layers of 64 units) with its weights, on demo_pair, its own batches
+  minilm          the shape of the 6-layer checkpoint, 22.7 million parameters (the default)
   base            12 x 768, 109 million parameters
-  bert-large      24 x 1024, 335 million parameters, few steps: some six minutes on one core
-  tiny            2 x 32: the fixed cost a step
+  bert-large      24 x 1024, 335 million parameters, few steps: about six minutes on one core
+  tiny            2 x 32, to show the fixed cost per step
 
-The bars hold for minilm, base and bert-large; for the others, and for everything else, the figure is reported.
+The limits count for minilm, base and bert-large. For all else the figure is only reported.
 
-The trainers run in threads that take turns, in an order drawn anew each time, so that all see the same machine. A turn is
---steps update steps of a training of 20 turns; after the first turn (warmup, not timed) each turn of ours contains one
-check of the early warning, and writes a block of the record and of TensorBoard's events. (But nothing is checked before
-step 5, which is the last of bert-large's few.) All trainers share one copy of the weights and of AdamW's moments: where
-these lie in memory makes no difference between them, and bert-large fits into 10 GB. Gradients, hooks and everything else
-are each one's own. Every one of --rounds begins with new trainers.
+The trainers run in threads that take turns, in a new random order each time, so that all see the same machine. A turn is
+--steps update steps of a training of 20 turns. The first turn is warmup and not timed. After it, each turn of StableTrainer
+or the callback contains one check of the early warning, and writes a block of the record and of TensorBoard's events. (No
+check comes before step 5, the last of the few steps of bert-large.) All trainers share one copy of the weights and of
+AdamW's moments. So their place in memory makes no difference, and bert-large fits into 10 GB. Gradients, hooks and all else
+are separate. Each of --rounds starts with new trainers.
 
 The result is the median over all turns of the ratio to the stock Trainer in the same turn, with its 95% bootstrap interval.
-The exit status is 1 if the upper end of an interval exceeds its bar. A run too noisy to tell fails as well: look at both
-ends, take more --rounds, and leave the machine alone meanwhile.
+The exit status is 1 if the upper end of an interval is above its limit. So a run that is too noisy fails as well. Then look at
+both ends, take more --rounds, and run nothing else meanwhile.
 """
 
 
@@ -131,7 +131,7 @@ ends, take more --rounds, and leave the machine alone meanwhile.
 
 
 class PaperLoop(Trainer):
-    """A Trainer with the loop of the paper's code: a host synchronisation for each parameter, before and after clipping."""
+    """A Trainer with the loop of the paper's code: a host synchronisation per parameter, before and after clipping."""
 
     def _clip_grad_norm(self, model):
         self.norms = [(name, p.grad.norm().item()) for name, p in model.named_parameters() if p.grad is not None]
@@ -141,9 +141,9 @@ class PaperLoop(Trainer):
 
 
 class WandbHistograms(TrainerCallback):
-    """What `wandb.watch(model, log="gradients", log_freq=1)` computes at each step, without wandb.
+    """Compute the histograms of `wandb.watch(model, log="gradients", log_freq=1)` at each step, without wandb.
 
-    The operations, and the host synchronisations, of `log_tensor_stats` in wandb/integration/torch/wandb_torch.py.
+    It has the operations and the host synchronisations of `log_tensor_stats` in wandb/integration/torch/wandb_torch.py.
 
     Attributes:
         histograms: parameter -> (64 counts, 65 edges) of its last gradient.
@@ -162,7 +162,7 @@ class WandbHistograms(TrainerCallback):
             hook.remove()
 
     def observe(self, name: str, gradient: Tensor) -> None:
-        """Take one parameter's gradient."""
+        """Take the gradient of one parameter."""
         flat = gradient.detach().clone().reshape(-1).float()
         if (~torch.isfinite(flat)).all().item():
             return
@@ -178,10 +178,10 @@ class WandbHistograms(TrainerCallback):
 
 
 class SharedMoments(TrainerCallback):
-    """Puts moments that are there already into a new trainer's AdamW, which would make its own at its first step.
+    """Put existing moments into a new trainer's AdamW, which would otherwise make its own at its first step.
 
     Args:
-        moments: for each parameter, in the model's order, the tensors `exp_avg` and `exp_avg_sq`.
+        moments: per parameter, in the order of the model, the tensors `exp_avg` and `exp_avg_sq`.
     """
 
     def __init__(self, moments: Sequence[tuple[Tensor, Tensor]]):
@@ -194,7 +194,7 @@ class SharedMoments(TrainerCallback):
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """A model of its own in the same memory: weights are shared, gradients, hooks and everything else are not."""
+    """A copy of a model that shares its weights in memory, but no gradients, hooks or anything else."""
     shared = {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, {**shared, **{id(b): b for b in model.buffers()}})
 
@@ -215,7 +215,7 @@ def make_model(size: str) -> nn.Module:
 
 
 def make_data(size: str, rows: int, tokens: int) -> tuple[Dataset, Callable]:
-    """At least `rows` training examples, and what makes a batch of them."""
+    """At least `rows` training examples, and their collator."""
     if size == "demo":
         tokenizer = AutoTokenizer.from_pretrained(demo_model_path("bert"))
         train = tokenize(load_task_data("demo_pair"), tokenizer).train
@@ -227,7 +227,7 @@ def make_data(size: str, rows: int, tokens: int) -> tuple[Dataset, Callable]:
 
 
 def contestants(size: str, tokens: int, batch: int, steps: int, max_steps: int, device: str, folder: str) -> dict:
-    """name -> a function that makes the trainer; all share one model's weights, and AdamW's moments."""
+    """name -> a function that makes the trainer; all share the weights of one model and the moments of AdamW."""
     model = make_model(size).to(device)
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in model.parameters()]
     data, collator = make_data(size, batch * max_steps, tokens)
@@ -269,14 +269,14 @@ def contestants(size: str, tokens: int, batch: int, steps: int, max_steps: int, 
 
 
 class Gate(TrainerCallback):
-    """A training in a thread of its own, which goes on by some update steps at a time.
+    """A training in its own thread, which makes a given number of update steps per turn.
 
     Args:
         make_trainer: makes the trainer, in that thread.
-        threads: CPU threads of the training; OpenMP keeps the number by thread.
+        threads: CPU threads of the training; OpenMP keeps this number per thread.
 
     Raises:
-        Exception: from every method, whatever the training raised.
+        Exception: from each method, the error that the training raised.
     """
 
     def __init__(self, make_trainer: Callable[[], Trainer], threads: int = 1):
@@ -285,14 +285,14 @@ class Gate(TrainerCallback):
         self.left = 0
         self.thread = threading.Thread(target=self.run, args=(make_trainer, threads), daemon=True)
         self.thread.start()
-        self.wait()  # it stands before its first step
+        self.wait()  # it waits before its first step
 
     def run(self, make_trainer: Callable[[], Trainer], threads: int) -> None:
-        """The thread: the whole training."""
+        """Run the whole training; this is the thread."""
         try:
             torch.set_num_threads(threads)
             trainer = make_trainer()
-            trainer.add_callback(self)  # behind all others: what they do at a step's end is in the turn
+            trainer.add_callback(self)  # last, so that the turn includes the other callbacks
             trainer.train()
         except BaseException as error:
             self.error = error
@@ -307,7 +307,7 @@ class Gate(TrainerCallback):
             self.hold(control)
 
     def hold(self, control) -> None:
-        """In the thread: stand until the next turn."""
+        """Wait in the thread until the next turn."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.done.release()
@@ -315,34 +315,34 @@ class Gate(TrainerCallback):
         control.should_training_stop |= self.stopping
 
     def turn(self, steps: int) -> None:
-        """So many update steps, until the device is done with them."""
+        """Make this many update steps, and wait until the device has finished them."""
         self.left = steps
         self.go.release()
         self.wait()
 
     def stop(self) -> None:
-        """End the training, and wait for its end."""
+        """End the training and wait for its end."""
         self.stopping = True
         self.go.release()
         self.wait()
         self.thread.join()
 
     def wait(self) -> None:
-        """Wait until the training stands, or has ended."""
+        """Wait until the training waits or has ended."""
         self.done.acquire()
         if self.error is not None:
             raise self.error
 
 
 def measure(make: dict, keys: Sequence[str], rounds: int, turns: int, steps: int, threads: int) -> dict:
-    """Seconds an update step of each contestant, turn by turn: key -> list of `rounds * turns` floats.
+    """Seconds per update step of each contestant, turn by turn: key -> list of `rounds * turns` floats.
 
     Args:
         make: key -> a function that makes the trainer.
-        keys: which of them.
-        rounds: times that all are made anew.
-        turns: timed turns of each in a round; one more before them is warmup.
-        steps: update steps in a turn.
+        keys: the contestants to time.
+        rounds: how often all trainers are made anew.
+        turns: timed turns per contestant and round; one more before them is warmup.
+        steps: update steps per turn.
         threads: CPU threads.
     """
     rng = np.random.default_rng(0)
@@ -355,7 +355,7 @@ def measure(make: dict, keys: Sequence[str], rounds: int, turns: int, steps: int
         for gate in gates.values():
             gate.stop()
         del gates, turn
-        gc.collect()  # a Trainer holds itself in cycles
+        gc.collect()  # a Trainer has reference cycles
     return times
 
 
@@ -365,13 +365,16 @@ def measure(make: dict, keys: Sequence[str], rounds: int, turns: int, steps: int
 
 
 def bar_of(key: str, size: str, device: str) -> float | None:
-    """The ratio that a contestant's upper limit must not exceed; None where it is only reported."""
+    """The limit of a contestant's ratio, for the upper end of its interval; None if the ratio is only reported."""
     return BARS.get(key, {}).get(device) if size in SIZES_WITH_BARS else None
 
 
 def report(times: dict[str, list[float]], size: str, device: str) -> tuple[str, list[str]]:
-    """The table in Markdown, and the names of those that exceed their bars."""
-    lines = ["| update step | ms, median | ratio to the stock Trainer | 95% interval | bar |", "|---|---|---|---|---|"]
+    """The table in Markdown, and the names of the contestants above their limits."""
+    lines = [
+        "| update step | ms, median | ratio to the stock Trainer | 95% interval | limit |",
+        "|---|---|---|---|---|",
+    ]
     too_slow = []
     for key in times:
         ratio, low, high = ratio_interval(times, key, "stock")
@@ -382,7 +385,7 @@ def report(times: dict[str, list[float]], size: str, device: str) -> tuple[str, 
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options; what depends on the size is filled in."""
+    """The options, with defaults for the size filled in."""
     parser = argparse.ArgumentParser(description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     by_size = {
@@ -390,32 +393,32 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     }
     add("--size", choices=SIZES, default="minilm", help="model shape (default: %(default)s)")
     add("--contestants", nargs="+", choices=NAMES, default=DEFAULT, help=f"default: {' '.join(DEFAULT)}")
-    add("--tokens", type=int, default=16, help="tokens an example, but for demo (default: %(default)s)")
-    add("--batch", type=int, default=16, help="examples an update step (default: %(default)s, the paper's)")
-    add("--rounds", type=int, help=f"times that all are made anew (default: {by_size['rounds']})")
-    add("--turns", type=int, help=f"timed turns of each in a round (default: {by_size['turns']})")
-    add("--steps", type=int, help=f"update steps in a turn (default: {by_size['steps']})")
+    add("--tokens", type=int, default=16, help="tokens per example; demo has its own (default: %(default)s)")
+    add("--batch", type=int, default=16, help="examples per update step (default: %(default)s, as in the paper)")
+    add("--rounds", type=int, help=f"how often all trainers are made anew (default: {by_size['rounds']})")
+    add("--turns", type=int, help=f"timed turns per trainer and round (default: {by_size['turns']})")
+    add("--steps", type=int, help=f"update steps per turn (default: {by_size['steps']})")
     add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    add("--json", type=Path, help="write every turn's times there")
+    add("--json", type=Path, help="file for the times of all turns")
     options = parser.parse_args(arguments)
     for name in ("rounds", "turns", "steps"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(SIZES[options.size], name))
     for name in ("rounds", "turns", "steps", "threads", "tokens", "batch"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name} {getattr(options, name)}: give 1 or more")
+            parser.error(f"--{name} {getattr(options, name)}: must be at least 1.")
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here")
+        parser.error("--device cuda: torch finds no GPU here; use --device cpu.")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table, and say by the exit status whether ours keep to their bars."""
+    """Measure and print the table; the exit code is 1 if a contestant is above its limit."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    logging.getLogger("hf_stability").setLevel(logging.ERROR)  # verdicts on a few steps
-    transformers_logging.set_verbosity_error()  # the new head's report
+    logging.getLogger("hf_stability").setLevel(logging.ERROR)  # no verdicts on a few steps
+    transformers_logging.set_verbosity_error()  # no report on the new head
     keys = ["stock", *dict.fromkeys(options.contestants)]
     max_steps = max(20, options.turns + 2) * options.steps
     with tempfile.TemporaryDirectory() as folder:
@@ -429,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table, too_slow = report(times, options.size, options.device)
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()) + f"\n\n{table}")
     for name in too_slow:
-        print(f"\n{name}: the upper end of the interval is over its bar.")
+        print(f"\n{name}: the upper end of the interval is above its limit.")
     if options.json:
         options.json.write_text(json.dumps({"about": about, "seconds_a_step": times}, indent=1) + "\n")
     return 1 if too_slow else 0

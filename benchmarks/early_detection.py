@@ -34,8 +34,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from hf_stability import cli
 from hf_stability.diagnostics import early_warning
+from hf_stability.diagnostics.plots import own_style
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.recipe import recipe_dir
+from hf_stability.study.report.plots import FAILED, OK
 from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.tasks.demo import grammar
 from hf_stability.tasks.demo.data import demo_model_path, demo_splits
@@ -43,6 +45,7 @@ from hf_stability.verdicts.constants import label_entropy
 
 
 RESULTS = Path(__file__).resolve().parent / "early_warning"
+TITLES = {"bert": "BERT", "roberta": "RoBERTa", "albert": "ALBERT (not in the fit)"}
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 PREVALENCES = (0.1, 0.3, 0.5)
 ENOUGH, MOST_RUNS, BATCH_OF_RUNS = 50, 240, 20  # wanted failed and ok runs per setting; most runs; runs per batch
@@ -111,7 +114,7 @@ class Unbalanced:
     The model is the first 4 of the 12 layers of the bundled BERT.
 
     Args:
-        classes: key of [`SENTENCE_CLASSES`].
+        classes: key of `SENTENCE_CLASSES`.
         shares: share of each class.
         rate: learning rate.
         bias_correction: whether AdamW corrects its bias. Without it runs are more likely to fail.
@@ -241,7 +244,7 @@ def kind_of(folder: Path) -> str:
 def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
     """A row per check of a run: its evidence and the alternatives at that step; larger is worse.
 
-    The dev score is that of [`dev_score_at`]."""
+    The dev score is that of `dev_score_at`."""
     record = read_steps(folder / "steps.rec")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -279,7 +282,7 @@ def looks(folder: Path, setting: str) -> list[dict[str, Any]]:
 
 
 def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float | None:
-    """The accuracy of the evaluation nearest a step and at most [`LATE`] steps after it; `None` before the first evaluation.
+    """The accuracy of the evaluation nearest a step and at most `LATE` steps after it; `None` before the first evaluation.
 
     With `eval_steps` 0.1 the Trainer evaluates every ceil(total / 10) steps. With 375 steps that is after 38, 76, 114, 152 and
     190, while the checks at 10 to 50% are after 38, 75, 113, 150 and 188. From 60% on the evaluation is up to 4 steps late, so
@@ -289,7 +292,7 @@ def dev_score_at(evaluations: Sequence[Mapping[str, Any]], step: int) -> float |
 
 
 def collect(folders: dict[str, Path]) -> list[dict[str, Any]]:
-    """[`looks`] of all runs in the settings' studies."""
+    """`looks` of all runs in the settings' studies."""
     return [row for name, folder in folders.items() for path in run_folders(folder) for row in looks(path, name)]
 
 
@@ -708,7 +711,7 @@ def alarmed_of_kind(
 
 
 def precisions(hits: int, failed: int, false: int, others: int) -> list[str]:
-    """Cells: [`precision_at`] for each prevalence."""
+    """Cells: `precision_at` for each prevalence."""
     found = [precision_at(p, hits, failed, false, others) for p in PREVALENCES]
     return ["{:.2f} ({:.2f}-{:.2f})".format(*p) if hits + false else "-" for p in found]
 
@@ -733,8 +736,31 @@ def goals(rows: list[dict[str, Any]], setting: str, threshold: float) -> list[st
     ]
 
 
+def draw_alarms(rows: list[dict[str, Any]], threshold: float) -> None:
+    """Draw alarms.png: per setting, the share of failed and of other runs with an alarm, by share of training."""
+    from matplotlib.figure import Figure
+
+    fractions = sorted({row["fraction"] for row in rows})
+    with own_style():
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        for ax, (name, title) in zip(figure.subplots(1, 3, sharey=True), TITLES.items(), strict=True):
+            alarmed = [alarmed_of_kind(rows, name, fraction, threshold) for fraction in fractions]
+            for label, kinds, color, style in (
+                ("failed", KINDS[:1], FAILED, "-"), ("did not fail", KINDS[1:], OK, "--"),
+            ):  # fmt: skip
+                known = [[one for kind in kinds for one in found[kind]] for found in alarmed]
+                counts = np.array([sum(own) for own in known])
+                low, high = wilson_interval(counts, len(known[0]))
+                ax.plot(fractions, counts / len(known[0]), style, color=color, label=f"{label} (n = {len(known[0])})")
+                ax.fill_between(fractions, low, high, color=color, alpha=0.15, linewidth=0)
+            ax.set(title=title, xlabel="share of training", xlim=(0, 1), ylim=(-0.02, 1.02))
+            ax.legend(loc="center right", bbox_to_anchor=(1, 0.615), frameon=False, fontsize=8.5, borderaxespad=0)
+        figure.axes[0].set_ylabel("share of runs with an alarm")
+        figure.savefig(RESULTS / "alarms.png", dpi=100, facecolor="white", metadata={"Software": None})
+
+
 def report(output_dir: Path) -> None:
-    """Part `report`: write runs.csv and unbalanced.csv if the runs are there, then results.md from these two."""
+    """Part `report`: write runs.csv and unbalanced.csv if the runs are there; then results.md and alarms.png from these two."""
     folders = {name: study_folder(output_dir, name, "test") for name in SETTINGS}
     if all(folder.is_dir() for folder in folders.values()):
         write_rows(collect(folders))
@@ -747,6 +773,7 @@ def report(output_dir: Path) -> None:
     if looked:
         write_rows(looked, "unbalanced.csv")
     rows, threshold = read_rows(), early_warning.THRESHOLD
+    draw_alarms(rows, threshold)
     text = [
         "# Early detection: the tables",
         "",

@@ -1,21 +1,21 @@
-"""Hugging Face's own Trainer tests, three times: with the stock Trainer, with StableTrainer, with StabilityCallback.
+"""Run Hugging Face's own Trainer tests three times: with the stock Trainer, StableTrainer and StabilityCallback.
 
 `python benchmarks/hf_trainer_tests.py PATH` runs `tests/trainer` of the transformers checkout in PATH:
 
 - `stock`: as they are.
-- `stable_trainer`: `transformers.Trainer` is StableTrainer, `Seq2SeqTrainer` the same with StabilityMixin. The training
-  arguments stay the stock ones.
-- `callback`: the stock Trainer, with StabilityCallback added to the callbacks of every trainer.
+- `stable_trainer`: `transformers.Trainer` is StableTrainer, and `Seq2SeqTrainer` has StabilityMixin. The training arguments stay
+  the stock ones.
+- `callback`: the stock Trainer, with StabilityCallback added to the callbacks of each trainer.
 
-Then it lists the tests with another outcome than with the stock Trainer. The exit code is 1 where a test differs that
-is not listed, with its reason, in DIFFERENCES. Tests that fail for all three alike, without a network say, do not count.
+Then it lists the tests with another outcome than with the stock Trainer. The exit code is 1 if a test differs and DIFFERENCES does
+not list it with a reason. Tests that fail in the same way for all three, for example without a network, do not count.
 
-The tests use the installed transformers. A checkout of the same version fits best (`git clone --branch v5.24.0`); names that
-the installed version lacks become placeholders. The tests need `pip install parameterized`, and some need datasets or
-optuna. Left out is `tests/trainer/distributed`: those tests start processes of their own, which no replacement reaches.
+The tests use the installed transformers. A checkout of the same version fits best (`git clone --branch v5.24.0`). Names that the
+installed version lacks become placeholders. The tests need `pip install parameterized`, and some need datasets or optuna.
+`tests/trainer/distributed` is left out: those tests start their own processes, where the replacement has no effect.
 
-The callback writes to a temporary folder, because many tests count the files in `output_dir`. Results are kept by
-test in `--output`: the same command continues after an interrupt. Changed code, tests or flags begin anew.
+The callback writes to a temporary folder, because many tests count the files in `output_dir`. Results are kept per test in
+`--output`, so the same command continues after an interrupt. With changed code, tests or flags it starts again.
 
     pip install -e ".[dev]" parameterized
     git clone --depth 1 https://github.com/huggingface/transformers
@@ -54,7 +54,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("stock", "stable_trainer", "callback")
 CAUGHT = "is off for the rest of this training"  # in the callback's warning of an error of its own
 
-# (variants, test's id as a pattern of fnmatch, reason): tests whose other outcome is right.
+# (variants, id of the test as a pattern of fnmatch, reason): tests that are right to have another outcome.
 BOTH = ("stable_trainer", "callback")
 LIST = "the test wants the exact list of callbacks, and ours are in it"
 DIFFERENCES: list[tuple[tuple[str, ...], str, str]] = [
@@ -68,9 +68,9 @@ DIFFERENCES: list[tuple[tuple[str, ...], str, str]] = [
 
 
 def replace_trainer(variant: str) -> None:
-    """Make `transformers.Trainer` the variant's. Call it before a test module imports it."""
+    """Replace `transformers.Trainer` for a variant. Call this before a test module imports it."""
     import transformers.trainer
-    import transformers.trainer_seq2seq  # the first import of these makes the module `transformers` anew
+    import transformers.trainer_seq2seq  # the first import of these makes the module `transformers` again
 
     if variant == "stock":
         return
@@ -99,7 +99,7 @@ def replace_trainer(variant: str) -> None:
 
 
 def add_placeholders(test_files: list[Path]) -> None:
-    """For names that test modules import from transformers and that are not there: classes that cannot be made."""
+    """Add placeholders for names that test modules import and transformers lacks: classes that raise when they are made."""
     import transformers
 
     nodes = [node for file in test_files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
@@ -114,11 +114,11 @@ def add_placeholders(test_files: list[Path]) -> None:
 
 
 class Results:
-    """A pytest plugin: appends each test's outcome to a file of JSON lines, and leaves out those that are there.
+    """A pytest plugin that appends the outcome of each test to a file of JSON lines, and skips tests that have one there.
 
     Args:
-        path: of the file.
-        timeout: seconds per test; twice as many end the process.
+        path: path of the file.
+        timeout: seconds per test; after about twice as many the process ends.
     """
 
     def __init__(self, path: Path, timeout: float):
@@ -171,7 +171,7 @@ class Results:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Fails the test that takes longer, where the system has alarms."""
+    """Fail a test that takes longer, on systems with alarm signals."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -194,7 +194,7 @@ def run_here(variant: str, test_files: list[Path], results: Path, timeout: float
         ROOT
     )  # runs from a clone, installed or not; pytest puts the checkout, with its tests/, before it
     with tempfile.TemporaryDirectory(prefix="hf_trainer_tests_") as folder:
-        tempfile.tempdir = folder  # what trainers leave goes with it
+        tempfile.tempdir = folder  # so that the files of trainers are deleted with it
         replace_trainer(variant)
         add_placeholders(test_files)
         arguments = [*map(str, test_files), "-p", "no:cacheprovider", "-rN", *(["-k", select] if select else [])]
@@ -205,7 +205,7 @@ def run_here(variant: str, test_files: list[Path], results: Path, timeout: float
 
 
 def read_results(path: Path) -> dict[str, dict[str, str]]:
-    """Test's id -> its last line in a results file; the outcome is `started` where it did not end."""
+    """Id of a test -> its last line in a results file; the outcome is `started` if the test did not end."""
     found = {}
     for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
@@ -217,9 +217,9 @@ def read_results(path: Path) -> dict[str, dict[str, str]]:
 
 
 def run(variant: str, checkout: Path, folder: Path, timeout: float, select: str) -> dict[str, dict[str, str]]:
-    """Results of the tests with a variant, by test; those that are in the folder are not run again.
+    """Results of the tests with a variant, by test. Tests with a result in the folder are not run again.
 
-    A test that ends its process has the outcome `crashed`, and the next process goes on after it.
+    A test that ends its process has the outcome `crashed`. The next process continues after it.
     """
     results, done = folder / "results.jsonl", folder / "done"
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +250,7 @@ def run(variant: str, checkout: Path, folder: Path, timeout: float, select: str)
 
 
 class Progress:
-    """Prints a line for each test file that is through."""
+    """Print a line per finished test file."""
 
     def __init__(self, variant: str, results: Path):
         self.variant, self.results = variant, results
@@ -275,10 +275,10 @@ def append_result(path: Path, test: str, outcome: str, error: str = "", caught: 
     """Add a line to a results file.
 
     Args:
-        path: of the file.
-        test: its id.
+        path: path of the file.
+        test: id of the test.
         outcome: passed, failed, skipped, crashed, or started.
-        error: the first line of it, and where it was raised.
+        error: first line of the error, and its place.
         caught: warnings of errors that the callback caught in this test.
     """
     with path.open("a", encoding="utf-8") as file:
@@ -287,7 +287,7 @@ def append_result(path: Path, test: str, outcome: str, error: str = "", caught: 
 
 
 def fingerprint(variant: str, test_files: list[Path], *settings: Any) -> str:
-    """Everything that results depend on."""
+    """A hash of everything that the results depend on."""
     versions = [importlib.metadata.version(name) for name in ("transformers", "torch", "accelerate")]
     content = hashlib.sha256(json.dumps([versions, *map(str, settings)]).encode())
     ours = sorted((ROOT / "hf_stability").rglob("*.py")) if variant != "stock" else []
@@ -299,17 +299,17 @@ def fingerprint(variant: str, test_files: list[Path], *settings: Any) -> str:
 
 
 def reason_for(variant: str, test: str) -> str | None:
-    """Why a test may differ, where it is listed."""
+    """The listed reason why a test may differ; None if it is not listed."""
     return next(
         (why for names, pattern, why in DIFFERENCES if variant in names and fnmatch.fnmatch(test, pattern)), None
     )
 
 
 def report(results: dict[str, dict[str, dict[str, str]]]) -> int:
-    """Print the counts and the tests that differ; returns the number of those that are not listed.
+    """Print the counts and the tests that differ; returns the number of differences that are not listed.
 
     Args:
-        results: variant -> test's id -> its outcome and error.
+        results: variant -> id of a test -> its outcome and error.
     """
     outcomes = ("passed", "failed", "skipped", "crashed")
     print("\n| run | " + " | ".join(outcomes) + " |\n|---|" + "---:|" * len(outcomes))
@@ -336,19 +336,25 @@ def report(results: dict[str, dict[str, dict[str, str]]]) -> int:
         caught = {message: test for test, result in results[variant].items() for message in result.get("caught", ())}
         for message, test in caught.items():
             print(f"  caught by the callback in {test}: {message}")
-    print(f"\n{unlisted} differences are not listed." if unlisted else "\nEvery difference is listed with its reason.")
+    print(
+        f"\n{unlisted} differences are not listed. Mend them, or list them in DIFFERENCES with a reason."
+        if unlisted
+        else "\nEvery difference is listed with its reason."
+    )
     return unlisted
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing and report; returns the exit code."""
+    """Run the missing tests and report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of a transformers checkout")
-    parser.add_argument("-k", default="", metavar="EXPRESSION", help="only tests that match, as pytest's -k")
-    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="per test (default: 300)")
+    parser.add_argument("-k", default="", metavar="EXPRESSION", help="run only matching tests, as with pytest -k")
+    parser.add_argument(
+        "--timeout", type=float, default=300, metavar="SECONDS", help="time limit per test (default: 300)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("hf_trainer_tests"), metavar="FOLDER",
-        help="results by test and pytest's logs (default: hf_trainer_tests)",
+        help="folder for the results per test and the logs of pytest (default: hf_trainer_tests)",
     )  # fmt: skip
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -357,10 +363,10 @@ def main(arguments: list[str] | None = None) -> int:
     if args.child:
         return run_here(args.child, test_files, args.output, args.timeout, args.k)
     if not test_files:
-        print(f"{args.path}: no tests/trainer/test_*.py; give the folder of a transformers checkout", file=sys.stderr)
+        print(f"{args.path}: no tests/trainer/test_*.py; give the folder of a transformers checkout.", file=sys.stderr)
         return 2
     if args.timeout <= 0:
-        print(f"--timeout {args.timeout:g}: give seconds above 0", file=sys.stderr)
+        print(f"--timeout {args.timeout:g}: must be more than 0 seconds.", file=sys.stderr)
         return 2
     results = {}
     for variant in VARIANTS:

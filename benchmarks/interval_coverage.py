@@ -1,4 +1,4 @@
-"""How often do the project's 95% intervals hold the true value? Simulated runs with a known truth.
+"""How often do the project's 95% intervals cover the true value? Measured on simulated runs with a known truth.
 
     nice python benchmarks/interval_coverage.py choose    # candidates on the settings that choose, to intervals/choice.csv
     nice python benchmarks/interval_coverage.py measure   # the same on other settings, to intervals/coverage.csv
@@ -6,19 +6,20 @@
     python benchmarks/interval_coverage.py report         # intervals/results.md, from all three
 
 Two statistics have candidates: the paired difference of two recipes' means, and a recipe's mean minus the best of k restarts
-of a base. A data set is n runs of each recipe. A run has a quality; its scores on the half that selects and the half that is
-reported add the noise of 500 examples. A failed run has 0.490 on both.
+of a base. A data set is n runs of each recipe. A run has a quality. Its scores on the selecting half and on the reported half
+add the noise of 500 examples. A failed run has 0.490 on both.
 
-The rule, fixed before `measure` ran: take the candidates whose mean shortfall, max(0, 0.95 - coverage) over the settings of
-`choose`, is within 0.005 (the standard error of a coverage in 2000 data sets) of the smallest, and of these the simplest, the
-first in METHODS. The settings of `measure` share no n, no k and, normal scores apart, no distribution with those of `choose`;
-a first try of the candidates, before the rule, had some of them, with other data sets.
+The rule was fixed before `measure` ran. The mean shortfall of a candidate is the mean of max(0, 0.95 - coverage) over the
+settings of `choose`. Keep the candidates within 0.005 of the smallest shortfall (0.005 is the standard error of a coverage in
+2000 data sets). Take the simplest of these, the first in METHODS. The settings of `measure` share no n and no k with those of
+`choose`, and no distribution except normal scores. A first try of the candidates, before the rule, had some of them, with other
+data sets.
 
-The project's other intervals are measured as they are: Wilson's (exact, no simulation), the median ratio of timings, the AUC
-of early warning, variance components of two-way seeds.
+The project's other intervals are measured without candidates: Wilson's (exact, no simulation), the median ratio of timings, the
+AUC of the early warning, variance components of two-way seeds.
 
-All data sets of a setting share the bootstrap draws, so that statistics of all draws are matrix products. A test holds that
-the intervals are those of hf_stability.study.
+All data sets of a setting share the bootstrap draws, so that statistics of all draws are matrix products. A test compares the
+intervals with those of hf_stability.study.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ from hf_stability.utils.text import markdown_table
 HERE = Path(__file__).parent / "intervals"
 DATA_SETS, DRAWS, TRUTH_RUNS = 2000, 2000, 2_000_000
 LEVEL, NEAR = 0.95, 0.005
-FAILED_SCORE = 0.49  # the majority baseline
-NOISE = 0.0106  # of a score on 500 examples, as far as it differs between runs
+FAILED_SCORE = 0.49  # near the majority-class baseline
+NOISE = 0.0106  # standard deviation of a score on 500 examples, the part that differs between runs
 PAIRED, RESTARTS = "paired difference", "mean minus restarts"
-TODAY = "percentile"  # until this benchmark
-METHODS = (  # the simplest first
+TODAY = "percentile"  # the method before this benchmark
+METHODS = (  # simplest first
     TODAY, "t", "expanded percentile", "smoothed percentile", "BCa", "studentised", "studentised, symmetric",
 )  # fmt: skip
 CHOSEN = {PAIRED: "t", RESTARTS: "expanded percentile"}
@@ -64,12 +65,12 @@ COLUMNS = ("interval", "method", "scores", "n", "budget", "coverage", "width", "
 
 @dataclass(frozen=True)
 class Scores:
-    """How runs score.
+    """A distribution of scores.
 
     Args:
-        name: in the tables.
+        name: name in the tables.
         quality: draws the qualities of ok runs, given a generator and a size.
-        base_fails, other_fails: share of failed runs, of the base and of the recipe next to it.
+        base_fails, other_fails: share of failed runs of the base and of the other recipe.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Scores:
 
 
 def normal(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """0.87 -+ 0.0106: with the noise a standard deviation of 0.015."""
+    """Qualities from N(0.87, 0.0106); with the noise, scores have a standard deviation of 0.015."""
     return rng.normal(0.87, 0.0106, size)
 
 
@@ -109,7 +110,7 @@ PARTS = {  # distributions, n, budgets
 
 
 def made_runs(scores: Scores, rng: np.random.Generator, size: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """The other recipe's reported scores; the base's that select and that are reported. Each of shape `size`."""
+    """Reported scores of the other recipe, then selecting and reported scores of the base; each has shape `size`."""
     selecting, reported = _two_halves(scores.quality, scores.base_fails, rng, size)
     return _two_halves(normal, scores.other_fails, rng, size)[1] + 0.02, selecting, reported
 
@@ -121,14 +122,14 @@ def _two_halves(quality: Callable, fails: float, rng: np.random.Generator, size:
 
 @cache
 def true_means(scores: Scores) -> tuple[float, float]:
-    """The other recipe's, and the base's."""
+    """True mean of the other recipe, then of the base."""
     other, _, reported = made_runs(scores, np.random.default_rng(1), (TRUTH_RUNS,))
     return float(other.mean()), float(reported.mean())
 
 
 @cache
 def true_best(scores: Scores, budget: float) -> float:
-    """Expected reported score of the best of `budget` runs of the base."""
+    """True expected reported score of the best of `budget` runs of the base."""
     _, selecting, reported = made_runs(scores, np.random.default_rng(1), (TRUTH_RUNS,))
     chance = chance_among(np.arange(TRUTH_RUNS + 1), budget, TRUTH_RUNS, replace=True)
     return float(np.diff(chance) @ reported[np.argsort(selecting, kind="stable")])
@@ -146,10 +147,10 @@ class Drawn:
     Args:
         estimate: (D,).
         error: (D,), its standard error.
-        plug_in: (D,), what the mean over draws would be if the statistic has no bias: the draws' truth.
+        plug_in: (D,), the true value of the draws: the mean over draws if the statistic has no bias.
         draws: (D, B), the statistic of each draw.
         errors: (D, B), the standard error of each draw.
-        acceleration: (D,), of BCa.
+        acceleration: (D,), for BCa.
         freedom: degrees of freedom of the t interval.
         lowest, highest: (D,), bounds of the statistic by the known scores.
     """
@@ -166,7 +167,7 @@ class Drawn:
 
 
 def candidates(drawn: Drawn) -> dict[str, Interval]:
-    """Every candidate's low and high ends, each (D,)."""
+    """Low and high ends of each candidate, each (D,)."""
     estimate, error = drawn.estimate, drawn.error
     centred = drawn.draws - drawn.draws.mean(1, keepdims=True)
     ends = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -199,7 +200,7 @@ def _shifted(estimate: np.ndarray, ends: np.ndarray) -> Interval:
 
 
 def _bca(drawn: Drawn, deviation: np.ndarray, ends: np.ndarray) -> Interval:
-    """Bias-corrected and accelerated (Efron 1987, JASA 82, p. 171), of the draws about what they estimate."""
+    """Bias-corrected and accelerated interval (Efron 1987, JASA 82, p. 171) from the deviations of the draws."""
     number = deviation.shape[1]
     below = (deviation < 0).mean(1) + 0.5 * (deviation == 0).mean(1)
     bias = norm.ppf(below.clip(1 / number, 1 - 1 / number))
@@ -213,14 +214,14 @@ def _bca(drawn: Drawn, deviation: np.ndarray, ends: np.ndarray) -> Interval:
 
 
 def paired(scores: Scores, n: int, rng: np.random.Generator) -> Drawn:
-    """The mean difference, seed by seed, of D data sets of n."""
+    """The mean paired difference of D data sets of n runs."""
     other, _, reported = made_runs(scores, rng, (DATA_SETS, n))
     difference = other - reported
     return mean_drawn(difference, resample(n, DRAWS, np.random.default_rng(0)))
 
 
 def mean_drawn(values: np.ndarray, times: np.ndarray) -> Drawn:
-    """The mean of each row of `values` (D, n), and of each draw; `times` (B, n), how often a draw has each run."""
+    """The mean of each row of `values` (D, n) and of each draw; `times` (B, n) is how often a draw has each run."""
     n = values.shape[1]
     mean = values.mean(1)
     centred = values - mean[:, None]
@@ -234,7 +235,7 @@ def mean_drawn(values: np.ndarray, times: np.ndarray) -> Drawn:
 
 
 def against_restarts(scores: Scores, n: int, budget: float, rng: np.random.Generator) -> Drawn:
-    """The other recipe's mean minus the best of `budget` restarts of the base, of D data sets of n runs each."""
+    """The other recipe's mean minus the best of `budget` restarts of the base, for D data sets of n runs each."""
     return restarts_drawn(*made_runs(scores, rng, (DATA_SETS, n)), budget, *_resamples(n, DRAWS))
 
 
@@ -247,11 +248,13 @@ def _resamples(n: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
 def restarts_drawn(
     other: np.ndarray, select: np.ndarray, report: np.ndarray, budget: float, own: np.ndarray, others: np.ndarray
 ) -> Drawn:
-    """As hf_stability.study.report.against_restarts has it, for D rows of n runs; ties by `select` must have the same report."""
+    """The statistic of hf_stability.study.report.against_restarts, for D rows of n runs.
+
+    Runs with the same `select` must have the same `report`."""
     n = report.shape[1]
     ordered = np.take_along_axis(report, np.argsort(select, axis=1, kind="stable"), 1)
     level = ordered.mean(1)
-    centred = ordered - level[:, None]  # all statistics move with a constant; products round less
+    centred = ordered - level[:, None]  # a shift moves all statistics alike; small values round less
     whole = np.ones((1, n))
     best, best_draws = (centred @ _best_weights(times, budget).T for times in (whole, own))
     with_replacement = centred @ np.diff(chance_among(np.arange(n + 1), budget, n, replace=True))
@@ -259,7 +262,7 @@ def restarts_drawn(
     variance, variances = ((products @ _variance_products(times, budget).T).clip(0) for times in (whole, own))
     left_out = centred @ _left_out_weights(whole, budget)[0].T  # (D, n)
     mean = mean_drawn(other, others)
-    skew = ((left_out.mean(1, keepdims=True) - left_out) * (n - 1)) / n  # of the base's runs
+    skew = ((left_out.mean(1, keepdims=True) - left_out) * (n - 1)) / n  # for the runs of the base
     moves = (other - other.mean(1, keepdims=True)) / other.shape[1]
     acceleration = ((moves**3).sum(1) - (skew**3).sum(1)) / (
         6 * ((moves**2).sum(1) + (skew**2).sum(1)) ** 1.5 + 1e-300
@@ -278,7 +281,7 @@ def restarts_drawn(
 
 
 def _best_weights(times: np.ndarray, budget: float) -> np.ndarray:
-    """(B, n): weights of the ordered runs of which the best of `budget`, without replacement, is the sum."""
+    """(B, n): weights of the ordered runs. The weighted sum is the best of `budget`, without replacement."""
     n = times.shape[1]
     chance = chance_among(np.arange(n + 1), budget, n, replace=False)
     at_most = np.concatenate([np.zeros((len(times), 1)), times.cumsum(1)], 1).astype(int)
@@ -286,7 +289,7 @@ def _best_weights(times: np.ndarray, budget: float) -> np.ndarray:
 
 
 def _left_out_weights(times: np.ndarray, budget: float) -> np.ndarray:
-    """(B, n, n): the same with replacement, where one of the copies of a run (the second axis) is left out."""
+    """(B, n, n): the same with replacement, with one copy of a run (the second axis) left out."""
     n = times.shape[1]
     chance = chance_among(np.arange(n), budget, n - 1, replace=True)
     fewer = times.cumsum(1)[:, None, :] - (np.arange(n) >= np.arange(n)[:, None])
@@ -295,7 +298,7 @@ def _left_out_weights(times: np.ndarray, budget: float) -> np.ndarray:
 
 
 def _variance_products(times: np.ndarray, budget: float) -> np.ndarray:
-    """(B, n * n): the jackknife variance is their sum with the products of all pairs of runs."""
+    """(B, n * n): weights of the products of all pairs of runs. The weighted sum is the jackknife variance."""
     return _cached_products(times.tobytes(), times.shape, budget)
 
 
@@ -317,12 +320,12 @@ def _cached_products(content: bytes, shape: tuple[int, int], budget: float) -> n
 
 
 def covered(interval: Interval, truth: float | np.ndarray) -> float:
-    """Share of intervals that hold the truth."""
+    """Share of intervals that cover the true value."""
     return float(((interval[0] <= truth) & (truth <= interval[1])).mean())
 
 
 def part_rows(part: str) -> Iterator[dict]:
-    """Every candidate at every setting of a part."""
+    """A row per candidate and setting of a part."""
     distributions, numbers, budgets = PARTS[part]
     for n in numbers:
         for scores in distributions:
@@ -351,7 +354,7 @@ def _row(interval, method, scores, n, budget, coverage, width, data_sets) -> dic
 
 
 def other_rows() -> Iterator[dict]:
-    """The intervals without candidates, as they are."""
+    """The rows of the intervals without candidates."""
     shares = np.arange(0.01, 0.995, 0.01)
     for n in (5, 10, 20, 50):
         counts = np.arange(n + 1)
@@ -380,9 +383,9 @@ SOURCES = "initialisation", "data order", "interaction", "dropout"
 
 
 def two_way_rows(designs: int = 500, draws: int = 500) -> Iterator[dict]:
-    """Variance components of crossed seeds: a source that contributes much, and the others."""
+    """The rows of the variance components of crossed seeds, strong and weak ones."""
     rng = np.random.default_rng(4)
-    failing = lambda size: (rng.binomial(1, 0.2, size) - 0.2) / 0.4  # noqa: E731 - of variance 1, a fifth is low
+    failing = lambda size: (rng.binomial(1, 0.2, size) - 0.2) / 0.4  # noqa: E731 - variance 1, a fifth is low
     for shape in ((5, 5, 2), (5, 10, 3), (10, 10, 2)):
         for variances in ((0.25, 0.25, 0.2, 0.3), (0.3, 0.0, 0.0, 0.3)):
             for name, effect in (("normal effects", lambda size: rng.normal(size=size)), ("a fifth fails", failing)):
@@ -399,7 +402,7 @@ def two_way_rows(designs: int = 500, draws: int = 500) -> Iterator[dict]:
 
 
 def write(name: str, rows: Iterator[dict]) -> None:
-    """A table of rows into HERE."""
+    """Write a table of rows to HERE, as .csv."""
     HERE.mkdir(exist_ok=True)
     with open(HERE / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -424,7 +427,7 @@ def choose(rows: tuple[dict, ...], interval: str) -> str:
 
 
 def candidates_table(rows: tuple[dict, ...], interval: str) -> dict[str, tuple[float, float]]:
-    """By candidate: mean shortfall, and mean width relative to today's."""
+    """By candidate: mean shortfall, and mean width relative to the method before."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["interval"] == interval:
@@ -433,7 +436,7 @@ def candidates_table(rows: tuple[dict, ...], interval: str) -> dict[str, tuple[f
 
 
 def measured(interval: str, n: int, method: str = "") -> tuple[float, float, float]:
-    """Lowest, median and highest coverage over the settings of `measure` at n; by default of the chosen method."""
+    """Lowest, median and highest coverage over the settings of `measure` at n; default: of the chosen method."""
     method = method or CHOSEN[interval]
     found = [
         row["coverage"]
@@ -441,12 +444,12 @@ def measured(interval: str, n: int, method: str = "") -> tuple[float, float, flo
         if (row["interval"], row["method"], row["n"]) == (interval, method, n)
     ]
     if not found:
-        raise SystemExit(f"{interval}, {method}: not measured at n = {n}; add it to PARTS and run `measure`")
+        raise SystemExit(f"{interval}, {method}: not measured at n = {n}; add it to PARTS and run `measure`.")
     return min(found), float(np.median(found)), max(found)
 
 
 def coverage_text(interval: str, n: int) -> str:
-    """For a table's label: `covers 0.87 to 0.97, median 0.94, in simulations at n = 20`."""
+    """The coverage for a table's label: `covers 0.87 to 0.97, median 0.94, in simulations at n = 20`."""
     low, median, high = (f"{value:.2f}" for value in measured(interval, n))
     return f"covers {low} to {high}, median {median}, in simulations at n = {n}"
 
@@ -457,21 +460,21 @@ def coverage_text(interval: str, n: int) -> str:
 def to_markdown() -> str:
     """The text of results.md."""
     notes = [
-        "Made by `python benchmarks/interval_coverage.py report` from choice.csv, coverage.csv and others.csv. Coverage: share of "
-        f"simulated data sets in which a 95% interval holds the true value; {DATA_SETS} data sets each have a standard error "
-        "of 0.005.",
-        "No interval made from the runs can know of a kind of run that is not among them: where 10% of runs fail, 12% of data "
-        "sets of 20 runs have no failed run, and 59% of those of 5.",
-        "With a budget near n the best of k rests on one or two runs, and every method covers too little.",
+        "`python benchmarks/interval_coverage.py report` made this page from choice.csv, coverage.csv and others.csv.",
+        f"Coverage is the share of simulated data sets with a 95% interval that covers the true value. With {DATA_SETS} data sets "
+        "its standard error is 0.005.",
+        "An interval made from the runs cannot know of a kind of run that is not among them. If 10% of runs fail, 12% of data sets "
+        "of 20 runs have no failed run, and 59% of data sets of 5 runs.",
+        "With a budget near n the best of k depends on one or two runs. All methods then cover too little.",
     ]
-    text = ["# How often the 95% intervals hold the true value", "\n".join(_item(note) for note in notes)]
+    text = ["# How often the 95% intervals cover the true value", "\n".join(_item(note) for note in notes)]
     text += ["## The choice", textwrap.fill(" ".join(_rule().split()), 120)]
     for interval, chosen in CHOSEN.items():
         table = candidates_table(read("choice"), interval)
         rows = [[method, f"{short:.3f}", f"{width:.2f}"] for method, (short, width) in table.items()]
         text += [
-            f"{interval}; chosen: {chosen}",
-            markdown_table(["method", "mean shortfall", "width / today's"], rows),
+            f"{interval.capitalize()}; chosen: {chosen}.",
+            markdown_table(["method", "mean shortfall", "width / percentile's"], rows),
         ]
     text.append("## Measured on other settings")
     for interval, chosen in CHOSEN.items():
@@ -485,8 +488,11 @@ def to_markdown() -> str:
             "Median coverage over the settings (lowest to highest):",
             markdown_table(["method", *(f"n = {n}" for n in numbers)], rows),
         ]
-        text += [f"Every setting, {chosen} (percentile, the interval before):", _every_setting(interval, chosen)]
-    text += ["## The other intervals, as they are", _others()]
+        text += [
+            f"All settings: coverage of {chosen} (of percentile, the method before):",
+            _every_setting(interval, chosen),
+        ]
+    text += ["## The other intervals", _others()]
     return "\n\n".join(text) + "\n"
 
 
@@ -544,7 +550,7 @@ def _others() -> str:
 
 
 def _is_strong(scores: str) -> bool:
-    """Whether a variance component is one of a kind of seeds, and not 0."""
+    """Whether a variance component is that of a kind of seed (initialisation, data order), and not 0."""
     return scores.startswith(SOURCES[:2]) and " 0 of" not in scores
 
 

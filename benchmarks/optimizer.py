@@ -1,6 +1,6 @@
-"""How long a step of `hf_stability.methods.adamw.AdamW` takes next to torch's AdamW, in one run.
+"""Time a step of `hf_stability.methods.adamw.AdamW` against torch's AdamW, in one run.
 
-The figure that counts is the ratio to torch's fused AdamW. `python benchmarks/optimizer.py --help` says the rest.
+The result is the ratio to torch's fused AdamW. See `python benchmarks/optimizer.py --help`.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from benchmarks.timing import interleaved, machine, ratio_interval
 from hf_stability.methods.adamw import AdamW
 
 
-LIMIT = 1.05  # of the upper end of the interval of ours / torch's fused
+LIMIT = 1.05  # for the upper end of the interval of ours / torch's fused
 PEER = "torch AdamW, fused"
 OURS = ("ours, fused, bias_correction=False", "ours, fused, bias_correction=True")
 
 HELP = f"""\
-Times one optimizer step over the parameters of a 6-layer BERT (hidden 384, vocabulary 30522, 22.7 million parameters,
+Time one optimizer step over the parameters of a 6-layer BERT (hidden 384, vocabulary 30522, 22.7 million parameters,
 float32, CPU), with random gradients that stay the same. The contestants work on the same parameters and gradients,
 each with its own state:
 
-  ours, fused        hf_stability's AdamW, without and with bias correction
-  torch fused        what ours has to keep up with
+  ours, fused        AdamW of hf_stability, without and with bias correction
+  torch fused        the peer
   torch foreach      torch's default on a GPU; on a CPU its temporaries make it slow
   Python for-loop    written like the AdamW that transformers removed, which had the switch (`correct_bias`)
 
-They take turns in blocks; in a block each makes --steps steps, in an order drawn anew. The result is the median over
+They take turns in blocks. In a block each makes --steps steps, in a new random order. The result is the median over
 blocks of the ratio to torch's fused AdamW, with its 95% bootstrap interval. The exit status is 1 if the upper end of
 that interval exceeds {LIMIT} for ours, with or without bias correction, else 0.
 
-The limit is on the interval, so a run that is too noisy to tell fails as well: look at both of its ends. More blocks
-narrow it. Leave the machine alone meanwhile, and ask for no more --threads than there are idle cores.
+The limit is on the interval, so a run that is too noisy fails as well. Then look at both ends. More blocks narrow the
+interval. Run nothing else meanwhile, and ask for no more --threads than there are idle cores.
 """
 EXAMPLES = """\
 examples:
   python benchmarks/optimizer.py                               a minute or two
   python benchmarks/optimizer.py --blocks 5 --steps 2          a quick look; too few blocks to judge by
-  python benchmarks/optimizer.py --threads 2 --json times.json with every block's times
+  python benchmarks/optimizer.py --threads 2 --json times.json with the times of all blocks
 """
 
 
 class LoopAdamW(torch.optim.Optimizer):
-    """AdamW as a Python loop over the parameters, after the class that transformers 4 had (`transformers.AdamW`)."""
+    """AdamW as a Python loop over the parameters, like the class of transformers 4 (`transformers.AdamW`)."""
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, correct_bias=True):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias}
@@ -82,11 +82,11 @@ class LoopAdamW(torch.optim.Optimizer):
 
 
 def bert_parameters(seed: int = 0) -> list[torch.nn.Parameter]:
-    """Parameters of the shapes of a 6-layer BERT with a classifier, N(0, 0.02), each with a gradient N(0, 0.001)."""
+    """Parameters with the shapes of a 6-layer BERT with a classifier, N(0, 0.02), and their gradients, N(0, 0.001)."""
     config = BertConfig(
         vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )
-    with torch.device("meta"):  # only the shapes: no time spent on weights that are replaced
+    with torch.device("meta"):  # only the shapes; the weights are replaced
         shapes = [p.shape for p in BertForSequenceClassification(config).parameters()]
     generator = torch.Generator().manual_seed(seed)
     parameters = []
@@ -100,13 +100,13 @@ def bert_parameters(seed: int = 0) -> list[torch.nn.Parameter]:
 def contestants(parameters: list[torch.nn.Parameter]) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by name, with BERT's settings. Vectors (biases, LayerNorm) do not decay, as in the Trainer."""
 
-    def groups():  # anew for each: torch writes into the dicts
+    def groups():  # new dicts for each: torch writes into them
         return [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
             {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
         ]
 
-    # A rate this small, so that thousands of steps leave the weights where real ones are.
+    # A tiny learning rate: after thousands of steps the weights are still of a realistic size.
     settings = {"lr": 1e-7, "betas": (0.9, 0.999), "eps": 1e-6}
     return {
         OURS[0]: AdamW(groups(), **settings, fused=True, bias_correction=False),
@@ -124,11 +124,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, default=40, help="number of blocks, the sample size n (default: 40)")
     parser.add_argument("--steps", type=int, default=10, help="steps of each contestant in a block (default: 10)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1, the least noisy)")
-    parser.add_argument("--seed", type=int, default=0, help="of the values, the orders and the bootstrap (default: 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, settings, times and ratios here")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the values, the orders and the bootstrap (default: 0)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for machine, settings, times and ratios")
     args = parser.parse_args(argv)
     if min(args.blocks, args.steps, args.threads) < 1:
-        parser.error("--blocks, --steps and --threads must be at least 1")
+        parser.error("--blocks, --steps and --threads must be at least 1.")
 
     torch.set_num_threads(args.threads)
     parameters = bert_parameters(args.seed)
@@ -154,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     verdict = f"above {LIMIT}: {'; '.join(too_slow)}" if too_slow else f"ours stays below {LIMIT}"
     print(f"\nUpper end of the interval: {verdict}.")
     if any(ratios[name][1] <= LIMIT for name in too_slow):
-        print(f"An interval with {LIMIT} inside does not say which: more --blocks, or a quieter machine.")
+        print(f"The interval includes {LIMIT}, so it does not decide. Take more --blocks, or a quieter machine.")
 
     if args.json is not None:
         record = {

@@ -1,4 +1,4 @@
-"""Every recipe on the same ground: the runs. See recipes_study/PROTOCOL.md.
+"""Compare all recipes on the same ground: the runs. See recipes_study/PROTOCOL.md.
 
     python benchmarks/recipes.py choose --output_dir studies
     python benchmarks/recipes.py pick --output_dir studies      # writes recipes_study/chosen.json and chosen.md
@@ -6,8 +6,8 @@
     python benchmarks/recipes.py same_rate --output_dir studies
     python benchmarks/recipes.py control --output_dir studies
 
-Each part is a study for each task, like any other: interrupted, the same command goes on with what is missing. What a part
-sets over the packaged recipes stands in recipe files that it writes to OUTPUT_DIR/arms.
+Each part is a study per task, like any other: after an interruption, the same command runs what is missing. A part writes its
+changes of the packaged recipes to recipe files in OUTPUT_DIR/arms.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ ADD_ONS = (
     "child_tuning_d", "stilts_demo",
 )  # fmt: skip
 GRID = (1e-4, 2.5e-4, 6e-4)  # the same for every recipe, ...
-# ... and where one is best at an edge, more for all
+# ... and the next one, for all recipes, where one of them is best at an edge
 BEYOND = {1e-4: 4e-5, 4e-5: 1.6e-5, 6e-4: 1.5e-3, 1.5e-3: 3.75e-3}
 CHOICE_SEEDS, SEEDS = ("2000-2002",), ("4001-4020",)
-FAILING_RATE = 2.5e-4  # of devlin2019 on demo_pair: see demo_study
+FAILING_RATE = 2.5e-4  # where devlin2019 fails on demo_pair, see demo_study
 
 OWN_PARTS = {
-    # STILTs, on what is bundled
+    # STILTs on the bundled tasks
     "stilts_demo": {"stages": [{"task_name": "demo_nli", "args": {"learning_rate": 1e-4}}]},
-    # what the recipe mixout does besides Mixout
+    # the other change that the recipe mixout makes
     "no_dropout": {"model_config": {"hidden_dropout_prob": 0}, "replaces": ["model_config.hidden_dropout_prob"]},
 }
 CONTROL, CONTROLLED = "devlin2019+no_dropout", "devlin2019+mixout"
 
 
 def recipe_names() -> list[str]:
-    """The recipes that are compared, bases first."""
+    """Names of the compared recipes, bases first."""
     return [*BASES, *(f"devlin2019+{name}" for name in ADD_ONS)]
 
 
 def write_part(folder: Path, name: str, content: dict) -> str:
-    """A part of a composed recipe, as a file of our own; its path."""
+    """Write a part of a composed recipe as a file; its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.yaml"
     path.write_text("# see benchmarks/recipes_study/PROTOCOL.md\n" + yaml.safe_dump(content), encoding="utf-8")
@@ -69,13 +69,13 @@ def write_part(folder: Path, name: str, content: dict) -> str:
 
 
 def composed(name: str, folder: Path, rate_part: str) -> str:
-    """A recipe as --recipe takes it, with what sets its rate."""
+    """A recipe for --recipe, with the part that sets its learning rate."""
     parts = [write_part(folder, part, OWN_PARTS[part]) if part in OWN_PARTS else part for part in name.split("+")]
     return "+".join([*parts, rate_part])
 
 
 def choose(folder: Path, task: str, more: list[str]) -> int:
-    """Part `choose`: every recipe at every rate of the grid, and beyond an edge of it as long as one is best there."""
+    """Part `choose`: run all recipes at all learning rates of the grid, and beyond an edge as long as one is best there."""
     rates, new = [], list(GRID)
     while new:
         rates += new
@@ -91,7 +91,7 @@ def choose(folder: Path, task: str, more: list[str]) -> int:
 
 
 def at_grid(folder: Path, task: str, rates: Sequence[float], more: list[str]) -> int:
-    """Every recipe at each of these rates, in the study of part `choose`."""
+    """Run all recipes at these learning rates, in the study of part `choose`."""
     grid = {"grid": {"learning_rate": list(rates)}, "replaces": ["learning_rate"]}
     part = write_part(folder / "arms", "rates", grid)
     recipes = [composed(name, folder / "arms", part) for name in recipe_names()]
@@ -99,7 +99,7 @@ def at_grid(folder: Path, task: str, rates: Sequence[float], more: list[str]) ->
 
 
 def runs_by_rate(folder: Path) -> dict[tuple[str, float], list[RunRecord]]:
-    """By recipe and rate, the runs of part `choose` on a task."""
+    """By recipe and learning rate, the runs of part `choose` on a task."""
     runs: dict[tuple[str, float], list[RunRecord]] = {}
     for run in read_runs(folder):
         name, _, rate = run.recipe.partition("+rates,learning_rate=")
@@ -108,32 +108,34 @@ def runs_by_rate(folder: Path) -> dict[tuple[str, float], list[RunRecord]]:
 
 
 def missing(runs: Mapping[tuple[str, float], Sequence[RunRecord]], rates: Sequence[float]) -> list[str]:
-    """What part `choose` has not, with all its seeds, at these rates: `r_drop at 0.0001`."""
+    """The cells of part `choose` without all their seeds, at these learning rates: `r_drop at 0.0001`."""
     seeds = len(parse_seeds(CHOICE_SEEDS))
     wanted = [(name, rate) for name in recipe_names() for rate in rates]
     return [f"{name} at {rate:g}" for name, rate in wanted if len(runs.get((name, rate), [])) != seeds]
 
 
 def mean_scores(folder: Path, rates: Sequence[float] | None = None) -> dict[str, dict[float, float]]:
-    """By recipe and rate, the mean score of part `choose` on a task.
+    """By recipe and learning rate, the mean score of part `choose` on a task.
 
     Args:
         folder: the task's study.
-        rates: those wanted. Default: all that are there.
+        rates: the learning rates. Default: all that were run.
 
     Raises:
-        SystemExit: not every recipe has all seeds at every rate.
+        SystemExit: a recipe does not have all seeds at all learning rates.
     """
     runs = runs_by_rate(folder)
     rates = sorted(rates or {rate for _, rate in runs})
     lacking = missing(runs, rates)
     if lacking or not rates:
-        raise SystemExit(f"part choose is not whole: {folder} has not {', '.join(lacking[:5])} ...")
+        raise SystemExit(
+            f"{folder}: part choose is incomplete, missing {', '.join(lacking[:5])} ...; run `recipes.py choose` again."
+        )
     return {name: {rate: mean_score(runs[name, rate]) for rate in rates} for name in recipe_names()}
 
 
 def mean_score(runs: Sequence[RunRecord]) -> float:
-    """Of the runs that have a score; NaN where none has."""
+    """The mean over the runs that have a score; NaN if none has."""
     return float(np.nanmean(np.array([run.last for run in runs], dtype=float)))
 
 
@@ -144,17 +146,18 @@ def rate_text(rate: float) -> str:
 
 
 def best_rate(means: Mapping[float, float]) -> float:
-    """That with the highest mean score; of equals the lower one."""
+    """The learning rate with the highest mean score; the lower one of two equals."""
     return min(means, key=lambda rate: (-means[rate], rate))
 
 
 def pick(folder: Path) -> None:
-    """What part `choose` gave: the rates by the protocol's rule, and the table behind them, written beside the protocol."""
+    """Part `pick`: write the learning rates by the protocol's rule, and the table behind them, beside the protocol."""
     chosen: dict[str, dict[str, float]] = {}
     lines = [
-        "# What part `choose` gave",
+        "# The learning rates that part `choose` gave",
         "",
-        "Mean score over seeds 2000 to 2002, first half of the development set; failed runs there; * a rate at the grid's edge.",
+        "A cell has the mean score over seeds 2000 to 2002 on the first half of the development set, and the number of failed runs",
+        "there. * marks a learning rate at the edge of the grid.",
     ]
     for task in TASKS:
         means = mean_scores(folder / "choose" / task)
@@ -180,7 +183,7 @@ def _cell(mean: float, failed: int) -> str:
 
 
 def at_rates(folder: Path, task: str, rates: dict[str, float], part: str, more: list[str]) -> int:
-    """Each recipe at one rate, on the part of the development set that did not choose it."""
+    """Run each recipe at one learning rate, on the half of the development set that did not choose it."""
     recipes = []
     for name, rate in rates.items():
         label = f"at_{rate:.1e}".replace(".0e", "e")
@@ -196,20 +199,20 @@ def run_study(folder: Path, task: str, recipes: list[str], seeds: tuple[str, ...
 
 
 def chosen_rates(task: str) -> dict[str, float]:
-    """What part `choose` picked for a task, as committed beside the protocol."""
+    """The learning rates for a task that part `pick` wrote, as committed beside the protocol."""
     file = HERE / "chosen.json"
     if not file.is_file():
-        raise SystemExit(f"{file} is missing: part choose comes first, and what it picks is committed")
+        raise SystemExit(f"{file} is missing; run the parts choose and pick first.")
     return json.loads(file.read_text(encoding="utf-8"))[task]
 
 
 def not_at_failing_rate() -> dict[str, float]:
-    """The runs of part `same_rate`: recipes that part `confirm` has at another rate."""
+    """The recipes of part `same_rate`: those that part `confirm` has at another learning rate."""
     return {name: FAILING_RATE for name, rate in chosen_rates(TASKS[0]).items() if rate != FAILING_RATE}
 
 
 def control(folder: Path, more: list[str]) -> int:
-    """Part `control`: hidden dropout left out, without Mixout, wherever Mixout was run."""
+    """Part `control`: run hidden dropout 0 without Mixout wherever Mixout was run."""
     for part, task, rate in control_places():
         code = at_rates(folder, task, {CONTROL: rate}, part, more)
         if code:
@@ -218,7 +221,7 @@ def control(folder: Path, more: list[str]) -> int:
 
 
 def control_places() -> list[tuple[str, str, float]]:
-    """The studies of part `control`: its folder, the task and the rate, which is Mixout's."""
+    """The studies of part `control`: folder, task and learning rate (that of Mixout)."""
     own = [("control", task, chosen_rates(task)[CONTROLLED]) for task in TASKS]
     return [*own, ("control_same_rate", TASKS[0], FAILING_RATE)]
 
@@ -227,11 +230,11 @@ def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["choose", "pick", "confirm", "same_rate", "control"])
-    parser.add_argument("--task", choices=TASKS, help="default: both, one after the other")
+    parser.add_argument("--task", choices=TASKS, help="run this task only; default: both, one after the other")
     parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
-    parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
-    parser.add_argument("--dry_run", action="store_true", help="print what would be run")
-    arguments = parser.parse_args()  # nothing else: no flag may go over an arm
+    parser.add_argument("--workers", default=None, help="runs at a time; default: one per core")
+    parser.add_argument("--dry_run", action="store_true", help="print the runs and their settings; run nothing")
+    arguments = parser.parse_args()  # no other flag: none may override an arm
     more = ["--dry_run"] * arguments.dry_run + (["--workers", arguments.workers] if arguments.workers else [])
     if arguments.part == "pick":
         pick(arguments.output_dir)

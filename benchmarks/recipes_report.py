@@ -53,7 +53,7 @@ WORK = {"mosbach2021": 20 / 3}  # cost in runs of the base, by update steps; all
 AT_EQUAL_COMPUTE = 1.1  # recipes that cost this many runs of the base, or more, have a row there
 IN_A_ROW = 7  # boxes per row of a picture, so that it is legible at a page's width
 NO_SPREAD = 0.002  # one example in 500
-SCORES = {"mean": "mean", "std": "std", "std of ok runs": "std_ok", "median": "median", "max": "max"}
+SCORES = {"mean": "mean", "std": "std", "std of runs that did not fail": "std_ok", "median": "median", "max": "max"}
 """Columns of the scores -> key of the figure in a summary."""
 FAILED, DIFFERENCE = "failed = share (95% interval)", f"mean - `{BASE}`'s (95% interval)"
 SPREAD_P, FAILED_P, MIXOUT = (
@@ -199,7 +199,7 @@ def restarts(base: Arm, cost: float) -> float:
 
 
 def against_restarts(arm: Arm, base: Arm, cost: float) -> AgainstRestarts:
-    """The arm's mean minus the expected best of `cost` [`restarts`] of the base, with its 95% interval over seeds."""
+    """The arm's mean minus the expected best of `cost` `restarts` of the base, with its 95% interval over seeds."""
     own = arm.report[np.isfinite(arm.report)]
     return compare(own, *known_runs(base), cost, np.random.default_rng(0), RESTARTS_RESAMPLES)
 
@@ -272,7 +272,7 @@ def legend(comparisons: int) -> str:
         "`stilts_demo` is a recipe of this benchmark: one stage on `demo_nli` at 1e-4, 3 epochs.",
         "failed: accuracy on this half at or below the majority-class baseline, or diverged; with the 95% Wilson interval. "
         "ok: all other runs. (The verdict that a run carries is on the first half.)",
-        "std: over all runs. std of ok runs: leaves the failed runs out; comparable only where no run failed.",
+        "std: over all runs. The std of runs that did not fail is comparable only where no run failed.",
         f"{DIFFERENCE}: paired by seed, 95% t interval ({coverage_text(PAIRED, n)}). Not tested.",
         f"{SPREAD_P}: Brown-Forsythe test of the spread against `{BASE}`, all runs, Holm's correction for {comparisons} "
         "comparisons. The test has no direction; the ratio of the standard deviations beside it has. †: the p-value does not "
@@ -394,7 +394,7 @@ def difference_text(mean: float, low: float, high: float) -> str:
 
 
 def picture(name: str) -> str:
-    """The Markdown of what [`draw_scores`] drew."""
+    """The Markdown of what `draw_scores` drew."""
     return f"![Scores of the next table, a mark per run]({FROM_PAGE}{name}.png)"
 
 
@@ -428,7 +428,7 @@ def runs_csv(parts: Mapping[str, Mapping[str, Arm]]) -> str:
 
 
 def parts_from_csv(path: Path) -> dict[str, dict[str, Arm]]:
-    """The arms of each part, from what [`runs_csv`] wrote.
+    """The arms of each part, from what `runs_csv` wrote.
 
     The committed file had no column `stage_seconds` at first. Two of its values were worked out from the printed costs, to a
     tenth of a second. The value of part `same_rate` is nan; no table uses it.

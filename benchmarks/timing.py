@@ -1,10 +1,10 @@
-"""Timing that compares: the contestants take turns in one run, and what is reported is their ratio, with an interval.
+"""Timing by comparison: the contestants take turns in one run, and the result is their ratio with an interval.
 
     times = interleaved({"ours": step, "torch": peer_step}, blocks=30, steps=5)
     median, low, high = ratio_interval(times, "ours", "torch")
 
-On a shared machine the speed drifts by more than the differences looked for. Within a block, a second or so long, all
-contestants see the same machine: the ratio within a block is steadier than any time, and the blocks are the sample.
+On a shared machine the speed drifts by more than the differences of interest. A block takes about a second, and all contestants
+see the same machine in it. So the ratio within a block is steadier than any time. The blocks are the sample.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds per call of each function, block by block.
 
-    A block calls each function `steps` times in a row, one function after the other. The order is drawn anew in each
-    block, so that none always runs first or after the same neighbour.
+    A block calls each function `steps` times in a row, one function after the other. Each block has a new random order, so that
+    no function always runs first or after the same neighbour.
 
     Args:
-        functions: name -> a function of no arguments. It must be done when it returns: one that starts work on an
-            accelerator has to wait for it itself.
+        functions: name -> a function of no arguments. Its work must be done when it returns. If it starts work on an
+            accelerator, it must wait for it.
         blocks: number of blocks, at least 1.
-        steps: calls of each function in a block, at least 1. Enough of them that a turn takes some 50 ms or more,
-            since the first call of a turn finds the caches filled by another function.
+        steps: calls of each function per block, at least 1. Take enough for a turn of about 50 ms or more: at the first call
+            of a turn the caches hold the data of another function.
         warmup: untimed calls of each function before the first block.
-        seed: of the orders.
-        progress: show a bar on stderr.
+        seed: seed of the orders.
+        progress: whether to show a bar on stderr.
 
     Returns:
         name -> list of `blocks` floats, unit: seconds per call. Entry i of each list is from the same block.
@@ -51,9 +51,9 @@ def interleaved(
         ValueError: no function, or `blocks` or `steps` below 1.
     """
     if not functions:
-        raise ValueError("nothing to time: functions is empty")
+        raise ValueError("functions is empty: give at least one function to time.")
     if blocks < 1 or steps < 1:
-        raise ValueError(f"blocks and steps must be at least 1, got {blocks} and {steps}")
+        raise ValueError(f"blocks and steps must be at least 1, got {blocks} and {steps}.")
     rng = np.random.default_rng(seed)
     names = list(functions)
     for function in functions.values():
@@ -73,29 +73,31 @@ def interleaved(
 def ratio_interval(
     times: dict[str, list[float]], name: str, peer: str, n_boot: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """How long `name` takes relative to `peer`: the median of the block ratios, with its 95% bootstrap interval.
+    """The time of `name` relative to `peer`: the median of the block ratios, with its 95% bootstrap interval.
 
-    The interval is the percentile bootstrap's: the blocks are drawn with replacement `n_boot` times, and the 2.5th and
-    97.5th percentile of the medians are taken. It speaks of this run on this machine; what changes between runs (where
-    the memory landed, say) is not in it.
+    The interval is from the percentile bootstrap. The blocks are drawn with replacement `n_boot` times, and the ends are the 2.5th
+    and 97.5th percentile of the medians. It describes this run on this machine. It leaves out changes between runs, for example
+    in the placement of memory.
 
     Args:
         times: as `interleaved` returns them.
         name, peer: keys of `times`.
         n_boot: number of bootstrap samples.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        (median, low, high), no unit: 1.05 means 5% slower than the peer.
+        (median, low, high), without a unit: 1.05 means 5% slower than the peer.
 
     Raises:
         ValueError: an unknown name, or lists of unequal length.
     """
     for key in (name, peer):
         if key not in times:
-            raise ValueError(f"no times of {key!r}; there are {sorted(times)}")
+            raise ValueError(f"no times of {key!r}; give one of {sorted(times)}.")
     if len(times[name]) != len(times[peer]):
-        raise ValueError(f"{name!r} has {len(times[name])} blocks, {peer!r} has {len(times[peer])}")
+        raise ValueError(
+            f"{name!r} has {len(times[name])} blocks, {peer!r} has {len(times[peer])}; time both in one run."
+        )
     ratios = np.asarray(times[name]) / np.asarray(times[peer])
     rng = np.random.default_rng(seed)
     medians = np.median(rng.choice(ratios, size=(n_boot, len(ratios))), axis=1)
@@ -104,11 +106,11 @@ def ratio_interval(
 
 
 def machine() -> dict[str, Any]:
-    """What a time depends on: processor, CPUs, threads and versions, as plain JSON values.
+    """The machine of a measurement: processor, CPUs, threads and versions, as plain JSON values.
 
-    `cpus` are the ones this process may run on, which in a container can be fewer than the machine's.
+    `cpus` is the number that this process may use. In a container it can be smaller than the machine's.
     """
-    # Not on every system: Linux has both, macOS and Windows have neither.
+    # Linux has both, macOS and Windows have neither.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""What the site adds to Markdown: files of the repository that pages link to, the methods' cards, and a table of training arguments.
+"""Three additions of the site to Markdown: files of the repository that pages link to, the methods' cards, training arguments.
 
 A page links to a file of the repository by its path (`../benchmarks/demo_study/PROTOCOL.md`), as on a code host. The site
 carries that file, below `repo/`: Markdown as a page, code and YAML as a page with its text, everything else as it is. So no link
@@ -71,7 +71,7 @@ def repository_path(uri: str) -> str:
 
 
 def site_uri(path: str) -> str:
-    """Where a file of the repository is on the site: the inverse of [`repository_path`]."""
+    """Where a file of the repository is on the site: the inverse of `repository_path`."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return f"repo/{path}.md" if Path(path).suffix in CODE else f"repo/{path}"

@@ -46,7 +46,7 @@ class StabilityCallback(Readings, TrainerCallback):
     | `steps.rec` | a row for each update step; read it with [`steps_frame`][hf_stability.diagnostics.step_record.steps_frame] |
     | `verdict.json` | the verdict, with its evidence |
     | `gradients.png` | heat map of the gradient norms, layers by update steps |
-    | `tensorboard/` | TensorBoard's event file, unless [`share_tensorboard`][hf_stability.callback.StabilityCallback.share_tensorboard] was called |
+    | `tensorboard/` | TensorBoard's event file, unless it is [shared][hf_stability.callback.StabilityCallback.share_tensorboard] with the Trainer's |
 
     **The early warning** looks at the run every 5% of training, once the warmup is over. It raises at most one alarm per
     run. The alarm names the layer, the step, the figures, and what to change. The early warning covers single-label

@@ -64,7 +64,8 @@ class StabilityMixin(_Trainer):
     methods: ActiveMethods
 
     def __init__(self, *args: Any, methods: Sequence[Method] | Method = (), **kwargs: Any) -> None:
-        self._passed_methods: Sequence[Method] = methods if isinstance(methods, (list, tuple)) else [methods]
+        passed: Any = methods
+        self._passed_methods = list(passed) if isinstance(passed, (list, tuple)) else [passed]
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
@@ -81,7 +82,7 @@ class StabilityMixin(_Trainer):
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
-    def _prepare_model(self, model: nn.Module, seed: int | None = None) -> None:
+    def _prepare_model(self, model: Any, seed: int | None = None) -> None:
         """Let methods change a model with its pretrained weights, before training."""
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)
@@ -191,10 +192,11 @@ class StabilityMixin(_Trainer):
 
     def _measure_gradients(self) -> torch.Tensor | None:
         """The total gradient norm, as torch computes it. Gives the norms of layers to the callback. None if that is not possible."""
-        if self.stability.meter is None or not self._gradients_are_whole():
+        recorder = self.stability.recorder
+        if recorder is None or recorder.meter is None or not self._gradients_are_whole():
             return None
-        self.stability.recorder.follow_unfreezing()
-        meter = self.stability.meter
+        recorder.follow_unfreezing()
+        meter = recorder.meter
         if not meter.is_whole():
             return None  # several groups: torch sums their norms in another order
         self.accelerator.unscale_gradients()

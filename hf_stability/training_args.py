@@ -47,6 +47,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
             or contradicts another argument.
     """
 
+    base_class: ClassVar[type[StableTrainingArguments]]
     own_methods: ClassVar[tuple[type[Method], ...]] = ()  # the user's own methods, see arguments_class
     recipe: str | None = field(default=None, init=False)
     recipe_model_config: dict[str, Any] = field(default_factory=dict, init=False)
@@ -124,7 +125,9 @@ def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> N
     """Warn if a model's config has other values than the recipe of these arguments, or no such field."""
     config = getattr(model, "config", None)
     for name, value in getattr(args, "recipe_model_config", {}).items():
-        says = f"recipe {args.recipe} sets {name} to {value} in the model's config, but this config has"
+        says = (
+            f"recipe {getattr(args, 'recipe', None)} sets {name} to {value} in the model's config, but this config has"
+        )
         if not hasattr(config, name):
             logger.warning(f"{says} no such field; set its equivalent")
         elif getattr(config, name) != value:

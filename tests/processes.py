@@ -83,4 +83,5 @@ def _run(argv: list[str], environment: dict[str, str], cwd, streams: list[str]) 
     torch.set_num_threads(1)
     gc.freeze()  # see small_heap in conftest.py
     sys.argv = argv
+    sys.path.insert(0, os.path.dirname(os.path.abspath(argv[0])))  # as `python SCRIPT` does
     runpy.run_path(argv[0], run_name="__main__")

@@ -133,7 +133,7 @@ def no_dropout(**values):
 def run(
     kind, folder, model=None, base=Trainer, args_class=TrainingArguments, resume=None, more=(), slow=None, **values
 ):
-    """Train a `stable` or a `stock` trainer, its attributes of [`Slow`] as in `slow`.
+    """Train a `stable` or a `stock` trainer, its attributes of `Slow` as in `slow`.
 
     `trainer.stability` is its callback in either case.
     """

@@ -1,10 +1,10 @@
-"""What the demo's studies gave: tables and a figure, from the folders that run.py left. See PROTOCOL.md, "Analysis".
+"""The results of the demo's studies: tables and figures, from the folders that run.py left. See PROTOCOL.md, "Analysis".
 
     python benchmarks/demo_study/report.py --output_dir studies
-    python benchmarks/demo_study/report.py --contrasts_from_csv    # that part of confirm.md again, from the committed runs.csv
+    python benchmarks/demo_study/report.py --from_csv    # make choose.md and confirm.md again from the committed runs.csv
 
-It writes choose.md, confirm.md, runs.csv, rates.png/.svg and the study's own figures (scores.png and
-score_against_train_loss.png of the three recipes, gradient_norms.png of devlin2019) to results/ beside this file.
+Writes choose.md, confirm.md, runs.csv, rates.png/.svg and figures of the study to results/ beside this file: scores.png and
+score_against_train_loss.png of the three recipes, gradient_norms.png of devlin2019.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import io
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,12 @@ from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.figures import draw_figures
-from hf_stability.study.report.statistics import fisher_exact_p, holm, t_interval, wilson_interval
+from hf_stability.study.report.statistics import brown_forsythe, fisher_exact_p, holm, t_interval, wilson_interval
 from hf_stability.study.report.summary import summarize
-from hf_stability.study.report.summary_page import RUN_COLUMNS, recipes_table, to_markdown
+from hf_stability.study.report.summary_page import RUN_COLUMNS, failed_text
+from hf_stability.tasks.demo.data import demo_splits
 from hf_stability.utils.files import write_text
-from hf_stability.utils.text import markdown_table
+from hf_stability.utils.text import decimal, markdown_table
 from hf_stability.verdicts.constants import label_entropy
 from hf_stability.verdicts.verdict import NOT_OK
 
@@ -44,17 +46,19 @@ CONTRASTS = (  # PROTOCOL.md, "Analysis", 4
     ("off_3_long_warmup", "devlin2019"),
     ("off_20", "mosbach2021"),
 )
-GAP = 0.95  # of the label entropy
+GAP = 0.95  # share of the label entropy
 RESAMPLES = 9999
+SCORES = {"mean": "mean", "std": "std", "std of runs that did not fail": "std_ok", "median": "median", "max": "max"}
+"""Columns of the accuracies -> key of the figure in a summary."""
 
 
 def failed(run: RunRecord) -> bool:
-    """A run that diverged has no accuracy worth the name, and counts as failed."""
+    """Whether a run failed or diverged."""
     return run.status in NOT_OK
 
 
 def check_complete(runs: list[RunRecord]) -> None:
-    """Every arm of the confirmatory run with every seed, and nothing else; raises SystemExit where it is not so."""
+    """Raise SystemExit unless the confirmatory run has all arms with all seeds, and no others."""
     wanted = {
         (arm, seed)
         for arm in study.confirm_arms(study.RATE, study.BEST_RATES)
@@ -63,11 +67,13 @@ def check_complete(runs: list[RunRecord]) -> None:
     found = {(run.recipe, run.seed) for run in runs}
     if found != wanted:
         missing, more = sorted(wanted - found), sorted(found - wanted)
-        raise SystemExit(f"part confirm is not the protocol's: missing {missing[:5]} ..., too many {more[:5]} ...")
+        raise SystemExit(
+            f"part confirm is not that of the protocol: missing {missing[:5]} ..., too many {more[:5]} ...; run `run.py confirm` again."
+        )
 
 
 def by_arm(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs of each arm, in the order of seeds."""
+    """By arm, its runs in the order of seeds."""
     arms: dict[str, list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         arms.setdefault(run.recipe, []).append(run)
@@ -75,7 +81,7 @@ def by_arm(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Permutation test of a mean difference of 0, pairs exchanged at random, two-sided; exact up to 13 pairs."""
+    """p of a permutation test for a mean difference of 0: random sign flips, two-sided; exact up to 13 pairs."""
     from scipy.stats import permutation_test
 
     result = permutation_test(
@@ -85,12 +91,17 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 
 def constant_loss(folder: Path) -> float:
-    """Entropy (nats) of the training labels that a run has seen: the train loss of the best constant."""
+    """Entropy (nats) of the training labels that a run has seen: the train loss of the best constant prediction."""
     return float(label_entropy(np.nansum(read_steps(folder / "steps.rec")["labels"], axis=0)))
 
 
+def training_entropy() -> float:
+    """Entropy (nats) of the task's training labels; that of `constant_loss` for runs of whole epochs."""
+    return float(label_entropy(np.bincount([row["label"] for row in demo_splits(study.TASK)["train"]])))
+
+
 def summed_rate(folder: Path, corrected: bool) -> float:
-    """Sum over the update steps of learning rate x factor(t): the length of the way, as far as the rate decides it."""
+    """Sum over the update steps of learning rate x factor(t), the part of the distance that the learning rate decides."""
     record = read_steps(folder / "steps.rec")
     return float((record["learning_rate"] * effective_step_factor(record["step"], bias_correction=corrected)).sum())
 
@@ -105,7 +116,7 @@ def share(count: int, n: int) -> str:
 
 
 def choice_text(runs: list[RunRecord]) -> str:
-    """The grid, and what the protocol's rules pick from it."""
+    """The grid, and the choice by the rules of the protocol."""
     arms, rows = by_arm(runs), []
     best: dict[str, tuple[float, float]] = {}
     shares, common_seeds = {}, parse_seeds(study.CHOICE_SEEDS)
@@ -121,37 +132,57 @@ def choice_text(runs: list[RunRecord]) -> str:
                 best[recipe] = mean, rate
             if recipe == "devlin2019":
                 shares[rate] = count / len(own)
-    header = ["recipe", "learning rate", "failed", "accuracy: mean, seeds 1000-1003", "accuracy: median, the same"]
+    header = [
+        "recipe",
+        "learning rate",
+        "failed (95% interval)",
+        "mean accuracy, seeds 1000-1003",
+        "median, the same seeds",
+    ]
     nearest = min(shares, key=lambda rate: (round(abs(shares[rate] - 0.5), 9), rate))
     lines = [
-        "# Choice of the rate",
-        "First half of the development set; see PROTOCOL.md. `failed` is over all seeds that were run.",
+        "# Choice of the learning rate",
+        "First half of the development set; see PROTOCOL.md. `failed` counts all seeds that were run.",
         markdown_table(header, rows),
-        f"The demo's rate: {nearest:g} (devlin2019's failed share is {shares[nearest]:.2f}).",
-        "Each recipe's own best rate: " + ", ".join(f"{recipe} {rate:g}" for recipe, (_, rate) in best.items()) + ".",
+        f"The demo's learning rate: {nearest:g} (failed share of devlin2019: {shares[nearest]:.2f}).",
+        "The best learning rate of each recipe: "
+        + ", ".join(f"{recipe} {rate:g}" for recipe, (_, rate) in best.items())
+        + ".",
     ]
     return "\n\n".join(lines) + "\n"
 
 
-def confirm_text(runs: list[RunRecord], folder: Path) -> str:
-    """The confirmatory run, in the order of the protocol's analysis."""
+def confirm_text(runs: list[RunRecord], entropy_of: Callable[[RunRecord], float]) -> str:
+    """The results of the confirmatory run, in the order of the protocol's analysis.
+
+    Args:
+        runs: all its runs.
+        entropy_of: the label entropy (nats) of a run.
+    """
     arms = by_arm(runs)
     names = list(study.confirm_arms(study.RATE, study.BEST_RATES))
     counts = {name: (sum(map(failed, arms[name])), len(arms[name])) for name in names}
     a, b = counts["devlin2019"], counts["mosbach2021"]
     window = 0.3 <= a[0] / a[1] <= 0.7
+    scores = {name: np.array([run.last for run in arms[name]]) for name in ("devlin2019", "mosbach2021")}
+    spread, stds = brown_forsythe(*scores.values()), [f"{values.std(ddof=1):.3f}" for values in scores.values()]
     lines = [
         "# The confirmatory run",
-        f"Second half of the development set, learning rate {study.RATE:g} where the arm has none of its own; see PROTOCOL.md.",
+        f"Second half of the development set. The learning rate is {study.RATE:g}, unless the arm has its own; see PROTOCOL.md.",
         f"1. Primary: devlin2019 failed {share(*a)}, mosbach2021 {share(*b)}; Fisher's exact p = {fisher_exact_p(*a, *b):.2g}.",
         f"2. Window (0.3 to 0.7 of the devlin2019 runs fail): {'met' if window else 'not met'}, {a[0] / a[1]:.2f}.",
-        f"3. {gap_sentence(runs, folder)}",
+        f"3. {gap_sentence(runs, entropy_of)}",
         contrasts_text(arms),
-        f"{AFTER_CONTRASTS}, spread included:",
-        to_markdown(summarize([*arms["devlin2019"], *arms["mosbach2021"]])),
-        "All arms (no comparisons but those of 1 and 4 were planned):",
-        recipes_table(summarize([run for name in names for run in arms[name]])),
-        "Accuracies by seed:",
+        "5. The paper's comparison, spread included:",
+        arms_table([*arms["devlin2019"], *arms["mosbach2021"]]),
+        f"The std of devlin2019 is {stds[0]}, that of mosbach2021 {stds[1]}. Brown-Forsythe: F(1, {sum(spread.n) - 2}) = "
+        f"{spread.f:.2f}, p {'< 0.001' if spread.p < 0.001 else f'= {spread.p:.3f}'}. This is Levene's test about the median, for "
+        "comparison with the paper's Levene test.",
+        "## All arms",
+        "Only the comparisons of 1 and 4 were planned. Accuracy at the end of training; std with ddof = 1. The std of runs that did "
+        "not fail is comparable only where no run failed.",
+        arms_table([run for name in names for run in arms[name]]),
+        "## Accuracies by seed",
         markdown_table(
             ["arm", "accuracy at the end of training, seed by seed; * failed"],
             [[name, " ".join(f"{run.last:.3f}" + "*" * failed(run) for run in arms[name])] for name in names],
@@ -160,50 +191,69 @@ def confirm_text(runs: list[RunRecord], folder: Path) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-CONTRASTS_TITLE, AFTER_CONTRASTS = "4. Bias correction or a lower rate?", "5. The paper's comparison"
+def arms_table(runs: Sequence[RunRecord]) -> str:
+    """A row per arm: failed runs and accuracies."""
+    rows = [
+        [
+            figures["recipe"],
+            str(figures["runs"]),
+            failed_text(figures),
+            *(decimal(figures[key]) for key in SCORES.values()),
+        ]
+        for figures in summarize(runs)["recipes"]
+    ]
+    return markdown_table(["arm", "runs", "failed = share (95% interval)", *SCORES], rows)
 
 
 def contrasts_text(arms: dict[str, list[RunRecord]]) -> str:
-    """PROTOCOL.md, "Analysis", 4."""
+    """The contrasts of PROTOCOL.md, "Analysis", 4."""
     n = min(len(arms[name]) for pair in CONTRASTS for name in pair)
     note = (
-        "Differences are first minus second, paired by seed; p is Holm's over the five, of Fisher's exact test for the failed "
-        f"runs and of a permutation test (sign flips) for the means. Each has its 95% t interval ({coverage_text(PAIRED, n)})."
+        f"Differences are first minus second, paired by seed. Their intervals are t intervals ({coverage_text(PAIRED, n)}). Each p "
+        "is corrected by Holm over the five contrasts. It is from Fisher's exact test for the failed runs, and from a permutation "
+        "test (sign flips) for the means."
     )
-    return "\n\n".join([CONTRASTS_TITLE, markdown_table(*contrast_table(arms)), note])
+    return "\n\n".join(["4. Bias correction or a lower learning rate?", markdown_table(*contrast_table(arms)), note])
 
 
-def contrasts_from_csv() -> None:
-    """Write that part of confirm.md again, from the committed runs."""
+def runs_from_csv() -> dict[str, list[RunRecord]]:
+    """By part, the runs in the committed runs.csv."""
+    parts: dict[str, list[RunRecord]] = {"choose": [], "confirm": []}
     with open(RESULTS / "runs.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["part"] == "confirm"]
-    runs = [
-        RunRecord("", row["recipe"], int(row["seed"]), "", row["status"], row["metric"], last=float(row["last"]))
-        for row in rows
-    ]
-    text = (RESULTS / "confirm.md").read_text(encoding="utf-8")
-    before, after = text.partition(CONTRASTS_TITLE)[0], text.partition(AFTER_CONTRASTS)[2]
-    write_text(RESULTS / "confirm.md", f"{before}{contrasts_text(by_arm(runs))}\n\n{AFTER_CONTRASTS}{after}")
+        for row in csv.DictReader(file):
+            loss = float(row["train_loss"]) if row["train_loss"] else None
+            run = RunRecord(
+                "",
+                row["recipe"],
+                int(row["seed"]),
+                "",
+                row["status"],
+                row["metric"],
+                last=float(row["last"]),
+                train_loss=loss,
+            )
+            parts[row["part"]].append(run)
+    return parts
 
 
-def gap_sentence(runs: list[RunRecord], folder: Path) -> str:
-    """PROTOCOL.md, "Analysis", 3, over all arms."""
+def gap_sentence(runs: list[RunRecord], entropy_of: Callable[[RunRecord], float]) -> str:
+    """The answer to PROTOCOL.md, "Analysis", 3, over all arms."""
     known = [run for run in runs if run.train_loss is not None]
-    ratios = {run.name: run.train_loss / constant_loss(folder / "runs" / run.name) for run in known}
-    of_failed = [ratios[run.name] for run in known if failed(run)]
-    of_others = [ratios[run.name] for run in known if not failed(run)]
+    ratios = [(failed(run), run.train_loss / entropy_of(run)) for run in known]
+    of_failed, of_others = ([ratio for is_failed, ratio in ratios if is_failed is wanted] for wanted in (True, False))
     if not of_failed or not of_others:
-        return f"Two modes or slow training? {len(of_failed)} runs failed, {len(of_others)} did not: nothing to part."
+        return f"Two modes or slow training? {len(of_failed)} runs failed, {len(of_others)} did not: there is nothing to separate."
     low, high = sum(ratio < GAP for ratio in of_failed), sum(ratio >= GAP for ratio in of_others)
     unknown = f" Runs without a finite train loss: {len(runs) - len(known)}." if len(known) < len(runs) else ""
     return (
-        f"Two modes or slow training? Over all arms, of {len(of_failed)} failed runs {low} have a train loss below {GAP} of "
-        f"the label entropy (the lowest {min(of_failed):.3f}), of {len(of_others)} others {high} have one of that or above "
-        f"(the highest {max(of_others):.3f}): {'two modes' if low == high == 0 else 'no clean gap'}.{unknown}"
+        f"Two modes or slow training? {'Two modes' if low == high == 0 else 'No clean gap'}, over all arms. "
+        f"{low} of {len(of_failed)} failed runs have a train loss below {GAP} of the label entropy (lowest: {min(of_failed):.3f}). "
+        f"{high} of {len(of_others)} others have at least that (highest: {max(of_others):.3f}).{unknown}"
     )
 
 
 def contrast_table(arms: dict[str, list[RunRecord]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the contrasts."""
     counts = {name: (sum(map(failed, own)), len(own)) for name, own in arms.items()}
     fisher = holm([fisher_exact_p(*counts[a], *counts[b]) for a, b in CONTRASTS])
     scores = {name: np.array([run.last for run in own]) for name, own in arms.items()}  # in the order of seeds
@@ -222,7 +272,7 @@ def contrast_table(arms: dict[str, list[RunRecord]]) -> tuple[list[str], list[li
                 p_text(p_mean),
             ]
         )
-    return ["contrast", "failed", "p of the failed", "accuracy: mean difference (95%)", "p of the mean"], rows
+    return ["contrast", "failed", "p of failed", "mean difference of accuracy (95% interval)", "p of mean"], rows
 
 
 KINDS = {  # kind of an arm -> its mark
@@ -237,7 +287,7 @@ SPECIAL = {"off_3_mean_factor": 2, "off_3_factor": 3, "off_3_long_warmup": 4}
 
 @dataclass(frozen=True)
 class Arm:
-    """What the figure shows of an arm: its kind, part, epochs, peak rate, summed effective rate, scores `(runs,)`."""
+    """An arm in the figure: kind, part, epochs, peak learning rate, summed effective rate, scores `(runs,)`."""
 
     kind: str
     part: str
@@ -248,7 +298,8 @@ class Arm:
 
 
 def rate_arms(part: str, runs: list[RunRecord], folder: Path) -> list[Arm]:
-    """The arms of a part that differ in correction, rate, warmup or epochs only (transformers_default has another batch)."""
+    """The arms of a part without transformers_default, which has another batch size. The others differ in correction, learning
+    rate, warmup or epochs only."""
     found = []
     for name, own in by_arm(runs).items():
         values = study.arm_values(part, name)
@@ -257,14 +308,14 @@ def rate_arms(part: str, runs: list[RunRecord], folder: Path) -> list[Arm]:
         corrected = values["recipe"] == "mosbach2021"
         kind = list(KINDS)[SPECIAL.get(name, int(corrected))]
         epochs = values.get("num_train_epochs", 20 if corrected else 3)
-        # With lr_bias_correction the recorded rate has the factor in it already.
+        # With lr_bias_correction the recorded learning rate already has the factor.
         total = summed_rate(folder / part / "runs" / own[0].name, corrected)
         found.append(Arm(kind, part, epochs, values["learning_rate"], total, [run.last for run in own]))
     return found
 
 
-def draw_rates(arms: list[Arm], constant: float) -> None:
-    """Scores against the nominal rate and against the summed effective rate, 3 and 20 epochs apart."""
+def draw_rates(arms: list[Arm], baseline: float) -> None:
+    """Draw scores against the nominal and the summed effective learning rate; a row each for 3 and 20 epochs."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -285,7 +336,7 @@ def draw_rates(arms: list[Arm], constant: float) -> None:
                         **KINDS[arm.kind],
                     )  # fmt: skip
             for ax in row:
-                ax.axhline(constant, color="0.4", linestyle="--", linewidth=1, zorder=1)
+                ax.axhline(baseline, color="0.4", linestyle="--", linewidth=1, zorder=1)
                 ax.set_xscale("log")
                 ax.xaxis.set_minor_formatter("")
                 ax.grid(True, which="both", alpha=0.2)
@@ -298,14 +349,14 @@ def draw_rates(arms: list[Arm], constant: float) -> None:
         axes[0, 0].plot(
             [], [], "o", color="0.3", markerfacecolor="white", markersize=8, label="hollow: choice of the rate"
         )
-        axes[0, 0].plot([], [], "--", color="0.4", label=f"best constant, second half ({constant:.3f})")
+        axes[0, 0].plot([], [], "--", color="0.4", label=f"majority-class baseline, second half ({baseline:.3f})")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
         for ending in ("png", "svg"):
             figure.savefig(RESULTS / f"rates.{ending}", dpi=150, metadata={"Date": None} if ending == "svg" else None)
 
 
 def keep_figures(folder: Path, recipes: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Draw a study's figures of these recipes, and keep the pictures of some of them in results/."""
+    """Draw a study's figures of these recipes, and keep those with these names in results/."""
     with tempfile.TemporaryDirectory() as drawn:
         for path in draw_figures(folder, recipes, into=drawn):
             if path.suffix == ".png" and path.stem in names:
@@ -316,19 +367,30 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("results/demo_study"), help="folder of the studies")
-    parser.add_argument("--contrasts_from_csv", action="store_true", help="only these, without the studies' folders")
+    parser.add_argument(
+        "--from_csv",
+        "--contrasts_from_csv",
+        action="store_true",
+        help="read the committed runs.csv, not the studies' folders",
+    )  # the second name is that of PROTOCOL.md
     arguments = parser.parse_args()
-    if arguments.contrasts_from_csv:
-        return contrasts_from_csv()
+    if arguments.from_csv:
+        parts, entropy = runs_from_csv(), training_entropy()
+        write_text(RESULTS / "choose.md", choice_text(parts["choose"]))
+        write_text(RESULTS / "confirm.md", confirm_text(parts["confirm"], lambda run: entropy))
+        return
     folder = arguments.output_dir
     RESULTS.mkdir(exist_ok=True)
     choose, confirm = read_runs(folder / "choose"), read_runs(folder / "confirm")
     if not choose:
-        raise SystemExit(f"--output_dir {folder}: no runs of part choose; give the folder that run.py was given")
+        raise SystemExit(f"--output_dir {folder}: no runs of part choose; give the same folder as to run.py.")
     write_text(RESULTS / "choose.md", choice_text(choose))
     if confirm:
         check_complete(confirm)
-        write_text(RESULTS / "confirm.md", confirm_text(confirm, folder / "confirm"))
+        write_text(
+            RESULTS / "confirm.md",
+            confirm_text(confirm, lambda run: constant_loss(folder / "confirm/runs" / run.name)),
+        )
         draw_rates([*rate_arms("choose", choose, folder), *rate_arms("confirm", confirm, folder)], confirm[0].baseline)
         keep_figures(folder / "confirm", study.RECIPES, ("scores", "score_against_train_loss"))
         keep_figures(folder / "confirm", ("devlin2019",), ("gradient_norms",))

@@ -3,8 +3,8 @@
     python benchmarks/demo_study/run.py choose --output_dir studies
     python benchmarks/demo_study/run.py confirm --output_dir studies
 
-Each part is a study like any other: interrupted, the same command goes on with what is missing. Every arm is a recipe
-file, written to OUTPUT_DIR/arms, so that each can be run by itself too.
+Each part is a study like any other: after an interruption, the same command runs what is missing. Each arm is a recipe file,
+written to OUTPUT_DIR/arms, so it can also be run by itself.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ TASK = "demo_pair"
 RECIPES = ("transformers_default", "devlin2019", "mosbach2021")
 GRID = (1e-4, 2e-4, 2.5e-4, 3e-4, 4e-4)  # the same for every recipe
 CHOICE_SEEDS = ("1000-1003",)
-MORE_CHOICE_SEEDS = ("1004-1009",)  # devlin2019's: a failed share is read off these
+MORE_CHOICE_SEEDS = ("1004-1009",)  # more for devlin2019, because its failed share picks the rate
 CONFIRM_SEEDS = ("1-20",)
-EXAMPLES, BATCH, WARMUP = 1000, 16, 0.1  # as the task and the recipes have them
+EXAMPLES, BATCH, WARMUP = 1000, 16, 0.1  # those of the task and the recipes
 
-# What part `choose` gave: see PROTOCOL.md, "Chosen".
+# The result of part `choose`: see PROTOCOL.md, "Chosen".
 RATE = 2.5e-4
 BEST_RATES = {"transformers_default": 1e-4, "devlin2019": 1e-4}
 
 
 def steps_of(epochs: int) -> int:
-    """Update steps of so many epochs of the task's training set."""
+    """Update steps in this many epochs of the task's training set."""
     return epochs * math.ceil(EXAMPLES / BATCH)
 
 
 def schedule(epochs: int, warmup_steps: int | None = None) -> np.ndarray:
-    """The Trainer's linear schedule as a share of the peak rate, `(steps,)`; warmup steps rounded up, as there."""
+    """The Trainer's linear schedule as a share of the peak learning rate, `(steps,)`; warmup steps are rounded up, as there."""
     steps = steps_of(epochs)
     warmup = math.ceil(WARMUP * steps) if warmup_steps is None else warmup_steps
     done = np.arange(steps)
@@ -54,23 +54,23 @@ def schedule(epochs: int, warmup_steps: int | None = None) -> np.ndarray:
 
 
 def mean_factor(epochs: int) -> float:
-    """Mean of bias correction's factor on the step over a run, weighted by the schedule."""
+    """Mean over a run of bias correction's factor on the step, weighted by the schedule."""
     shape = schedule(epochs)
     return float((shape * effective_step_factor(np.arange(1, len(shape) + 1))).sum() / shape.sum())
 
 
 def arm_name(recipe: str, rate: float) -> str:
-    """Name of an arm of the grid: `devlin2019-3e-04`."""
+    """Name of an arm in the grid: `devlin2019-3e-04`."""
     return f"{recipe}-{rate:.1e}".replace(".0e", "e")
 
 
 def choice_arms(recipe: str) -> dict[str, dict[str, Any]]:
-    """An arm for each rate of the grid: its name, and what it sets over the packaged recipe."""
+    """The arms of a recipe, one per learning rate of the grid: name -> values that override the packaged recipe."""
     return {arm_name(recipe, rate): {"recipe": recipe, "learning_rate": rate} for rate in GRID}
 
 
 def confirm_arms(rate: float, best_rates: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """The arms of the confirmatory run, in the protocol's order."""
+    """The arms of the confirmatory run, in the order of the protocol: name -> values that override the packaged recipe."""
     off, on = {"recipe": "devlin2019", "learning_rate": rate}, {"recipe": "mosbach2021", "learning_rate": rate}
     arms = {recipe: {"recipe": recipe, "learning_rate": rate} for recipe in RECIPES}
     arms |= {
@@ -89,14 +89,14 @@ def confirm_arms(rate: float, best_rates: dict[str, float]) -> dict[str, dict[st
 
 
 def arm_values(part: str, name: str) -> dict[str, Any]:
-    """What an arm sets over its recipe, by the part and its name."""
+    """The values with which an arm overrides its recipe."""
     if part == "confirm":
         return confirm_arms(RATE, BEST_RATES)[name]
     return next(arms[name] for recipe in RECIPES if name in (arms := choice_arms(recipe)))
 
 
 def write_arm(folder: Path, name: str, values: dict[str, Any]) -> Path:
-    """A packaged recipe with some values changed, as a recipe file."""
+    """Write a packaged recipe with some values changed as a recipe file; its path."""
     content = yaml.safe_load((recipe_dir() / f"{values['recipe']}.yaml").read_text(encoding="utf-8"))
     content["args"] |= {key: value for key, value in values.items() if key != "recipe"}
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def run_study(
 
 
 def choose(folder: Path, more: list[str]) -> int:
-    """Part `choose`: the grid, devlin2019 first."""
+    """Part `choose`: run the grid, devlin2019 first."""
     code = 0
     for recipe in ("devlin2019", "transformers_default", "mosbach2021"):
         code = code or run_study(folder, choice_arms(recipe), CHOICE_SEEDS, "first", more)
@@ -126,7 +126,7 @@ def choose(folder: Path, more: list[str]) -> int:
 
 
 def confirm(folder: Path, more: list[str]) -> int:
-    """Part `confirm`: once, on the other half."""
+    """Part `confirm`: run once, on the other half."""
     return run_study(folder, confirm_arms(RATE, BEST_RATES), CONFIRM_SEEDS, "second", more)
 
 
@@ -135,9 +135,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["choose", "confirm"])
     parser.add_argument("--output_dir", type=Path, default=Path("results/demo_study"), help="folder of the studies")
-    parser.add_argument("--workers", default=None, help="runs at a time; default: one a core")
-    parser.add_argument("--dry_run", action="store_true", help="print what would be run")
-    arguments = parser.parse_args()  # nothing else: no flag may go over an arm
+    parser.add_argument("--workers", default=None, help="runs at a time; default: one per core")
+    parser.add_argument("--dry_run", action="store_true", help="print the runs and their settings; run nothing")
+    arguments = parser.parse_args()  # no other flag: none may override an arm
     more = ["--dry_run"] * arguments.dry_run + (["--workers", arguments.workers] if arguments.workers else [])
     part = {"choose": choose, "confirm": confirm}[arguments.part]
     return part(arguments.output_dir / arguments.part, more)

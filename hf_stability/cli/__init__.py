@@ -1,6 +1,6 @@
 """The command line: `hf-stability`, and `run_glue_stable.py`, its twin for `accelerate launch`.
 
-It parses flags and prints. [`hf_stability.study.api`] plans and runs a study; [`hf_stability.diagnose`] examines a failed
+It parses flags and prints. `hf_stability.study.api` plans and runs a study; `hf_stability.diagnose` examines a failed
 run. Each subcommand has its file. `flags.py` has the flags that several of them share; `parser.py` reads them and shows help.
 """
 

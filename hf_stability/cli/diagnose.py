@@ -47,6 +47,12 @@ SHOWN = (
 )  # fmt: skip
 """The flags that `--help` shows."""
 
+HELPS = {
+    "learning_rate": "Learning rate of the run. Default: as recorded in PATH.",
+    "warmup_steps": "Update steps of warmup; below 1, a fraction of all steps. Default: as recorded in PATH.",
+}
+"""Help of flags that only describe the run here."""
+
 CUTS = ("pad_to_max_length", "max_train_samples", "max_eval_samples", "validation_half")
 """Flags that shorten or pad the data. They are refused here: diagnose reads whole sets."""
 
@@ -91,8 +97,8 @@ class DiagnoseArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Diagnose one run and print the findings."""
-    hidden = dict.fromkeys(CUTS, argparse.SUPPRESS)
-    known = study_parser(argv, {"diagnose": (DiagnoseArguments,)}, TEXTS, SHOWN, hidden)
+    helps = dict.fromkeys(CUTS, argparse.SUPPRESS) | HELPS
+    known = study_parser(argv, {"diagnose": (DiagnoseArguments,)}, TEXTS, SHOWN, helps)
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
     given = parse(known, argv)
     path = given.pop("path", None)
@@ -111,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     target = Path(own.json) if own.json and own.json != STDOUT else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
-        raise InputError(f"--json {target}: cannot write a file there; give a file in an existing folder")
+        raise InputError(f"--json {target}: no file can be written there; give one in an existing folder")
     found = diagnosis.diagnose(
         path,
         model_name_or_path=model.model_name_or_path,

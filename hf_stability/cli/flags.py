@@ -118,7 +118,7 @@ class StudyArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run has its worker process. 0: no "
+            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run trains in a worker process. 0: no "
             "worker processes, one run after the other."
         },
     )
@@ -182,5 +182,5 @@ def names_of(*classes: type) -> list[str]:
 
 
 def method_flags(training: type[StableTrainingArguments] = StableTrainingArguments) -> list[str]:
-    """The training arguments of all methods, packaged and the user's own (see [`arguments_class`])."""
+    """The training arguments of all methods, packaged and the user's own (see `arguments_class`)."""
     return [*argument_names(), *argument_names(training.own_methods)]

@@ -33,7 +33,6 @@ SHORT_HELPS = {
     "num_train_epochs": "Training epochs. Default: the recipe's.",
     "warmup_steps": "Update steps of warmup; below 1, a fraction of all steps. Default: the recipe's.",
     "total_train_batch_size": "Examples per update step, over all devices. Default: the recipe's.",
-    "on_alarm": "What the early warning does to a run that seems about to fail. Default: warn.",
     "diagnostics": "More to record at each update step; --help_all lists the choices.",
 }
 """Shorter help for `--help`, for flags with a long help."""
@@ -161,7 +160,7 @@ def study_parser(
     Args:
         argv: the words of the command line. With `--help_all` the help shows everything.
         own: title of a group -> the command's own dataclasses in it.
-        texts, shown: see [`Parser`]. The arguments of common methods, and of the user's own, are shown too.
+        texts, shown: see `Parser`. The arguments of common methods, and of the user's own, are shown too.
         helps: flag -> help that replaces the dataclass's.
 
     Raises:

@@ -18,8 +18,11 @@ TEXTS = Texts(
     """hf-stability rescue [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
        [--recipe R] [--seeds N] [--min_steps N] [--output_dir D] [any argument of the Trainer]""",
     """A run failed: compare four settings over 3 seeds each, and see which does not fail. Give the settings of the failed
-run with --recipe and flags. The four are: the same settings; a third of the learning rate with 10% warmup; at least
-2000 update steps; the pooler and the top quarter of the layers re-initialised (not for ALBERT: its layers are shared).""",
+run with --recipe and flags. The four settings:
+  same           as the failed run
+  third_of_rate  a third of the learning rate, and 10% warmup
+  2000_steps     at least 2000 update steps
+  reinit_top     pooler and top quarter of the layers re-initialised (not for ALBERT: its layers share weights)""",
     """
 examples:
   # your own script: the Trainer's defaults, except for the learning rate

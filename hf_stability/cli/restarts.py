@@ -10,9 +10,9 @@ from .parser import Texts, folder_parser, parse, study_folder
 
 TEXTS = Texts(
     "hf-stability restarts STUDY_FOLDER [--budget RUNS] [--recipe R ...]",
-    """Would restarts have been worth it? Reads the finished runs of a study and estimates two things: the expected score
-of the best of n runs; and, at equal cost, the gain from starting more runs, comparing them early and finishing only
-the best. Trains nothing. Writes restarts.md and figures/restarts.png into the study's folder.""",
+    """Would restarts have been worth it? Reads the finished runs of a study and trains nothing. Estimates the expected score
+of the best of n runs. At equal cost, estimates the gain from starting more runs, comparing them early and finishing
+only the best. Writes restarts.md and figures/restarts.png into the study's folder.""",
     """
 examples:
   # a study to read: one half of the development set selects, the other reports; evaluation every 10% of 468 steps

@@ -118,7 +118,7 @@ def run_given(
 
     Args:
         given: the flags that were given, field name -> value.
-        arms: see [`plan_study`].
+        arms: see `plan_study`.
         notes: sentences to print before the runs; `arms` may add some.
         conclude: makes the last paragraph.
 
@@ -156,7 +156,7 @@ def run_given(
 
 
 def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags as the keywords of [`plan_study`]."""
+    """Flags as the keywords of `plan_study`."""
     return {{"recipe": "recipes", "method": "methods"}.get(name, name): value for name, value in given.items()}
 
 

@@ -14,7 +14,7 @@ cited where they are set. The other bounds are judgement. No bound was fitted to
 | `tokenizer_ids`, `config_ids` | `pad`, `cls`, `sep` -> token id |
 | `tokenizer_class`, `expected_class` | the tokenizer's class, and the one of the model's type |
 | `missing_weights`, `base_prefix` | names of weights that the pretrained files lack; what the encoder's names begin with |
-| `trainable`, `frozen` | numbers of parameters by layer, as in [`layers_of`] |
+| `trainable`, `frozen` | numbers of parameters by layer, as in `layers_of` |
 | `adapters` | kind of the trained adapters, by PEFT's name (`LORA`, `IA3` ...) |
 | `frozen_parts` | frozen modules of head, pooler and embeddings -> `new`, `loaded`, `kept`, `new tokens`, `unknown` |
 | `weights_dtype`, `precision` | `torch.float32` ...; `no`, `bf16` or `fp16` (mixed precision) |
@@ -27,7 +27,7 @@ cited where they are set. The other bounds are judgement. No bound was fitted to
 | `optimizer`, `bias_correction` | training arguments |
 | `hidden_size` | the model's width, in units |
 | `status`, `evidence`, `alarm` | the verdict's; the early warning's |
-| `memorized` | the result of [`memorize`] |
+| `memorized` | the result of `memorize` |
 """
 
 from __future__ import annotations

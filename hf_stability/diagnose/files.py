@@ -25,7 +25,7 @@ class Run:
         source: a description of what was read.
         args: the known training arguments, by name.
         history: the Trainer's log.
-        record: the callback's record, as [`read_steps`] returns it.
+        record: the callback's record, as `read_steps` returns it.
         verdict: the run's own verdict.
         step, total_steps: update steps done, and planned.
         job: the job, if the run is a study's.

@@ -73,7 +73,7 @@ class Inputs:
         collator: makes a batch of examples.
         make_model: makes the model as it was before training.
         trained_before: update steps of training behind `make_model`'s weights.
-        no_memorize: what [`memorize`] needs but these data lack.
+        no_memorize: what `memorize` needs but these data lack.
         device: where to train.
     """
 
@@ -89,7 +89,7 @@ class Inputs:
 
     @property
     def can_memorize(self) -> bool:
-        """Whether [`memorize`] has all it needs."""
+        """Whether `memorize` has all it needs."""
         return all(part is not None for part in (self.train, self.labels, self.collator, self.make_model))
 
     @property
@@ -202,7 +202,7 @@ def _look_at_model(inputs: Inputs, model: str, task: Any, values: Mapping[str, A
 
     Args:
         values: for the model's config, from the run's recipe.
-        dtype: the weights' precision, as in [`Named`].
+        dtype: the weights' precision, as in `Named`.
     """
     from transformers import AutoConfig
 
@@ -248,7 +248,7 @@ def label_column(rows: Any) -> np.ndarray | None:
 
 
 def labels_of(rows: Any) -> np.ndarray | None:
-    """[`label_column`] if its values are class ids, else None."""
+    """`label_column` if its values are class ids, else None."""
     labels = label_column(rows)
     return labels if labels is not None and np.issubdtype(labels.dtype, np.integer) else None
 

@@ -120,7 +120,7 @@ def _score(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> floa
 
 
 def try_memorize(inputs: Inputs, rate: float | None, show: bool) -> tuple[dict[str, Any] | None, str]:
-    """[`memorize`] on the run's own examples and model. Returns the result, or None and what is missing."""
+    """`memorize` on the run's own examples and model. Returns the result, or None and what is missing."""
     if not inputs.can_memorize:
         return None, inputs.no_memorize
     try:

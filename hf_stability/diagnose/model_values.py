@@ -100,7 +100,7 @@ def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
     return found
 
 
-def _token_embeddings(model: torch.nn.Module) -> torch.Tensor | None:
+def _token_embeddings(model: Any) -> torch.Tensor | None:
     """The weight of a model's token embeddings; None if the model does not name them."""
     try:
         embeddings = model.get_input_embeddings()

@@ -1,4 +1,4 @@
-"""[`diagnose`]: all checks on one run, the likeliest causes first, with remedies; and the checks that could not look."""
+"""`diagnose`: all checks on one run, the likeliest causes first, with remedies; and the checks that could not look."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def diagnose(
 
 
 def _inputs_of(source: str | os.PathLike | Trainer, run: Run, named: Named) -> Inputs:
-    """Data and model: from a live Trainer, with what the user names on top; else from [`load_inputs`]."""
+    """Data and model: from a live Trainer, with what the user names on top; else from `load_inputs`."""
     if not isinstance(source, Trainer):
         return load_inputs(run, named)
     inputs = live_inputs(source)

@@ -123,7 +123,7 @@ def conclusion(runs: Sequence[RunRecord], left_out: Sequence[str] = ()) -> str:
         parts.append(f"No failed run: {', '.join(f'{name} (0 of {len(arms[name])} failed)' for name in held)}.")
         parts.append(
             f"0 of {fewest} is weak evidence: the failed share may be up to "
-            f"{decimal(wilson_interval(0, fewest)[1], 2)} (95% interval)."
+            f"{decimal(float(wilson_interval(0, fewest)[1]), 2)} (95% interval)."
         )
     if fell:
         parts.append(f"Failed: {', '.join(f'{name} ({sum(arms[name])} of {len(arms[name])})' for name in fell)}.")

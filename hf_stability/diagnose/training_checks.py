@@ -214,7 +214,7 @@ def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = Non
 
 
 def check_memorized(memorized: Mapping[str, Any] | None = None, adapters: str | None = None) -> Checked | None:
-    """The result of [`memorize`]. A model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
+    """The result of `memorize`. A model that cannot learn 32 examples by heart has a bug, or too few weights for it."""
     if memorized is None:
         return None
     level = "possible" if memorized.get("trained_before", 0) or adapters else "likely"

@@ -46,6 +46,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..verdicts.constants import label_entropy
@@ -93,7 +94,7 @@ def evidence(
         losses: `(..., T)` train loss of each step.
         logit_std: `(..., T)` standard deviation of the logits over the examples of each step.
         labels: `(..., T, K)` number of training examples of each class in each step.
-        layers: L names, from input to output; see [`lower_half`].
+        layers: L names, from input to output; see `lower_half`.
         total_steps: update steps of the whole training.
 
     Returns:
@@ -146,7 +147,7 @@ def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return (labels * np.where(np.isfinite(nats), nats, 0)[..., None, :]).sum(-1) / labels.sum(-1)
 
 
-def risk(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
+def risk(evidence: Mapping[str, ArrayLike], weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
     """How much a run looks like one that fails, `(...)` in [0, 1]; NaN if any evidence is missing.
 
     The module's docstring has the equation. The risk is a probability only if runs fail as often as those on which the
@@ -172,7 +173,7 @@ class Alarm:
     Args:
         step: update step of the check.
         total_steps: update steps of the whole training.
-        risk: see [`risk`].
+        risk: see `risk`.
         layer: the layer below the pooler with the largest fall from its own highest level.
         evidence: the four quantities of the module's equation; None for one that is not finite.
         sentence: the alarm in words, with what to change.
@@ -254,10 +255,10 @@ def find_alarm(
     """The first alarm of a record, or None. The run may still be training.
 
     Args:
-        record: as in [`check`].
+        record: as in `check`.
         warmup_steps: update steps of warmup; default: the value in the record's first line.
         total_steps: update steps of the whole training; default: the value in the record's first line.
-        threshold: as in [`check`].
+        threshold: as in `check`.
 
     Raises:
         InputError: neither the arguments nor the record have the length of warmup and training.

@@ -1,7 +1,7 @@
 """The Trainer's evaluation becomes answers that a verdict can compare with the labels.
 
 The predictions are an array, a tuple, a dict, or a list of batches. The labels are class ids, values, token labels with
-padding, or several labels per example. [`answers_of`] reads the forms below. It returns None for every other form, because a
+padding, or several labels per example. `answers_of` reads the forms below. It returns None for every other form, because a
 verdict must not rest on a guess.
 
 | labels | outputs | read as |
@@ -145,8 +145,8 @@ def slim(predictions: Any, names: Sequence[str] = (), generates: bool = False) -
 
     Args:
         predictions: the Trainer's. A list of batches stays a list.
-        names: as in [`named_output`][hf_stability.diagnostics.named_output.named_output].
-        generates: as in [`answers_of`]. If True, tokens keep their logits.
+        names: as in `named_output`.
+        generates: as in `answers_of`. If True, tokens keep their logits.
     """
     if isinstance(predictions, list):
         return [slim(part, names, generates) for part in predictions]

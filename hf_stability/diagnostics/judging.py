@@ -77,7 +77,7 @@ def judge_run(
     Args:
         record: as `read_steps` returns it; None if there is no reliable record.
         evaluation: the Trainer's last evaluation of its evaluation set.
-        facts: see [`RunFacts`].
+        facts: see `RunFacts`.
 
     Returns:
         the verdict; the baseline of the headline metric, `{"score", "constant"}`, or None if it is not known.

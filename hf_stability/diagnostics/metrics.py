@@ -143,7 +143,7 @@ def classification_scorer(
     """A metric as a function of confusion matrices, `(..., K, K) -> (...)`. None if the metric is not known.
 
     Args:
-        metric, labels, classes, num_labels, score: as in [`constant_score`].
+        metric, labels, classes, num_labels, score: as in `constant_score`.
     """
     kind = family(metric)
     if kind == "accuracy":
@@ -162,7 +162,7 @@ def f1_average(
     """Which F1 a metric is: a class id, `macro`, `weighted` or `micro`. None if none gives the reported score.
 
     Args:
-        metric, labels, classes, num_labels, score: as in [`constant_score`].
+        metric, labels, classes, num_labels, score: as in `constant_score`.
     """
     averages: list[int | str] = (
         [1, "macro", "weighted", "micro", 0] if num_labels == 2 else ["macro", "weighted", "micro"]
@@ -190,10 +190,10 @@ def lead_over_constant(
     """Lead of an F1 or a Matthews correlation over its baseline.
 
     Args:
-        metric, labels, classes, num_labels, score: as in [`constant_score`].
+        metric, labels, classes, num_labels, score: as in `constant_score`.
 
     Returns:
-        `score`, `baseline`, `low`, `high`, see [`lead_interval`]. None if the metric is not known.
+        `score`, `baseline`, `low`, `high`, see `lead_interval`. None if the metric is not known.
     """
     scorer = classification_scorer(metric, labels, classes, num_labels, score)
     constant = constant_score(metric, labels, classes, num_labels, score)
@@ -219,10 +219,10 @@ def lead_interval(
     confusion matrix are drawn, from a multinomial distribution; the result is the same.
 
     Args:
-        scorer: from [`classification_scorer`].
+        scorer: from `classification_scorer`.
         labels, classes: `(n,)`, labels and predicted classes.
         num_labels: K.
-        constant: class id of the best constant prediction, from [`constant_score`].
+        constant: class id of the best constant prediction, from `constant_score`.
         level: of the interval.
 
     Returns:

@@ -22,7 +22,7 @@ class Outcome:
 
     Args:
         verdict: on the run.
-        final: `final/<metric>` and `final/failed`, see [`final_scores`].
+        final: `final/<metric>` and `final/failed`, see `final_scores`.
         step: the last update step.
         alarm: of the early warning, or None.
         record: as `read_steps` returns it; None if there is no reliable record.
@@ -55,8 +55,8 @@ def facts_of(
         model: without the wrappers of distributed training.
         args: the training arguments.
         trainer: the Trainer; None if it is not known.
-        metric, baseline, compute_metrics: the user's values, see [`StabilityCallback`][hf_stability.StabilityCallback].
-        more: other fields of [`RunFacts`][hf_stability.diagnostics.judging.RunFacts].
+        metric, baseline, compute_metrics: the user's values, see `StabilityCallback`.
+        more: other fields of `RunFacts`.
     """
     config = getattr(model, "config", None)
     if baseline == "compute_metrics" and args.batch_eval_metrics:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
+from ..verdicts.verdict import Verdict
+from .early_warning import Alarm
+from .evaluation import Evaluation
 from .gradients import GradientMeter
+from .guard import Guard
 from .monitor import Monitor
+from .recorder import Recorder
 
 
-def _reading(path: str, doc: str) -> property:
+def _reading(path: str, doc: str) -> Any:
     """A property that reads and writes a nested attribute, such as `monitor.verdict`."""
     owner, _, name = path.rpartition(".")
     return property(attrgetter(path), lambda self, value: setattr(attrgetter(owner)(self), name, value), doc=doc)
@@ -24,13 +29,19 @@ class Readings:
 
     monitor: Monitor
 
-    alarm = _reading("monitor.alarm", "The early warning's alarm. None before one.")
-    constant = _reading("monitor.constant", "The baseline, after training. None if it is not known.")
-    evaluation = _reading("monitor.evaluations.last", "The last evaluation that counts. Empty before the first.")
-    guard = _reading("monitor.guard", "Catches errors of the callback. `guard.off` names the parts that raised.")
-    recorder = _reading("monitor.recorder", "Records the training. None before the first.")
-    stopped = _reading("monitor.stopped", "Whether the alarm ended the training.")
-    verdict = _reading(
+    alarm: Alarm | None = _reading("monitor.alarm", "The early warning's alarm. None before one.")
+    constant: dict[str, Any] | None = _reading(
+        "monitor.constant", "The baseline, after training. None if it is not known."
+    )
+    evaluation: Evaluation = _reading(
+        "monitor.evaluations.last", "The last evaluation that counts. Empty before the first."
+    )
+    guard: Guard = _reading(
+        "monitor.guard", "Catches errors of the callback. `guard.off` names the parts that raised."
+    )
+    recorder: Recorder | None = _reading("monitor.recorder", "Records the training. None before the first.")
+    stopped: bool = _reading("monitor.stopped", "Whether the alarm ended the training.")
+    verdict: Verdict | None = _reading(
         "monitor.verdict", "The verdict after training. None before, and in all processes but the main one."
     )
 

@@ -294,9 +294,7 @@ class Recorder:
         if block is not None:
             self.on_rows(block)
 
-    def _append(
-        self, steps: Sequence[int], rates: Sequence[Sequence[float]], seen: np.ndarray, norms: np.ndarray
-    ) -> np.ndarray:
+    def _append(self, steps: Sequence[int], rates: Any, seen: np.ndarray, norms: np.ndarray) -> np.ndarray:
         own = sum(len(probe.columns) for probe in self.probes if probe.mean_over_processes)
         seen, probed = np.split(seen, [seen.shape[-1] - own], axis=-1)
         outputs = combine_statistics(seen[..., 1:], self.width)

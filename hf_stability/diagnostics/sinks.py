@@ -94,9 +94,7 @@ class Sinks:
         label_counts: `(classes,)` examples of each class in the record so far, for a resumed run.
     """
 
-    def __init__(
-        self, sinks: Sequence[Sink], guard: Guard, max_steps: int = 0, label_counts: np.ndarray | float = 0.0
-    ) -> None:
+    def __init__(self, sinks: Sequence[Sink], guard: Guard, max_steps: int = 0, label_counts: Any = 0.0) -> None:
         self.sinks, self.guard, self.max_steps, self.label_counts = list(sinks), guard, max_steps, label_counts
 
     def tell(self, event: str, *values: Any) -> None:

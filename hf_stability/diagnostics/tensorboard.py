@@ -117,7 +117,8 @@ class TensorBoard(Sink):
 
         if isinstance(self.writer, SummaryWriter):
             parts = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            self.writer.file_writer.add_summary(Summary(value=parts), step)
+            writer: Any = self.writer.file_writer
+            writer.add_summary(Summary(value=parts), step)
         else:  # a writer of another library, which the user gave to the Trainer's callback
             for tag, value in values.items():
                 self.writer.add_scalar(tag, value, step)

@@ -19,7 +19,7 @@ class TrainersEvaluation:
         whole: whether to keep all outputs, instead of the part that a verdict needs.
 
     Attributes:
-        last: the [`Evaluation`][hf_stability.diagnostics.evaluation.Evaluation]. It is empty before the first one.
+        last: the `Evaluation`. It is empty before the first one.
     """
 
     def __init__(self, loop: TrainingLoop | None = None, state: Any = None, model: Any = None, whole: bool = False):

@@ -186,7 +186,7 @@ def _check_group(group: dict[str, Any]) -> None:
 
 @dataclass
 class BiasCorrectionArguments:
-    """The arguments of [`BiasCorrection`]."""
+    """The arguments of `BiasCorrection`."""
 
     bias_correction: bool = field(
         default=True,
@@ -218,10 +218,12 @@ class BiasCorrection(Method):
 
         with correction         c1 = 1 - beta1^t,  c2 = 1 - beta2^t
         without                 c1 = c2 = 1
-        in the learning rate    c1 = c2 = 1, and lr is multiplied by sqrt(1 - beta2^t) / (1 - beta1^t)
+        in the learning rate    c1 = c2 = 1, and lr is multiplied by
+                                sqrt(1 - beta2^t) / (1 - beta1^t)
 
-        t: number of the update step, from 1; m, v: running means of the gradient and of its square;
-        lr: learning rate. Weight decay is a step of its own (AdamW).
+        t        number of the update step, from 1
+        m, v     running means of the gradient and of its square
+        lr       learning rate; weight decay is a step of its own (AdamW)
 
     When to use it:
         - Leave `bias_correction` on, as it is by default.
@@ -294,6 +296,8 @@ class BiasCorrection(Method):
         betas = trainer.args.adam_beta1, trainer.args.adam_beta2
 
         def corrected(shape: Callable[[int], float]) -> Callable[[int], float]:
-            return lambda done: shape(done) * effective_step_factor(done + 1, *betas)  # `done` counts from 0, t from 1
+            return lambda done: (
+                shape(done) * float(effective_step_factor(done + 1, *betas))
+            )  # `done` counts from 0, t from 1
 
         return LambdaLR(scheduler.optimizer, [corrected(shape) for shape in scheduler.lr_lambdas])

@@ -157,7 +157,7 @@ class ChildTuning:
 
 @dataclass
 class ChildTuningArguments:
-    """The arguments of [`ChildTuningMethod`]."""
+    """The arguments of `ChildTuningMethod`."""
 
     child_tuning: str = field(
         default="none",
@@ -185,11 +185,14 @@ class ChildTuningMethod(Method):
     [arXiv 2109.05687](https://arxiv.org/abs/2109.05687)).
 
     Equation:
-        F (task-free)      g <- g B / p,    B ~ Bernoulli(p)    a new child network at every step
-        D (task-driven)    g <- g [F_i >= threshold]            one child network: the share p of the weights of the
-                                                                encoder's layers with the largest F_i
+        F (task-free)      g <- g B / p,    B ~ Bernoulli(p)
+                           a new child network at every step
+        D (task-driven)    g <- g [F_i >= threshold]
+                           one child network: the share p of the weights of
+                           the encoder's layers with the largest F_i
 
-        F_i = mean over batches of (dL/dw_i)^2, the Fisher information of weight i; p: child_tuning_share
+        p      child_tuning_share
+        F_i    mean over batches of (dL/dw_i)^2, the Fisher information
 
     When to use it:
         - Try either form where runs fail at the learning rate that you need: both prevented those failures here.

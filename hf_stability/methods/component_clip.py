@@ -42,7 +42,7 @@ def clip_components(gradients: Sequence[Tensor], max_norm: float, norms: Tensor 
 
 @dataclass
 class ComponentClipArguments:
-    """The argument of [`ComponentClip`]."""
+    """The argument of `ComponentClip`."""
 
     component_clip: float = field(
         default=0.0,
@@ -64,7 +64,8 @@ class ComponentClip(Method):
     Equation:
         g_i <- g_i min(1, c / (||g_i|| + 1e-6))
 
-        g_i: gradient of parameter tensor i, an entry of named_parameters(); c: component_clip
+        g_i    gradient of parameter tensor i, an entry of named_parameters()
+        c      component_clip
 
     When to use it:
         - Try it where the gradients of single layers explode. The record (`grad_norm/LAYER`) shows whether they do.

@@ -93,7 +93,7 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass
 class LayerwiseLRArguments:
-    """The argument of [`LayerwiseLR`]."""
+    """The argument of `LayerwiseLR`."""
 
     layerwise_lr_decay: float = field(
         default=1.0,
@@ -115,8 +115,10 @@ class LayerwiseLR(Method):
     Equation:
         rate of the k-th layer below the head = learning_rate d^k
 
-        d: layerwise_lr_decay; k = 1 for the top layer; the embeddings come last. Everything else (head, pooler, a final
-        norm) has the full rate.
+        d    layerwise_lr_decay
+        k    1 for the top layer; the embeddings come last
+
+        Everything else (head, pooler, a final norm) has the full rate.
 
     When to use it:
         - Try it where runs fail at the learning rate that you need: there were fewer failures here.

@@ -125,8 +125,9 @@ def apply_mixout(model: nn.Module, p: float, where: str = "dropout", rescale_gra
         layer.mixout_p, layer.rescale_grad = p, rescale_grad
         layer.register_buffer("pretrained_weight", pretrained, persistent=False)
     # Otherwise DistributedDataParallel would send the copies to all processes at every forward pass. They never change.
-    kept = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-    model._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
+    whole: Any = model
+    kept = set(getattr(whole, "_ddp_params_and_buffers_to_ignore", ()))
+    whole._ddp_params_and_buffers_to_ignore = [*kept, *(f"{name}.pretrained_weight" for name in found)]
     return list(found)
 
 
@@ -160,7 +161,7 @@ def _linears(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Linear]]:
 
 @dataclass
 class MixoutArguments:
-    """The arguments of [`Mixout`]."""
+    """The arguments of `Mixout`."""
 
     mixout: float = field(
         default=0.0,
@@ -192,11 +193,14 @@ class Mixout(Method):
     Equation:
         w' = (M w + (1 - M) u - p u) / (1 - p),    M ~ Bernoulli(1 - p)
 
-        w: a layer's weight, u: its pretrained value, w': the weight in this forward pass
-        M: one number per input neuron, shared by all outputs; p: mixout
+        w     a layer's weight
+        u     its pretrained value
+        w'    the weight in this forward pass; its mean over M is w
+        M     one number per input neuron, shared by all outputs
+        p     mixout
 
-        So w' = u where M = 0, and (w - p u) / (1 - p) where M = 1. Its mean over M is w. With u = 0 this is dropout on
-        the layer's input.
+        M = 0: w' = u.    M = 1: w' = (w - p u) / (1 - p).
+        With u = 0 this is dropout on the layer's input.
 
     When to use it:
         - Try it where runs fail at the learning rate that you need. In our comparison it prevented those failures.

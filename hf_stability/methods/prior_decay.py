@@ -123,7 +123,7 @@ class PriorDecay:
 
 @dataclass
 class PriorDecayArguments:
-    """The arguments of [`PriorDecayMethod`]."""
+    """The arguments of `PriorDecayMethod`."""
 
     prior_decay: float = field(
         default=0.0,
@@ -153,10 +153,15 @@ class PriorDecayMethod(Method):
     [arXiv 2006.05987](https://arxiv.org/abs/2006.05987)).
 
     Equation:
-        decoupled    w <- w - lr lambda (w - u)              before the optimizer's step
-        l2_sp        loss + alpha / 2 sum ||w - u||^2        gradient alpha (w - u), added before clipping
+        decoupled    w <- w - lr lambda (w - u)
+                     before the optimizer's step
+        l2_sp        loss + alpha / 2 sum ||w - u||^2
+                     its gradient, alpha (w - u), is added before clipping
 
-        w: weights of the encoder, u: their pretrained values, lr: learning rate; lambda, alpha: prior_decay
+        w                weights of the encoder
+        u                their pretrained values
+        lr               learning rate
+        lambda, alpha    prior_decay
 
     When to use it:
         - Try L2-SP where runs fail: it lowered the number of failed runs here. Add it with `+l2_sp`.

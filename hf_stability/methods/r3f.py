@@ -64,7 +64,7 @@ def r3f(
 
 @dataclass
 class R3FArguments:
-    """The arguments of [`R3F`]."""
+    """The arguments of `R3F`."""
 
     r3f: float = field(
         default=0.0,
@@ -94,8 +94,12 @@ class R3F(Method):
     Equation:
         L = CE(f(x)) + lambda (KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)))
 
-        f(x): prediction for the embeddings x, means over examples; lambda: r3f
-        z: noise, N(0, eps^2) or uniform in (-eps, eps); eps: r3f_eps. No gradient goes through x + z into the embeddings.
+        f(x)      prediction for the embeddings x; means over examples
+        z         noise, N(0, eps^2) or uniform in (-eps, eps)
+        eps       r3f_eps
+        lambda    r3f
+
+        No gradient goes through x + z into the embeddings.
 
     When to use it:
         - With dropout on, the two passes differ in their dropout too, as in the released code. Most of the term is then that of

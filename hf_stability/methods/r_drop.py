@@ -71,7 +71,7 @@ def r_drop(
 
 @dataclass
 class RDropArguments:
-    """The argument of [`RDrop`]."""
+    """The argument of `RDrop`."""
 
     r_drop: float = field(
         default=0.0,
@@ -92,7 +92,9 @@ class RDrop(Method):
     Equation:
         L = (CE_1 + CE_2) / 2 + alpha (KL(P_1 || P_2) + KL(P_2 || P_1)) / 2
 
-        CE_i, P_i: cross entropy and prediction of pass i, means over examples; alpha: r_drop
+        CE_i     cross entropy of pass i, mean over examples
+        P_i      prediction of pass i; the KL is a mean over examples
+        alpha    r_drop
 
     When to use it:
         - It may help where data are few and training is long enough to pay for twice the time.

@@ -123,7 +123,7 @@ def _is_layer_norm(module: nn.Module) -> bool:
 
 @dataclass
 class ReinitArguments:
-    """The argument of [`Reinit`]."""
+    """The argument of `Reinit`."""
 
     reinit_layers: int = field(
         default=0,
@@ -142,10 +142,13 @@ class Reinit(Method):
     [arXiv 2006.05987](https://arxiv.org/abs/2006.05987)).
 
     Equation:
-        Linear       weight ~ N(0, initializer_range^2), bias 0
+        Linear       weight ~ N(0, s^2), bias 0
         LayerNorm    weight 1, bias 0
 
-        in the pooler and the top L = reinit_layers encoder layers; initializer_range: the config's (BERT: 0.02)
+        in the pooler and the top L encoder layers
+
+        L    reinit_layers
+        s    initializer_range of the model's config (BERT: 0.02)
 
     When to use it:
         - Only where training is long enough to learn these layers again. The authors' runs re-initialise 5 of 24.

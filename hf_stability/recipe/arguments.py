@@ -44,8 +44,8 @@ class StabilityArguments(MethodArguments):
     on_alarm: str = field(
         default="warn",
         metadata={
-            "help": "What the early warning does to a run that seems about to fail. warn: log a warning. stop: log a warning and "
-            "stop the run; it then counts as censored, not failed. none: only record the alarm. Default: warn.",
+            "help": "Reaction to an alarm: only record it, log it too, or also stop the run. A stopped run counts as "
+            "censored, not failed. Default: warn.",
             "choices": ["none", "warn", "stop"],
         },
     )

@@ -70,13 +70,15 @@ def load_recipe(name: str) -> Recipe:
     """Read and check one recipe.
 
     Args:
-        name: as in [`load_recipes`].
+        name: a packaged recipe's name (`"mosbach2021"`), the path of a `.yaml` file, or several of these joined by `+`
+            (`"mosbach2021+mine.yaml"`). For a recipe of a grid, its whole name (`"rates.yaml,learning_rate=2e-05"`).
 
     Returns:
         The checked recipe. `StableTrainingArguments.from_recipe(name)` makes training arguments from it.
 
     Raises:
-        InputError: as in [`load_recipes`], or it is a grid of several recipes.
+        InputError: no such recipe; errors in a file (all at once, each with file, key and the nearest valid name); parts
+            that contradict each other; or a grid of several recipes.
     """
     recipes = load_recipes(name)
     if len(recipes) > 1:
@@ -181,7 +183,7 @@ def _extended(word: Any, chain: tuple[Path, ...]) -> Path:
         )
     if found.resolve() in [file.resolve() for file in chain]:
         raise InputError(
-            f"{where}: a circle: {' extends '.join(file.name for file in (*chain, found))}; remove one extends"
+            f"{where}: a circle: {' extends '.join(file.name for file in (*chain, found))}; remove one of the extends"
         )
     if found.stem in [file.stem for file in chain]:
         raise InputError(f"{where}: it has the same name as a file that extends it; rename that file")

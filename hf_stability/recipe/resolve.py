@@ -88,7 +88,7 @@ def resolve_stage(
 ) -> dict[str, Resolved]:
     """The training arguments of one of a recipe's stages, with their sources.
 
-    They are those of the recipe, its grid and the command line (see [`resolve`]). The stage's own `args` override all of
+    They are those of the recipe, its grid and the command line (see `resolve`). The stage's own `args` override all of
     these, because a flag on the command line is meant for the target task. A stage does not inherit:
 
     - `on_alarm` and `audit_alarms`: no alarm stops it;
@@ -99,10 +99,10 @@ def resolve_stage(
     Args:
         recipe: a checked recipe.
         stage: one of its stages.
-        model_type: as in [`resolve`].
+        model_type: as in `resolve`.
         preset: the preset of the stage's task.
-        given: as in [`resolve`].
-        base: as in [`resolve`].
+        given: as in `resolve`.
+        base: as in `resolve`.
     """
     (part,) = (part for part in recipe.files if part.stages)
     given = {name: value for name, value in (given or {}).items() if name not in TARGETS_CADENCE}
@@ -128,6 +128,8 @@ def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Ma
 
 def _point(recipe: Recipe | None, section: str) -> dict[str, Resolved]:
     """The values of a recipe that come from its grid."""
+    if recipe is None:
+        return {}
     found = {}
     for key, value in recipe.point.items():
         if key.startswith(CONFIG) == (section == "model_config"):

@@ -1,14 +1,14 @@
-"""The keys of a recipe file, the checks on each, and the checked result, a [`Recipe`].
+"""The keys of a recipe file, the checks on each, and the checked result, a `Recipe`.
 
 | key | content |
 | --- | --- |
-| `extends` | another recipe, as a packaged name or a `.yaml` file; this file starts from its content (see [`extend`]) |
-| `args` | fields of [`StableTrainingArguments`], Hugging Face's and ours |
+| `extends` | another recipe, as a packaged name or a `.yaml` file; this file starts from its content (see `extend`) |
+| `args` | fields of `StableTrainingArguments`, Hugging Face's and ours |
 | `model_config` | fields of the model's config, such as dropout |
 | `model_types` | `config.model_type` (`bert`, `roberta` ...) -> `args` and `model_config` that override the two above |
-| `grid` | argument or `model_config.FIELD` -> list of values; each combination is a recipe (see [`expand`]) |
-| `replaces` | arguments set here; other parts of `a+b` lose their values for them (see [`compose`]) |
-| `stages` | intermediate trainings before the target task (see [`Stage`]) |
+| `grid` | argument or `model_config.FIELD` -> list of values; each combination is a recipe (see `expand`) |
+| `replaces` | arguments set here; other parts of `a+b` lose their values for them (see `compose`) |
+| `stages` | intermediate trainings before the target task (see `Stage`) |
 | `methods` | your own methods, `my_module:Mine` or `file.py:Mine`; the file can then set their arguments |
 
 Every key is optional.
@@ -56,7 +56,7 @@ class Stage:
         data_dir: as the flag of this name. A GLUE task without it uses the command's `--data_dir`, if given.
         train_file: as the flag of this name. The path is relative to the working folder.
         validation_file: as the flag of this name. The path is relative to the working folder.
-        args: training arguments that override all others in this stage (see [`resolve_stage`]).
+        args: training arguments that override all others in this stage (see `resolve_stage`).
         seed: seed of the stage's single run.
     """
 
@@ -122,7 +122,7 @@ def parse_recipe(content: Any, path: Path, is_packaged: bool = False, base: Reci
         base: the recipe that the file extends.
 
     Returns:
-        The values of the file itself, without inherited ones (see [`extend`]).
+        The values of the file itself, without inherited ones (see `extend`).
 
     Raises:
         InputError: all errors of the file, each with its key and the nearest valid name.
@@ -233,7 +233,7 @@ def _checked_grid(
     section: Mapping, recipe: Recipe, types: Mapping[str, Any], errors: list[str]
 ) -> dict[str, list[Any]]:
     """The lists of a grid, with the types of their values corrected."""
-    grid = {}
+    grid: dict[str, list[Any]] = {}
     for key, values in section.items():
         key, where = str(key), f"grid.{key}"
         problem = _not_for_a_grid(key, values, recipe, types)
@@ -341,7 +341,7 @@ def coerce(value: Any, annotation: Any) -> Any:
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     enums = [option for option in options if isinstance(option, type) and issubclass(option, enum.Enum)]
     if enums and isinstance(value, str):  # `SchedulerType | str` takes names of schedulers, no other text
-        options = enums
+        options = tuple(enums)
     for option in options:  # exact matches first: a `str | float` field keeps a float
         if option is type(None) and value is None:
             return None

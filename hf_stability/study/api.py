@@ -6,7 +6,7 @@
     print(result.frame)  # pandas, a row per run
     result.summary       # summary.json as a dict
 
-[`plan_study`] checks everything first and writes nothing. Its [`StudyPlan`] tells what would be run (`describe`), and runs
+`plan_study` checks everything first and writes nothing. Its `StudyPlan` tells what would be run (`describe`), and runs
 it (`run`). The same call continues a study that was interrupted. More seeds or recipes add to it.
 
 With worker processes (`workers` above 0, the default) a script needs the usual `if __name__ == "__main__":` of multiprocessing.

@@ -1,7 +1,7 @@
 """Where jobs run: in this process, or in local worker processes. Both give the same bits.
 
 An executor is a function `execute(jobs, folders, listen, ...)`. It runs every job, and calls `listen(event)` for each
-[`Event`].
+`Event`.
 """
 
 from __future__ import annotations

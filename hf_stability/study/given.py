@@ -25,7 +25,7 @@ SEEDS = 5
 def policy_of(
     two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None
 ) -> Policy:
-    """The study's policy; the plain [`Policy`] runs every seed of each recipe to its end."""
+    """The study's policy; the plain `Policy` runs every seed of each recipe to its end."""
     if any(value is not None for value in (restarts, look_at, finish)):
         check_policy(restarts, look_at, finish)
         if two_way is not None:

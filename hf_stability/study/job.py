@@ -1,4 +1,4 @@
-"""The jobs of a study: one [`Job`] per recipe and seed. A job's id is a hash of everything that changes its result."""
+"""The jobs of a study: one `Job` per recipe and seed. A job's id is a hash of everything that changes its result."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Job:
             to finish: `{"seeds": [1, 2, 3], "look_at": 0.25, "finish": 1}`. None: every run is finished.
         until_look: train only until the look.
         dtype: precision in which weights are loaded and trained: "float32", "bfloat16" or "float16".
-        methods: the user's own methods that are on, see [`load_method`][hf_stability.methods.load_method].
+        methods: the user's own methods that are on, see `load_method`.
         method_hashes: the hash of each method's source.
     """
 
@@ -120,7 +120,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The run's folder below `runs/`, and its name in TensorBoard; see [`run_name`]. A stage is `mnli-ID`, below
+        """The run's folder below `runs/`, and its name in TensorBoard; see `run_name`. A stage is `mnli-ID`, below
         `stages/`."""
         return f"{self.recipe}-{self.id}" if self.is_stage else run_name(self.recipe, self.seed, self.cell)
 

@@ -120,7 +120,7 @@ class RecipeSettings:
     Args:
         recipe: the recipe.
         args: the training arguments that are set anywhere, each with its source.
-        processes, device, mixed_precision: see [`Job`]; `accelerate launch` can set the last one too.
+        processes, device, mixed_precision: see `Job`; `accelerate launch` can set the last one too.
         methods: the user's own methods for this recipe, by name.
     """
 
@@ -158,10 +158,10 @@ def resolved_settings(
     Args:
         recipe, model_type: the recipe, and the model's `config.model_type`.
         preset, given: the task's and the user's training arguments.
-        methods: see [`own_methods`].
+        methods: see `own_methods`.
 
     Raises:
-        InputError: see [`check_settings`] and [`made_arguments`]; or a grid varies the epochs, but `max_steps` overrides
+        InputError: see `check_settings` and `made_arguments`; or a grid varies the epochs, but `max_steps` overrides
             them.
     """
     own, given = own_methods(recipe, given, methods)
@@ -191,12 +191,12 @@ def make_jobs(
     """The jobs of a study, recipe by recipe.
 
     Args:
-        settings: each recipe's, from [`resolved_settings`].
+        settings: each recipe's, from `resolved_settings`.
         seeds: of each recipe.
-        model, config: the model as given, and its config from [`load_config`].
+        model, config: the model as given, and its config from `load_config`.
         data, data_folder: the tokenised data, and their folder.
-        tokenizer, keep_model, threads: see [`Job`].
-        dtype: see [`Job`] and [`weights_dtype`].
+        tokenizer, keep_model, threads: see `Job`.
+        dtype: see `Job` and `weights_dtype`.
 
     Raises:
         InputError: the model cannot have a recipe's values.
@@ -240,7 +240,7 @@ def job_values(
     """The fields of a job that come from its recipe: `args`, `model_config`, `sources`, and the user's own methods that are on.
 
     Args:
-        recipe, model, config: see [`make_jobs`].
+        recipe, model, config: see `make_jobs`.
         task: what is trained on.
         settings: the training arguments, resolved.
         methods: the user's own, by name.

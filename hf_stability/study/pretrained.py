@@ -122,7 +122,7 @@ def weights_dtype(asked: str, model: str, config: Any, precision: Sequence[str] 
 
     Args:
         asked: `--dtype`: "float32", "bfloat16", "float16", or "auto" (as the checkpoint was saved).
-        model, config: see [`fingerprint_model`].
+        model, config: see `fingerprint_model`.
         precision: the recipes' mixed precision: "no", "bf16" or "fp16".
 
     Raises:

@@ -4,7 +4,7 @@ The pretrained model is first fine-tuned on another task (MNLI before RTE, MRPC,
 pooler if there is one, and its head is dropped. Each run on the target starts from that encoder. The run's own initialisation
 stream draws its new head.
 
-A stage is a [`Job`] with record, metrics and verdict, in `stages/TASK-ID/` of the study's folder. It is trained once for all
+A stage is a `Job` with record, metrics and verdict, in `stages/TASK-ID/` of the study's folder. It is trained once for all
 recipes and seeds that share it. A later call of the study finds it there. Several stages are a chain: each starts from the
 one before it. A run's id depends on the ids of its stages.
 
@@ -107,7 +107,7 @@ def plan_stages(
         folder: the study's.
         given: the command line's training arguments; a stage's own override them.
         methods: names of the user's own methods for all recipes.
-        tokenizer, threads, dtype: see [`Job`].
+        tokenizer, threads, dtype: see `Job`.
 
     Raises:
         InputError: data are missing, or a setting makes training impossible. The message begins with recipe and stage.

@@ -34,7 +34,7 @@ def run_jobs(
     next call runs what is missing.
 
     Jobs with a `policy` are first all trained until their look. Then the best of each recipe go on, and the others end with
-    the status `stopped early`, see [`early_stopping`][hf_stability.study.policies.early_stopping].
+    the status `stopped early`, see `early_stopping`.
 
     With `workers`, your script needs the usual `if __name__ == "__main__":` of multiprocessing.
 

@@ -207,7 +207,7 @@ class TokenizedData:
     def save(self, folder: str | os.PathLike) -> None:
         """Write everything to `folder`, in place of an earlier save. A reader sees all of it or nothing.
 
-        What a killed save left beside it is deleted.
+        Leftovers of a killed save beside it are deleted.
 
         Raises:
             FileExistsError: `folder` exists and is not an earlier save.
@@ -267,7 +267,7 @@ class TokenizedData:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether [`TokenizedData.save`] wrote this folder."""
+    """Whether `TokenizedData.save` wrote this folder."""
     return (folder / _RECORD).is_file()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 
 # The demo's models have 12 layers of 64 units and were pretrained at 1e-3. So their learning rates are about ten times those
-# of the paper's models. benchmarks/demo_study/PROTOCOL.md chose the one for demo_pair: there, the share of failed runs of
-# devlin2019 was nearest to one half. The others come from a few exploratory runs.
+# of the paper's models. The one for demo_pair follows
+# benchmarks/demo_study/PROTOCOL.md: there, the share of failed runs of devlin2019 was nearest to one half. The others come from a few exploratory runs.
 PRESETS: dict[str, dict[str, Any]] = {
     "demo_pair": {"learning_rate": 2.5e-4},
     "demo_cola": {"learning_rate": 1e-4},

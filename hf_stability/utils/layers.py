@@ -129,7 +129,8 @@ def base_model(model: nn.Module) -> tuple[str, nn.Module]:
 
 def without_adapters(model: nn.Module) -> nn.Module:
     """The model without PEFT's wrapper. Any other model is returned as it is."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def _inner(model: nn.Module) -> tuple[str, nn.Module | None]:

@@ -122,7 +122,7 @@ def nonfinite_evidence(
         losses: (T,), or None.
         norms: (T, L), or None.
         weights_finite: whether all weights were finite at the end of training; None if unknown.
-        outputs_finite: [`finite_outputs`] of the last evaluation; None without an evaluation.
+        outputs_finite: `finite_outputs` of the last evaluation; None without an evaluation.
     """
     evidence: dict[str, Any] = {}
     what: list[str] = []
@@ -342,7 +342,7 @@ def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
     """The headline score relative to its baseline: `better`, `same` or `worse`.
 
     If the verdict rests on a reported accuracy, whole examples are compared; see
-    [`at_or_below`][hf_stability.verdicts.constants.at_or_below].
+    `at_or_below`.
     """
     score, baseline, smaller = evidence["score"], evidence["baseline"], evidence.get("smaller_is_better", False)
     examples = evidence.get("examples") if basis == "baseline" else None

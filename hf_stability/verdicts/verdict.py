@@ -285,7 +285,7 @@ def judge(
 
 
 def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
-    """[`judge`] on `S` runs, from arrays with a leading seed axis. The result is that of a loop over the seeds.
+    """`judge` on `S` runs, from arrays with a leading seed axis. The result is that of a loop over the seeds.
 
     | keyword of `judge` | one per seed | the same for all |
     | --- | --- | --- |

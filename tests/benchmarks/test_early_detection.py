@@ -174,9 +174,11 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypa
     committed = (bench.RESULTS / "results.md").read_text(encoding="utf-8")
     for name in ("runs.csv", "unbalanced.csv", "fit.json"):
         (tmp_path / name).write_bytes((bench.RESULTS / name).read_bytes())
+    assert (bench.RESULTS / "alarms.png").is_file()
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     bench.report(tmp_path / "none")
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == committed
+    assert (tmp_path / "alarms.png").stat().st_size > 10_000
 
 
 # ---- unbalanced classes ----------------------------------------------------------------------------------------------

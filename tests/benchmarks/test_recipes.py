@@ -247,7 +247,7 @@ def test_runs_of_another_rate_and_parts_that_are_not_whole_are_refused(studies):
         recipes_report.read_arms(folder, {"devlin2019": 1e-4}, grid)
     with pytest.raises(SystemExit, match="mixout has 0 runs, planned are 20"):
         recipes_report.read_arms(folder, {"mixout": 4e-5}, grid)
-    with pytest.raises(SystemExit, match="part choose is not whole: .* has not devlin2019 at 1e-05"):
+    with pytest.raises(SystemExit, match="part choose is incomplete, missing devlin2019 at 1e-05.*recipes.py choose"):
         recipes.mean_scores(studies / "choose/demo_pair", [1e-5, 1e-4])
 
 

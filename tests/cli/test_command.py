@@ -110,7 +110,7 @@ def test_a_parser_takes_the_arguments_of_a_users_own_method():
         given = parse(known, [*argv, "--noisy_tune", "0.5", "--learning_rate", "1e-3"])
         assert given["noisy_tune"] == 0.5 and given["learning_rate"] == 1e-3
         methods = known.format_help().partition("\nmethods:\n")[2].partition("\n\ndiagnostics:")[0]
-        assert "--noisy_tune X" in methods and "the paper's on GLUE: 0.15" in methods
+        assert "--noisy_tune X" in methods and "NoisyTune's lambda" in methods
         with pytest.raises(InputError, match="--noisy: no such argument .did you mean --noisy_tune"):
             parse(known, [*argv, "--noisy", "1"])
     with pytest.raises(InputError, match="--noisy_tune: no such argument"):

@@ -317,7 +317,7 @@ BAD = {
     "impossible name": (["--model_name_or_path", "a b c!"], "a b c!"),
     "no weights": (without("model.safetensors"), "--model_name_or_path m: no weights in this folder"),
     "no config": (without("config.json"), "--model_name_or_path m: no config.json"),
-    "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer there"),
+    "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer"),
     "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
     "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
     "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights cannot be loaded"),
@@ -639,7 +639,7 @@ def test_a_checkpoint_in_float16_is_trained_in_float32_and_diagnose_knows(run, t
     assert code == 0 and "half, weights in float16; cpu" in out
     code, _, _ = run(*own, "--dtype", "bfloat16", "--output_dir", "other")
     assert code == 0 and config_of(Path("other"), "devlin2019", 1)["job"]["dtype"] == "bfloat16"
-    assert "the weights themselves are bfloat16" in " ".join(
+    assert "The weights themselves are bfloat16" in " ".join(
         run("diagnose", "other/runs/devlin2019/seed-001")[1].split()
     )
 

@@ -106,7 +106,7 @@ def adapted(kind):
 
 
 def looked_at(model):
-    """[`frozen_parts`] without those that are as they should be."""
+    """`frozen_parts` without those that are as they should be."""
     return {name: origin for name, origin in frozen_parts(model).items() if origin != "kept"}
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from hf_stability.diagnose import input_checks, memorize, rescue, training_checks
 from hf_stability.diagnose.causes import CHECKS
+from hf_stability.diagnose.report import share_sentence
+from hf_stability.diagnose.words import RATE_REMEDIES, STABLE_RECIPE, WORDS
+from hf_stability.study.records import RunRecord
 from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.verdicts.vanished import vanished_mask
 from tests.docs.workshop import ROOT
@@ -36,6 +39,29 @@ def test_the_table_of_seeds():
         int(n): pytest.approx(wilson_interval(0, int(n))[1], abs=0.005) for n, _ in rows
     }
     assert "a failed share of 0.21 to 1" in PAGE and round(float(wilson_interval(1, 1)[0]), 2) == 0.21
+
+
+def test_the_report_on_the_page_is_in_todays_words():
+    report = " ".join(PAGE[PAGE.index("run: failed/") : PAGE.index("MODEL stands for")].split())
+    names = "|".join(CHECKS)
+    found = re.findall(rf"- ({names}): .+? remedy: (.+?) use: (.+?)(?= - | possible | in order )", report)
+    assert [name for name, *_ in found] == ["vanished gradients", "early warning", "learning rate", "update steps"]
+    for name, remedy, recipe in found:
+        words = WORDS[name]
+        assert remedy == words.remedy if isinstance(words.remedy, str) else remedy in RATE_REMEDIES.values()
+        assert recipe == words.recipe if isinstance(words.recipe, str) else recipe.startswith(STABLE_RECIPE)
+    assert share_sentence((1.0, *map(float, wilson_interval(1, 1)))) in report
+
+
+def test_the_end_of_the_rescue_on_the_page_is_in_todays_words():
+    shown = " ".join(PAGE[PAGE.index("\nNo failed run: ") :].split("\n```")[0].split())
+    scores = {"same": 0.489, "third_of_rate": 0.81, "2000_steps": 0.788, "reinit_top": 0.489}
+    runs = [
+        RunRecord(str(seed), arm, seed, "demo_pair", "ok" if score > 0.511 else "failed", "accuracy", last=score)
+        for arm, score in scores.items()
+        for seed in (1, 2, 3)
+    ]
+    assert shown == rescue.conclusion(runs)
 
 
 def test_the_bounds_on_the_page_are_those_of_the_checks():

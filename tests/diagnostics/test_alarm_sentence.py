@@ -1,4 +1,4 @@
-"""The words of an alarm: studies keep these sentences."""
+"""The words of an alarm. They are in the files of studies."""
 
 from hf_stability.diagnostics.alarm_sentence import (
     REMEDY,

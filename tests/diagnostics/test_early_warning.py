@@ -26,7 +26,7 @@ TOTAL, WARMUP = 200, 20
 
 
 def made_record(fails: bool, seed: int = 0, total: int = TOTAL):
-    """A run that begins alike, and after the warmup either learns or has its lower layers' gradients vanish."""
+    """Both runs begin alike. After the warmup one learns, and in the other the gradients of the lower layers vanish."""
     rng = np.random.default_rng(seed)
     t = np.arange(1, total + 1)
     fall = np.exp(-5 * np.clip((t - WARMUP) / (0.2 * total), 0, 1)) if fails else np.ones(total)
@@ -80,7 +80,7 @@ def evidence_of(record, step, total=TOTAL):
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("step", [3, 12, 40, 41, 133, 200])
-def test_the_evidence_is_the_equations(fails, step):
+def test_the_evidence_follows_the_equation(fails, step):
     record = made_record(fails, seed=step)
     found, wanted = evidence_of(record, step), reference(record, step, TOTAL)
     assert found == {name: pytest.approx(value) for name, value in wanted.items()}
@@ -139,7 +139,7 @@ def test_it_does_not_look_ahead(seed):
     assert find_alarm({**whole, **earlier}) is None
 
 
-def test_what_the_record_does_not_say_raises_no_alarm():
+def test_missing_numbers_raise_no_alarm():
     record = made_record(True)
     no_norms = {**record, "layer_norms": np.full_like(record["layer_norms"], np.nan)}
     no_classes = {**record, "labels": np.zeros((TOTAL, 0))}
@@ -189,7 +189,7 @@ def test_a_stopped_run_is_censored_and_a_finished_one_keeps_its_verdict():
     assert stopped.evidence["alarm"]["step"] == alarm.step
 
 
-def test_while_nearly_all_examples_are_of_one_class_nothing_is_said():
+def test_it_is_silent_while_nearly_all_examples_are_of_one_class():
     record = made_record(fails=True)
     record["labels"] = np.tile([16, 0], (TOTAL, 1))
     assert find_alarm(record) is None and math.isnan(check(record, 100, TOTAL)[0])
@@ -219,7 +219,7 @@ def test_a_model_that_returns_no_loss_is_not_one_that_diverged():
     assert find_alarm(record) is None
 
 
-def test_a_record_that_does_not_say_how_long_the_training_is():
+def test_a_record_without_the_length_of_the_training():
     record = {key: value for key, value in made_record(fails=True).items() if key != "info"}
     with pytest.raises(InputError, match="give warmup_steps and total_steps"):
         find_alarm(record)
@@ -230,8 +230,9 @@ def test_a_record_that_does_not_say_how_long_the_training_is():
 
 
 def skewed_record(shares, kind, seed=0, total=TOTAL):
-    """A run whose loss comes from ln K down to the prior's by a tenth of training, and then: `sound` learns the rest by four
-    tenths, `late` by seven, `stuck` stays there while its gradients vanish, `above` never comes down (a rate too large)."""
+    """In the first tenth of training the loss falls from ln K to the prior. Then `sound` learns the rest by four tenths, and
+    `late` by seven tenths. `stuck` stays at the prior while its gradients vanish. `above` never falls to the prior: its learning
+    rate is too large."""
     rng = np.random.default_rng(seed)
     shares, t = np.array(shares) / sum(shares), np.arange(1, total + 1) / total
     labels = rng.multinomial(16, shares, total)
@@ -290,7 +291,7 @@ def test_seeds_on_a_leading_axis_are_each_as_alone_with_unbalanced_classes_too()
                 assert together[name][i] == pytest.approx(float(alone), nan_ok=True)
 
 
-def test_a_loss_that_comes_down_late_is_waited_for():
+def test_it_waits_for_a_loss_that_falls_late():
     record = skewed_record([0.93, 0.07], "sound")
     record["loss"][:120] = 0.6
     assert math.isnan(check(record, 110, TOTAL)[0])
@@ -315,7 +316,7 @@ def skewed_reference(record, step, total):
 
 @pytest.mark.parametrize("shares", list(SKEWED.values())[:-1], ids=list(SKEWED)[:-1])
 @pytest.mark.parametrize("kind", ["sound", "late", "stuck", "above"])
-def test_the_loss_of_unbalanced_classes_is_the_equations(shares, kind):
+def test_the_loss_of_unbalanced_classes_follows_the_equation(shares, kind):
     record = skewed_record(shares, kind)
     for step in (30, 99, 100, 130, 150, 200):
         found = evidence_of(record, step)["loss"]
@@ -333,7 +334,7 @@ def test_a_window_with_more_of_the_rare_class_is_no_evidence():
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.7, 0.3], [0.75, 0.25], [0.4, 0.3, 0.3], [0.1] * 10])
-def test_where_classes_are_balanced_the_loss_is_over_the_entropy_from_the_first_look_on(shares):
+def test_with_balanced_classes_the_loss_is_relative_to_the_entropy_from_the_first_check_on(shares):
     for fails in (False, True):
         record = {**made_record(fails), "labels": np.tile(np.array(shares) * 100, (TOTAL, 1))}
         entropy = -sum(p * math.log(p) for p in shares)
@@ -342,7 +343,7 @@ def test_where_classes_are_balanced_the_loss_is_over_the_entropy_from_the_first_
             assert float(found) == pytest.approx(record["loss"][max(0, step - 20) : step].mean() / entropy)
 
 
-def test_a_loss_of_ones_own_is_not_judged():
+def test_it_is_silent_with_a_custom_loss():
     record = made_record(fails=True)
     assert find_alarm(record) is not None
     own = {**record, "info": {**record["info"], "own_loss": True}}
@@ -368,7 +369,7 @@ def test_a_batch_without_labels_is_no_divergence_and_no_evidence(value, gradient
         assert check(record, step, TOTAL)[0] == pytest.approx(check(plain, step, TOTAL)[0], abs=0.1)
 
 
-def test_the_alarm_of_a_failing_run_does_not_miss_for_a_batch_without_labels():
+def test_a_batch_without_labels_does_not_hide_the_alarm_of_a_failing_run():
     record = made_record(fails=True)
     record["loss"][50::10] = np.nan
     alarm = find_alarm(record)

@@ -36,7 +36,7 @@ def test_classes(predictions):
     np.testing.assert_array_equal(found.labels, LABELS)
 
 
-def test_of_a_tuple_the_output_called_logits():
+def test_a_tuple_counts_by_its_output_called_logits():
     features = np.zeros((20, 5))
     assert read((features, LOGITS), LABELS, names=["features", "logits"]).num_labels == 3
     assert read((features, LOGITS), LABELS).num_labels == 5  # names not known: the first
@@ -90,10 +90,10 @@ def test_labels_alone():
     assert labels_of(Evaluation(labels=np.zeros((4, 6)))) is None is labels_of(Evaluation())
 
 
-def test_texts_that_a_model_wrote_are_no_answers():
+def test_generated_texts_are_no_answers():
     labels = RNG.integers(0, 7, (4, 6))
     assert read(labels, labels, generates=True) is None and read(labels, labels).kind == "classes"
-    assert read(np.eye(7)[labels], labels, generates=True).kind == "classes"  # logits are the labels' places
+    assert read(np.eye(7)[labels], labels, generates=True).kind == "classes"  # logits have the positions of the labels
 
 
 @pytest.mark.parametrize("shape", [(20,), (20, 1)])
@@ -121,7 +121,7 @@ def test_the_threshold_is_the_one_that_gives_the_reported_accuracy():
     ).all()
 
 
-def test_zeros_and_ones_are_values_where_the_config_says_regression():
+def test_zeros_and_ones_are_values_if_the_config_says_regression():
     labels = (LABELS % 2).astype(float)
     assert read(labels, labels, {"eval_mse": 0.0}, problem_type="regression").kind == "values"
     assert read(labels - 0.5, labels, {"eval_mse": 0.0}).kind == "classes"
@@ -150,7 +150,7 @@ def test_several_labels_an_example():
         (LOGITS, np.full(20, -100)),
     ],
 )
-def test_what_cannot_be_read_is_not_guessed(predictions, labels):
+def test_an_unknown_form_is_not_guessed(predictions, labels):
     assert read(predictions, labels) is None
 
 
@@ -179,10 +179,10 @@ def test_several_values_count_about_each_columns_mean():
     labels = RNG.normal(size=(20, 2)) + [100, 0]
     found = read(np.broadcast_to(labels.mean(0), (20, 2)), labels, problem_type="regression")
     assert found.kind == "values" and np.allclose(found.outputs, 0)
-    assert read(labels, labels) is None  # nobody says that it is a regression
+    assert read(labels, labels) is None  # the config does not say regression
 
 
-def test_outputs_of_other_places_than_the_labels_are_not_read():
+def test_outputs_with_other_positions_than_the_labels_are_not_read():
     assert read(RNG.normal(size=(4, 9, 5)), RNG.integers(0, 5, (4, 6))) is None
 
 

@@ -27,15 +27,15 @@ def test_the_accuracy_of_the_outputs_decides():
     assert verdict.status == "failed" and verdict.basis == "eval_accuracy"
 
 
-def test_where_a_metric_reads_the_outputs_in_another_way_its_score_counts():
-    flipped = logits(1 - LABELS)  # the script's classes are the other way round
+def test_if_a_metric_reads_the_outputs_in_another_way_its_score_counts():
+    flipped = logits(1 - LABELS)  # the script swaps the two classes
     verdict, _ = verdict_of({"eval_accuracy": 1.0}, flipped, LABELS)
     assert (verdict.status, verdict.basis) == ("ok", "baseline") and verdict.evidence["baseline"] == 23 / 40
     verdict, _ = verdict_of({"eval_accuracy": np.float32(23 / 40).item()}, flipped, LABELS)
     assert verdict.status == "failed" and "equals its baseline" in verdict.sentence
 
 
-def test_without_outputs_a_known_metric_is_held_against_the_labels():
+def test_without_outputs_the_baseline_of_a_known_metric_comes_from_the_labels():
     data = Dataset.from_dict({"labels": LABELS.tolist()})
     for score, status in ((0.9, "ok"), (23 / 40, "failed"), (0.2, "failed")):
         assert verdict_of({"eval_accuracy": score}, eval_dataset=data)[0].status == status
@@ -61,7 +61,7 @@ def test_an_error_is_better_when_smaller():
     for score, status in ((0.01, "ok"), (0.2, "failed")):
         facts = {"metric_for_best_model": "mse", "greater_is_better": True, "eval_dataset": data}
         assert verdict_of({"eval_mse": score}, **facts)[0].status == status
-    # A name that nobody knows: the training arguments say which way, and the user the baseline.
+    # A metric with an unknown name: the training arguments give the direction, and the user the baseline.
     for score, status in ((0.1, "ok"), (0.9, "failed")):
         facts = {"metric_for_best_model": "badness", "greater_is_better": False, "baseline": 0.5}
         assert verdict_of({"eval_badness": score}, **facts)[0].status == status
@@ -87,7 +87,7 @@ def test_rare_classes_are_cleared_by_the_headline_metric(metric, wanted):
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     found = RARE.copy()
-    found[:14] = 1  # as many false alarms as rare examples: the accuracy is the baseline's
+    found[:14] = 1  # as many false positives as rare examples: the accuracy equals the baseline
     score = {"f1": f1_score, "matthews_correlation": matthews_corrcoef}[metric](RARE, found)
     metrics = {"eval_accuracy": 0.93, f"eval_{metric}": score}
     facts = {"metric_for_best_model": f"eval_{metric}"} if wanted else {}
@@ -105,7 +105,7 @@ def test_several_labels_an_example():
     assert verdict_of({"eval_f1": 0.6}, majority, labels.astype(float))[0].status == "failed"
 
 
-def test_a_loss_of_ones_own_says_nothing_of_the_optimisation():
+def test_a_custom_loss_is_no_evidence_on_the_optimisation():
     record = {
         "step": np.arange(1, 41), "loss": np.full(40, 0.9, "f4"), "layers": ["classifier"], "layer_norms": np.ones((40, 1)),
         "labels": np.full((40, 2), 4.0), "predicted": np.full((40, 2), 4.0), "info": {"max_steps": 40, "warmup_steps": 4},
@@ -117,7 +117,7 @@ def test_a_loss_of_ones_own_says_nothing_of_the_optimisation():
     assert "optimisation" not in own.evidence and own.status == plain.status == "failed"
 
 
-def test_compute_metrics_is_asked_only_where_wanted():
+def test_compute_metrics_is_called_only_if_wanted():
     def accuracy(prediction):
         return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
@@ -146,7 +146,7 @@ def test_scores_are_numbers_without_times():
     assert scores_of(metrics) == {"loss": 1, "f1": 0.5} and headline(metrics) == ("f1", 0.5)
 
 
-def test_a_run_above_the_baseline_whose_accuracy_is_rounded_half_way():
+def test_a_run_above_the_baseline_with_an_accuracy_that_is_rounded_half_way():
     labels = np.repeat([0, 1], [64, 40])
     predicted = labels.copy()
     predicted[:39] = 1  # 65 of 104 are right
@@ -174,7 +174,7 @@ def test_labels_of_minus_one_and_one():
     assert verdict_of({"eval_accuracy": 23 / 40}, np.ones(40), labels)[0].status == "failed"
 
 
-def test_equal_values_tell_nothing():
+def test_equal_values_decide_nothing():
     assert verdict_of({"eval_mse": 0.0}, np.ones(40), np.ones(40), problem_type="regression")[0].status != "failed"
 
 

@@ -41,7 +41,7 @@ def test_scores_of_confusion_matrices_are_scikit_learns(seed, classes):
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_baselines_are_the_best_of_all_constants(labels):
+def test_a_baseline_is_the_best_of_all_constant_predictions(labels):
     labels = np.array(labels)
     constants = [np.full_like(labels, k) for k in range(4)]
     assert constant_score("accuracy", labels, num_labels=4)["score"] == max((c == labels).mean() for c in constants)
@@ -67,7 +67,7 @@ def test_the_f1_of_two_classes_is_that_of_the_positive_one():
 
 
 @pytest.mark.parametrize("average", ["macro", "weighted", "micro", "binary"])
-def test_which_f1_it_is_shows_in_the_reported_score(average):
+def test_the_reported_score_shows_which_f1_it_is(average):
     labels, predicted = drawn(3, classes=2)
     score = f1_score(labels, predicted, average=average)
     scorer = classification_scorer("f1", labels, predicted, 2, round(score, 4))
@@ -80,7 +80,7 @@ def test_no_constant_correlates(metric):
     assert constant_score(metric, [0, 1, 1]) == {"score": 0.0}
 
 
-def test_what_is_not_known_has_no_baseline():
+def test_an_unknown_metric_has_no_baseline():
     assert constant_score("rouge1", [0, 1]) is None
     assert constant_score("accuracy", [0.5, 1.0]) is None
     assert family("eval_f1") == "f1" and family("bleu") is None and family(None) is None
@@ -103,7 +103,7 @@ def test_which_way_is_better(metric, greater, expected):
     assert smaller_is_better(metric, greater) is expected
 
 
-def test_the_lead_over_the_constant_is_a_paired_bootstrap():
+def test_the_lead_over_the_baseline_is_a_paired_bootstrap():
     labels = np.repeat([0, 1], [93, 7])
     predicted = labels.copy()
     predicted[:7] = 1

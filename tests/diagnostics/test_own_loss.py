@@ -1,4 +1,4 @@
-"""Which losses are told from the plain mean cross entropy by their gradient at the logits."""
+"""The gradient at the logits tells custom losses from the plain mean cross entropy."""
 
 import gc
 import math
@@ -71,7 +71,7 @@ def found(loss_function, logits, labels, check=None):
 
 
 def oracle(gradient, logits, labels) -> bool:
-    """In float64: whether there is one factor above 0 for all examples that count."""
+    """In float64: whether one positive factor fits all examples that count."""
     rows = [i for i, label in enumerate(labels.tolist()) if label != -100]
     d = logits.double().softmax(-1)[rows] - one_hot(labels[rows], logits.shape[-1])
     g = gradient.double()[rows]
@@ -82,7 +82,7 @@ def oracle(gradient, logits, labels) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scale", [0.01, 1.0, 6.0])
 @pytest.mark.parametrize("name", PLAIN)
-def test_the_plain_mean_cross_entropy_in_any_unit_is_not_ones_own(name, scale, dtype):
+def test_the_plain_mean_cross_entropy_in_any_unit_is_not_custom(name, scale, dtype):
     for seed in range(10):
         for share in (0.5, 0.07):
             logits, labels = batch(seed=seed, dtype=dtype, scale=scale, share=share)
@@ -91,7 +91,7 @@ def test_the_plain_mean_cross_entropy_in_any_unit_is_not_ones_own(name, scale, d
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", [name for name in OWN if "1.2" not in name])
-def test_a_loss_of_ones_own_is_found_within_ten_steps(name, dtype):
+def test_a_custom_loss_is_found_within_ten_steps(name, dtype):
     check = LossCheck()
     for seed in range(10):
         logits, labels = batch(seed=seed, dtype=dtype, scale=1.0, share=0.07)
@@ -106,7 +106,7 @@ OF_TWO_CLASSES = {"equal weights", "written out", *(name for name in OWN if name
     "name, classes",
     [(name, classes) for name in PLAIN | OWN for classes in (2, 3, 10) if classes == 2 or name not in OF_TWO_CLASSES],
 )
-def test_it_says_what_the_oracle_in_float64_says(name, classes):
+def test_it_agrees_with_the_oracle_in_float64(name, classes):
     for seed in range(20):
         logits, labels = batch(classes=classes, seed=seed, dtype=torch.float64)
         own = found((PLAIN | OWN)[name], logits, labels)
@@ -180,7 +180,7 @@ def test_logits_that_need_no_gradient_and_labels_of_another_shape_are_not_watche
     assert check.is_own() is None
 
 
-def test_logits_that_the_loss_is_not_made_of_say_nothing():
+def test_logits_on_which_the_loss_does_not_depend_decide_nothing():
     check, (logits, labels) = LossCheck(), batch()
     check.watch(logits, labels)
     cross_entropy(batch()[0], labels).backward()
@@ -248,7 +248,7 @@ def test_token_labels_are_watched_too():
 
 
 class Weighted(Trainer):
-    """As in the Trainer's documentation: the labels stay in, and the model's own loss is computed beside it."""
+    """As in the Trainer's documentation: the model gets the labels, and also computes its own loss."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         outputs = model(**inputs)
@@ -257,7 +257,7 @@ class Weighted(Trainer):
 
 
 def train_watched(tmp_path, trainer_class, watched=True, **values):
-    """Three update steps of a small BERT; whether its loss is its own, and the weights."""
+    """Trains a small BERT for three update steps. Returns whether its loss is custom, and its weights."""
     made, check = toy.model(), LossCheck()
 
     def observe(module, args, kwargs, output):
@@ -276,7 +276,7 @@ def train_watched(tmp_path, trainer_class, watched=True, **values):
 @pytest.mark.parametrize("values", [{}, {"gradient_accumulation_steps": 3}, {"bf16": True}], ids=str)
 def test_the_trainers_own_loss_and_one_with_class_weights(tmp_path, values):
     own, weights = train_watched(tmp_path / "plain", Trainer, **values)
-    # With autocast accelerate hands out a copy of the logits in float32. The model's own loss is not made of that copy.
+    # With autocast, accelerate returns a copy of the logits in float32. The model's own loss does not depend on that copy.
     assert own is None if values.get("bf16") else own.item() is False
     assert train_watched(tmp_path / "weighted", Weighted, **values)[0].item() is True
     assert torch.equal(weights, train_watched(tmp_path / "unwatched", Trainer, watched=False, **values)[1])

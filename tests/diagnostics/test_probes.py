@@ -111,7 +111,7 @@ def slow_outputs(model, ids):
 
 
 def references(architecture, sizes, **values):
-    """The slow numbers of each step of [`run`], taken at the weights before the step, and the rows of the run."""
+    """The slow numbers of each step of `run`, taken at the weights before the step, and the rows of the run."""
     model, slow = make_model(architecture, **values), []
 
     def see(model, step):

@@ -56,12 +56,12 @@ def test_the_demos_table_is_made_of_its_runs():
         share = f" = {share_text(count / len(own))}" if count else ""
         assert row["failed = share (95% interval)"] == f"{count}{share} ({share_text(low)}-{share_text(high)})"
         found = [decimal(value) for value in (scores.mean(), scores.std(ddof=1), scores[ok].std(ddof=1))]
-        assert [row["mean"], row["std"], row["std of ok runs"]] == found and len(own) == 20
+        assert [row["mean"], row["std"], row["std of runs that did not fail"]] == found and len(own) == 20
 
 
 def test_the_demos_contrasts_are_those_of_its_results():
     page, rows = prose("docs/demo.md"), tables("benchmarks/demo_study/results/confirm.md")[0]
-    contrasts = {row["contrast"]: row["accuracy: mean difference (95%)"] for row in rows}
+    contrasts = {row["contrast"]: row["mean difference of accuracy (95% interval)"] for row in rows}
     for contrast in ("off_3_factor - on_3", "off_3_mean_factor - on_3"):
         mean, interval = contrasts[contrast].rstrip(")").split(" (")
         assert f"{mean}, 95% interval {interval}" in page or f"{mean}, {interval}" in page

@@ -127,7 +127,7 @@ def test_label_names(tmp_path):
     assert data.train["label"][:] == [1, 0]
     with pytest.raises(InputError, match="line 2: label 'no', expected one of yes, never"):
         load(tmp_path, labelled("no", "yes"), label_names=["yes", "never"])
-    with pytest.raises(InputError, match="label 3; the 3 classes"):
+    with pytest.raises(InputError, match="label 3, but there are 3 classes"):
         load(tmp_path, labelled(3, 0), label_names=["a", "b", "c"])
 
 
@@ -411,7 +411,7 @@ def test_text_that_is_none_is_warned_of(warnings_of):
     (warning,) = warnings_of("sentence,label\na,x\nnan,y\nNaN,y\n")
     assert "line 3: the text in column sentence is 'nan', as in 2 row(s)" in warning
     (warning,) = warnings_of('sentence,label\n"a,x\nb",y\nc,x\n')  # three rows are read as two
-    assert "line 3: the text in column sentence holds a line break after a label" in warning
+    assert "line 3: the text in column sentence has a line break after a label" in warning
     assert warnings_of('sentence,label\n"a,\nb",y\nc,x\n') == []
     (warning,) = warnings_of('sentence\tlabel\n"say ""no"""\tx\n"b"\ty\n', ".tsv")
     assert "2 of 2 texts in column sentence begin and end with" in warning and "save the file as .csv" in warning

@@ -1,4 +1,4 @@
-"""Constant predictors: the paper's facts, and the scores against which a run is held."""
+"""Constant predictions: the paper's numbers, and the baselines."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_best_constant_of_a_regression_is_the_mean_and_undefined_correlations_ar
         assert best_constant_score(compute, predictions, labels, 1, "pearson", True) == {"score": 0.0, "constant": 2.0}
 
 
-def test_best_constant_tries_only_classes_that_occur_among_very_many():
+def test_with_very_many_classes_only_those_that_occur_are_tried():
     tried = []
 
     def compute(p):
@@ -104,7 +104,7 @@ def test_best_constant_tries_only_classes_that_occur_among_very_many():
     assert tried == [7, 150] and best == {"score": 0.5, "constant": 150}
 
 
-def test_best_constant_says_what_is_wrong():
+def test_best_constant_names_wrong_inputs():
     with pytest.raises(InputError, match="'bleu'.*accuracy, f1, matthews"):
         best_constant_score(compute_glue, np.zeros((408, 2)), MRPC, 2, "bleu")
     with pytest.raises(InputError, match="need logits"):
@@ -141,7 +141,7 @@ def test_scores_are_compared_in_examples(score, baseline, examples, smaller, exp
 def test_constants_of_several_seeds_equal_a_loop(seeds, entropy):
     rng = np.random.default_rng(entropy)
     labels, values = rng.integers(0, 3, (seeds, 17)), rng.normal(size=(2, seeds, 17))
-    labels[:, 0] = 2  # so that each has the same highest class
+    labels[:, 0] = 2  # every row gets the same highest class
     pairs = [
         (label_entropy(labels + 1), [label_entropy(x + 1) for x in labels]),
         (constant_accuracy(labels, 3), [constant_accuracy(x, 3) for x in labels]),

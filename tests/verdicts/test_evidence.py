@@ -29,7 +29,7 @@ def test_predicted_classes_and_their_share():
 
 
 def mcnemar_by_enumeration(b, c):
-    """All 2^(b+c) ways to toss the examples on which the two differ, those at least as unlikely as ours counted."""
+    """Enumerates all 2^(b+c) outcomes on the examples on which the two differ, and counts those at least as unlikely as ours."""
     tosses = [sum(toss) for toss in product((0, 1), repeat=b + c)]
     ours = tosses.count(b)
     return sum(tosses.count(k) for k in range(b + c + 1) if tosses.count(k) <= ours) / len(tosses)
@@ -133,7 +133,7 @@ def test_an_overflowed_norm_is_no_divergence_while_the_loss_is_finite():
     common = {"losses": losses, "layers": LAYERS, "train_label_counts": [1, 1]}
     verdict = judge(layer_norms=norms, **common)
     assert verdict.status == "unknown" and verdict.evidence["overflowed_norms"] == 4
-    norms[-1] = np.inf  # the very last one: only what came after it can tell
+    norms[-1] = np.inf  # the very last one: only later evidence can decide
     assert judge(layer_norms=norms, **common).status == "diverged"
     assert judge(layer_norms=norms, weights_finite=True, **common).status == "unknown"
     norms[-2:] = np.nan

@@ -15,7 +15,7 @@ from tests.verdicts.made_up_runs import FAILED, GOOD, HEALED, LAYERS, STEPS, TOT
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
-def test_a_failed_run_says_where_and_since_when(seed):
+def test_a_failed_run_has_its_layers_and_its_step(seed):
     found = vanished(norms_of(FAILED, rng=None if seed is None else np.random.default_rng(seed)))
     assert found["lasting"] and found["layers"] == LAYERS[:11] and found["healed_step"] is None
     assert 0.15 * TOTAL < found["first_step"] <= found["last_step"] < 0.35 * TOTAL
@@ -37,7 +37,7 @@ def test_a_collapse_that_heals_is_reported_as_healed():
     assert vanished(mixed)["layers"] == ["embeddings"] and vanished(mixed)["lasting"]
 
 
-def test_nothing_is_said_within_warmup():
+def test_no_layer_vanishes_within_warmup():
     for last in (WARMUP, WARMUP + 1):
         assert vanished(norms_of(FAILED)[:last], steps=STEPS[:last]) is None
     assert vanished(norms_of(FAILED), warmup=TOTAL) is None
@@ -56,7 +56,7 @@ def test_a_layer_that_was_always_small_or_fell_with_the_top_has_not_vanished():
     )
 
 
-def test_the_last_layer_is_the_top_where_there_is_no_classifier():
+def test_the_last_layer_is_the_top_without_a_classifier():
     names = ["embeddings", "layer_00", "head"]
     found = vanished(norms_of(FAILED)[:, [0, 1, 14]], layers=names)
     assert found["layers"] == names[:2]

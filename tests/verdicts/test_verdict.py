@@ -112,7 +112,7 @@ def test_regression_by_r2():
 def test_a_headline_metric_clears_a_run_with_the_accuracy_of_the_baseline():
     labels = np.repeat([0, 1], [93, 7])
     predicted = labels.copy()
-    predicted[:7] = 1  # all rare examples are found, with as many false alarms
+    predicted[:7] = 1  # all rare examples are found, with as many false positives
     lead = {"metric": "f1", "score": 2 / 3, "baseline": 0.13, "low": 0.3, "high": 0.7}
     verdict = judge(eval_labels=labels, eval_predictions=predicted, headline_lead=lead)
     assert verdict.evidence["accuracy"] == verdict.evidence["constant_accuracy"] == 0.93
@@ -159,7 +159,7 @@ NOTHING_ELSE = "unknown: no evaluation gave predictions, and no metric has a kno
 LIKE_FAILED = "; the training looks like that of a failed run"
 
 
-def test_training_alone_is_unknown_whatever_loss_and_gradients_say():
+def test_training_alone_is_unknown_for_any_loss_and_gradients():
     verdict = judge(**run())
     assert (verdict.status, verdict.basis) == ("unknown", "training_only")
     assert verdict.sentence.startswith(
@@ -170,7 +170,7 @@ def test_training_alone_is_unknown_whatever_loss_and_gradients_say():
     assert judge(**run(end=0.6)).status == "unknown"
 
 
-def test_training_alone_is_unknown_whatever_classes_it_predicted():
+def test_training_alone_is_unknown_for_any_predicted_classes():
     verdict = judge(train_predicted_counts=[0, 700], label_names=RTE_NAMES)
     assert (
         verdict.sentence
@@ -195,7 +195,7 @@ def test_gradients_alone_never_decide():
 
 
 @pytest.mark.parametrize("predicted", [0, 1])
-def test_an_evaluation_set_of_one_class_tells_nothing(predicted):
+def test_an_evaluation_set_of_one_class_decides_nothing(predicted):
     verdict = judge(eval_labels=np.zeros(30, int), eval_predictions=np.full(30, predicted), num_labels=2)
     assert verdict.status == "unknown" and "are of one class" in verdict.sentence
     assert judge(score=1.0, baseline=1.0, metric="accuracy", examples=30).status == "unknown"
@@ -223,7 +223,7 @@ def test_verdicts_on_several_seeds_equal_a_loop():
     assert "gradients of" in together[0].sentence and "weights" in together[2].sentence
 
 
-def test_seeds_may_have_labels_steps_and_lengths_of_their_own():
+def test_seeds_may_have_their_own_labels_steps_and_lengths():
     short = STEPS[:100]
     verdicts = judge_seeds(
         2,
@@ -278,7 +278,7 @@ def test_regressions_of_several_seeds():
         assert [verdict.status for verdict in verdicts] == ["ok", "failed"]
 
 
-def test_what_is_not_of_as_many_seeds_is_named():
+def test_an_array_with_another_number_of_seeds_is_named():
     with pytest.raises(InputError, match=r"losses of shape \(2, 9\): need 3 seeds"):
         judge_seeds(3, losses=np.zeros((2, 9)))
     with pytest.raises(InputError, match=r"eval_labels of shape \(2, 5\): need 3 seeds"):

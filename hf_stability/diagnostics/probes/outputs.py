@@ -18,6 +18,8 @@ class OutputProbe(Probe):
     """
 
     mean_over_processes: bool = True
+    _seen: list[Tensor]
+    _model: nn.Module | None
 
     def start(
         self,

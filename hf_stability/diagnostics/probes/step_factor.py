@@ -65,7 +65,7 @@ class StepFactor(Probe):
         if step < 1:  # the first step was skipped
             return self._unknown()
         # Copying from the host would wait for the device; filling with a number does not.
-        return torch.full((1,), effective_step_factor(float(step), beta1, beta2), device=self._device)
+        return torch.full((1,), float(effective_step_factor(float(step), beta1, beta2)), device=self._device)
 
     def stop(self) -> None:
         self._optimizer = None

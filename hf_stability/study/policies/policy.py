@@ -1,6 +1,6 @@
 """The base class of a policy: it replaces the planned jobs of a study, and may print a conclusion.
 
-A policy is one file here: plain functions first, then a frozen dataclass, a subclass of [`Policy`], that checks its values
+A policy is one file here: plain functions first, then a frozen dataclass, a subclass of `Policy`, that checks its values
 when it is made. A running job knows its policy only by its own fields (`cell`, `policy`).
 """
 
@@ -35,7 +35,7 @@ class Policy:
         """Refuse a folder with finished runs that do not fit these jobs.
 
         Args:
-            jobs: from [`Policy.jobs`].
+            jobs: from `Policy.jobs`.
             runs: the finished runs of the study's folder, also of other recipes.
 
         Raises:

@@ -1,7 +1,7 @@
 """Two-way seeds: every initialisation seed with every data-order seed, and in each cell replicates with other dropout.
 
 A plain seed changes initialisation, data order and dropout together. Here each has its own seed (Dodge et al. 2020, arXiv
-2002.06305). The study ends with `two_way.md`, see [`two_way_page`][hf_stability.study.report.two_way_page].
+2002.06305). The study ends with `two_way.md`, see `two_way_page`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
 def cell_streams(init: int, order: int, dropout: int) -> dict[str, int]:
     """The three seeds of a run: initialisation `init` with data order `order`, replicate `dropout`.
 
-    The first two are streams of the plain seeds `init` and `order`, see [`seed_streams`]. Dropout has its own seed in each
+    The first two are streams of the plain seeds `init` and `order`, see `seed_streams`. Dropout has its own seed in each
     run. The seeds do not depend on the size of the design, so that it can grow.
 
     Args:
@@ -76,7 +76,7 @@ def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: in
 
     Args:
         planned: one job for each recipe.
-        inits, orders, replicates: see [`check_sizes`].
+        inits, orders, replicates: see `check_sizes`.
 
     Raises:
         InputError: alarms stop runs, which would then have no score.
@@ -106,7 +106,7 @@ def check_growth(jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
     """Refuse jobs that would not make a complete design together with the runs in the study's folder.
 
     Args:
-        jobs: from [`two_way_jobs`].
+        jobs: from `two_way_jobs`.
         runs: all runs in the folder, also those with plain seeds and of other recipes.
 
     Raises:

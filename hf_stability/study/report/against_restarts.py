@@ -1,7 +1,7 @@
 """One run of a recipe against restarts of another recipe at the same cost: the difference, and its interval.
 
 A run of the recipe costs as much as k runs of the base. The recipe's mean score is compared with the expected score of the
-best of k runs of the base (see [`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget]).
+best of k runs of the base (see `restarts_at_budget`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .statistics import check_confidence, expanded_ends
 
 @dataclass(frozen=True)
 class AgainstRestarts:
-    """Result of [`against_restarts`], in the scores' unit.
+    """Result of `against_restarts`, in the scores' unit.
 
     Args:
         restarts: expected score of the best of k runs of the base.
@@ -45,7 +45,7 @@ def against_restarts(
     Each bootstrap draw takes M and N runs with replacement. A draw often misses the best run, which lowers its expected
     maximum. So the draws' differences are shifted until their mean is the estimate. The interval's ends are percentiles
     further out than the confidence asks for, see
-    [`expanded_ends`][hf_stability.study.report.statistics.expanded_ends], with n the smaller number of runs.
+    `expanded_ends`, with n the smaller number of runs.
 
     `python benchmarks/interval_coverage.py` compares this interval with others, and measures how often it covers the true
     value. The runs of both recipes count as independent. With shared seeds the interval is too long rather than too short.
@@ -87,7 +87,7 @@ def resample(n: int, draws: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def restarts_of_draws(times: np.ndarray, select: np.ndarray, budget: float, report: np.ndarray) -> np.ndarray:
-    """[`restarts_at_budget`][hf_stability.study.report.restarts.restarts_at_budget] of many bootstrap draws at once.
+    """`restarts_at_budget` of many bootstrap draws at once.
 
     Runs that tie by `select` form one level, with the mean of their drawn reports.
 

@@ -107,7 +107,7 @@ def draw_figures(
 
 
 def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN_A_ROW) -> Figure:
-    """[`plot_scores`] of a study, with at most `in_a_row` recipes per row."""
+    """`plot_scores` of a study, with at most `in_a_row` recipes per row."""
     names = list(by_recipe)
     rows = [names[i : i + in_a_row] for i in range(0, len(names), in_a_row)]
     figure = empty_figure(max(6.5, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
@@ -119,7 +119,7 @@ def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN
 
 
 def train_loss_figure(by_recipe: dict[str, list[RunRecord]], steps: dict[str, StepSummary]) -> Figure:
-    """[`plot_score_against_train_loss`] of a study."""
+    """`plot_score_against_train_loss` of a study."""
     by_recipe = {name: runs for name, runs in by_recipe.items() if runs}
     counts = [summary.label_counts for summary in steps.values() if summary.label_counts.sum() > 0]
     figure = empty_figure(6.5, 4.4 + 0.17 * max(0, len(by_recipe) - 3), _first(by_recipe, "task"))
@@ -136,7 +136,7 @@ def train_loss_figure(by_recipe: dict[str, list[RunRecord]], steps: dict[str, St
 
 
 def gradient_norms_figure(steps: dict[str, StepSummary], task: str | None) -> Figure:
-    """A row of [`plot_gradient_norms`] per recipe, with a panel for each of some layers. All norms have one scale.
+    """A row of `plot_gradient_norms` per recipe, with a panel for each of some layers. All norms have one scale.
 
     Failed runs are compared with ok runs of the same recipe, because recipes train for different numbers of steps.
     """
@@ -179,7 +179,7 @@ def pick_layers(layers: Sequence[str]) -> list[str]:
     """Layers to draw, from input to output: embeddings, the first, middle and last encoder layer, pooler, classifier.
 
     Args:
-        layers: names as in [`layers_of`]. For other names, at most six layers are picked, evenly spaced.
+        layers: names as in `layers_of`. For other names, at most six layers are picked, evenly spaced.
     """
     numbered = [name for name in layers if re.search(r"layer_\d+$", name)]
     chosen = {"embeddings", "pooler", "classifier"}

@@ -1,8 +1,8 @@
 """The text that a study prints at its end: a table that fits a terminal, a line per comparison, a pointer to the rest.
 
 It is plain text of at most `WIDTH` columns, made from the summary alone, see
-[`summarize`][hf_stability.study.report.summary.summarize]. All columns, notes and tests are in `summary.md`, see
-[`summary_page`][hf_stability.study.report.summary_page].
+`summarize`. All columns, notes and tests are in `summary.md`, see
+`summary_page`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def printed_summary(summary: Mapping[str, Any], folder: str | Path) -> str:
     their own small tables.
 
     Args:
-        summary: see [`summarize`][hf_stability.study.report.summary.summarize].
+        summary: see `summarize`.
         folder: the study's folder, for the pointer to `summary.md`.
     """
     recipes = summary["recipes"]

@@ -100,7 +100,7 @@ def chance_among(count: np.ndarray, budget: float, runs: int, *, replace: bool) 
 def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: np.ndarray | None = None) -> np.ndarray:
     """Expected report score of plain restarts that cost `budget` runs, not necessarily a whole number.
 
-    For whole numbers of runs it is [`expected_maximum`] without replacement, and it is linear between them. 3.4 runs are 4
+    For whole numbers of runs it is `expected_maximum` without replacement, and it is linear between them. 3.4 runs are 4
     runs with probability 0.4 and 3 otherwise, which costs 3.4 on average.
 
     Args:
@@ -112,7 +112,7 @@ def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: n
         (...), as `budget`, in the unit of `report`.
 
     Raises:
-        InputError: the budget is outside 1 to N; and as [`expected_maximum`].
+        InputError: the budget is outside 1 to N; and as `expected_maximum`.
     """
     scores, report = _checked(scores, report)
     budget = np.asarray(budget, dtype=float)
@@ -244,15 +244,15 @@ def _expected_best(
 
 @dataclass(frozen=True)
 class PolicyWorth:
-    """A row of [`tabulate`]: start t runs, look at a fraction f of training, finish p.
+    """A row of `tabulate`: start t runs, look at a fraction f of training, finish p.
 
     Args:
         started, fraction, finished: t, f, p.
         budget: what it costs, `t f + p (1 - f)` runs.
         score: expected report score of the run that is kept.
-        restarts: the same for plain restarts at this budget, see [`restarts_at_budget`].
+        restarts: the same for plain restarts at this budget, see `restarts_at_budget`.
         gain: `score - restarts`.
-        gain_se: its jackknife standard error, see [`jackknife_standard_error`]; None if t = N, or if not asked for.
+        gain_se: its jackknife standard error, see `jackknife_standard_error`; None if t = N, or if not asked for.
     """
 
     started: int
@@ -288,7 +288,7 @@ def tabulate(
         standard_errors: whether to compute `gain_se`, which costs N times as much as the rest. Default: yes.
 
     Returns:
-        A row for each policy of [`affordable`].
+        A row for each policy of `affordable`.
 
     Raises:
         InputError: as the functions that it calls; or the looks are not (N, F).

@@ -1,6 +1,6 @@
 """`restarts.md` and its figure: the value that restarts would have had in a finished study.
 
-The statistics are those of [`restarts`][hf_stability.study.report.restarts].
+The statistics are those of `restarts`.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _section(part: RecipeRestarts) -> list[str]:
 
 
 def policies_table(policies: Sequence[restarts.PolicyWorth], metric: str = "score") -> str:
-    """A Markdown table of [`tabulate`][hf_stability.study.report.restarts.tabulate]'s rows; `metric` names the report score."""
+    """A Markdown table of `tabulate`'s rows; `metric` names the report score."""
     header = ["started", "looked at", "finished", "budget, runs", f"{metric}: early stopping"]
     header += [f"{metric}: restarts at this budget", "gain (standard error)"]
     rows = [

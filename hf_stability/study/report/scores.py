@@ -28,7 +28,7 @@ class RecipeScores:
         looks: (N, F), scores at these evaluations, on the development set that counts.
         scores: (N,), at the end, on the development set that counts.
         report: (N,), at the end, on the half that selects nothing; None if the study has no such half.
-        diverged: number of diverged runs; see [`read_scores`] for their scores.
+        diverged: number of diverged runs; see `read_scores` for their scores.
         crashed, unfinished: numbers of runs that are left out because they crashed or were interrupted.
     """
 

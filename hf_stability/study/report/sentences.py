@@ -25,7 +25,7 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
     Args:
         comparison: of two recipes, the values of a pair in the order of its `recipes`: `failed`, `runs`, `stopped`,
             `stopped_early`, `std_ok`, `std`, `failed_share_audited` and the two of `BOUNDS`; `fisher_p`, and
-            `brown_forsythe` as a dict. See [`summarize`][hf_stability.study.report.summary.summarize].
+            `brown_forsythe` as a dict. See `summarize`.
     """
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
     if any(comparison["stopped_early"]):
@@ -50,7 +50,7 @@ def comparison_line(comparison: Mapping[str, Any], names: Mapping[str, str]) -> 
     """Two recipes compared in a line: failed runs, or where none failed the spreads; with the test's p.
 
     Args:
-        comparison: as for [`comparison_sentence`].
+        comparison: as for `comparison_sentence`.
         names: recipe -> what to call it.
     """
     a, b = (names[recipe] for recipe in comparison["recipes"])

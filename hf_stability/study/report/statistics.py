@@ -139,7 +139,7 @@ def t_interval(scores: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray
 
 
 def expanded_ends(n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Levels of the expanded percentile bootstrap interval: `Phi(-+ sqrt(n / (n - 1)) t)`, t as in [`t_interval`].
+    """Levels of the expanded percentile bootstrap interval: `Phi(-+ sqrt(n / (n - 1)) t)`, t as in `t_interval`.
 
     For small n, percentiles at (1 -+ confidence) / 2 are too close together. The draws' std has n in place of n - 1, and the
     percentiles correspond to a normal quantile instead of Student's. For a mean, these levels correct both (Hesterberg 2015,
@@ -199,7 +199,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class BrownForsythe:
-    """Result of [`brown_forsythe`].
+    """Result of `brown_forsythe`.
 
     Args:
         f: the statistic, F(groups - 1, all scores - groups) under the null hypothesis; None if it is undefined.

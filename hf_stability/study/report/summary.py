@@ -7,8 +7,8 @@ has bounds instead of a failed share, and an estimate from the alarmed runs that
 has no mean and no std, because they would describe only its other runs, and it is not tested. The same is true of a recipe
 with runs that were stopped early because others looked better (`--restarts`). It has its best finished run, and its cost.
 
-The words are elsewhere: [`sentences`][hf_stability.study.report.sentences] compares two recipes,
-[`summary_page`][hf_stability.study.report.summary_page] writes the tables.
+The words are elsewhere: `sentences` compares two recipes,
+`summary_page` writes the tables.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     | `saved_steps`, `saved_share` | update steps that stopped runs did not make, and their share of those planned for all `runs` |
 
     `comparisons` has an entry for each pair of up to 3 recipes; with more recipes, for each with the first. The values of a
-    pair are in the order of its `recipes`; see [`brown_forsythe`][hf_stability.study.report.statistics.brown_forsythe].
+    pair are in the order of its `recipes`; see `brown_forsythe`.
 
     Args:
         runs: records of one task and metric, in the order of the tables.

@@ -1,6 +1,6 @@
 """`summary.md` and `summary.csv`: a study's summary as tables, with notes on how to read them.
 
-Made from the summary alone, see [`summarize`][hf_stability.study.report.summary.summarize]; the same bytes each time.
+Made from the summary alone, see `summarize`; the same bytes each time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`two_way.md`: the sources of the variance between runs with two-way seeds, and the cells with failed runs.
 
-[`variance_components`][hf_stability.study.report.variance_components] has the statistics,
-[`two_way`][hf_stability.study.policies.two_way] makes the runs.
+`variance_components` has the statistics,
+`two_way` makes the runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_two_way(folder: str | os.PathLike, recipes: Sequence[str] | None = Non
     """Write `two_way.md` into the folder of a study with `--two_way`. Repeated calls write the same bytes.
 
     Scores are the headline metric at the end of training, as in the tables. Diverged runs count as in
-    [`read_scores`][hf_stability.study.report.scores.read_scores]. A recipe without a complete design gets a sentence instead.
+    `read_scores`. A recipe without a complete design gets a sentence instead.
 
     Args:
         folder: the study's folder.

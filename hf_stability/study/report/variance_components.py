@@ -173,7 +173,7 @@ def bootstrap_components(scores: np.ndarray, rng: np.random.Generator, draws: in
         draws: at least 1.
 
     Returns:
-        (draws, 4), for r = 1 (draws, 3), as [`variance_components`].
+        (draws, 4), for r = 1 (draws, 3), as `variance_components`.
     """
     i, j, r = scores.shape
     rows = rng.integers(i, size=(draws, i, 1, 1))
@@ -195,7 +195,7 @@ class Component:
     Args:
         source: one of `SOURCES`, or `COMBINED`.
         df: degrees of freedom of its mean square.
-        mean_square: see [`mean_squares`].
+        mean_square: see `mean_squares`.
         variance: the unbiased estimate, sometimes negative, in the scores' unit squared.
         low, high: its bootstrap interval.
         truncated: the estimate, or 0 if it is negative; biased upwards.
@@ -217,7 +217,7 @@ class Component:
 
 @dataclass(frozen=True)
 class TwoWay:
-    """Result of [`analyse`].
+    """Result of `analyse`.
 
     Args:
         shape: (I, J, r).
@@ -242,7 +242,7 @@ class TwoWay:
 def analyse(scores: np.ndarray, rng: np.random.Generator, draws: int = 2000, confidence: float = 0.95) -> TwoWay:
     """Variance components of a crossed design, with bootstrap intervals.
 
-    Intervals are percentiles of [`bootstrap_components`]: of the untruncated estimates, and of the truncated shares.
+    Intervals are percentiles of `bootstrap_components`: of the untruncated estimates, and of the truncated shares.
     `two_way_page.COVERAGE_NOTE` tells how often 95% intervals cover the true variance. With 5 seeds they cover it too rarely,
     above all if a fifth of the seeds fails: 5 seeds may include none that fails. Intervals of the interaction, the dropout and
     small components nearly always cover it. They are two to three times too long, so an interval that excludes 0 is credible.
@@ -300,7 +300,7 @@ def _shares(variances: np.ndarray, nothing: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Failures:
-    """Result of [`analyse_failures`].
+    """Result of `analyse_failures`.
 
     Args:
         analysis: the components of the 0/1 response.
@@ -329,10 +329,10 @@ def analyse_failures(
 
     Args:
         failed: (I, J, r), of 0 and 1, or booleans.
-        rng, draws, confidence: as in [`analyse`].
+        rng, draws, confidence: as in `analyse`.
 
     Raises:
-        InputError: a value is not 0 or 1; and as [`analyse`].
+        InputError: a value is not 0 or 1; and as `analyse`.
     """
     failed = _checked(failed)
     if not np.isin(failed, (0, 1)).all():
