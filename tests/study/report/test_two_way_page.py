@@ -42,7 +42,7 @@ def test_of_many_failures_the_components_come_first(tmp_path):
     leave_design(tmp_path, failed=set(range(0, 32, 2)))
     text = write_two_way(tmp_path)
     assert headings(text) == ["# Two-way seeds", "## a", "### accuracy", "### Failed runs"]
-    assert text.index("Components of the response") < text.index("Failed runs of each cell:")
+    assert text.index("Variance components of a response") < text.index("Failed runs of each cell:")
 
 
 def test_no_failures_and_one_run_a_cell(tmp_path):
