@@ -32,16 +32,13 @@ else:
 class StabilityMixin(_Trainer):
     """Adds recipes, methods and diagnostics to any subclass of the Trainer: `class Mine(StabilityMixin, Seq2SeqTrainer)`.
 
-    Put it first. If the subclass has its own training arguments, combine those too: `class MyArguments(StableTrainingArguments,
-    Seq2SeqTrainingArguments)`, a dataclass.
+    Put it first. Combine the training arguments, too: `class MyArguments(StableTrainingArguments, Seq2SeqTrainingArguments)`.
 
     - Gradient norms of each layer, before clipping, come from the pass that also clips.
-    - If `args.eval_strategy` evaluates at all, the last update step is evaluated too: after it was saved, and before the best
-      model is loaded. If that evaluation raises an error, there is a warning. `last_metrics` and `best_metrics` keep the two
-      results. The verdict (`trainer.stability.verdict`) is on the last.
+    - If `args.eval_strategy` evaluates at all, the last update step is evaluated too, after it was saved. If that evaluation
+      raises an error, there is a warning. The verdict (`trainer.stability.verdict`) is on the last evaluation.
     - With `args.report_to` "tensorboard", the Trainer's logs and the diagnostics are in one file.
-    - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have separate random streams. A
-      ready `model` that you pass in was initialised before.
+    - With `args.seed_streams`, initialisation (through `model_init`), data order and dropout have separate random streams.
     - With `args.total_train_batch_size`, the gradient is the mean over that many examples, however they are split. For a
       `...ForSequenceClassification`, which has a mean over the batch as its loss, the stock Trainer would sum over accumulation
       steps and processes.
@@ -52,9 +49,7 @@ class StabilityMixin(_Trainer):
     If the arguments set none of these, the weights are those of the stock Trainer, bit for bit.
 
     Args:
-        *args: as for the Trainer.
-        methods: objects of subclasses of `hf_stability.methods.Method`, with their settings.
-        **kwargs: as for the Trainer.
+        methods: objects of subclasses of `hf_stability.methods.Method`, with their settings. All else is the Trainer's.
 
     Attributes:
         stability: the `StabilityCallback`: record, verdict, alarm. It is added if `callbacks` has none.
@@ -64,8 +59,7 @@ class StabilityMixin(_Trainer):
     methods: ActiveMethods
 
     def __init__(self, *args: Any, methods: Sequence[Method] | Method = (), **kwargs: Any) -> None:
-        passed: Any = methods
-        self._passed_methods = list(passed) if isinstance(passed, (list, tuple)) else [passed]
+        self._passed_methods: list[Any] = list(methods) if isinstance(methods, (list, tuple)) else [methods]
         super().__init__(*args, **kwargs)
         found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
         if not found:
@@ -210,9 +204,8 @@ class StabilityMixin(_Trainer):
 
     def _gradients_are_whole(self) -> bool:
         whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        return self.accelerator.distributed_type in whole and not getattr(
-            self, "is_distributed_loading_by_transformers", False
-        )
+        in_parts = getattr(self, "is_distributed_loading_by_transformers", False)
+        return self.accelerator.distributed_type in whole and not in_parts
 
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
@@ -246,10 +239,8 @@ class StabilityMixin(_Trainer):
         try:
             self.evaluate()
         except Exception as error:  # the user's own evaluation
-            logger.warning(
-                f"The last update step could not be evaluated, so the verdict uses the evaluation before it. The error was "
-                f"{type(error).__name__}: {error}"
-            )
+            reason = f"could not be evaluated ({type(error).__name__}: {error})"
+            logger.warning(f"The last update step {reason}. The verdict uses the evaluation before it.")
 
     @property
     def last_metrics(self) -> dict[str, Any]:
@@ -258,10 +249,7 @@ class StabilityMixin(_Trainer):
 
     @property
     def best_metrics(self) -> dict[str, Any]:
-        """Metrics of the evaluation with the best headline metric (the earliest of equal ones), with `step` and `epoch`.
-
-        It is chosen on the evaluation set. So compare it only between runs with equal numbers of evaluations.
-        """
+        """Metrics of the evaluation with the best headline metric. Compare them only between equal numbers of evaluations."""
         first_set = next(iter(self.eval_dataset)) if isinstance(self.eval_dataset, dict) else None
         wanted = self.stability.metric or self.args.metric_for_best_model
         return best_evaluation(self.evaluations, wanted, first_set, self.args.greater_is_better is False)
@@ -300,7 +288,7 @@ class StableFlowCallback(TrainerCallback):
 class StableTrainer(StabilityMixin, Trainer):
     """Hugging Face's `Trainer` with `StabilityMixin`: a drop-in replacement. Use it with `StableTrainingArguments`.
 
-    It takes everything that the Trainer takes, and `methods`: objects of your own methods. See `StabilityMixin` for what it adds.
+    It takes what the Trainer takes, and your own `methods`. See `StabilityMixin` for what it adds.
 
     ```python
     args = StableTrainingArguments.from_recipe("mosbach2021", model_type="bert", output_dir="out")
