@@ -125,7 +125,7 @@ def test_the_citation_is_valid():
 def test_the_citation_says_what_the_other_files_say():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == __version__ and citation["license"] == SETUP["metadata"]["license"]
-    assert f"## {__version__} ({citation['date-released']})" in read("CHANGES.md")
+    assert f"## {__version__} ({citation.get('date-released', 'unreleased')})" in read("CHANGES.md")
     assert "2006.04884" in citation["references"][0]["url"]
 
 

@@ -1,8 +1,7 @@
 """The text that a study prints at its end: a table that fits a terminal, a line per comparison, a pointer to the rest.
 
-It is plain text of at most `WIDTH` columns, made from the summary alone, see
-`summarize`. All columns, notes and tests are in `summary.md`, see
-`summary_page`.
+It is plain text of at most `WIDTH` columns, made from the summary alone (see `summarize`). All columns, notes and tests are in
+`summary.md` (see `summary_page`).
 """
 
 from __future__ import annotations
