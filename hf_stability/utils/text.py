@@ -41,8 +41,11 @@ def apart(*values: float | None, decimals: int = 3, minus_zero: bool = False) ->
         minus_zero: as in `decimal`.
     """
 
+    # Else two numbers on both sides of a rounding boundary, 0.0015 and 0.00149999999999999, would differ in three decimals.
+    rounded = [None if value is None else round(value, MOST_DECIMALS) for value in values]
+
     def texts(places: int) -> list[str]:
-        return [decimal(value, places, minus_zero) for value in values]
+        return [decimal(value, places, minus_zero) for value in rounded]
 
     if len(set(texts(MOST_DECIMALS))) > 1:
         while len(set(texts(decimals))) == 1:

@@ -69,7 +69,10 @@ def test_data_that_cannot_be_read_is_a_finding(run, output, tiny_csv, tmp_path):
     code, out, err = run(output, "--train_file", tiny_csv[0], "--validation_file", "dev.csv")
     text = " ".join(out.split())
     assert code == 0 and err == ""
-    assert "likely - labels: The data cannot be read as they are: --validation_file dev.csv, line 3: label 2;" in text
+    assert (
+        "likely - labels: The data cannot be read as they are: --validation_file dev.csv, line 3: label 2, but there are 2 classes"
+        in text
+    )
     assert "Fix first: labels." in text and "labels: --task_name" not in text
 
 

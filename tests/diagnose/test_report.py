@@ -144,7 +144,7 @@ BAD = {
     "no such task": (lambda folder: [*GOOD(folder), "--task_name", "rtee"], "--task_name rtee: no such task (did you mean"),
     "the path after --json": (lambda folder: ["--json", GOOD(folder)[0]], "diagnose: give the run's path first"),
     "figures alone": (lambda folder: [*GOOD(folder), "--figures_only"], "--figures_only: goes with --json"),
-    "no place for JSON": (lambda folder: [*GOOD(folder), "--json", "no/where.json"], "--json no/where.json: cannot write a file there"),
+    "no place for JSON": (lambda folder: [*GOOD(folder), "--json", "no/where.json"], "--json no/where.json: no file can be written there"),
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from tests.docs import workshop
 from tests.prose import ROOT, pages, relative
 
 
-FAST = ("README.md", "docs/quick_start.md")
-"""Pages that are run in the fast suite, too."""
+FAST = ("README.md",)
+"""Pages that are run in the fast suite."""
 
 
 @pytest.fixture(scope="session")
