@@ -210,8 +210,8 @@ def result_text(pairs: Sequence[tuple[int, RunRecord, RunRecord]], folder: str) 
     reading = "The interval covers 0: no difference is shown." if low <= 0 <= high else "The interval excludes 0."
     text = (
         f"Accuracy of `{RECIPES[0]}` minus accuracy of `{RECIPES[1]}`: {mean:+.4f} (95% interval {low:+.4f} to {high:+.4f}, Student's t "
-        f"on paired differences). {reading} n = {len(pairs)} paired seeds ({pairs[0][0]} to {pairs[-1][0]}) on `{TASK}` at its own "
-        f"learning rate (2.5e-4). Scores are from the end of training, on the second half of the development set. See the [protocol]({folder}PROTOCOL.md) and [every run]({folder}runs.csv)."
+        f"on paired differences). {reading} n = {len(pairs)} paired seeds ({pairs[0][0]} to {pairs[-1][0]}) on `{TASK}` at the "
+        f"task's default learning rate (2.5e-4). Scores are from the end of training, on the second half of the development set. See the [protocol]({folder}PROTOCOL.md) and [every run]({folder}runs.csv)."
     )
     if len(pairs) < len(SEEDS):
         text += f" {len(SEEDS)} seeds were planned; the clock stopped the study, before a look at the scores."

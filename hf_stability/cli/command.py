@@ -17,7 +17,7 @@ COMMANDS = {
     "run": "fine-tune with one or more recipes over many seeds (the default: you can leave out the word run)",
     "recipes": "list the packaged recipes, one line each",
     "diagnose": "a run failed: find the cause and the remedy",
-    "rescue": "a run failed: try four remedies over a few seeds each",
+    "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
     "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
 }
@@ -41,10 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"\n{PROG}: interrupted. Finished runs are kept. Run the same command again to continue.",
-            file=sys.stderr,
-        )
+        trains = not argv or argv[0].startswith("-") or argv[0] in ("run", "rescue")
+        kept = " Finished runs are kept. Run the same command again to continue." if trains else ""
+        print(f"\n{PROG}: interrupted.{kept}", file=sys.stderr)
         return 130
     finally:
         if in_main_thread:

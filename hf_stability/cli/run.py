@@ -183,7 +183,9 @@ def tell(result: StudyResult) -> int:
         print(f"\n{len(early)} run(s) were stopped early because others looked better: censored, not failed{but}.")
     waiting = sum(run.status == "waiting" for run in runs)
     if waiting:
-        print(f"\n{waiting} run(s) paused at their look because another run crashed. Rerun the command to continue.")
+        print(
+            f"\n{waiting} run(s) paused after --look_at, because another run of the recipe crashed. Rerun the command to continue."
+        )
     if result.picture_error:
         print(f"{PROG}: no figures: {result.picture_error}", file=sys.stderr)
     if result.pictures:

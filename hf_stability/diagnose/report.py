@@ -46,7 +46,7 @@ class Report:
         findings: the findings, the likeliest first.
         not_looked_at: check -> what it needs to look.
         next_steps: sentences on what to do now.
-        rescue: the command that tries four remedies, starting from this run's settings.
+        rescue: the command that reruns this run's settings and up to three remedies.
         versions: the versions installed here, the platform and the accelerator.
         run_versions: the versions that the run was made with; empty if they are unknown.
         schema: `hf_stability.diagnosis/` and the version of the format.
@@ -129,7 +129,10 @@ class Report:
             lines += ["", "could not be checked without"]
             lines += [wrapped(f"{name}: {needs}", "  - ", "    ") for name, needs in self.not_looked_at.items()]
         lines += ["", "next"] + [wrapped(step, "  - ", "    ") for step in self.next_steps]
-        lines += ["  - Try four remedies, 3 seeds each:", f"    {self.rescue}"]  # in one line, to be copied
+        lines += [
+            "  - Compare these settings with up to three remedies, 3 seeds each:",
+            f"    {self.rescue}",
+        ]  # one line, to copy
         return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""A run failed: which of four remedies works? Each is an arm of an ordinary study, run over a few seeds.
+"""A run failed: which change helps? The same settings and up to three remedies are arms of a study, over a few seeds.
 
 | arm | what it changes |
 | --- | --- |

@@ -321,7 +321,7 @@ WORDS: dict[str, Words] = {
         needs=RECORD,
     ),
     "weights' precision": Words(
-        faults={"half": lambda values: f"{_dtype(values)} Rounding loses a change of 1e-5 of a weight."},
+        faults={"half": lambda values: f"{_dtype(values)} An update of 1e-5 of its weight is rounded away."},
         in_order=_dtype,
         remedy="Keep the weights in float32: from_pretrained(..., dtype=torch.float32). For speed, use mixed precision.",
         recipe="--bf16",
@@ -406,7 +406,7 @@ WORDS: dict[str, Words] = {
     ),
     "warmup": Words(
         faults={
-            "none": "There is no warmup. Adam's first steps are its least certain ones.",
+            "none": "There is no warmup. Adam's estimates are least accurate in the first steps.",
             "short": "Warmup is {warmup_steps} of {total_steps} update steps ({share:.0%}), which is short.",
         },
         in_order="Warmup is {warmup_steps} of {total_steps} update steps ({share:.0%}).",

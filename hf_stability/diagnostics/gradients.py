@@ -150,8 +150,8 @@ def hidden_gradients(model: nn.Module) -> str | None:
         )
     if any(_is_a(module, "FullyShardedDataParallel") for module in model.modules()):
         return (
-            "FullyShardedDataParallel gives each process only a part of the gradients. Shard with "
-            "torch.distributed.fsdp.fully_shard instead (FSDP version 2 of accelerate): its gradients can be read."
+            "FullyShardedDataParallel gives each process only a part of the gradients. In your own loop, shard with "
+            "torch.distributed.fsdp.fully_shard instead: its gradients can be read. Under a Trainer, FSDP has no norms."
         )
     return None
 

@@ -227,8 +227,9 @@ class Recorder:
     def _say_unknown(self) -> None:
         if not self._said_unknown and self.state.is_world_process_zero:
             logger.warning(
-                "Gradient norms are NaN: at the optimizer's step this process does not have the complete gradients. With "
-                "DeepSpeed, call deepspeed.utils.safe_get_full_grad(parameter) on all ranks, between its backward and its step."
+                "Gradient norms are NaN: at the optimizer's step this process does not have the complete gradients (FSDP, "
+                "DeepSpeed). Training is not affected. With DeepSpeed, your own code can read them with "
+                "deepspeed.utils.safe_get_full_grad(parameter), called on all ranks between its backward and its step."
             )
         self._said_unknown = True
 

@@ -80,7 +80,7 @@ class ActiveMethods:
             if inner_optimizer(trainer.optimizer) is self._own_optimizer:
                 return  # a second training
             raise InputError(
-                f"{flag}: an optimizer was passed to the Trainer, with learning rates of its own. Pass none, or leave out {flag}."
+                f"{flag}: an optimizer was passed to the Trainer, so this cannot change it. Pass none, or leave out {flag}."
             )
         cls, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
             trainer.args, trainer.model
@@ -89,7 +89,7 @@ class ActiveMethods:
             cls, kwargs = method.change_optimizer(cls, kwargs, trainer.args)
         if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or "params" in kwargs:
             raise InputError(
-                f"{flag}: --optim {trainer.args.optim} makes its own parameter groups. Give --optim adamw_torch."
+                f"{flag}: --optim {trainer.args.optim} does not take parameter groups. Give --optim adamw_torch."
             )
         groups = self._groups_of(grouping, kwargs.get("lr", trainer.args.learning_rate))
         trainer.optimizer = self._own_optimizer = cls(groups or self._usual_groups(), **kwargs)

@@ -32,6 +32,8 @@ def load_method(name: str, folder: Path | None = None) -> type[Method]:
     try:
         module = _load_module(module_name, [*([folder] if folder else []), Path.cwd()])
     except ModuleNotFoundError as error:
+        if error.name is not None and error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise InputError(f"--method {name}: importing it needs {error.name}. Install that.") from None
         raise InputError(f"--method {name}: {error}. Put the file into {Path.cwd()}, or install the module.") from None
     except FileNotFoundError as error:
         raise InputError(f"--method {name}: {error}.") from None

@@ -129,7 +129,7 @@ class PriorDecayArguments:
         default=0.0,
         metadata={
             "help": "Decay towards the pretrained weights, except for the new head: lambda of the decoupled form (Zhang et al. "
-            "2021) or alpha of L2-SP (Li et al. 2018). 0: off. Give --weight_decay 0 with it, or both act."
+            "2021) or alpha of L2-SP (Li et al. 2018). 0: off. Also give --weight_decay 0; otherwise both decays act."
         },
     )
     prior_decay_form: str = field(

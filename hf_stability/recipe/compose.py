@@ -41,7 +41,7 @@ def compose(parts: Sequence[Recipe]) -> Recipe:
     staged = [part.name for part in parts if part.stages]
     if len(staged) > 1:
         raise InputError(
-            f"--recipe {name}: {' and '.join(staged)} have stages; only one part can: write all stages into one file"
+            f"--recipe {name}: {' and '.join(staged)} have stages; only one part may have them: write all stages into one file"
         )
     replaced = [
         {key for other in parts if other is not part for key in _with_length(other.replaces)} for part in parts

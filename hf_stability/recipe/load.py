@@ -183,7 +183,7 @@ def _extended(word: Any, chain: tuple[Path, ...]) -> Path:
         )
     if found.resolve() in [file.resolve() for file in chain]:
         raise InputError(
-            f"{where}: a circle: {' extends '.join(file.name for file in (*chain, found))}; remove one of the extends"
+            f"{where}: these files extend each other: {' extends '.join(file.name for file in (*chain, found))}; remove one `extends`"
         )
     if found.stem in [file.stem for file in chain]:
         raise InputError(f"{where}: it has the same name as a file that extends it; rename that file")

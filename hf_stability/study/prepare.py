@@ -47,11 +47,11 @@ OWN_ARGS = {
     "data_seed": "give --seeds; a study makes each run's three random streams from its seed",
     "init_seed": "give --seeds; a study makes each run's three random streams from its seed",
     "dropout_seed": "give --seeds; a study makes each run's three random streams from its seed",
-    "load_best_model_at_end": "a study reports the last and the best evaluation of each run",
-    "metric_for_best_model": "a study uses the task's headline metric",
-    "push_to_hub": "a study keeps its models in its folder; see --keep_model",
+    "load_best_model_at_end": "leave it out; a study reports the last and the best evaluation of each run",
+    "metric_for_best_model": "leave it out; a study uses the task's headline metric",
+    "push_to_hub": "leave it out; a study keeps its models in its folder, see --keep_model",
     "hub_token": "it would be written into the runs' config.json; log in with `hf auth login`",
-    "resume_from_checkpoint": "run the same command again; it continues where it stopped",
+    "resume_from_checkpoint": "run the same command again: finished runs are kept, and with --save_strategy an unfinished one continues",
 }
 
 MAX_SEEDS = 100_000  # more is a mistake: a large seed, taken for a count

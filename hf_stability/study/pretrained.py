@@ -50,7 +50,7 @@ def load_config(model: str) -> Any:
             )
         if not any((folder / name).is_file() for name in WEIGHTS):
             raise InputError(
-                f"--model_name_or_path {model}: no weights in this folder (looked for {', '.join(WEIGHTS)})"
+                f"--model_name_or_path {model}: no weights in this folder (looked for {', '.join(WEIGHTS)}); give a folder made by save_pretrained"
             )
     elif folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise InputError(f"--model_name_or_path {model}: no such folder")
@@ -74,12 +74,12 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     except Exception as error:  # each class of tokenizers raises another error for missing files
-        raise InputError(f"--tokenizer_name {model}: no tokenizer there ({_first_line(error)})") from None
+        raise InputError(f"no tokenizer in {model} ({_first_line(error)}); give --tokenizer_name") from None
     if len(tokenizer) <= len(
         set(tokenizer.all_special_ids)
     ):  # transformers 5 makes an empty one if there are no files
         raise InputError(
-            f"--tokenizer_name {model}: no tokenizer there; save one with the tokenizer's save_pretrained"
+            f"no tokenizer in {model}; give --tokenizer_name, or save one there with the tokenizer's save_pretrained"
         )
     return tokenizer
 
@@ -104,11 +104,15 @@ def fingerprint_model(model: str, config: Any) -> str:
     other_size = {key for key, *_ in info.get("mismatched_keys", ())}
     misfit = sorted(key for key in other_size if key.startswith(f"{loaded.base_model_prefix}."))
     if misfit:
-        raise InputError(f"--model_name_or_path {model}: the size of {misfit[0]} does not match config.json")
+        raise InputError(
+            f"--model_name_or_path {model}: the size of {misfit[0]} does not match config.json; save the model again with save_pretrained"
+        )
     new = set(info["missing_keys"]) | other_size
     pretrained = {name: tensor for name, tensor in loaded.state_dict().items() if name not in new}
     if not any(name.startswith(loaded.base_model_prefix) for name in pretrained):
-        raise InputError(f"--model_name_or_path {model}: none of its weights belongs to a {type(loaded).__name__}")
+        raise InputError(
+            f"--model_name_or_path {model}: none of its weights belongs to a {type(loaded).__name__}; give a model that this class can load"
+        )
     settings = {key: value for key, value in config.to_diff_dict().items() if key not in NOT_THE_MODEL}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(pretrained.items()):

@@ -326,6 +326,6 @@ def test_one_part_of_a_composed_recipe_and_every_place_in_a_grid_can_have_stages
     recipes = load_recipes(composed)
     assert [recipe.stages for recipe in recipes] == [(Stage(task_name="mnli"),)] * 2
     with pytest.raises(
-        InputError, match="a.b: a and b have stages; only one part can: write all stages into one file"
+        InputError, match="a.b: a and b have stages; only one part may have them: write all stages into one file"
     ):
         load_recipe(files(tmp_path, a="stages: [{task_name: mnli}]", b="stages: [{task_name: qnli}]"))

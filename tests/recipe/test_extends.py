@@ -127,7 +127,7 @@ def test_stages_take_the_place_of_the_inherited_ones(tmp_path):
     other = load(tmp_path, base=staged, mine="extends: base.yaml\nstages: [{task_name: qnli}]")
     assert other.stages == (Stage(task_name="qnli"),)
     assert resolve_stage(other, other.stages[0]) == {}
-    with pytest.raises(InputError, match="base and mine have stages; only one part can"):
+    with pytest.raises(InputError, match="base and mine have stages; only one part may have them"):
         load_recipe(files(tmp_path, base=staged, mine="extends: base.yaml"))
 
 
@@ -331,7 +331,7 @@ def test_a_model_type_that_any_of_the_files_has_a_part_for_is_known_to_all(tmp_p
         ("extends: mosbach2020", r"extends: mosbach2020: no such recipe \(did you mean mosbach2021\?\). Give a .yaml file, .* child_"),
         ("extends: bas.yaml", r"extends: bas.yaml: no such recipe \(did you mean base.yaml\?\)"),
         ("extends: base", r"extends: base: no such recipe \(did you mean base.yaml\?\)"),
-        ("extends: mine.yaml", r"extends: mine.yaml: a circle: mine.yaml extends mine.yaml; remove one of the extends$"),
+        ("extends: mine.yaml", r"extends: mine.yaml: these files extend each other: mine.yaml extends mine.yaml; remove one `extends`$"),
         ("extends: [base.yaml, other.yaml]", r"extends: expected the name of a recipe or a .yaml file, found \['base"),
         ("extends:", r"extends: expected the name of a recipe or a .yaml file, found None"),
         ("extends: ' '", r"extends: expected the name of a recipe or a .yaml file, found ' '"),
@@ -370,7 +370,7 @@ def test_a_circle_is_told_from_its_beginning_to_its_end(tmp_path):
     names = files(tmp_path, a="extends: b.yaml", b="extends: c.yaml", c="extends: a.yaml").split("+")
     with pytest.raises(
         InputError,
-        match="c.yaml: extends: a.yaml: a circle: a.yaml extends b.yaml extends c.yaml extends a.yaml; remove one of the extends$",
+        match="c.yaml: extends: a.yaml: these files extend each other: a.yaml extends b.yaml extends c.yaml extends a.yaml; remove one `extends`$",
     ):
         load_recipe(names[0])
 

@@ -107,7 +107,9 @@ def end_the_others(missing: Sequence[Job], folder: Path) -> list[tuple[RunRecord
         if own is None:
             continue  # it crashed
         if None in looks:
-            sentence = "paused at its look, because another run crashed; rerun the command to continue"
+            sentence = (
+                "paused after --look_at, because another run of this recipe crashed; rerun the command to continue"
+            )
             ended.append((replace(own, status="waiting", sentence=sentence), sentence))
         elif job.seed not in chosen_seeds(looks, job.policy["finish"]):
             place, own = run_folder(folder, job), replace(own, ended_at_look=True)

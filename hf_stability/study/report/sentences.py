@@ -88,7 +88,9 @@ def _bounds(comparison: Mapping[str, Any]) -> str:
         text += "The bounds overlap: which of the two fails less often is open."
     else:
         less = comparison["recipes"][0 if high[0] < low[1] else 1]
-        text += f"However the stopped runs had ended, a smaller share of {less} would have failed here. This may be chance."
+        text += (
+            f"{less} has the smaller failed share here, whatever the stopped runs would have done. This may be chance."
+        )
     return f"{text} Stopped runs are censored, so neither failed shares nor spreads are tested."
 
 

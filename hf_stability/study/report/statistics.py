@@ -250,7 +250,9 @@ def brown_forsythe(*groups: Sequence[float] | np.ndarray) -> BrownForsythe:
     if all(np.ptp(array) <= same for array in arrays):
         return BrownForsythe(None, None, n, distances, "the scores of each group are all the same")
     if all(np.ptp(group) <= same for group in z):
-        reason = "the scores of each group are equally far from its median, as two scores always are"
+        reason = (
+            "each group's scores are equally far from its median (two scores always are), so the test is undefined"
+        )
         return BrownForsythe(None, None, n, distances, reason)
     result = levene(*arrays, center="median")
     return BrownForsythe(float(result.statistic), float(result.pvalue), n, distances)

@@ -3,8 +3,8 @@
     python -m hf_stability.tasks.demo.pretrain --architecture bert --output_dir /tmp/bert
 
 It trains random initial weights on masked language modelling and, if the architecture has one, on a task on sentence pairs.
-The text is generated while it is used (`data.pretraining_pairs`), so no example is repeated by design. It takes half an hour
-on one CPU core. With the same machine and versions, the same command gives the same weights. Others round differently.
+The text is generated while it is used (`data.pretraining_pairs`), so no example is repeated by design. It takes about 20
+minutes on one CPU core. With the same machine and versions, the same command gives the same weights. Others round differently.
 
 If a run was killed, the same command continues from its last checkpoint. The text and masks of a step depend only on the
 seed and the step, and there is no dropout. So the weights are bitwise those of an uninterrupted run.
@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m hf_stability.tasks.demo.pretrain",
         description=(
             "Pretrain the demo's small model (12 layers, hidden size 64) from scratch on generated text: masked words, and "
-            "for BERT and ALBERT sentence pairs. The defaults made the bundled BERT, in half an hour on one CPU core. "
+            "for BERT and ALBERT sentence pairs. The defaults made the bundled BERT, in about 20 minutes on one CPU core. "
             "If the command is killed, give it again: it continues from its last checkpoint."
         ),
         epilog=(

@@ -242,7 +242,7 @@ def test_nothing_is_chosen_while_one_that_crashed_has_not_been_looked_at(jobs, t
         with pytest.raises(InputError, match="was run with other settings"):  # not a look is lost
             run_jobs(other, tmp_path, quiet=True)
     assert len(looks_of(tmp_path)) == 2
-    assert sum("paused at its look, because another run crashed" in line for line in said) == 2
+    assert sum("paused after --look_at, because another run of this recipe crashed" in line for line in said) == 2
     runs = run_jobs(made, tmp_path, quiet=True)
     assert sorted(run.status == "stopped early" for run in runs) == [False, True, True]
     assert len(list(tmp_path.glob("runs/*/*/run.json"))) == 3

@@ -82,7 +82,7 @@ def test_numbers_that_differ_are_not_printed_as_the_same():
         ([0.7], "a group has fewer than 2 scores (n = 2 and 1)"),
         (
             [0.7, 0.8],
-            "the scores of each group are equally far from its median, as two scores always are (n = 2 and 2)",
+            "each group's scores are equally far from its median (two scores always are), so the test is undefined (n = 2 and 2)",
         ),
     ],
 )

@@ -243,7 +243,7 @@ def test_a_comparison_with_stopped_runs_has_bounds_and_no_test():
         "b against a: failed share 0.90 (0 of 10 stopped) against 0.20 to 0.60 (4 of 10 stopped; audited"
     )
     assert (
-        "However the stopped runs had ended, a smaller share of a would have failed here. This may be chance." in apart
+        "a has the smaller failed share here, whatever the stopped runs would have done. This may be chance." in apart
     )
 
 
