@@ -98,10 +98,10 @@ def _file(config, path: str, uri: str) -> File:
         return File.generated(
             config,
             uri,
-            content=f"{UNSEARCHED}# {source.name}\n\n`{path}`\n\n````{language}\n{source.read_text()}\n````\n",
+            content=f"{UNSEARCHED}# {source.name}\n\n`{path}`\n\n````{language}\n{source.read_text(encoding='utf-8')}\n````\n",
         )
     if source.suffix == ".md":
-        return File.generated(config, uri, content=UNSEARCHED + source.read_text())
+        return File.generated(config, uri, content=UNSEARCHED + source.read_text(encoding="utf-8"))
     return File.generated(config, uri, abs_src_path=str(source))
 
 
@@ -167,7 +167,10 @@ def _cell(text: str) -> str:
 def _recipes_of(method: type) -> list[str]:
     """Names of the add-on recipes that switch the method on: those that set its first argument and extend nothing."""
     switch = dataclasses.fields(method.Arguments)[0].name
-    found = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "recipes").glob("*.yaml"))}
+    found = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "recipes").glob("*.yaml"))
+    }
     return [
         name
         for name, recipe in found.items()
@@ -189,7 +192,7 @@ def _measured(names: Sequence[str]) -> str:
         return ""
     shown = {"`devlin2019`", *(f"`devlin2019+{name}`" for name in names)}
     rows, table, columns = [], "", []
-    for line in (ROOT / RESULTS).read_text().split("\n"):
+    for line in (ROOT / RESULTS).read_text(encoding="utf-8").split("\n"):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("#"):
             table = next((title for part, title in MEASURED.items() if part in line), "")

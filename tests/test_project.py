@@ -82,7 +82,7 @@ def test_an_issue_form_is_one_that_github_takes(path):
 def test_the_form_for_a_failed_run_asks_for_the_diagnosis(capsys):
     form = yaml.safe_load(read(".github/ISSUE_TEMPLATE/run.yml"))
     needed = {part["id"] for part in form["body"] if part.get("validations", {}).get("required")}
-    assert needed == {"diagnose", "command", "verdict"}
+    assert needed == {"diagnose", "command"}
     diagnose = next(part["attributes"] for part in form["body"] if part.get("id") == "diagnose")
     assert "hf-stability diagnose RUN --json" in diagnose["label"]
     with contextlib.suppress(SystemExit):

@@ -61,5 +61,8 @@ def _command(argv: list[str]) -> int:
         return run(argv, COMMANDS)
     name, *rest = argv
     if name not in COMMANDS:
-        raise InputError(f"{name}: no such command{nearest(name, COMMANDS)}. Commands: {', '.join(COMMANDS)}")
+        from ..recipe import recipe_names
+
+        hint = f"; recipes go after --recipe: --recipe {name}" if name in recipe_names() else nearest(name, COMMANDS)
+        raise InputError(f"{name}: no such command{hint}. Commands: {', '.join(COMMANDS)}")
     return import_module(f".{name}", __package__).main(rest)

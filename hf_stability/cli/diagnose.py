@@ -18,9 +18,9 @@ from .parser import Texts, parse, study_parser, take
 
 TEXTS = Texts(
     """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--memorize] [--json [FILE]] [any argument of the Trainer]""",
+       [--memorize] [--json [FILE] [--figures_only]] [any argument of the Trainer]""",
     """Find out why ONE run failed. Prints the likely causes, most likely first, each with its remedy and the flags to use.
-Trains nothing without --memorize; writes nothing without --json. docs/my_run_failed.md explains each line.""",
+Trains nothing without --memorize; writes nothing without --json FILE. docs/my_run_failed.md explains each line.""",
     """
 PATH is one of
   an output folder or checkpoint of any Trainer, or its trainer_state.json;
@@ -102,6 +102,7 @@ def main(argv: Sequence[str]) -> int:
     known.add_argument("path", nargs="?", help=argparse.SUPPRESS)
     given = parse(known, argv)
     path = given.pop("path", None)
+    asked = set(given)
     if path is None and given.get("json") != STDOUT:
         raise InputError(
             "diagnose: give the run's path first: its output folder, trainer_state.json or steps.rec; see diagnose --help"
@@ -110,9 +111,16 @@ def main(argv: Sequence[str]) -> int:
         if name in given:
             raise InputError(f"--{name} {given[name]}: diagnose reads whole data sets; leave this flag out")
     model, data, own = (take(given, cls) for cls in (ModelArguments, DataArguments, DiagnoseArguments))
+    if own.json == "":
+        raise InputError("--json: give a file, or no value to print it")
     if own.figures_only and own.json is None:
         raise InputError("--figures_only: goes with --json; give both")
     if path is None:
+        others = asked - {"json", "figures_only"}
+        if others:
+            raise InputError(
+                f"diagnose: give the run's path first, before --{min(others)}; --json alone prints the versions"
+            )
         print(json.dumps({"schema": diagnosis.SCHEMA, "versions": environment()}, indent=2))
         return 0
     target = Path(own.json) if own.json and own.json != STDOUT else None
@@ -137,7 +145,7 @@ def main(argv: Sequence[str]) -> int:
     if own.json == STDOUT:
         print(json.dumps(found.to_dict(own.figures_only), indent=2))
         return 0
-    print(found.to_text())
     if target is not None:
         write_json(target, found.to_dict(own.figures_only))
+    print(f"written: {target}" if own.figures_only else found.to_text())
     return 0

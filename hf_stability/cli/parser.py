@@ -251,7 +251,7 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]
         name = unknown[0].split("=")[0]
         if name.startswith("-"):
             hint = nearest(name, flags)
-        elif name in recipe_names():
+        elif name in recipe_names() and "--recipe" in flags:
             hint = f"; recipes go after --recipe: --recipe {name}"
         else:
             hint = "; a flag begins with --"

@@ -88,10 +88,12 @@ def read_run_files(path: str | os.PathLike) -> Run:
             found.append(verdict_file)
     config_file = output / "config.json"
     config = _read_json(config_file) if config_file.is_file() else {}
+    if not all(isinstance(config.get(key) or {}, dict) for key in ("job", "versions", "args")):
+        raise InputError(f"{config_file}: not a run's config.json; give another path, or move this file away")
     if "job" in config:
         run.job, run.args = Job.from_dict(config["job"]), dict(config.get("args", {}))
         run.args["mixed_precision"] = run.job.mixed_precision
-        run.versions = dict(config.get("versions", {}))
+        run.versions = dict(config.get("versions") or {})
         found.append(config_file)
     places = [folder, output, output / "model", *([checkpoint.parent] if checkpoint else [])]
     if state_file is not None:

@@ -30,7 +30,7 @@ from .training import training_values
 
 SCHEMA = "hf_stability.diagnosis/1"
 
-PUBLIC_TEXT = ("dtype", "precision")
+PUBLIC_TEXT = ("dtype", "precision", "schema", "where")
 """Figures with text of a closed set, such as `torch.float32`."""
 
 
@@ -90,7 +90,7 @@ class Report:
                 {
                     "schema": self.schema,
                     "versions": self.versions,
-                    "run_versions": self.run_versions,
+                    "run_versions": {key: self.run_versions[key] for key in environment() if key in self.run_versions},
                     "status": self.status,
                     "failed_share": self.failed_share,
                     "findings": findings,

@@ -119,7 +119,9 @@ def expand(recipe: Recipe, chosen: Sequence[str] = ()) -> list[Recipe]:
     if not recipes:
         there = "; ".join(f"{key}={'|'.join(map(value_label, values))}" for key, values in recipe.grid.items())
         what = (
-            f"not in the grid, which has {there}" if there else f"{recipe.name} has no grid; leave out what follows it"
+            f"not in the grid, which has {there}"
+            if there
+            else f"{recipe.name} has no grid; leave out what follows it, or join recipes with +"
         )
         raise InputError(f"--recipe {','.join([recipe.name, *chosen])}: {what}")
     return recipes

@@ -50,7 +50,7 @@ def describe_recipe(name: str) -> str:
 
 
 def is_add_on(name: str) -> bool:
-    """Whether a recipe is meant to be added to another one with `+`: its opening comment has the words `An add-on`.
+    """Whether a recipe is meant to be added to another one with `+`: its opening comment says `An add-on:`.
 
     Args:
         name: a packaged recipe's name, or the path of a `.yaml` file.
@@ -58,7 +58,7 @@ def is_add_on(name: str) -> bool:
     Raises:
         InputError: no such recipe.
     """
-    return "An add-on" in _opening_comment(name)
+    return "An add-on:" in _opening_comment(name)
 
 
 def _opening_comment(name: str) -> str:

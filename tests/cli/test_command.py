@@ -86,6 +86,7 @@ def test_run_in_front_changes_nothing(capsys, monkeypatch, tmp_path):
         (["diagnos"], "diagnos: no such command (did you mean diagnose?). Commands: run, recipes, diagnose, "),
         (["two-way", "folder"], "two-way: no such command (did you mean two_way?)"),
         (["xyz"], "xyz: no such command. Commands: run"),
+        (["mosbach2021"], "mosbach2021: no such command; recipes go after --recipe: --recipe mosbach2021"),
         (["run", "--recip", "x"], "--recip: no such argument (did you mean --recipe?)"),
         (["recipes", "--al"], "--al"),
         (["restarts", "folder", "--budgt", "3"], "--budgt: no such argument (did you mean --budget?)"),

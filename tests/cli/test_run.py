@@ -317,7 +317,7 @@ BAD = {
     "impossible name": (["--model_name_or_path", "a b c!"], "a b c!"),
     "no weights": (without("model.safetensors"), "--model_name_or_path m: no weights in this folder"),
     "no config": (without("config.json"), "--model_name_or_path m: no config.json"),
-    "no tokenizer": (without("tokenizer*"), "--tokenizer_name m: no tokenizer"),
+    "no tokenizer": (without("tokenizer*"), "no tokenizer in m; give --tokenizer_name"),
     "config is no JSON": (damaged("config.json", "{"), "--model_name_or_path m", "config.json"),
     "unknown architecture": (damaged("config.json", '{"model_type": "nonesuch"}'), "nonesuch"),
     "weights damaged": (damaged("model.safetensors", "junk"), "--model_name_or_path m: the weights cannot be loaded"),

@@ -144,6 +144,9 @@ BAD = {
     "no such task": (lambda folder: [*GOOD(folder), "--task_name", "rtee"], "--task_name rtee: no such task (did you mean"),
     "the path after --json": (lambda folder: ["--json", GOOD(folder)[0]], "diagnose: give the run's path first"),
     "figures alone": (lambda folder: [*GOOD(folder), "--figures_only"], "--figures_only: goes with --json"),
+    "an empty file name": (lambda folder: [*GOOD(folder), "--json", "", "--figures_only"], "--json: give a file, or no value"),
+    "flags without a path": (lambda folder: ["--json", "--memorize"], "give the run's path first, before --memorize"),
+    "another config": (files("run/config.json", '{"job": 3}'), "config.json: not a run's config.json"),
     "no place for JSON": (lambda folder: [*GOOD(folder), "--json", "no/where.json"], "--json no/where.json: no file can be written there"),
 }  # fmt: skip
 

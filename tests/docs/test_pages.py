@@ -28,7 +28,7 @@ def furnished(tmp_path_factory, make_tiny_model):
     [
         pytest.param(page, id=relative(page), marks=() if relative(page) in FAST else pytest.mark.slow)
         for page in pages()
-        if any(block.language in ("bash", "python") for block in workshop.blocks(page))
+        if any(True for _ in workshop.blocks(page))
     ],
 )
 def test_what_a_page_says_to_type_runs(page, furnished, tmp_path):

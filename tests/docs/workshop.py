@@ -45,6 +45,11 @@ args = TrainingArguments("out_of_page", max_steps=4, eval_strategy="epoch", repo
 
 def compute_metrics(prediction):
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+trainer = Trainer(
+    model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, compute_metrics=compute_metrics,
+    processing_class=tokenizer,
+)
 """,
 }
 PRELUDES["recipe"] = (
@@ -80,7 +85,9 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> Iterator[Block]:
     """A page's fenced blocks, in their order."""
-    lines, number, before = page.read_text().split("\n"), 0, {}
+    lines, number, before = page.read_text(encoding="utf-8").split("\n"), 0, {}
+    hidden = [n for n, line in enumerate(lines, 1) if re.match(r"[\s>*-]*(~~~|[>*-]\s*```)", line)]
+    assert not hidden, f"{page.name}: lines {hidden}: begin a block with three backticks, at the line's start"
     while number < len(lines):
         marks = dict(re.findall(r"<!-- (run with|run after|not run): (.*?) -->", lines[number]))
         fence = re.match(r"(\s*)(`{3,})\s*(\w*)(?:\s+title=\"([^\"]+)\")?", lines[number])
@@ -110,6 +117,7 @@ def run_block(block: Block, folder: Path) -> None:
     """Run a block in the folder; raises AssertionError with the output where it fails."""
     assert block.language in LANGUAGES, f"line {block.line}: give the block a language of {LANGUAGES}"
     if block.title:
+        assert block.language in ("python", "yaml"), f"line {block.line}: only python and yaml blocks are saved"
         (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
         (folder / block.title).write_text(block.text + "\n")
         return
@@ -134,10 +142,21 @@ def run_command(block: Block, words: list[str], folder: Path) -> None:
     )
     added = shlex.split(block.flags) if trains else []
     processes = 1
-    if words[0] == "pip":
-        assert " ".join(words[:2]) == "pip install" and any(word.startswith(("torch", "-e", "hf")) for word in words)
+    if words[0] == "pip":  # CI installs so
+        extras = ("test", "dev", "docs")
+        known = [
+            "torch==2.13.0",
+            "-e",
+            *(f".[{extra}]" for extra in extras),
+            *(f".[{a},{b}]" for a in extras for b in extras),
+        ]
+        assert words[1] == "install" and set(words[2:]) <= set(known), f"line {block.line}: {' '.join(words)}"
         return
-    if words[0] == "pytest":
+    if words[0] == "pytest":  # CI runs these
+        allowed = ["-n", "2", "-m", "slow"]
+        assert all(word in allowed or (ROOT / word).exists() for word in words[1:]), (
+            f"line {block.line}: {' '.join(words)}"
+        )
         return
     if words[0] == "tensorboard":
         shown = folder / words[words.index("--logdir") + 1]
@@ -178,7 +197,7 @@ def furnish(folder: Path, model: str) -> None:
     shutil.copytree(model, folder / "bert-large-uncased")
     words = ("good", "bad")
     for name, rows in (("train", 40), ("dev", 24)):
-        lines = [f"a {words[i % 2]} film number {i},{(i + 1) % 2}" for i in range(rows)]
+        lines = [f"a {words[i % 2]} film{' was quite' * (i % 3)},{(i + 1) % 2}" for i in range(rows)]
         (folder / f"{name}.csv").write_text("\n".join(["sentence,label", *lines, ""]))
         pairs = [f"{i}\ta {words[i % 2]} film\tit is good\t{('', 'not_')[i % 2]}entailment" for i in range(rows)]
         (folder / "glue" / "RTE").mkdir(parents=True, exist_ok=True)

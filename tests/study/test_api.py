@@ -108,7 +108,8 @@ def test_quiet_prints_nothing_and_otherwise_only_the_progress(both, tiny, tmp_pa
 
 def test_two_way_seeds_have_their_table_and_their_cells_in_the_frame(tiny, tmp_path, no_figures):
     result = run_study(**tiny, recipes="devlin2019", two_way=[2, 2, 1], output_dir=tmp_path, quiet=True)
-    assert "initialisation" in result.conclusion and result.conclusion.endswith(str(tmp_path / "two_way.md"))
+    assert result.conclusion.split()[:2] == ["recipe", "source"] and "initialisation" in result.conclusion
+    assert result.conclusion.endswith(str(tmp_path / "two_way.md")) and (tmp_path / "two_way.md").is_file()
     cells = result.frame[["init", "order", "dropout"]].to_numpy().tolist()
     assert cells == [[1, 1, 1], [1, 2, 1], [2, 1, 1], [2, 2, 1]]
 

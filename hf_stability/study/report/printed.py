@@ -149,7 +149,7 @@ def _comparisons(summary: Mapping[str, Any], names: Mapping[str, str]) -> list[s
     comparisons = summary["comparisons"]
     tested = [comparison for comparison in comparisons if comparison["fisher_p"] is not None]
     lines, notes = [], []
-    if tested and any(run["cell"] for run in summary["runs"]):
+    if any(run["cell"] for run in summary["runs"]):
         lines.append("Runs of two-way seeds share seeds: intervals are too narrow, p too small. See two_way.md.")
     if any(not any(comparison["failed"]) for comparison in tested):
         notes.append("p of std: Brown-Forsythe test")

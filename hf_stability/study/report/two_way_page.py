@@ -72,19 +72,21 @@ def shares_text(folder: str | os.PathLike, recipes: Sequence[str] | None = None)
 
     Args:
         folder: the study's folder.
-        recipes: which recipes, in this order; those without a complete design are left out. Default: all.
+        recipes: which recipes, in this order. Default: all. Below the table it says why others are left out.
     """
-    rows = []
+    rows, reasons = [], []
     for recipe, runs in read_recipes(Path(folder), recipes).items():
         try:
             grid = _score_grid(Path(folder), recipe, runs)[1]
-        except InputError:
+        except InputError as error:
+            reasons.append(f"Not analysed: {error}")
             continue
         for number, part in enumerate(
             components.analyse(grid.scores, np.random.default_rng(BOOTSTRAP_SEED)).components
         ):
             rows.append(["" if number else recipe, part.source, _share(part)])
-    return text_table(["recipe", "source", "share of the score's variance (95% interval)"], rows, left=(0, 1, 2))
+    header = ["recipe", "source", "share of the score's variance (95% interval)"]
+    return "\n\n".join([*([text_table(header, rows, left=(0, 1, 2))] if rows else []), *reasons])
 
 
 def _score_grid(folder: Path, recipe: str, runs: Sequence[RunRecord]) -> tuple[RecipeScores, components.Grid]:

@@ -173,3 +173,16 @@ def test_seeds_do_not_depend_on_how_many_there_are_and_dropout_is_each_runs_own(
     )
     assert plain["dropout_seed"] not in dropout
     assert check_sizes([5, 4]) == (5, 4, 2) and check_sizes([5, 4, 1]) == (5, 4, 1)
+
+
+def test_a_recipe_without_a_complete_design_is_named_below_the_table(finished, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    shutil.copytree(folder / "runs" / "devlin2019", folder / "runs" / "other")
+    for file in (folder / "runs" / "other").rglob("run.json"):
+        file.write_text(file.read_text().replace('"devlin2019"', '"other"'))
+    shutil.rmtree(next((folder / "runs" / "other").glob("*")))
+    text = conclusion(folder, ["devlin2019", "other"])
+    assert "initialisation" in text and "Not analysed: " in text and "other" in text.partition("Not analysed: ")[2]
+    alone = conclusion(folder, ["other"])
+    assert alone.startswith("Not analysed: ") and "share of the score's variance" not in alone
