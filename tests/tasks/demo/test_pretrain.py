@@ -173,7 +173,7 @@ def test_help_teaches(capsys):
         pretrain.main(["--help"])
     assert stopped.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for words in ("half an hour", "give it again", "(default: 9000)", "sentence pairs per update step"):
+    for words in ("about 20 minutes", "give it again", "(default: 9000)", "sentence pairs per update step"):
         assert words in shown
 
 
