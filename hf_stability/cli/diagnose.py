@@ -80,8 +80,8 @@ class DiagnoseArguments:
     json: str | None = field(
         default=None,
         metadata={
-            "help": "Write the report with its figures and the versions to this file, too. Without a file: print that instead "
-            "of the report. Without PATH: print the versions only.",
+            "help": "Write the report as JSON, with the versions, to this file too; without a file, print the JSON in place of "
+            "the text. Without PATH: print the versions only.",
             "nargs": "?",
             "const": STDOUT,
         },
@@ -89,7 +89,7 @@ class DiagnoseArguments:
     figures_only: bool = field(
         default=False,
         metadata={
-            "help": "With --json: leave out all paths, names and texts of yours. Numbers, versions and the names of the checks "
+            "help": "With --json: leave out all paths, names and texts of yours, and print no text. Numbers, versions and the names of the checks "
             "remain."
         },
     )
