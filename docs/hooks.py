@@ -13,6 +13,7 @@ import posixpath
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -164,16 +165,19 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+@cache
+def _recipes() -> dict[str, dict]:
+    """Name -> content of each packaged recipe."""
+    paths = sorted((ROOT / "recipes").glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
+
+
 def _recipes_of(method: type) -> list[str]:
     """Names of the add-on recipes that switch the method on: those that set its first argument and extend nothing."""
     switch = dataclasses.fields(method.Arguments)[0].name
-    found = {
-        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "recipes").glob("*.yaml"))
-    }
     return [
         name
-        for name, recipe in found.items()
+        for name, recipe in _recipes().items()
         if switch in recipe.get("args", {}) and "num_train_epochs" not in recipe["args"] and "extends" not in recipe
     ]
 

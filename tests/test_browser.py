@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -17,19 +15,12 @@ from hf_stability import StabilityCallback, StableTrainer
 from hf_stability.diagnostics.dashboard import custom_layout
 from hf_stability.diagnostics.early_warning import check
 from tests import toy
+from tests.browser import browser, needs_browser, until
 
 
-webdriver = pytest.importorskip("selenium.webdriver")
+pytest.importorskip("selenium")
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --window-size=1400,1400"
-)
-PATIENCE = 90  # seconds, for a machine that has other work too
-
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +51,10 @@ def board(run, tmp_path_factory):
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def until(look):
-    """What `look` gives once that is something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := look()):
-        assert time.monotonic() < end, f"not on the page after {PATIENCE} s"
-        time.sleep(0.2)
-    return found
+@pytest.fixture(scope="module", name="browser")
+def browser_without_a_screen(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 WALK = """

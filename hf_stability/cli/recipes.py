@@ -38,9 +38,10 @@ def main(argv: Sequence[str]) -> int:
     names = recipe_names()
     width = max(map(len, names)) + 2
     room = shutil.get_terminal_size((WIDTH, 0)).columns - width - 2
-    for title, added in ((WHOLE, False), (ADDED, True)):
+    added = {name for name in names if is_add_on(name)}
+    for title, wanted in ((WHOLE, False), (ADDED, True)):
         print(title)
         for name in names:
-            if is_add_on(name) == added:
+            if (name in added) == wanted:
                 print(f"  {name.ljust(width)}" + textwrap.shorten(describe_recipe(name), room, placeholder=" ..."))
     return 0

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from hf_stability.methods import METHODS
-from tests.docs.workshop import ROOT
+from tests.prose import ROOT
 
 
 pytest.importorskip("mkdocs")

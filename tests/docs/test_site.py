@@ -6,28 +6,22 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
-import time
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 
-from tests.docs.workshop import ROOT
+from tests.browser import browser, needs_browser, until
+from tests.prose import ROOT
 
 
 pytest.importorskip("mkdocs")
 pytestmark = pytest.mark.slow
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --hide-scrollbars"
 NAMES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
-PATIENCE = 60  # seconds, for a machine that has other work too
-needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -113,26 +107,10 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def driver():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def until(found):
-    """What `found()` gives, once that is true."""
-    for _ in range(PATIENCE * 10):
-        result = found()
-        if result:
-            return result
-        time.sleep(0.1)
-    raise AssertionError("it did not come")
+def driver(tmp_path_factory):
+    pytest.importorskip("selenium")
+    with browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 def look_at(driver, url: str, width: int, scheme: str) -> None:
@@ -211,14 +189,9 @@ def test_search_finds_a_page_and_goes_there(driver, address, words, page):
     until(field.is_displayed)
     field.click()
     field.send_keys(words)
-    found = until(
-        lambda: [
-            link
-            for link in driver.find_elements("css selector", ".md-search-result__link")
-            if f"/{page}" in link.get_attribute("href")
-        ]
-    )
-    driver.execute_script("arguments[0].click()", found[0])
+    # Found and clicked in one go: the list of results is drawn anew with each letter.
+    click = "const link = document.querySelector(`.md-search-result__link[href*='/${arguments[0]}']`); link?.click(); return !!link"
+    until(lambda: driver.execute_script(click, page))
     until(lambda: f"/{page}" in driver.current_url)
     assert not errors(driver)
 

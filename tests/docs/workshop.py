@@ -7,8 +7,8 @@ How a page is written, so that a test can run it:
 - ```` ```yaml title="mine.yaml" ````, ```` ```python title="mine.py" ````: the block is saved under that name, for what follows.
 - ```` ```text ````: an output. Any other language is an error.
 - `<!-- run with: --seeds 1 --max_steps 4 -->` before a block: flags that the test adds to each study and rescue of it.
-- `<!-- run after: trainer -->` before a Python block: the names that a Trainer script has (`model`, `args`, `train_dataset` ...);
-  `recipe` has `model_init`, too. See `PRELUDES`.
+- `<!-- run after: trainer -->` before a Python block: the names that a Trainer script has (`model`, `args`, `train_dataset` ...), see
+  `PRELUDES`.
 - `<!-- not run: needs two GPUs -->` before a block: why not.
 
 In the folder are what pages name: `run_glue_stable.py`, `examples/`, a tiny model `bert-large-uncased`, GLUE's RTE and CoLA in `glue`,
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.processes import run_script
+from tests.prose import ROOT
 
 
-ROOT = Path(__file__).parents[2]
 LANGUAGES = ("bash", "python", "yaml", "text")
 
 PRELUDES = {
@@ -52,13 +52,6 @@ trainer = Trainer(
 )
 """,
 }
-PRELUDES["recipe"] = (
-    PRELUDES["trainer"]
-    + """
-def model_init():
-    return AutoModelForSequenceClassification.from_pretrained("bert-large-uncased", dtype=torch.float32)
-"""
-)
 """Name -> what a reader's own script has before a block."""
 
 COMMAND = 'import sys\n\nfrom hf_stability.cli import main\n\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
