@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 
 from ..methods import argument_names
 from ..recipe import recipe_names
+from ..study.execution import EXECUTORS, PARALLEL
 from ..study.job import KEEP_MODEL
 from ..study.pretrained import DTYPES
 from ..training_args import StableTrainingArguments
@@ -115,17 +116,6 @@ class StudyArguments:
             "help": "A count (25 means seeds 1 to 25), a list (3 7 9), or a range (1000-1019). Default: 5. Without data and model: 4."
         },
     )
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run trains in a worker process. 0: no "
-            "worker processes, one run after the other."
-        },
-    )
-    threads_per_run: int = field(
-        default=1,
-        metadata={"help": "CPU threads per run. Default: 1. Another number changes results in the last digits."},
-    )
     dtype: str = field(
         default="float32",
         metadata={
@@ -145,6 +135,57 @@ class StudyArguments:
     dry_run: bool = field(
         default=False,
         metadata={"help": "Print the planned runs, and where each value comes from; train and write nothing."},
+    )
+
+
+@dataclass
+class ExecutionArguments:
+    """Where the runs are executed, and how many at a time. None of it changes a result."""
+
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run trains in a worker process. 0: no "
+            "worker processes, one run after the other."
+        },
+    )
+    threads_per_run: int = field(
+        default=1,
+        metadata={"help": "CPU threads per run. Default: 1. Another number changes results in the last digits."},
+    )
+    executor: str = field(
+        default="local",
+        metadata={
+            "help": "Where the runs train. local: on this machine. ray: on a Ray cluster, one task per run. Default: local.",
+            "choices": list(EXECUTORS),
+        },
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --executor ray: the cluster's address, for example auto or ray://HOST:10001. Default: start Ray on this "
+            "machine."
+        },
+    )
+    runs_per_gpu: int = field(
+        default=1, metadata={"help": "Runs that share a GPU. Small models leave a GPU idle with one. Default: 1."}
+    )
+    parallel: str = field(
+        default="data",
+        metadata={
+            "help": "Under accelerate launch or torchrun with several processes. data: all of them train each run together. seeds: each "
+            "process trains its own runs. Default: data.",
+            "choices": list(PARALLEL),
+        },
+    )
+    retry_crashed: int = field(
+        default=0, metadata={"help": "Run a crashed run again, up to this many times. Default: 0."}
+    )
+    steal_lock: bool = field(
+        default=False,
+        metadata={
+            "help": "Take the study's folder from another command that holds it. Only if that command has died."
+        },
     )
 
 

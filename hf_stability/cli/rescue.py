@@ -9,7 +9,7 @@ from typing import Any
 from ..diagnose.rescue import conclusion, rescue_jobs
 from ..study.job import Job
 from ..tasks.load import TaskData
-from .flags import StudyArguments
+from .flags import ExecutionArguments, StudyArguments
 from .parser import Texts, parse, study_parser, take
 from .run import SHOWN, run_given
 
@@ -77,5 +77,5 @@ def main(argv: Sequence[str]) -> int:
 def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
     """The flags that were given: field name -> value."""
     shown = (*SHOWN, "min_steps")
-    known = study_parser(argv, {"study": (StudyArguments, RescueArguments)}, TEXTS, shown, HELPS)
+    known = study_parser(argv, {"study": (StudyArguments, ExecutionArguments, RescueArguments)}, TEXTS, shown, HELPS)
     return parse(known, argv)

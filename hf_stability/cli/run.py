@@ -9,7 +9,7 @@ from typing import Any
 from ..study.api import Arms, StudyResult, plan_study
 from ..study.study import StageFailed, is_main_process
 from ..tasks.overview import columns_and_classes
-from .flags import PolicyArguments, StudyArguments, names_of
+from .flags import ExecutionArguments, PolicyArguments, StudyArguments, names_of
 from .parser import Texts, parse, study_parser
 from .program import PROG, is_first_process
 
@@ -94,7 +94,9 @@ def main(argv: Sequence[str], commands: Mapping[str, str] | None = None) -> int:
     if commands is not None:
         listed = "\n".join(f"  {name:<10}{what}" for name, what in commands.items())
         texts = Texts(USAGE, f"{DESCRIPTION}\n\ncommands ({PROG} COMMAND --help):\n{listed}", texts.examples)
-    given = parse(study_parser(argv, {"study": (StudyArguments, PolicyArguments)}, texts, SHOWN), argv)
+    given = parse(
+        study_parser(argv, {"study": (StudyArguments, ExecutionArguments, PolicyArguments)}, texts, SHOWN), argv
+    )
     if not set(NAMES_DATA) & set(given):
         given = {**_demo(given), **given}
         if is_first_process():

@@ -19,7 +19,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
 from . import prepare, pretrained
 from .describe import describe_study
+from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
 from .folder import check_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
@@ -109,7 +110,7 @@ class StudyPlan:
         tokens: the same sets as tokens.
         stages: the intermediate trainings that recipes with `stages` start from.
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
-        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process.
+        execution: where the runs are executed, and how many at a time.
         doubts: sentences about what looks wrong with the data.
     """
 
@@ -119,7 +120,7 @@ class StudyPlan:
     tokens: TokenizedData
     stages: StagePlan
     policy: Policy = field(default_factory=Policy)
-    workers: int = 0
+    execution: Execution = IN_PROCESS
     doubts: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
@@ -144,13 +145,15 @@ class StudyPlan:
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
         distributed = self.jobs[0].processes > 1
-        workers = self.workers if workers is None or distributed else check_workers(workers)
+        execution = self.execution
+        if workers is not None and not distributed:
+            execution = replace(execution, workers=check_workers(workers))
         main = is_main_process(self.jobs)
         if main:
             self.tokens.save(self.jobs[0].data_folder)
             self.stages.save_data()
         with quiet_libraries(ours=False):
-            runs = run_jobs(self.jobs, self.folder, workers, quiet, say, self.stages.jobs)
+            runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs)
         pictures: list[Path] = []
         problem = conclusion = ""
         if main:
@@ -226,6 +229,12 @@ def plan_study(
     finish: int | None = None,
     workers: int | None = None,
     threads_per_run: int = 1,
+    executor: str = "local",
+    ray_address: str | None = None,
+    runs_per_gpu: int = 1,
+    parallel: str = "data",
+    retry_crashed: int = 0,
+    steal_lock: bool = False,
     dtype: str = "float32",
     keep_model: str = "none",
     output_dir: str | os.PathLike | None = None,
@@ -264,6 +273,13 @@ def plan_study(
         workers: number of runs at a time, each in a process of its own. Default: one per GPU, else one per core. 0 runs them
             one after the other in this process.
         threads_per_run: CPU threads per run. Another number changes results in their last digits.
+        executor: `"local"`: this machine. `"ray"`: a Ray cluster.
+        ray_address: the cluster's address (`"auto"`, `"ray://HOST:10001"`). Default: start Ray on this machine.
+        runs_per_gpu: number of runs that share a GPU.
+        parallel: under a launcher with several processes, `"data"` trains each run with all of them. `"seeds"` gives each
+            process its own runs.
+        retry_crashed: how often a crashed run is run again in the same call.
+        steal_lock: take the folder from another command that holds it.
         dtype: precision in which weights are loaded and trained: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` (as
             they were saved).
         keep_model: which models to keep in the runs' folders: `"none"`, `"last"`, `"failed_and_best"`.
@@ -282,6 +298,7 @@ def plan_study(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer is used before worker processes start
     check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
+    check_whole(runs_per_gpu=runs_per_gpu, retry_crashed=retry_crashed)
     if two_way is not None and seeds is not None:
         raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave out --seeds")
     policy = policy_of(two_way, restarts, look_at, finish)
@@ -298,6 +315,8 @@ def plan_study(
         check_workers(workers)
     check_choice("dtype", dtype, (*pretrained.DTYPES, "auto"))
     check_choice("keep_model", keep_model, KEEP_MODEL)
+    check_choice("executor", executor, EXECUTORS)
+    check_choice("parallel", parallel, PARALLEL)
     data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
     data = load_task_data(task_name, data_dir, train_file, validation_file, *columns)
@@ -353,7 +372,8 @@ def plan_study(
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
     if workers is None or jobs[0].processes > 1:
         workers = _default_workers(jobs[0])
-    return StudyPlan(folder, jobs, data, tokens, stages, policy, workers, said)
+    execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)
+    return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said)
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:

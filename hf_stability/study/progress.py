@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tqdm.auto import tqdm
 
 from ..utils.batches import total_batch_size
-from .executors import Event
+from .executors.event import Event
 from .job import Job
 from .policies.early_stopping import look_sentence
 
@@ -58,6 +58,9 @@ class Progress:
         if event.kind == "progress":
             self.fractions[name] = event.steps / max(event.total, 1)
             self._move()
+        elif event.kind == "again":
+            self.fractions[name] = 0.0
+            self.say(f"{name}: crashed: {event.error}; it will be run again")
         elif event.kind == "looked":
             self.say(f"{name}: at its look, {look_sentence(event.run)}")
         else:

@@ -40,8 +40,8 @@ from .records import RunRecord
 from .results import write_results
 
 
-# report(update steps done, update steps in all)
-Report = Callable[[int, int], None]
+Report = Callable[[int, int, "float | None", "float | None"], None]
+"""`report(steps, total, loss, risk)`: as in an `Event` of the kind "progress"."""
 
 AUDIT_STREAM = 100
 """Spawn key of the audits' random stream. The first keys are those of training, see `training_args.seed_streams`."""
@@ -206,4 +206,4 @@ class ReportCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.report(state.global_step, state.max_steps)
+            self.report(state.global_step, state.max_steps, None, None)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .executors import Event, execute_in_process, execute_in_workers
+from .execution import IN_PROCESS, Execution
+from .executors.event import Event
 from .folder import check_folder, encoder_folder, prune_models, read_runs, run_folder
 from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at
@@ -22,7 +23,7 @@ from .report.summary_page import write_summary
 def run_jobs(
     jobs: Sequence[Job],
     folder: str | os.PathLike,
-    workers: int = 0,
+    execution: Execution = IN_PROCESS,
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
     stages: Sequence[Job] = (),
@@ -36,12 +37,12 @@ def run_jobs(
     Jobs with a `policy` are first all trained until their look. Then the best of each recipe go on, and the others end with
     the status `stopped early`, see `early_stopping`.
 
-    With `workers`, your script needs the usual `if __name__ == "__main__":` of multiprocessing.
+    With worker processes, your script needs the usual `if __name__ == "__main__":` of multiprocessing.
 
     Args:
         jobs: the runs, each recipe and seed once.
         folder: the study's folder.
-        workers: number of worker processes; 0 runs in this process.
+        execution: where the jobs run. Default: in this process, one after the other.
         quiet: no progress bar and no lines.
         say: a function that takes each line. Default: print it above the progress bar.
         stages: the stages of these jobs. If missing runs need a stage that is not in the folder, it is trained first. No
@@ -63,7 +64,7 @@ def run_jobs(
     missing = [job for job in jobs if job.name not in done]
     if jobs and jobs[0].processes > 1:
         missing = _of_main_process(missing)
-    _run_stages(missing, stages, folder, workers, quiet or not main, say)
+    _run_stages(missing, stages, folder, execution, quiet or not main, say)
     runs = dict(done)
     without_model = [
         job
@@ -82,18 +83,14 @@ def run_jobs(
 
         def listen(event: Event) -> None:
             progress.show(event)
-            if not main or event.kind in ("progress", "looked"):
+            if not main or event.kind in ("progress", "looked", "again"):
                 return
             runs[event.job.name] = event.run or _crashed(event)
             if event.job.keep_model == "failed_and_best":  # only then must all runs be read again
                 prune_models(folder, read_runs(folder), event.job.keep_model)
 
         def execute(jobs: Sequence[Job]) -> None:
-            folders = [run_folder(folder, job) for job in jobs]
-            if workers and jobs:
-                execute_in_workers(jobs, folders, listen, min(workers, len(jobs)))
-            else:
-                execute_in_process(jobs, folders, listen)
+            execution.execute(jobs, [run_folder(folder, job) for job in jobs], listen)
 
         try:
             execute(jobs_to_look_at(missing, folder))
@@ -121,7 +118,7 @@ def _run_stages(
     jobs: Sequence[Job],
     stages: Sequence[Job],
     folder: Path,
-    workers: int,
+    execution: Execution,
     quiet: bool,
     say: Callable[[str], None] | None,
 ) -> None:
@@ -148,10 +145,7 @@ def _run_stages(
                 bad = _of_main_process(bad)
             if bad:
                 break
-            if workers:
-                execute_in_workers(now, folders, listen, min(workers, len(now)))
-            else:
-                execute_in_process(now, folders, listen)
+            execution.execute(now, folders, listen)
     if distributed:
         bad = _of_main_process(bad)
     if bad:

@@ -13,7 +13,14 @@ import pytest
 
 import hf_stability
 from hf_stability import StudyPlan, cli, plan_study, run_study
-from hf_stability.cli.flags import DataArguments, ModelArguments, PolicyArguments, StudyArguments, names_of
+from hf_stability.cli.flags import (
+    DataArguments,
+    ExecutionArguments,
+    ModelArguments,
+    PolicyArguments,
+    StudyArguments,
+    names_of,
+)
 from hf_stability.diagnose.rescue import rescue_jobs
 from hf_stability.errors import InputError
 from hf_stability.recipe import load_recipe
@@ -127,7 +134,7 @@ def test_a_plan_writes_nothing_and_describes_itself_as_the_dry_run(tiny, tmp_pat
     monkeypatch.chdir(tmp_path)
     plan = plan_study(**tiny, recipes=["devlin2019", "mosbach2021"], seeds=3)
     assert isinstance(plan, StudyPlan) and capsys.readouterr() == ("", "")
-    assert str(plan.folder) == "results/custom" and plan.workers == 0 and plan.doubts == []
+    assert str(plan.folder) == "results/custom" and plan.execution.workers == 0 and plan.doubts == []
     assert [job.name for job in plan.jobs][:3] == [f"devlin2019/seed-00{seed}" for seed in (1, 2, 3)]
     assert cli.main(flags(tiny, "--recipe", "devlin2019", "mosbach2021", "--seeds", "3", "--dry_run")) == 0
     assert capsys.readouterr().out == plan.describe() + "\n"
@@ -287,7 +294,7 @@ def test_every_flag_is_a_keyword_with_the_same_default():
         for name, parameter in inspect.signature(plan_study).parameters.items()
         if name not in ("arms", "training", "output_dir")  # output_dir is a flag of the Trainer
     }
-    own = (ModelArguments, DataArguments, StudyArguments, PolicyArguments)
+    own = (ModelArguments, DataArguments, StudyArguments, ExecutionArguments, PolicyArguments)
     flags = {name: getattr(cls(), name) for cls in own for name in names_of(cls) if name != "dry_run"}
     (flags["recipes"],) = flags.pop("recipe")
     flags["methods"] = tuple(flags.pop("method") or ())

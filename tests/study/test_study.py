@@ -20,7 +20,9 @@ from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study import study as study_module
 from hf_stability.study.api import StudyResult, draw_study
-from hf_stability.study.executors import Event, execute_in_process
+from hf_stability.study.execution import Execution
+from hf_stability.study.executors.event import Event
+from hf_stability.study.executors.in_process import execute_in_process
 from hf_stability.study.folder import check_folder, read_runs
 from hf_stability.study.records import read_run
 from hf_stability.study.run import run_job
@@ -147,7 +149,7 @@ def test_worker_processes_give_the_same_bytes_as_this_process(finished, tiny_job
     folder, jobs, runs = finished
     again = tiny_jobs(tmp_path, ["devlin2019", "mosbach2021"])
     assert [job.id for job in again] == [job.id for job in jobs]
-    assert run_jobs(again, tmp_path, workers=2, quiet=True) == runs
+    assert run_jobs(again, tmp_path, Execution(workers=2), quiet=True) == runs
     assert results(tmp_path) == results(folder)
 
 
@@ -176,12 +178,12 @@ def test_a_file_that_appears_in_a_runs_place_is_a_crash_in_one_line(tiny_jobs, t
     with pytest.raises(InputError, match="devlin2019 is a file, but a folder is needed there; move it away"):
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "devlin2019").write_text("mine")
-        run_jobs(jobs, tmp_path, workers, quiet=True)
+        run_jobs(jobs, tmp_path, Execution(workers=workers), quiet=True)
     monkeypatch.setattr(study_module, "check_folder", lambda *arguments: None)  # it appears after the look
     (tmp_path / "runs" / "devlin2019").unlink()
     (tmp_path / "runs" / "devlin2019").mkdir()
     (tmp_path / "runs" / jobs[0].name).write_text("mine")
-    (run,) = run_jobs(jobs, tmp_path, workers, quiet=True)
+    (run,) = run_jobs(jobs, tmp_path, Execution(workers=workers), quiet=True)
     assert run.status == "crashed" and "seed-001 is a file, but the run needs a folder there" in run.sentence
     assert "Traceback" not in capfd.readouterr().err
     assert (tmp_path / "runs" / jobs[0].name).read_text() == "mine"
@@ -189,7 +191,7 @@ def test_a_file_that_appears_in_a_runs_place_is_a_crash_in_one_line(tiny_jobs, t
 
 def test_a_crash_reads_the_same_from_a_worker(tiny_jobs, tmp_path):
     jobs = [dataclasses.replace(job, data_folder=str(tmp_path / "gone")) for job in tiny_jobs(tmp_path, seeds=(1,))]
-    here, worker = (run_jobs(jobs, tmp_path / str(n), workers=n, quiet=True)[0] for n in (0, 1))
+    here, worker = (run_jobs(jobs, tmp_path / str(n), Execution(workers=n), quiet=True)[0] for n in (0, 1))
     assert here == worker and here.status == "crashed"
     assert (tmp_path / "0" / "summary.md").read_bytes() == (tmp_path / "1" / "summary.md").read_bytes()
 
@@ -274,7 +276,7 @@ def test_events_tell_of_every_step_and_then_of_the_run(tiny_jobs, tmp_path):
 @pytest.mark.slow
 def test_data_can_be_loaded_by_processes_of_their_own(tiny_jobs, tmp_path):
     jobs = tiny_jobs(tmp_path, seeds=[1], dataloader_num_workers=1)
-    assert [run.status for run in run_jobs(jobs, tmp_path, workers=1, quiet=True)] != ["crashed"]
+    assert [run.status for run in run_jobs(jobs, tmp_path, Execution(workers=1), quiet=True)] != ["crashed"]
 
 
 def test_a_diverged_run_reads_the_same_now_and_later(tiny_jobs, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from hf_stability import cli
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
+from hf_stability.study.execution import Execution
 from hf_stability.study.folder import check_folder, read_runs
 from hf_stability.study.look import look_step
 from hf_stability.study.policies import early_stopping
@@ -190,7 +191,7 @@ def test_a_run_that_goes_on_is_as_if_it_had_never_stopped(jobs, whole, tmp_path)
 
 
 def test_worker_processes_choose_the_same(jobs, whole, tmp_path):
-    run_jobs(jobs(tmp_path), tmp_path, workers=2, quiet=True)
+    run_jobs(jobs(tmp_path), tmp_path, Execution(workers=2), quiet=True)
     made = {name: content for name, content in results(tmp_path).items() if not name.endswith("gradients.png")}
     assert made == results(whole)
 

@@ -1,47 +1,21 @@
-"""Where jobs run: in this process, or in local worker processes. Both give the same bits.
-
-An executor is a function `execute(jobs, folders, listen, ...)`. It runs every job, and calls `listen(event)` for each
-`Event`.
-"""
+"""Runs jobs in local worker processes, each job in a new one."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from .job import Job
-from .records import LOOK, RunRecord, read_run
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a job.
-
-    Args:
-        job: the job.
-        kind: "progress", "looked" (a job that trains only until its look), "finished" or "crashed".
-        steps, total: with "progress": update steps done, and of the whole training.
-        run: with "looked" and "finished": the run's record.
-        error: with "crashed": the error in one line. The run's `error.txt` has the traceback.
-    """
-
-    job: Job
-    kind: str
-    steps: int = 0
-    total: int = 0
-    run: RunRecord | None = None
-    error: str = ""
+from ..job import Job
+from ..records import LOOK, read_run
+from .event import Event, Listen, ending, write_error
 
 
 # Modules that the server imports once for all workers. Python ignores a misspelt name in silence; a test checks them.
@@ -53,28 +27,6 @@ PRELOAD = [
     "sklearn.metrics",
     "torch.utils.tensorboard",
 ]
-
-Listen = Callable[[Event], None]
-
-
-def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
-    """Run the jobs in this process, one after the other. Processes of a distributed run have no other way."""
-    from .run import run_job
-
-    for job, folder in zip(jobs, folders, strict=True):
-
-        def report(steps: int, total: int, job: Job = job) -> None:
-            listen(Event(job, "progress", steps, total))
-
-        try:
-            run = run_job(job, folder, report)
-        except Exception as error:
-            if job.processes > 1:
-                raise  # otherwise the other processes would wait for this one for ever
-            listen(Event(job, "crashed", error=_write_error(folder, error)))
-        else:
-            listen(Event(job, _ending(job), run=run))
-        gc.collect()  # a Trainer is part of reference cycles: without this the memory of all runs adds up
 
 
 def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Listen, workers: int) -> None:
@@ -144,14 +96,10 @@ def _safe_path() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def _ending(job: Job) -> str:
-    return "looked" if job.until_look else "finished"
-
-
 def _last_event(job: Job, folder: Path, exitcode: int | None, error: str | None) -> Event:
     run = read_run(folder, LOOK) if job.until_look else read_run(folder)
     if run is not None:  # the run is whole, however the process ended afterwards
-        return Event(job, _ending(job), run=run)
+        return Event(job, ending(job), run=run)
     if error is not None:
         return Event(job, "crashed", error=error)
     how = f"killed by {signal.Signals(-exitcode).name}" if exitcode and exitcode < 0 else f"exit code {exitcode}"
@@ -167,12 +115,12 @@ def _work(job: Job, folder: Path, sender: Connection, slot: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]  # more workers than GPUs share them
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    from .run import run_job
+    from ..run import run_job
 
     try:
-        run_job(job, folder, lambda steps, total: sender.send(("progress", steps, total)))
+        run_job(job, folder, lambda *done: sender.send(("progress", *done)))
     except Exception as error:
-        sender.send(("error", _write_error(folder, error)))
+        sender.send(("error", write_error(folder, error)))
         raise SystemExit(1) from None
 
 
@@ -188,12 +136,3 @@ def _visible_gpus() -> list[str]:
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-
-
-def _write_error(folder: Path, error: Exception) -> str:
-    """Write the traceback into the run's folder, if possible; return its last line."""
-    lines = traceback.format_exception(error)
-    with contextlib.suppress(OSError):  # a full disk, or a file in the folder's place; the last line tells it
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text("".join(lines), encoding="utf-8")
-    return lines[-1].strip().splitlines()[0]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_stability.study.executors import PRELOAD, execute_in_workers
+from hf_stability.study.executors.workers import PRELOAD, execute_in_workers
 from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def results(folder: Path) -> dict[str, bytes]:

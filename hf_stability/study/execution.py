@@ -1,0 +1,71 @@
+"""How a study's runs are executed: where, how many at a time, and what happens to crashed ones. None of it changes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .executors.event import Event, Listen
+from .executors.in_process import execute_in_process
+from .executors.workers import execute_in_workers
+from .job import Job
+
+
+EXECUTORS = ("local", "ray")
+PARALLEL = ("data", "seeds")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a study's runs are executed.
+
+    Args:
+        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process.
+        executor: "local": on this machine. "ray": on a Ray cluster.
+        ray_address: the cluster's address; None starts Ray on this machine.
+        runs_per_gpu: number of runs that share a GPU.
+        parallel: under a launcher with several processes: "data" trains each run with all of them, "seeds" gives each process
+            its own runs.
+        retry_crashed: how often a crashed run is run again.
+        steal_lock: take the study's folder from another command that holds it.
+    """
+
+    workers: int = 0
+    executor: str = "local"
+    ray_address: str | None = None
+    runs_per_gpu: int = 1
+    parallel: str = "data"
+    retry_crashed: int = 0
+    steal_lock: bool = False
+
+    def execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
+        """Run the jobs. Run crashed ones again, up to `retry_crashed` times, after all others.
+
+        Args:
+            jobs, folders: the jobs, and the folder of each.
+            listen: is called with each `Event`. A crash that will be run again has the kind "again".
+        """
+        waiting = list(zip(jobs, folders, strict=True))
+        for retries_left in range(self.retry_crashed, -1, -1):
+            crashed: list[Job] = []
+
+            def hear(event: Event, crashed: list = crashed, retries_left: int = retries_left) -> None:
+                if event.kind == "crashed" and retries_left:
+                    crashed.append(event.job)
+                    event = replace(event, kind="again")
+                listen(event)
+
+            self._execute([job for job, _ in waiting], [folder for _, folder in waiting], hear)
+            waiting = [(job, folder) for job, folder in waiting if job in crashed]
+            if not waiting:
+                return
+
+    def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
+        if self.workers and jobs:
+            execute_in_workers(jobs, folders, listen, min(self.workers, len(jobs)))
+        else:
+            execute_in_process(jobs, folders, listen)
+
+
+IN_PROCESS = Execution()
