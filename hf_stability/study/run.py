@@ -68,7 +68,7 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
     Returns:
         the run's record; None in the other processes of a distributed run.
     """
-    started = time.time()
+    started = time.monotonic()
     threads = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
@@ -87,7 +87,7 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
                 trainer.save_model(str(folder / "model"))
             if not args.should_save:
                 return None
-            return write_results(job, folder, trainer, time.time() - started)
+            return write_results(job, folder, trainer, time.monotonic() - started)
     finally:
         torch.set_num_threads(threads)
 
