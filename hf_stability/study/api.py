@@ -72,9 +72,9 @@ def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, 
     The same call again runs only what is missing. More `seeds` or `recipes` add to the study.
 
     Args:
-        quiet: print nothing: no progress bar, no lines, no warnings about the data.
-        say: a function that takes each line, one per finished run and the table at the end. Default: print them above the
-            progress bar.
+        quiet: print nothing: no live table, no lines, no warnings about the data.
+        say: a function that takes each line, one per finished run and the table at the end. Default: print them. On a
+            terminal the live table stays below them.
         **settings: the keywords of `plan_study`.
 
     Returns:

@@ -182,7 +182,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     if job.policy is not None:
         callbacks.append(LookCallback(job.policy["look_at"], stability, job.until_look))
     if report is not None:
-        callbacks.append(ReportCallback(report))
+        callbacks.append(ReportCallback(report, stability))
     validation = data.validation
     trainer = StableTrainer(
         model_init=model_init,
@@ -226,13 +226,20 @@ def settings_table(job: Job) -> str:
 
 
 class ReportCallback(TrainerCallback):
-    """Calls a function after each update step."""
+    """Calls a function after each update step, with the loss and the risk that are on the host already.
 
-    def __init__(self, report: Report):
-        self.report = report
+    Args:
+        report: the function.
+        stability: the run's callback. It comes before this one.
+    """
+
+    def __init__(self, report: Report, stability: StabilityCallback):
+        self.report, self.stability = report, stability
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.report(state.global_step, state.max_steps, None, None)
+            recorder = self.stability.recorder
+            loss = recorder.last_loss() if recorder is not None else None
+            self.report(state.global_step, state.max_steps, loss, self.stability.monitor.risk)
