@@ -238,7 +238,9 @@ def main() -> int:
     run = {part: statistics.median(seconds.get(part, 0.0) for seconds, _ in found) for part in parts}
     total = statistics.median(sum(seconds.values()) for seconds, _ in found)
     arithmetic = sum(run.get(part, 0.0) for part in ARITHMETIC)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    versions = (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    )
     print(f"{options.kind}: {options.runs} runs, one thread; {versions}\n")
     print(table("one run", run, total))
     print(f"\nmodel arithmetic: {arithmetic / total:.1%} of a run; the rest is {total - arithmetic:.2f} s\n")
