@@ -68,7 +68,7 @@ def key_of(content: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, data in content.items():
         digest.update(f"{name} {len(data)}\n".encode())
-        digest.update(data)
+        digest.update(data.data)
     return digest.hexdigest()[:32]
 
 

@@ -96,7 +96,7 @@ class _Tasks:
         self.running: dict[Any, tuple[Job, Path, Order]] = {}
         self.waiting: list[tuple[Job, Path]] = []
         self.claimed: list[Path] = []
-        self.board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, **_on_this_node()).remote()
+        self.board: Any = ray.remote(Board).options(num_cpus=0, max_restarts=-1, **_on_this_node()).remote()
         self.news: Any = None
 
     def run(self, jobs: list[tuple[Job, Path]], workers: int) -> None:
@@ -232,7 +232,9 @@ def receive(files: Content, folder: Path) -> None:
 
 def _local_paths(job: Job) -> dict[str, Path]:
     """The local files and folders that a job needs, under the names that it has for them."""
-    paths = {name: Path(name).absolute() for name in (job.data_folder, job.model, job.tokenizer) if Path(name).is_dir()}
+    paths = {
+        name: Path(name).absolute() for name in (job.data_folder, job.model, job.tokenizer) if Path(name).is_dir()
+    }
     for method in job.methods:
         module = method.rpartition(":")[0]
         if module.endswith(".py") or "." not in module:  # a package's module must be installed everywhere

@@ -120,7 +120,7 @@ def connected(address: str | None) -> Iterator[None]:
         return
     if address is not None:
         _knock(address)
-    own = {"num_cpus": _cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    own: dict[str, Any] = {"num_cpus": _cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
     os.environ.update(_environment())
     try:
         with _our_signals(), _root_folder():
