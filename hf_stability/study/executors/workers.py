@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
 from ..records import LOOK, read_run
 from .event import Event, Listen, ending, write_error
@@ -33,7 +34,7 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     """Run the jobs in up to `workers` processes at a time, each job in a new process.
 
     The processes are forked from a server that has imported `transformers.trainer` once. So a job starts in hundredths of a
-    second, and its end frees its memory. On a machine with GPUs, worker i sees only GPU i.
+    second, and its end frees its memory. On a machine with GPUs, each worker sees only one of them, see `gpu_of_slot`.
 
     If a worker dies (killed, out of memory), its job has crashed. On Ctrl-C, or when this process is killed, all workers end.
     """
@@ -48,13 +49,16 @@ def execute_in_workers(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
     errors: dict[Any, str] = {}
     receiver: Any
     free_slots = list(range(workers))[::-1]
+    on_gpus = any(job.device == "cuda" for job in jobs)  # asked here: a worker that has started CUDA cannot choose
+    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus) if on_gpus else []
     try:
         while pending or running:
             while pending and free_slots:
                 job, folder = pending.pop()
                 receiver, sender = context.Pipe(duplex=False)
                 slot = free_slots.pop()
-                process = context.Process(target=_work, args=(job, folder, sender, slot))
+                gpu = gpu_of_slot(slot, gpus) if gpus and job.device == "cuda" else None
+                process = context.Process(target=_work, args=(job, folder, sender, gpu))
                 process.start()
                 sender.close()
                 running[receiver] = (job, folder, process, slot)
@@ -106,13 +110,12 @@ def _last_event(job: Job, folder: Path, exitcode: int | None, error: str | None)
     return Event(job, "crashed", error=f"the worker process ended: {how}")
 
 
-def _work(job: Job, folder: Path, sender: Connection, slot: int) -> None:
-    """The worker process: one job."""
+def _work(job: Job, folder: Path, sender: Connection, gpu: str | None) -> None:
+    """The worker process: one job, on one GPU if there are some."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if job.device == "cuda":
-        gpus = _visible_gpus()
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]  # more workers than GPUs share them
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     from ..run import run_job
@@ -129,10 +132,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-def _visible_gpus() -> list[str]:
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
