@@ -283,9 +283,8 @@ def test_each_worker_sees_one_gpu_and_their_number_is_even(tiny_jobs, tmp_path, 
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr("hf_stability.study.run.run_job", run_job)
     monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method=None: fork)
-    monkeypatch.setattr(workers.multiprocessing.forkserver, "ensure_running", lambda: None)
     monkeypatch.setattr(workers, "count_gpus", never)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    workers.execute_in_workers(jobs, [tmp_path / job.name for job in jobs], lambda event: None, workers=4)
+    workers.execute_in_workers(jobs, [tmp_path / job.name for job in jobs], lambda event: None, 4)
     assert [(tmp_path / f"gpu-of-{seed}").read_text() for seed in (1, 2, 3, 4)] == ["GPU-a", "GPU-b"] * 2
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
