@@ -1,18 +1,22 @@
-"""A terminal for tests: a program in a pseudo-terminal, and the screen as its user sees it."""
+"""A terminal for tests: a script in a pseudo-terminal, and the screen as its user sees it."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pty
 import re
+import runpy
 import select
 import signal
 import struct
-import subprocess
+import sys
 import termios
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fcntl import ioctl
+
+from hf_stability.study.executors.workers import PRELOAD
 
 
 CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
@@ -26,7 +30,7 @@ class Screen:
         cursor_shown: whether the cursor can be seen.
         colours: number of sequences that set a colour or a style.
         wrapped: number of lines that were longer than the terminal is wide.
-        hidden: other control sequences.
+        unknown: other control sequences.
     """
 
     def __init__(self, width: int):
@@ -81,52 +85,48 @@ class Screen:
 
 
 class Terminal:
-    """A program in a pseudo-terminal and a session of its own.
+    """A Python script in a pseudo-terminal and a session of its own, forked from the server that has the imports.
 
     Args:
-        command: its words.
+        script: the file, then its words.
         columns, rows: the terminal's size.
-        env: the environment.
+        env: variables of the environment.
 
     Attributes:
         output: everything that it has written.
+        process: the script's process.
     """
 
-    def __init__(self, command: Sequence[str], columns: int = 80, rows: int = 24, env: Mapping[str, str] = os.environ):
+    def __init__(self, script: Sequence[object], columns: int = 80, rows: int = 24, **env: str):
         self.columns, self.output = columns, ""
-        self.master, slave = pty.openpty()
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        unset = ("COLUMNS", "LINES", "NO_COLOR")
-        env = {"TERM": "xterm-256color", **{k: v for k, v in env.items() if k not in unset or env is not os.environ}}
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=env, preexec_fn=lambda: _own_terminal(slave)
-        )
-        os.close(slave)
+        self.master, self._slave = pty.openpty()
+        ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        words, env = list(map(str, script)), {"TERM": "xterm-256color", **env}
+        self.process = context.Process(target=_run, args=(os.ttyname(self._slave), words, env))
+        self.process.start()
 
-    def read_until(self, what: Callable[[str], object], seconds: float = 120) -> str:
-        """Read until the output fulfils a condition, or the program has ended."""
+    def read_until(self, what: Callable[[str], object], seconds: float = 120) -> None:
+        """Read until the output fulfils a condition, or the script has ended."""
         deadline = time.monotonic() + seconds
         while not what(self.output):
-            assert time.monotonic() < deadline, self.output[-2000:]
-            ready, _, _ = select.select([self.master], [], [], 0.2)
-            if not ready:
-                continue
-            try:
-                more = os.read(self.master, 65536)
-            except OSError:  # the program has closed its end
-                break
-            if not more:
-                break
-            self.output += more.decode("utf-8", "replace")
-        return self.output
+            assert time.monotonic() < deadline, self.screen().text
+            over = not self.process.is_alive()
+            ready, _, _ = select.select([self.master], [], [], 0 if over else 0.1)
+            if ready:
+                self.output += os.read(self.master, 65536).decode()
+            elif over:
+                return
 
     def end(self, seconds: float = 120) -> int:
-        """Read to the end; return the exit code."""
+        """Read to the script's end; return the exit code."""
         self.read_until(lambda output: False, seconds)
-        return self.process.wait(10)
+        self.process.join()
+        return self.process.exitcode
 
     def press_ctrl_c(self) -> None:
-        """As the terminal sends it: to the whole group in the foreground."""
+        """As a terminal does: for all processes in the foreground."""
         os.write(self.master, b"\x03")
 
     def screen(self) -> Screen:
@@ -139,13 +139,25 @@ class Terminal:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.process.poll() is None:
+        if self.process.is_alive():
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            self.process.join()
         os.close(self.master)
+        os.close(self._slave)
 
 
-def _own_terminal(slave: int) -> None:
+def _run(terminal: str, words: list[str], env: dict[str, str]) -> None:
     os.setsid()
-    ioctl(slave, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in a shell's background ignores Ctrl-C
+    stream = os.open(terminal, os.O_RDWR)
+    ioctl(stream, termios.TIOCSCTTY, 0)
+    for number in range(3):
+        os.dup2(stream, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores Ctrl-C
+    for name in ("COLUMNS", "LINES", "NO_COLOR"):
+        os.environ.pop(name, None)
+    os.environ.update(env)
+    # Python made its streams before they were a terminal.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")

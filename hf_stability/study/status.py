@@ -237,12 +237,13 @@ def status_lines(status: Status, width: int, height: int = 0) -> list[Line]:
     foot = [line for sentence in _next(status) for line in _wrapped(sentence, width)]
     table = _recipe_lines(status, width)
     if height:
-        table = table[: max(height - len(head) - len(foot) - 8, 2)]
-    room = max(height - len(head) - len(foot) - len(table) - 1, 4) if height else 0
+        table = table[: max(height - len(head) - len(foot) - 10, 2)]
+    room = max(height - len(head) - len(foot) - len(table) - 2, 4) if height else 0
     live = table_lines(status.snapshot, width, room) if status.state in ("running", "waiting") else []
     if not live:
         live = _wrapped(counts_text(status.snapshot), width)
-    return [*head, *live, *([Line("")] if table else []), *table, *foot]
+    parts = [part for part in ([*head, *live], table, foot) if part]
+    return [line for number, part in enumerate(parts) for line in (*([Line("")] if number else []), *part)]
 
 
 def status_text(status: Status, width: int) -> str:
@@ -262,8 +263,8 @@ def _first_sentence(status: Status) -> str:
     return f"{status.folder}: " + {
         "running": f"running, {where}, since {told.since}",
         "waiting": f"not known yet whether it runs: {where}, last seen {told.written}",
-        "ended": f"ended {told.written}",
-        "interrupted": f"interrupted {told.written}",
+        "ended": f"ended at {told.written}",
+        "interrupted": f"interrupted at {told.written}",
         "not running": f"not running: {where} is gone, {seen}",
         "unknown": f"no {PROGRESS}: the study is of an earlier version, or has not begun",
     }.get(status.state, status.state)
