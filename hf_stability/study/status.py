@@ -31,7 +31,7 @@ CLOCK_SLACK = 60.0
 """Seconds. A process that began so much later than the study is another one with the same number."""
 
 OWNER = "owner.json"
-"""Who holds the folder, if a command does."""
+"""Names the command that holds the folder, if there is one."""
 
 NAMED = 3
 """Number of crashed runs that the text names."""
