@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_stability.study.executors.workers import PRELOAD, execute_in_workers
+from hf_stability.study.executors.server import PRELOAD
+from hf_stability.study.executors.workers import execute_in_workers
 from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
 
