@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hf_stability.methods import load_method, source_hash
@@ -214,8 +216,6 @@ def test_a_killed_fork_server_is_started_anew(tiny_jobs, tmp_path):
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs. One without a parent to collect it is dead too."""
-    import psutil
-
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -393,9 +393,13 @@ def test_a_killed_study_takes_its_workers_along_and_is_resumed_in_mid_run(tiny_m
     assert not list(run.glob("checkpoint-*"))
 
 
-def started(session: int, method: str) -> bool:
-    """Whether a worker that is spawned, or the server of workers, has started. It imports for seconds then."""
-    return any(f"from multiprocessing.{method} import" in command for command in processes_of(session))
+def imports(study: int, method: str) -> bool:
+    """Whether a spawned worker, or the server of workers, is in the middle of its imports, of more than 400 MB."""
+    for process in psutil.Process(study).children():
+        with contextlib.suppress(psutil.Error):
+            if f"multiprocessing.{method} import" in " ".join(process.cmdline()) and process.memory_info().rss > 50e6:
+                return True
+    return False
 
 
 @linux
@@ -404,7 +408,7 @@ def started(session: int, method: str) -> bool:
 def test_ctrl_c_while_workers_import_prints_no_traceback(tiny_model, tiny_csv, tmp_path, method):
     command = arguments(tmp_path / "study", tiny_model(), tiny_csv, "--workers", "2", "--seeds", "2")
     with Command(command, tmp_path / "log", method) as study:
-        study.wait_for(lambda: started(study.process.pid, method))
+        study.wait_for(lambda: imports(study.process.pid, method))
         os.killpg(study.process.pid, signal.SIGINT)
         assert study.process.wait(timeout=60) == 130
         study.wait_for_all_processes()
