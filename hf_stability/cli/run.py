@@ -170,7 +170,9 @@ def tell(result: StudyResult) -> int:
         error = folder / "runs" / crashed[0] / "error.txt"
         see = f": see {error}" if error.is_file() else f", first {crashed[0]}"
         print(
-            f"{PROG}: {len(crashed)} run(s) crashed{see}. Run the same command again to repeat them.", file=sys.stderr
+            f"{PROG}: {len(crashed)} run(s) crashed{see}. Run the same command again to repeat them; with --retry_crashed 2 it "
+            "repeats them itself.",
+            file=sys.stderr,
         )
     stopped = [run for run in runs if run.status == "stopped"]
     if stopped:

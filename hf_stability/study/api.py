@@ -46,6 +46,7 @@ from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
 from .folder import check_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
+from .owner import hold_folder
 from .policies.policy import Policy
 from .records import RunRecord
 from .run import quiet as quiet_libraries
@@ -71,9 +72,9 @@ def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, 
     The same call again runs only what is missing. More `seeds` or `recipes` add to the study.
 
     Args:
-        quiet: print nothing: no progress bar, no lines, no warnings about the data.
-        say: a function that takes each line, one per finished run and the table at the end. Default: print them above the
-            progress bar.
+        quiet: print nothing: no live table, no lines, no warnings about the data.
+        say: a function that takes each line, one per finished run and the table at the end. Default: print them. On a
+            terminal the live table stays below them.
         **settings: the keywords of `plan_study`.
 
     Returns:
@@ -141,13 +142,18 @@ class StudyPlan:
             The runs, the summary and the figures.
 
         Raises:
+            InputError: another command runs in the folder.
             StageFailed: a recipe's stage crashed, or its verdict is not ok.
+            FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
-        distributed = self.jobs[0].processes > 1
         execution = self.execution
-        if workers is not None and not distributed:
+        if workers is not None and self.jobs[0].processes == 1:
             execution = replace(execution, workers=check_workers(workers))
+        with hold_folder(self.folder, execution.steal_lock, self.jobs[0].processes):
+            return self._run(execution, quiet, say)
+
+    def _run(self, execution: Execution, quiet: bool, say: Callable[[str], None] | None) -> StudyResult:
         main = is_main_process(self.jobs)
         if main:
             self.tokens.save(self.jobs[0].data_folder)
@@ -159,7 +165,7 @@ class StudyPlan:
         if main:
             pictures, problem = draw_study(self.folder)
             conclusion = self.policy.conclusion(self.folder, list(dict.fromkeys(run.recipe for run in runs)))
-        if distributed:
+        if self.jobs[0].processes > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()  # the main process has written the tables

@@ -28,7 +28,7 @@ from typing import Any
 
 from ..job import Job
 from ..records import LOOK, read_run
-from .event import Event, Listen, ending, write_error
+from .event import Event, Listen, ending, throttled, write_error
 
 
 # Modules that the server imports once for all workers. Python ignores a misspelt name in silence; a test checks them.
@@ -284,7 +284,7 @@ def _work(jobs: Connection, events: Connection, slot: int) -> None:
         from ..run import run_job
 
         try:
-            run_job(job, folder, lambda *done: tell("progress", *done))
+            run_job(job, folder, throttled(lambda *done: tell("progress", *done)))
         except Exception as error:
             tell("error", write_error(folder, error))
             raise SystemExit(1) from None
