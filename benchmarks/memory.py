@@ -127,11 +127,14 @@ def slope(runs: Any, values: Any) -> tuple[float, float, float]:
     Returns:
         (slope, low, high), in the values' unit per run.
     """
+    import numpy as np
     from scipy import stats
 
-    fit = stats.linregress(runs, values)
-    half = stats.t.ppf(0.975, len(runs) - 2) * fit.stderr
-    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+    x, y = np.asarray(runs, dtype=float) - np.mean(runs), np.asarray(values, dtype=float)
+    fitted = (x @ y) / (x @ x)
+    left = y - y.mean() - fitted * x
+    half = stats.t.ppf(0.975, len(x) - 2) * np.sqrt(left @ left / (len(x) - 2) / (x @ x))
+    return float(fitted), float(fitted - half), float(fitted + half)
 
 
 def judge(samples: Any, first: int = FIRST) -> list[dict[str, Any]]:
@@ -150,7 +153,7 @@ def judge(samples: Any, first: int = FIRST) -> list[dict[str, Any]]:
         row["first_mb"], row["last_mb"] = (float(part["rss_mb"].iloc[i]) for i in (0, -1))
         quarter = max(1, len(part) // 4)
         ends = {name: (part[name].iloc[:quarter].max(), part[name].iloc[-quarter:].max()) for name in FIELDS[2:]}
-        row["flat"] = row["rss_mb"][2] < FLAT and all(last <= before for before, last in ends.values())
+        row["flat"] = bool(row["rss_mb"][2] < FLAT and all(last <= before for before, last in ends.values()))
         rows.append(row)
     return rows
 
