@@ -40,8 +40,8 @@ class DataArguments:
     task_name: str | None = field(
         default=None,
         metadata={
-            "help": "A GLUE task (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli) or a bundled demo task (demo_pair, "
-            "demo_cola, demo_nli)."
+            "help": "A GLUE task (cola, mrpc, rte ...) or a bundled one: demo_pair, demo_cola, demo_nli. GLUE's are cola, sst2, "
+            "mrpc, qqp, stsb, mnli, qnli, rte, wnli."
         },
     )
     data_dir: str | None = field(
@@ -145,8 +145,8 @@ class ExecutionArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs at a time. Default: --runs_per_gpu on each GPU, or else one per core; fewer if they do not fit into "
-            "memory. Each run trains in a worker process. 0: no worker processes, one run after the other."
+            "help": "Number of runs at a time. Default: one per core, or --runs_per_gpu on each GPU. They are fewer if "
+            "memory is short. Each run trains in a worker process. 0: no worker processes, one run after the other."
         },
     )
     threads_per_run: int = field(
