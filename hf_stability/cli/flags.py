@@ -40,8 +40,8 @@ class DataArguments:
     task_name: str | None = field(
         default=None,
         metadata={
-            "help": "A GLUE task (cola, mrpc, rte ...) or a bundled one: demo_pair, demo_cola, demo_nli. GLUE's are cola, sst2, "
-            "mrpc, qqp, stsb, mnli, qnli, rte, wnli."
+            "help": "A GLUE task (cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli) or a bundled demo task (demo_pair, "
+            "demo_cola, demo_nli)."
         },
     )
     data_dir: str | None = field(
