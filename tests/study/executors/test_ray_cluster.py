@@ -247,15 +247,6 @@ def test_config_json_names_the_drivers_paths_and_own_methods_are_shipped(joined,
 
 
 @pytest.mark.slow
-def test_with_two_threads_too(joined, both):
-    joined_nodes = max(node["Resources"]["CPU"] for node in joined.nodes())
-    jobs, folder, expected = both(seeds=(1,), threads=2)
-    with pytest.raises(InputError, match="--threads_per_run 2: no node of the Ray cluster has as many CPUs"):
-        execute_on_ray(jobs, folders(jobs, folder), Heard())
-    assert joined_nodes == 1
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
 def test_a_crash_is_one_line_and_the_others_go_on(joined, tiny_jobs, tmp_path, hidden):
     jobs = tiny_jobs(tmp_path, seeds=(1, 2))
