@@ -100,7 +100,7 @@ def check_room(jobs: Sequence[Job], runs_per_gpu: int, nodes: Sequence[Node]) ->
 
 
 def resources(threads: int, device: str, runs_per_gpu: int) -> dict[str, float]:
-    """What a run asks Ray for: a CPU per thread, and its share of a GPU if it trains on one."""
+    """The resources that a run asks Ray for: a CPU per thread, and its share of a GPU if it trains on one."""
     return {"num_cpus": threads, "num_gpus": 1 / runs_per_gpu if device == "cuda" else 0}
 
 
