@@ -145,7 +145,7 @@ class ExecutionArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run trains in a worker process. 0: no "
+            "help": "Number of runs at a time. Default: one per GPU, or else one per core. With --executor ray: as many as the cluster has room for. Each run trains in a worker process. 0: no "
             "worker processes, one run after the other."
         },
     )
