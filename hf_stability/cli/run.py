@@ -10,7 +10,8 @@ from ..study.api import Arms, StudyResult, plan_study
 from ..study.study import StageFailed, is_main_process
 from ..tasks.overview import columns_and_classes
 from .flags import ExecutionArguments, PolicyArguments, StudyArguments, names_of
-from .parser import Texts, parse, study_parser
+from .parser import study_parser
+from .plain_parser import Texts, parse
 from .program import PROG, is_first_process
 
 
@@ -170,7 +171,9 @@ def tell(result: StudyResult) -> int:
         error = folder / "runs" / crashed[0] / "error.txt"
         see = f": see {error}" if error.is_file() else f", first {crashed[0]}"
         print(
-            f"{PROG}: {len(crashed)} run(s) crashed{see}. Run the same command again to repeat them.", file=sys.stderr
+            f"{PROG}: {len(crashed)} run(s) crashed{see}. Run the same command again to repeat them; with --retry_crashed 2 it "
+            "repeats them itself.",
+            file=sys.stderr,
         )
     stopped = [run for run in runs if run.status == "stopped"]
     if stopped:

@@ -47,6 +47,7 @@ class Monitor:
         evaluations: keeps the evaluation that counts.
         sinks: take the numbers. Empty in all processes but the main one.
         alarm: as the callback's attribute, and so are `stopped`, `verdict` and `constant`.
+        risk: the last risk of the early warning, in [0, 1]; None before the first, and where it has none.
         is_training: whether a training is running.
     """
 
@@ -59,6 +60,7 @@ class Monitor:
         self.sinks = Sinks([], self.guard)
         self.alarm: Alarm | None = None
         self.stopped = False
+        self.risk: float | None = None
         self.verdict: Verdict | None = None
         self.constant: dict[str, Any] | None = None
         self.is_training = False
@@ -201,7 +203,8 @@ class Monitor:
     def _look(self, step: int, control: TrainerControl) -> None:
         """Look at the run, and raise the alarm if it is the first."""
         risk, alarm = self.watch.look(step)
-        if math.isfinite(risk):
+        self.risk = risk if math.isfinite(risk) else None
+        if self.risk is not None:
             self.sinks.tell("numbers", {RISK: risk}, step)
         if alarm is not None:
             self.alarm = alarm

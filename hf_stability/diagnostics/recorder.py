@@ -281,6 +281,18 @@ class Recorder:
         """Number of rows that are not flushed yet."""
         return len(self._rows)
 
+    def last_loss(self) -> float | None:
+        """The train loss of the last update step that the host knows, in nats; None before the first.
+
+        On a GPU it is the loss of the last flush: this never waits for the device. On a CPU it is that of the last step.
+        """
+        if self._rows and self.args.world_size == 1 and self._rows[-1][2].device.type == "cpu":
+            return float(self._rows[-1][2][0])
+        blocks = self.record.blocks
+        if not blocks or not len(blocks[-1]):
+            return None
+        return float(blocks[-1][-1, self.record.file_columns.index("loss")])
+
     def flush(self) -> None:
         """Copy the rows of the last block to the host, the file and `on_rows`.
 

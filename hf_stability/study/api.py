@@ -41,12 +41,14 @@ from ..tasks.overview import doubts
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
 from . import prepare, pretrained
+from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
 from .executors.ray_connection import check_room, look_at_cluster
 from .folder import check_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
+from .owner import hold_folder
 from .policies.policy import Policy
 from .records import RunRecord
 from .run import quiet as quiet_libraries
@@ -72,9 +74,9 @@ def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, 
     The same call again runs only what is missing. More `seeds` or `recipes` add to the study.
 
     Args:
-        quiet: print nothing: no progress bar, no lines, no warnings about the data.
-        say: a function that takes each line, one per finished run and the table at the end. Default: print them above the
-            progress bar.
+        quiet: print nothing: no live table, no lines, no warnings about the data.
+        say: a function that takes each line, one per finished run and the table at the end. Default: print them. On a
+            terminal the live table stays below them.
         **settings: the keywords of `plan_study`.
 
     Returns:
@@ -112,7 +114,7 @@ class StudyPlan:
         stages: the intermediate trainings that recipes with `stages` start from.
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
         execution: where the runs are executed, and how many at a time.
-        doubts: sentences about what looks wrong with the data.
+        doubts: sentences about what looks wrong with the data, and about memory and GPUs.
     """
 
     folder: Path
@@ -142,13 +144,18 @@ class StudyPlan:
             The runs, the summary and the figures.
 
         Raises:
+            InputError: another command runs in the folder.
             StageFailed: a recipe's stage crashed, or its verdict is not ok.
+            FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
-        distributed = self.jobs[0].processes > 1
         execution = self.execution
-        if workers is not None and not distributed:
+        if workers is not None and self.jobs[0].processes == 1:
             execution = replace(execution, workers=check_workers(workers))
+        with hold_folder(self.folder, execution.steal_lock, self.jobs[0].processes):
+            return self._run(execution, quiet, say)
+
+    def _run(self, execution: Execution, quiet: bool, say: Callable[[str], None] | None) -> StudyResult:
         main = is_main_process(self.jobs)
         if main:
             self.tokens.save(self.jobs[0].data_folder)
@@ -160,7 +167,7 @@ class StudyPlan:
         if main:
             pictures, problem = draw_study(self.folder)
             conclusion = self.policy.conclusion(self.folder, list(dict.fromkeys(run.recipe for run in runs)))
-        if distributed:
+        if self.jobs[0].processes > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()  # the main process has written the tables
@@ -271,12 +278,13 @@ def plan_study(
         restarts: number of seeds to start per recipe. Give `look_at` and `finish` too.
         look_at: fraction of the update steps after which these runs are compared, between 0 and 1.
         finish: number of runs per recipe that go on after the look.
-        workers: number of runs at a time, each in a process of its own. Default: one per GPU, else one per core; on a Ray
-            cluster, as many as it has room for. 0 runs them one after the other in this process.
+        workers: number of runs at a time, each in a process of its own. Default: `runs_per_gpu` on each GPU, else one per core;
+            fewer if they do not fit into memory; on a Ray cluster, as many as it has room for. 0 runs them one after the other
+            in this process.
         threads_per_run: CPU threads per run. Another number changes results in their last digits.
         executor: `"local"`: this machine. `"ray"`: a Ray cluster.
         ray_address: the cluster's address (`"auto"`, `"ray://HOST:10001"`). Default: start Ray on this machine.
-        runs_per_gpu: number of runs that share a GPU.
+        runs_per_gpu: number of runs that share a GPU; fewer if they do not fit into its memory.
         parallel: under a launcher with several processes, `"data"` trains each run with all of them. `"seeds"` gives each
             process its own runs.
         retry_crashed: how often a crashed run is run again in the same call.
@@ -376,10 +384,8 @@ def plan_study(
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
     if nodes:
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
-    if executor == "ray":
-        workers = workers or 0
-    elif workers is None or jobs[0].processes > 1:
-        workers = _default_workers(jobs[0])
+    workers, about_workers = plan_workers(jobs, stages, config, tokens, workers, runs_per_gpu, executor)
+    said += about_workers
     execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)
     return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said)
 
@@ -403,17 +409,3 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
     except Exception as error:
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
     return pictures, ""
-
-
-def _default_workers(job: Job) -> int:
-    """One per GPU; without GPUs one per core, divided by the threads of a run."""
-    if job.processes > 1:
-        return 0  # these processes train every run together
-    if job.device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    if job.device != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // job.threads)

@@ -18,6 +18,9 @@ from .job import Job
 EXECUTORS = ("local", "ray")
 PARALLEL = ("data", "seeds")
 
+OUT_OF_MEMORY = ("out of memory", "t allocate memory", "MemoryError")
+"""In the errors of CUDA, of torch on a CPU, of Python and NumPy."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -55,9 +58,11 @@ class Execution:
             crashed: list[Job] = []
 
             def hear(event: Event, crashed: list = crashed, retries_left: int = retries_left) -> None:
-                if event.kind == "crashed" and retries_left:
-                    crashed.append(event.job)
-                    event = replace(event, kind="again")
+                if event.kind == "crashed":
+                    event = replace(event, error=with_way_out(event.error, event.job))
+                    if retries_left:
+                        crashed.append(event.job)
+                        event = replace(event, kind="again")
                 listen(event)
 
             self._execute([job for job, _ in waiting], [folder for _, folder in waiting], hear)
@@ -80,3 +85,13 @@ class Execution:
 
 
 IN_PROCESS = Execution()
+
+
+def with_way_out(error: str, job: Job) -> str:
+    """The reason of a crash, with what to do about it if memory ran out. The kernel then kills the process (SIGKILL)."""
+    killed = "killed by SIGKILL" in error
+    if not killed and not any(words in error for words in OUT_OF_MEMORY):
+        return error
+    fewer = "fewer --workers or --runs_per_gpu" if job.device == "cuda" else "fewer --workers"
+    ran_out = "If memory ran out" if killed else "Memory ran out"
+    return f"{error.rstrip('.')}. {ran_out}: give {fewer}, or a smaller --per_device_train_batch_size"

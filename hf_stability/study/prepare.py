@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 # A study's own defaults. A recipe, a task and the command line override them.
 STUDY_DEFAULTS = {
     "eval_strategy": "epoch",  # best scores are comparable only between equal numbers of evaluations
-    "save_strategy": "no",
     "logging_steps": 50,
     "per_device_eval_batch_size": 32,
 }
@@ -51,7 +50,7 @@ OWN_ARGS = {
     "metric_for_best_model": "leave it out; a study uses the task's headline metric",
     "push_to_hub": "leave it out; a study keeps its models in its folder, see --keep_model",
     "hub_token": "it would be written into the runs' config.json; log in with `hf auth login`",
-    "resume_from_checkpoint": "run the same command again: finished runs are kept, and with --save_strategy an unfinished one continues",
+    "resume_from_checkpoint": "run the same command again: finished runs are kept, and unfinished ones continue from their last checkpoint",
 }
 
 MAX_SEEDS = 100_000  # more is a mistake: a large seed, taken for a count

@@ -26,7 +26,7 @@ from ..recipe.resolve import resolve_stage
 from ..tasks.load import TokenizedData
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
-from .folder import encoder_folder
+from .folder import encoder_folder, run_folder
 from .job import STAGE, Job
 from .model import model_config
 from .prepare import (
@@ -39,6 +39,7 @@ from .prepare import (
     made_arguments,
     own_methods,
 )
+from .records import read_run
 
 
 MAX_LABEL = 80  # characters of a stage's name that come from a file's name
@@ -81,9 +82,10 @@ class StagePlan:
         return attached
 
     def save_data(self) -> None:
-        """Write the tokens that are still missing in the folder."""
+        """Write the tokens of the stages that are not finished. What is there may be damaged."""
+        needed = {stage.data_folder for stage in self.jobs if read_run(run_folder(self.folder, stage)) is None}
         for folder, (_, tokens) in self.data.items():
-            if not Path(folder).is_dir():  # the folder's name is the tokens' hash
+            if folder in needed or not Path(folder).is_dir():
                 tokens.save(folder)
 
 

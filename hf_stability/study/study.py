@@ -43,8 +43,8 @@ def run_jobs(
         jobs: the runs, each recipe and seed once.
         folder: the study's folder.
         execution: where the jobs run. Default: in this process, one after the other.
-        quiet: no progress bar and no lines.
-        say: a function that takes each line. Default: print it above the progress bar.
+        quiet: no live table and no lines.
+        say: a function that takes each line about a finished run, and the table at the end. Default: print it.
         stages: the stages of these jobs. If missing runs need a stage that is not in the folder, it is trained first. No
             table has the stages' runs.
 
@@ -74,7 +74,7 @@ def run_jobs(
         and job.keep_model == "last"
         and not (run_folder(folder, job) / "model").is_dir()
     ]
-    with Progress(missing, len(done), quiet or not main, say) as progress:
+    with Progress(missing, list(done.values()), quiet or not main, say, folder=folder if main else None) as progress:
         if without_model:
             progress.say(
                 f"--keep_model last: {len(without_model)} of the finished runs have no model, for example "
@@ -96,7 +96,7 @@ def run_jobs(
             execute(jobs_to_look_at(missing, folder))
             for run, sentence in end_the_others(missing, folder):
                 runs[run.name] = run
-                progress.end(run.name, sentence)
+                progress.end(run, sentence)
             execute([job for job in missing if job.name not in runs])
         except KeyboardInterrupt:
             if main and read_runs(folder):
@@ -136,7 +136,8 @@ def _run_stages(
         if event.kind == "crashed" or (event.run is not None and event.run.status != "ok"):
             bad.append(_failed_stage(folder, event.job, event.run, event.error))
 
-    with Progress(needed, len(found), quiet, say, "stage") as progress:
+    kept = [run for _, run in found]
+    with Progress(needed, kept, quiet, say, "stage", folder if is_main_process(stages) else None) as progress:
         bad += [_failed_stage(folder, stage, run) for stage, run in found if run.status != "ok"]
         for depth in sorted({len(stage.stages) for stage in needed}):
             now = [stage for stage in needed if len(stage.stages) == depth]

@@ -73,6 +73,29 @@ def loss_text(loss: float) -> str:
     return decimal(loss, 2) if abs(loss) >= 0.095 else f"{loss:.1g}"
 
 
+def duration_text(seconds: float) -> str:
+    """A duration in its two largest units: `45 s`, `12 min`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds < 59.5:
+        return f"{max(round(seconds), 0)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in at most `width` characters: `...` replaces its middle, because long names differ at their ends."""
+    if len(text) <= width:
+        return text
+    if width <= 5:
+        return text[:width]
+    head = (width - 2) // 2
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
+
+
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The events of jobs, as executors tell them. An executor is a function `execute(jobs, folders, listen, ...)`.
+"""Events of jobs, as executors tell them. An executor is a function `execute(jobs, folders, listen, ...)`.
 
 It runs every job, and calls `listen(event)` for each `Event`. The same job gives the same bits with every executor.
 """
@@ -6,10 +6,12 @@ It runs every job, and calls `listen(event)` for each `Event`. The same job give
 from __future__ import annotations
 
 import contextlib
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..job import Job
 from ..records import RunRecord
@@ -41,6 +43,24 @@ class Event:
 
 
 Listen = Callable[[Event], None]
+
+
+REPORT_EVERY = 0.2
+"""Seconds between two reports of a run in another process. Each costs both processes a little."""
+
+
+def throttled(report: Callable[..., Any], seconds: float = REPORT_EVERY) -> Callable[..., None]:
+    """A function `report(steps, total, ...)` that passes on the first report, the last, and at most one per `seconds` between."""
+    last = -float("inf")
+
+    def passes(steps: int, total: int, *more: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= seconds or steps >= total:
+            last = now
+            report(steps, total, *more)
+
+    return passes
 
 
 def ending(job: Job) -> str:
