@@ -370,7 +370,7 @@ def plan_study(
 
     tokens = tokens_of(data)
     shared: dict[str, Any] = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
-    if any(node.get("GPU") for node in nodes) and not training.get("use_cpu"):
+    if any(node.get("GPU") for node in nodes):
         shared["device"] = "cuda"  # the machine of this command may have none
     stages = plan_stages(loaded, model, config, load_stage, folder, training, method_names, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
