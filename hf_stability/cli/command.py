@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ..errors import FolderLost, InputError, nearest
-from .program import PROG, is_first_process
+from .program import PROG, is_first_on_its_machine, is_first_process
 
 
 COMMANDS = {
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(argv)
     except InputError as error:
-        if is_first_process():
+        if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except FolderLost as error:
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: error: {_in_one_line(error)}.{_kept(argv)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{PROG}: interrupted.{_kept(argv)}", file=sys.stderr)
+        if is_first_process():
+            print(f"\n{PROG}: interrupted.{_kept(argv)}", file=sys.stderr)
         return 130
     finally:
         if in_main_thread:

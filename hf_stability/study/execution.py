@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .executors.event import Event, Listen
 from .executors.in_process import execute_in_process
+from .executors.ranks import joined
 from .executors.workers import execute_in_workers
 from .job import Job
 
@@ -67,7 +68,10 @@ class Execution:
                 return
 
     def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
-        if self.workers and jobs:
+        ranks = joined() if self.parallel == "seeds" else None
+        if ranks is not None:
+            ranks.execute(jobs, folders, listen)
+        elif self.workers and jobs:
             execute_in_workers(jobs, folders, listen, min(self.workers, len(jobs)))
         else:
             execute_in_process(jobs, folders, listen)

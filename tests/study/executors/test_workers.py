@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -106,11 +106,11 @@ def processes_of(session: int) -> list[str]:
 class Command:
     """The command line in a process of its own, and in a session of its own, as a terminal starts it."""
 
-    def __init__(self, arguments: list[str], log: Path):
+    def __init__(self, arguments: list[str], log: Path, launcher: Sequence[str] = ()):
         self.log = log
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run_glue_stable.py"), *arguments],
+                [sys.executable, *launcher, str(ROOT / "run_glue_stable.py"), *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
