@@ -130,11 +130,12 @@ def run_given(
     """
     dry_run = given.pop("dry_run", False)
     plan = plan_study(**keywords(given), arms=arms)
-    if is_first_process():
+    if first := is_first_process():
         for sentence in (*plan.doubts, *notes):
             print(sentence, file=sys.stderr)
     if dry_run:
-        print(plan.describe())
+        if first:
+            print(plan.describe())
         return 0
     main_process, code = is_main_process(plan.jobs), 0
     if main_process:
