@@ -125,6 +125,20 @@ def test_a_run_with_other_settings_is_not_resumed(tiny, tmp_path):
     assert steps_of(tiny(max_steps=4, learning_rate=1e-3), tmp_path / "run") == [1, 2, 3, 4]
 
 
+def test_a_run_of_restarts_goes_on_before_and_after_its_look(tiny, tmp_path):
+    """The look is at the end of an epoch, where a save by default would wait for an evaluation."""
+    policy = {"seeds": [1], "look_at": 0.6, "finish": 1}
+    job = dataclasses.replace(tiny(), policy=policy)
+    until_look, folder = dataclasses.replace(job, until_look=True), tmp_path / "run"
+    cut_off(until_look, folder, 6)
+    assert steps_of(until_look, folder) == [6] and saved(folder) == [6]
+    assert newest_whole_checkpoint(folder, before=0.6) is None  # of the look itself
+    cut_off(job, folder, 9)
+    assert steps_of(job, folder) == [9, 10]
+    run_job(dataclasses.replace(tiny(save_strategy="no"), policy=policy), tmp_path / "whole")
+    assert results(folder) == results(tmp_path / "whole")
+
+
 # ---- kills, in the middle of a save ------------------------------------------------------------------------------------------
 
 KILLED = """
