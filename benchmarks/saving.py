@@ -98,9 +98,8 @@ def measure(job: Job, folder: Path, rounds: int, worth: float = 0) -> dict[str, 
         "bytes": Saves.bytes_saved,
         "seconds_of_a_run": {name: statistics.median(own) for name, own in times.items()},
         "ratio": dict(zip(("median", "low", "high"), ratio, strict=True)),
-        "minutes_of_the_shortest_saved_run": max(100 * save, Saves.bytes_saved / saving.ASSUMED_SPEED * 100)
-        / 60
-        / 0.9,
+        "share": saves_per_run * save / statistics.median(times["saved"]),
+        "minutes_of_the_shortest_saved_run": 100 * Saves.bytes_saved / saving.ASSUMED_SPEED / 60 / 0.9,
         "minutes_of_a_run_saved_at_each_tenth": 1000 * save / 60,
     }
 
