@@ -54,7 +54,7 @@ examples:
 
 You can interrupt a study. The same command continues it, and more --seeds add runs to it. Every argument of the
 Trainer is a flag too, and overrides the recipe: --learning_rate 3e-5, --num_train_epochs 10, --bf16. To watch a study:
-tensorboard --logdir OUTPUT_DIR/runs
+hf-stability status OUTPUT_DIR --watch, or tensorboard --logdir OUTPUT_DIR/runs
 """
 
 FIRST_EXAMPLES = """
