@@ -97,7 +97,11 @@ from hf_stability.methods import Method
 
 class Stays(Method):
     def begin_training(self, *arguments):
-        threading.Thread(target=time.sleep, args=(600,)).start()  # no daemon: Python waits for it at the end
+        threading.Thread(target=self.stay).start()  # no daemon: Python waits for it at the end
+
+    def stay(self):
+        time.sleep(60)
+        open(os.path.join(os.path.dirname(__file__), "stayed"), "w").close()
 
 class Leaves(Method):
     def begin_training(self, *arguments):
@@ -144,7 +148,7 @@ def test_a_worker_that_does_not_end_after_its_record_blocks_no_slot(tiny_jobs, w
     first, second = tiny_jobs(tmp_path, seeds=(1, 2), max_steps=1, eval_strategy="no")
     jobs = [with_method(first, "Stays"), second]
     assert endings(jobs, tmp_path, workers=1) == [(1, "finished", ""), (2, "finished", "")]
-    assert multiprocessing.active_children() == []
+    assert multiprocessing.active_children() == [] and not (tmp_path / "stayed").exists()
 
 
 def test_start_method_by_system(monkeypatch):
