@@ -10,7 +10,8 @@ from ..study.api import Arms, StudyResult, plan_study
 from ..study.study import StageFailed, is_main_process
 from ..tasks.overview import columns_and_classes
 from .flags import ExecutionArguments, PolicyArguments, StudyArguments, names_of
-from .parser import Texts, parse, study_parser
+from .parser import study_parser
+from .plain_parser import Texts, parse
 from .program import PROG, is_first_process
 
 

@@ -41,8 +41,10 @@ from ..tasks.overview import doubts
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
 from . import prepare, pretrained
+from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
+from .executors.ray_connection import check_room, look_at_cluster
 from .folder import check_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
@@ -112,7 +114,7 @@ class StudyPlan:
         stages: the intermediate trainings that recipes with `stages` start from.
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
         execution: where the runs are executed, and how many at a time.
-        doubts: sentences about what looks wrong with the data.
+        doubts: sentences about what looks wrong with the data, and about memory and GPUs.
     """
 
     folder: Path
@@ -158,7 +160,7 @@ class StudyPlan:
         if main:
             self.tokens.save(self.jobs[0].data_folder)
             self.stages.save_data()
-        with quiet_libraries(ours=False):
+        with quiet_libraries(ours=False), execution.session():
             runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs)
         pictures: list[Path] = []
         problem = conclusion = ""
@@ -276,12 +278,13 @@ def plan_study(
         restarts: number of seeds to start per recipe. Give `look_at` and `finish` too.
         look_at: fraction of the update steps after which these runs are compared, between 0 and 1.
         finish: number of runs per recipe that go on after the look.
-        workers: number of runs at a time, each in a process of its own. Default: one per GPU, else one per core. 0 runs them
-            one after the other in this process.
+        workers: number of runs at a time, each in a process of its own. Default: `runs_per_gpu` on each GPU, else one per core;
+            fewer if they do not fit into memory; on a Ray cluster, as many as it has room for. 0 runs them one after the other
+            in this process.
         threads_per_run: CPU threads per run. Another number changes results in their last digits.
         executor: `"local"`: this machine. `"ray"`: a Ray cluster.
         ray_address: the cluster's address (`"auto"`, `"ray://HOST:10001"`). Default: start Ray on this machine.
-        runs_per_gpu: number of runs that share a GPU.
+        runs_per_gpu: number of runs that share a GPU; fewer if they do not fit into its memory.
         parallel: under a launcher with several processes, `"data"` trains each run with all of them. `"seeds"` gives each
             process its own runs.
         retry_crashed: how often a crashed run is run again in the same call.
@@ -323,6 +326,7 @@ def plan_study(
     check_choice("keep_model", keep_model, KEEP_MODEL)
     check_choice("executor", executor, EXECUTORS)
     check_choice("parallel", parallel, PARALLEL)
+    nodes = look_at_cluster(executor, ray_address, workers)
     data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
     data = load_task_data(task_name, data_dir, train_file, validation_file, *columns)
@@ -366,6 +370,8 @@ def plan_study(
 
     tokens = tokens_of(data)
     shared: dict[str, Any] = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
+    if any(node.get("GPU") for node in nodes) and not training.get("use_cpu"):
+        shared["device"] = "cuda"  # the machine of this command may have none
     stages = plan_stages(loaded, model, config, load_stage, folder, training, method_names, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
     jobs = prepare.make_jobs(settings, seeds, model, config, tokens, data_folder, keep_model=keep_model, **shared)
@@ -376,8 +382,10 @@ def plan_study(
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
-    if workers is None or jobs[0].processes > 1:
-        workers = _default_workers(jobs[0])
+    if nodes:
+        check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
+    workers, about_workers = plan_workers(jobs, stages, config, tokens, workers, runs_per_gpu, executor)
+    said += about_workers
     execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)
     return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said)
 
@@ -401,17 +409,3 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
     except Exception as error:
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
     return pictures, ""
-
-
-def _default_workers(job: Job) -> int:
-    """One per GPU; without GPUs one per core, divided by the threads of a run."""
-    if job.processes > 1:
-        return 0  # these processes train every run together
-    if job.device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    if job.device != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // job.threads)

@@ -99,6 +99,7 @@ def plan_stages(
     tokenizer: str = "",
     threads: int = 1,
     dtype: str = "float32",
+    device: str = "",
 ) -> StagePlan:
     """The stages of all recipes. Nothing is written.
 
@@ -110,6 +111,7 @@ def plan_stages(
         given: the command line's training arguments; a stage's own override them.
         methods: names of the user's own methods for all recipes.
         tokenizer, threads, dtype: see `Job`.
+        device: where the stages train, if it is not this machine's device.
 
     Raises:
         InputError: data are missing, or a setting makes training impossible. The message begins with recipe and stage.
@@ -140,7 +142,7 @@ def plan_stages(
                     data_fingerprint=hashed,
                     threads=threads,
                     processes=args.world_size,
-                    device=args.device.type,
+                    device=device or args.device.type,
                     mixed_precision=args.mixed_precision,
                     dtype=dtype,
                     model=str(encoder_folder(folder, chain[-1])) if chain else model,

@@ -21,25 +21,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
 from ..records import LOOK, read_run
 from .event import Event, Listen, ending, throttled, write_error
+from .server import prepare_server, prepare_worker, server_environment, start_method
 
-
-# Modules that the server imports once for all workers. Python ignores a misspelt name in silence; a test checks them.
-PRELOAD = [
-    "transformers.trainer",  # saves 3-7 s per job
-    "hf_stability.study.run",
-    "datasets",  # from here on, together 1 s per job
-    "evaluate",
-    "sklearn.metrics",
-    "torch.utils.tensorboard",
-]
 
 GRACE = 10.0
 """Seconds that a worker has to end after its last job, or when the study is interrupted. Then it is killed."""
@@ -51,14 +43,6 @@ MOST_ON_WINDOWS = 60
 """Windows waits for at most 63 things at a time."""
 
 
-def start_method() -> str:
-    """How worker processes start on this system: "forkserver" on Linux, "spawn" elsewhere.
-
-    Windows has no fork server. On macOS, system libraries may crash in a process that was forked after they were loaded.
-    """
-    return "forkserver" if sys.platform == "linux" else "spawn"
-
-
 def execute_in_workers(
     jobs: Sequence[Job], folders: Sequence[Path], listen: Listen, workers: int, method: str | None = None
 ) -> None:
@@ -66,7 +50,7 @@ def execute_in_workers(
 
     On Linux each job has a new process, forked from a server that has imported `transformers.trainer` once. So a job starts in
     hundredths of a second, and its end frees its memory. Elsewhere a process runs several jobs, see `start_method`. On a
-    machine with GPUs, worker i sees only GPU i.
+    machine with GPUs, each worker sees only one of them, see `gpu_of_slot`.
 
     If a worker dies (killed, out of memory), its job has crashed, and a new worker takes the next one. On Ctrl-C, or when this
     process is killed, all workers end.
@@ -76,23 +60,24 @@ def execute_in_workers(
         workers: processes at a time.
         method: "forkserver" or "spawn"; None for `start_method()`. The results are the same.
     """
-    # An import may ask CUDA whether there is a GPU. That would make CUDA unusable in the server's forks; NVML does not.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     method = method or start_method()
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(PRELOAD)
+        prepare_server(context)
     if sys.platform == "win32":
         workers = min(workers, MOST_ON_WINDOWS)
     pending = deque(zip(jobs, folders, strict=True))
     running: dict[Any, _Worker] = {}  # by the end of its pipe of events
     free_slots = list(range(workers))[::-1]
+    on_gpus = any(job.device == "cuda" for job in jobs)  # asked here: a worker that has started CUDA cannot choose
+    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus) if on_gpus else []
     try:
         while pending or running:
             while pending and free_slots:
                 job, folder = pending.popleft()
                 try:
-                    worker = _start(context, free_slots[-1])
+                    slot = free_slots[-1]
+                    worker = _start(context, slot, gpu_of_slot(slot, gpus) if gpus else None)
                 except (OSError, EOFError) as error:
                     listen(Event(job, "crashed", error=f"no worker process could be started: {_reason(error)}"))
                     continue
@@ -134,11 +119,11 @@ def execute_in_workers(
 class _Worker:
     """A worker process, from this side: its two pipes, and the job that it runs."""
 
-    def __init__(self, context: Any, slot: int) -> None:
+    def __init__(self, context: Any, slot: int, gpu: str | None) -> None:
         """Start the process. Raises OSError or EOFError if that fails."""
         their_jobs, self.jobs = context.Pipe(duplex=False)
         self.events, their_events = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(their_jobs, their_events, slot))
+        self.process = context.Process(target=_work, args=(their_jobs, their_events, gpu))
         try:
             self.process.start()
         finally:  # the worker has its own copies
@@ -189,48 +174,15 @@ class _Worker:
             self.process.join()
 
 
-def _start(context: Any, slot: int, attempts: int = STARTS) -> _Worker:
+def _start(context: Any, slot: int, gpu: str | None, attempts: int = STARTS) -> _Worker:
     try:
-        with _safe_path(), _no_interrupt():
-            return _Worker(context, slot)
+        with server_environment():
+            return _Worker(context, slot, gpu)
     except (OSError, EOFError):
         if attempts == 1:
             raise
     time.sleep(0.1)  # a killed server is not gone at once
-    return _start(context, slot, attempts - 1)
-
-
-@contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep the server from importing a user's `evaluate.py` or `datasets.py` in the working folder (from Python 3.11 on)."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Start processes that a Ctrl-C does not reach. It goes to the whole group, and would print a traceback for each process.
-
-    This process gets its Ctrl-C at the end of the block. Windows has no such mask.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # its start would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return _start(context, slot, gpu, attempts - 1)
 
 
 def _seconds_left(workers: Iterable[_Worker]) -> float | None:
@@ -262,10 +214,13 @@ def _reason(error: Exception) -> str:
 # --- in the worker ---------------------------------------------------------------------------------------------------
 
 
-def _work(jobs: Connection, events: Connection, slot: int) -> None:
-    """The worker process: one job after the other, until it gets None."""
+def _work(jobs: Connection, events: Connection, gpu: str | None) -> None:
+    """The worker process: one job after the other, until it gets None. It sees only this GPU, or with None all."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prepare_worker()
     given: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, given), daemon=True).start()
 
@@ -277,10 +232,6 @@ def _work(jobs: Connection, events: Connection, slot: int) -> None:
 
     while (item := given.get()) is not None:
         job, folder = item
-        if job.device == "cuda":
-            gpus = _visible_gpus()
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]  # more workers than GPUs share them
-
         from ..run import run_job
 
         try:
@@ -300,10 +251,3 @@ def _receive(jobs: Connection, given: queue.SimpleQueue) -> None:
     except (EOFError, OSError):
         os._exit(1)
     given.put(None)
-
-
-def _visible_gpus() -> list[str]:
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]

@@ -20,7 +20,8 @@ import pytest
 from hf_stability.methods import load_method, source_hash
 from hf_stability.study.executors import workers as module
 from hf_stability.study.executors.in_process import execute_in_process
-from hf_stability.study.executors.workers import PRELOAD, execute_in_workers, start_method
+from hf_stability.study.executors.server import PRELOAD, start_method
+from hf_stability.study.executors.workers import execute_in_workers
 from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
 
