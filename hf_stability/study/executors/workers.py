@@ -149,7 +149,7 @@ class _Worker:
             self.jobs.send(None)
 
     def hear(self) -> tuple | None:
-        """What the worker tells; None if it is gone. A kill may leave half a message."""
+        """The worker's next message; None if it is gone. A kill may leave half a message."""
         try:
             return self.events.recv()
         except (EOFError, OSError):
