@@ -102,6 +102,128 @@ def trains(process: psutil.Process) -> bool:
         return False
 
 
+# --- without Ray -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("local", "auto"), "--ray_address auto: needs --executor ray"),
+        (("ray", None, 0), "--workers 0 with --executor ray: Ray runs each job in a process; leave it out"),
+        (
+            ("ray", "localhost:1"),
+            "--ray_address localhost:1: no Ray cluster answers there (Connection refused); start",
+        ),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_in_one_line(given, message):
+    with pytest.raises(InputError) as raised:
+        look_at_cluster(*given)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_without_ray_the_plan_names_the_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'--executor ray: Ray is not installed; pip install "hf_stability\[ray\]"'):
+        look_at_cluster("ray", None)
+
+
+def test_under_a_launcher_the_plan_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--executor ray in 2 processes of a launcher: start the command once"):
+        look_at_cluster("ray", None)
+
+
+def test_runs_that_fit_no_node_are_refused(tiny_jobs, tmp_path):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    nodes = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 16.0}]
+    gpu = replace(job, device="cuda", threads=4)
+    check_room([job, replace(job, threads=16), gpu], 3, nodes)
+    for jobs, among, message in (
+        ([gpu], nodes[1:], "the runs train on a GPU, but no node of the cluster has one; give --use_cpu"),
+        (
+            [replace(job, threads=17)],
+            nodes,
+            "--threads_per_run 17: no node of the Ray cluster has as many CPUs (at most 16)",
+        ),
+        (
+            [replace(gpu, threads=5)],
+            nodes,
+            "--threads_per_run 5: no node with a GPU of the Ray cluster has as many CPUs",
+        ),
+    ):
+        with pytest.raises(InputError) as raised:
+            check_room(jobs, 1, among)
+        assert message in str(raised.value)
+
+
+def test_a_cluster_with_gpus_makes_the_runs_train_there(tiny_model, tiny_csv, tmp_path, monkeypatch):
+    from hf_stability.study import api
+
+    monkeypatch.setattr(api, "look_at_cluster", lambda *given: [{"CPU": 2.0, "GPU": 1.0}])
+    given = {"model_name_or_path": tiny_model(), "train_file": tiny_csv[0], "validation_file": tiny_csv[1]}
+    given |= {"executor": "ray", "ray_address": "auto", "seeds": 1, "output_dir": tmp_path}
+    plan = api.plan_study(**given)
+    assert [job.device for job in plan.jobs] == ["cuda"] and plan.execution.workers == 0
+    assert [job.device for job in api.plan_study(**given, use_cpu=True).jobs] == ["cpu"]
+
+
+def test_a_claim_ends_the_attempt_that_lost_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "GRACE_S", 0)
+    folder = tmp_path / "recipe" / "seed-001"
+    assert not claim.open_claim(folder, "driver")
+    first = claim.Claim(folder, "driver")
+    assert first.holds()
+    second = claim.Claim(folder, "driver")
+    assert second.holds() and not first.holds()
+    assert claim.open_claim(folder, "another driver") and not second.holds()
+    with pytest.raises(InputError, match="another command has started this run"):
+        claim.Claim(folder, "driver")
+    claim.close_claim(folder)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_parcel_is_used_in_place_or_unpacked_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "machine"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "machine").mkdir()
+    source = tmp_path / "model"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.json").write_text("{}")
+    (source / "deep" / "empty.bin").touch()
+    content = parcels.pack(source)
+    seen = parcels.Parcel(str(source), parcels.stamp_of(source))
+    packed = parcels.Parcel(str(source), None, parcels.key_of(content), "reference")
+    assert parcels.place(seen, None) == source
+    path = parcels.place(packed, {"reference": content}.get)
+    assert path != source and parcels.pack(path).keys() == content.keys() and (path / "a.json").read_text() == "{}"
+    before = (path / "a.json").stat().st_ino
+    assert parcels.place(packed, {"reference": content}.get) == path and (path / "a.json").stat().st_ino == before
+    (path / "a.json").unlink()  # as a cleaner of temporary folders does
+    assert (parcels.place(packed, {"reference": content}.get) / "a.json").read_text() == "{}"
+    (source / "a.json").write_text("[]")  # the same size at another time: not the same file
+    os.utime(source / "a.json", ns=(1, 1))
+    assert not parcels.in_place(seen)
+    assert [path.name for path in (path.parents[1]).iterdir()] == [packed.key]
+
+
+def test_fetched_files_replace_what_was_there_and_the_record_comes_last(tmp_path, monkeypatch):
+    folder = tmp_path / "seed-001"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    written = []
+    monkeypatch.setattr(
+        os, "replace", lambda old, new, replace=os.replace: (written.append(new.name), replace(old, new))
+    )
+    bytes_of = {name: np.frombuffer(name.encode(), np.uint8) for name in ("run.json", "config.json", "a/steps.rec")}
+    ray_cluster.receive(bytes_of, folder)
+    assert written == ["config.json", "run.json"]
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*")} == {*bytes_of, "a"}
+    assert (folder / "a" / "steps.rec").read_text() == "a/steps.rec"
+
+
+# --- a cluster of two nodes ------------------------------------------------------------------------------------------
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
 def test_the_same_bytes_as_in_this_process(both, joined, hidden):
