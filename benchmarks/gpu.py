@@ -169,7 +169,7 @@ def part_devices(options: Options, folder: Path, deadline: float) -> Part:
 def part_half_precision(options: Options, folder: Path, deadline: float) -> Part:
     """Norms of the record in half precision against float32; the learning rate is 0, so that all steps have the same weights."""
     half = {"fp16": True} if options.device == "cuda" else {"bf16": True}  # a CPU has no loss scale
-    size, steps = ("tiny", 8) if options.quick else ("base", 24)
+    size, steps = ("tiny", 4) if options.quick else ("base", 24)
 
     def norms(name: str, kind: str, **values: Any) -> tuple[np.ndarray, np.ndarray]:
         place = folder / name
@@ -257,10 +257,11 @@ class StopAfter(TrainerCallback):
 def part_step(size: str, options: Options, folder: Path, deadline: float) -> Part:
     """Time of an update step with the recorder, in turns with the stock Trainer."""
     steps = {"tiny": 4, "base": 20, "bert-large": 10}[size]
-    turns, keys, tokens = 4, ["stock", "stable", "callback"], 16 if options.quick else 128
+    keys = ["stock", "stable", "callback"]
+    least, turns, tokens = (1, 2, 16) if options.quick else (2, 4, 128)
     times: dict[str, list[float]] = {key: [] for key in keys}
     began, rounds = time.monotonic(), 0
-    while rounds < 2 or (not options.quick and time.monotonic() + (time.monotonic() - began) / rounds < deadline):
+    while rounds < least or (not options.quick and time.monotonic() + (time.monotonic() - began) / rounds < deadline):
         max_steps = max(20, turns + 2) * steps
         make = contestants(size, tokens, 16, steps, max_steps, options.device, str(folder / str(rounds)))
         for key, seconds in measure(make, keys, 1, turns, steps, torch.get_num_threads()).items():
@@ -279,7 +280,7 @@ def part_step(size: str, options: Options, folder: Path, deadline: float) -> Par
         passed &= high <= BAR
         rows.append([name, f"{1e3 * statistics.median(times[key]):.2f}", f"{ratio:.4f}", f"{low:.4f} to {high:.4f}"])
     note = f"Batches of 16 examples of {tokens} tokens, float32; {len(times['stock'])} turns of {steps} steps. Limit {BAR}."
-    return Part(["update step", "ms, median", "ratio", "95% interval"], rows, passed, note)
+    return Part(["update step", "ms, median", "ratio", "95% interval"], rows, None if options.quick else passed, note)
 
 
 def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options, sender: Any) -> None:
@@ -303,7 +304,7 @@ def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options
 
 def part_memory(options: Options, folder: Path, deadline: float) -> Part:
     """The peak of short trainings against the estimate. On a GPU without the context, which the last column has."""
-    cases = [("tiny", 8, 16, "float32"), ("tiny", 16, 32, "bf16")]
+    cases = [("tiny", 16, 32, "bf16")]
     if not options.quick:
         half = "bf16" if options.device == "cpu" or torch.cuda.is_bf16_supported() else "fp16"
         cases = [
@@ -397,7 +398,7 @@ def part_runs_per_gpu(options: Options, folder: Path, deadline: float) -> Part:
         (folder / f"seen_{number}.py").write_text(SEEN.format(path=str(seen)))
         gpus = {"runs_per_gpu": number} if options.device == "cuda" else {"workers": number, "use_cpu": True}
         plan = plan_study(
-            task_name="demo_pair", model_name_or_path=model, recipes="devlin2019", seeds=2 * max(number, 1 if options.quick else 2),
+            task_name="demo_pair", model_name_or_path=model, recipes="devlin2019", seeds=2 if options.quick else max(4, 2 * number),
             max_steps=steps, eval_strategy="no", max_eval_samples=64, methods=f"{folder / f'seen_{number}.py'}:Seen",
             output_dir=folder / f"study-{number}", **gpus,
         )  # fmt: skip

@@ -34,15 +34,15 @@ def plan_workers(
         InputError: a run cannot fit into memory, or `runs_per_gpu` is impossible.
     """
     job = jobs[0]
-    devices.check_runs_per_gpu(runs_per_gpu, job.device, executor)
     ranks = joined()
-    if job.processes > 1:  # these processes train every run together
-        return 0, []
     if ranks is not None and (executor != "local" or runs_per_gpu > 1):
         flag = f"--runs_per_gpu {runs_per_gpu}" if executor == "local" else f"--executor {executor}"
         raise InputError(
             f"{flag}: not with --parallel seeds under a launcher, where each process trains one run at a time"
         )
+    devices.check_runs_per_gpu(runs_per_gpu, job.device, executor)
+    if job.processes > 1:  # these processes train every run together
+        return 0, []
     if executor != "local":  # the memory is on other machines
         return devices.default_workers(job.device, job.threads, 1, runs_per_gpu) if workers is None else workers, []
     gpus = devices.visible_gpus() if job.device == "cuda" else []
