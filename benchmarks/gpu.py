@@ -25,7 +25,7 @@ import json
 import logging
 import math
 import multiprocessing
-import resource
+import os
 import shutil
 import signal
 import statistics
@@ -283,15 +283,25 @@ def part_step(size: str, options: Options, folder: Path, deadline: float) -> Par
     return Part(["update step", "ms, median", "ratio", "95% interval"], rows, None if options.quick else passed, note)
 
 
+def started_server() -> Any:
+    """The fork server of the study's workers, with its imports done: its start is no part of a measurement."""
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(PRELOAD)
+    process = fork.Process(target=time.monotonic)
+    process.start()
+    process.join()
+    return fork
+
+
 def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options, sender: Any) -> None:
     """A process: train a few steps, and send the peak and what a process takes without a model, in bytes."""
     quiet()
     context = 0
     if options.device == "cuda":
-        before, _ = torch.cuda.mem_get_info()  # starts CUDA
+        before = visible_gpus()[0].free  # asked before this process starts CUDA
         torch.ones(1024, 1024, device="cuda") @ torch.ones(1024, 1024, device="cuda")
-        free, total = torch.cuda.mem_get_info()
-        context = max(0, total - free - torch.cuda.memory_reserved())  # with all other processes on the GPU
+        after, _ = torch.cuda.mem_get_info()
+        context = 0 if before is None else max(0, before - after - torch.cuda.memory_reserved())
         torch.cuda.reset_peak_memory_stats()
     values = {} if precision == "float32" else {precision: True}
     with tempfile.TemporaryDirectory() as place:
@@ -299,6 +309,8 @@ def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options
     if options.device == "cuda":
         sender.send((torch.cuda.max_memory_reserved(), context))
     else:
+        import resource  # Windows has none
+
         sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0))
 
 
@@ -313,8 +325,7 @@ def part_memory(options: Options, folder: Path, deadline: float) -> Part:
             ("bert-large", 16, 128, "float32"),
             ("bert-large", 32, 256, half),
         ]
-    fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(PRELOAD)
+    fork = started_server()
     rows, passed = [], True
     for size, batch, tokens, precision in cases:
         if time.monotonic() > deadline:
@@ -353,7 +364,7 @@ def part_memory(options: Options, folder: Path, deadline: float) -> Part:
         "context, GiB",
     ]
     assumed = CUDA_PROCESS if options.device == "cuda" else CPU_PROCESS
-    note = f"The context of other processes on the GPU counts too. The estimate assumes {assumed / GIB:.2f} GiB per process."
+    note = f"context: a process without a model. The estimate assumes {assumed / GIB:.2f} GiB for it."
     return Part(columns, rows, passed, note)
 
 
@@ -389,6 +400,7 @@ def part_runs_per_gpu(options: Options, folder: Path, deadline: float) -> Part:
     BertForSequenceClassification(config).save_pretrained(model)
     for path in Path(tokenizer).glob("tokenizer*"):
         shutil.copy(path, model)
+    started_server()
     rows, passed, first = [], True, None
     for number in numbers:
         if first is not None and time.monotonic() + 2 * first[0] > deadline:
@@ -531,6 +543,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts, print and write their figures; 1 if one failed."""
     options, names = parse(arguments)
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # or the fork server's imports would start CUDA
     quiet()
     options.folder.mkdir(parents=True, exist_ok=True)
     outcomes = []

@@ -31,7 +31,7 @@ from tests.toy import TWO_PROCESSES
 @pytest.fixture
 def three(monkeypatch):
     """Three ranks; the signs of life and their limits are short. Nothing is killed."""
-    for name, seconds in (("POLL", 0.01), ("SIGN", 0.02), ("SILENCE", 0.3), ("SHARED", 0.1), ("GOODBYE", 1.0)):
+    for name, seconds in (("POLL", 0.01), ("SIGN", 0.02), ("SILENCE", 0.3), ("SHARED", 0.1), ("GOODBYE", 0.2)):
         monkeypatch.setattr(ranks, name, seconds)
     killed = []
     monkeypatch.setattr(ranks.os, "kill", lambda *what: killed.append(what))
