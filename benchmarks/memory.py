@@ -5,8 +5,8 @@
     python benchmarks/memory.py --report_only                       the page and the plot again, from samples.csv
 
 Each way is measured in a new process. A run is 4 update steps of the bundled demo model on 32 examples, with two evaluations, the
-TensorBoard file and the picture that every run makes. The sample is taken when the executor tells that a run has finished:
-resident memory (RSS), memory that no other process shares (USS), open file descriptors and threads.
+TensorBoard file and the picture that every run makes. The sample is taken when the executor tells that a run has finished, after a
+garbage collection: resident memory (RSS), memory that no other process shares (USS), open file descriptors and threads.
 
 Flat means: over the runs from the 20th on, RSS grows by less than 0.05 MB per run, with 95% confidence, and descriptors and threads
 do not grow. Then 1000 runs add less than 50 MB to a process of 800 MB. The first 19 runs are left out: caches fill.
@@ -15,9 +15,10 @@ do not grow. Then 1000 runs add less than 50 MB to a process of 800 MB. The firs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
-import multiprocessing.forkserver
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -77,26 +78,30 @@ class Sampler:
 
     def __init__(self, way: str, path: Path) -> None:
         self.way, self.path, self.run = way, path, 0
-        self.workers: dict[str, dict[str, float]] = {}  # the sample at the end of each training, by job
         self.started = time.monotonic()
 
     def __call__(self, event: Any) -> None:
         import psutil
 
-        if event.kind == "progress":
-            if self.way == WAYS[1] and event.steps == event.total:
-                children = multiprocessing.active_children()
-                found = [sample(psutil.Process(child.pid)) for child in children if child.is_alive()]
-                self.workers[event.job.name] = max(found, key=lambda values: values["rss_mb"])
+        from hf_stability.study.executors.workers import start_method
+
+        if event.kind in ("progress", "looked"):
             return
         if event.kind != "finished":
             raise SystemExit(f"{event.job.name}: {event.kind}: {event.error}")
         self.run += 1
-        gc.collect()  # only live objects count
+        gc.collect()
         samples = {"parent" if self.way == WAYS[1] else "process": sample(psutil.Process())}
         if self.way == WAYS[1]:
-            server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-            samples |= {"fork server": sample(psutil.Process(server)), "worker": self.workers.pop(event.job.name)}
+            if start_method() == "forkserver":
+                from multiprocessing.forkserver import _forkserver
+
+                samples["fork server"] = sample(psutil.Process(_forkserver._forkserver_pid))  # type: ignore[attr-defined]
+            alive = []
+            for child in multiprocessing.active_children():
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    alive.append(sample(psutil.Process(child.pid)))
+            samples |= {"worker": max(alive, key=lambda values: values["rss_mb"])} if alive else {}
         with open(self.path, "a", encoding="utf-8") as file:
             for process, values in samples.items():
                 file.write(",".join(map(str, (self.way, process, self.run, *values.values()))) + "\n")
@@ -127,11 +132,14 @@ def slope(runs: Any, values: Any) -> tuple[float, float, float]:
     Returns:
         (slope, low, high), in the values' unit per run.
     """
+    import numpy as np
     from scipy import stats
 
-    fit = stats.linregress(runs, values)
-    half = stats.t.ppf(0.975, len(runs) - 2) * fit.stderr
-    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+    x, y = np.asarray(runs, dtype=float) - np.mean(runs), np.asarray(values, dtype=float)
+    fitted = (x @ y) / (x @ x)
+    left = y - y.mean() - fitted * x
+    half = stats.t.ppf(0.975, len(x) - 2) * np.sqrt(left @ left / (len(x) - 2) / (x @ x))
+    return float(fitted), float(fitted - half), float(fitted + half)
 
 
 def judge(samples: Any, first: int = FIRST) -> list[dict[str, Any]]:
@@ -150,7 +158,7 @@ def judge(samples: Any, first: int = FIRST) -> list[dict[str, Any]]:
         row["first_mb"], row["last_mb"] = (float(part["rss_mb"].iloc[i]) for i in (0, -1))
         quarter = max(1, len(part) // 4)
         ends = {name: (part[name].iloc[:quarter].max(), part[name].iloc[-quarter:].max()) for name in FIELDS[2:]}
-        row["flat"] = row["rss_mb"][2] < FLAT and all(last <= before for before, last in ends.values())
+        row["flat"] = bool(row["rss_mb"][2] < FLAT and all(last <= before for before, last in ends.values()))
         rows.append(row)
     return rows
 
@@ -178,7 +186,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any], runs: int) -> str:
 - `python benchmarks/memory.py --runs {runs}` made this page. The protocol and the criterion are in the script's first lines.
 - Growth is the slope of a regression line over the runs from the {FIRST}th on, with its 95% interval. A process is flat if the upper
   end for RSS is below {FLAT} MB per run, and file descriptors and threads do not grow.
-- A worker lives for one run. Its row tells whether later workers are larger than earlier ones.
+- A worker lives for one run. Its row is the largest worker at the end of a run. It tells whether later workers are larger.
 - {machine}
 
 {markdown_table(head, cells)}
@@ -200,7 +208,7 @@ def draw(samples: Any) -> Any:
     groups = list(samples.groupby(["way", "process"], sort=False))
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    for ax, ((way, process), part) in zip(figure.subplots(2, 2).flat, groups, strict=True):
+    for ax, ((way, process), part) in zip(figure.subplots(2, 2).flat, groups, strict=False):
         ax.plot(part["run"], part["rss_mb"], label="RSS")
         ax.plot(part["run"], part["uss_mb"], label="USS")
         ax.set_ylim(0, part["rss_mb"].max() * 1.15)

@@ -160,9 +160,9 @@ def work(job: Any, folder: Path, sender: Any) -> None:
     """The worker process: one run as in `executors/workers.py`, with timers."""
     started = time.process_time()
     before = set(sys.modules)
-    prepare = getattr(importlib.import_module("hf_stability.study.executors.workers"), "prepare_worker", None)
-    if prepare is not None:
-        prepare()
+    server = _server()
+    if server is not None:
+        server.prepare_worker()
     from hf_stability.study.run import run_job
 
     timers = Timers()
@@ -176,18 +176,30 @@ def work(job: Any, folder: Path, sender: Any) -> None:
 
 def forked(target: Callable, *args: Any) -> Any:
     """What a worker from the command's fork server sends back."""
-    from hf_stability.study.executors.workers import PRELOAD
-
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    server = _server()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(*args, sender))
-    process.start()
+    if server is None:
+        context.set_forkserver_preload(importlib.import_module("hf_stability.study.executors.workers").PRELOAD)
+        process.start()
+    else:
+        server.prepare_server(context)
+        with server.server_environment():
+            process.start()
     sender.close()
     try:
         return receiver.recv()
     finally:
         process.join()
+
+
+def _server() -> Any:
+    """The module that starts the fork server; None in trees before it."""
+    try:
+        return importlib.import_module("hf_stability.study.executors.server")
+    except ImportError:
+        return None
 
 
 def cpu_of_server(sender: Any) -> None:

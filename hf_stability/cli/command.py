@@ -6,10 +6,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, NoReturn
 
 from ..errors import FolderLost, InputError, nearest
+from ..study.executors.server import early_server
 from .program import PROG, is_first_on_its_machine, is_first_process
 
 
@@ -19,6 +21,7 @@ COMMANDS = {
     "diagnose": "a run failed: find the cause and the remedy",
     "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
     "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
+    "status": "a study that runs, or ran: how far is it?",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
 }
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     in_main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # batch systems end a job this way
     try:
-        return _command(argv)
+        with early_server(argv) if _trains(argv) else nullcontext():
+            return _command(argv)
     except InputError as error:
         if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)
@@ -60,8 +64,11 @@ def _interrupt(signum: int, frame: Any) -> NoReturn:
 
 
 def _kept(argv: Sequence[str]) -> str:
-    trains = not argv or argv[0].startswith("-") or argv[0] in ("run", "rescue")
-    return " Finished runs are kept. Run the same command again to continue." if trains else ""
+    return " Finished runs are kept. Run the same command again to continue." if _trains(argv) else ""
+
+
+def _trains(argv: Sequence[str]) -> bool:
+    return not argv or argv[0].startswith("-") or argv[0] in ("run", "rescue")
 
 
 def _in_one_line(error: OSError) -> str:

@@ -13,7 +13,8 @@ from ..diagnose.environment import environment
 from ..errors import InputError
 from ..utils.files import write_json
 from .flags import DataArguments, ModelArguments
-from .parser import Texts, parse, study_parser, take
+from .parser import study_parser, take
+from .plain_parser import Texts, parse
 
 
 TEXTS = Texts(

@@ -145,8 +145,8 @@ class ExecutionArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs at a time. Default: --runs_per_gpu on each GPU, or else one per core; fewer if they do not fit into "
-            "memory. Each run trains in a worker process. 0: no worker processes, one run after the other."
+            "help": "Number of runs at a time. Default: one per core, or --runs_per_gpu on each GPU. They are fewer if "
+            "memory is short. On a Ray cluster: as many as it has room for. Each run trains in a worker process. 0: no worker processes, one run after the other."
         },
     )
     threads_per_run: int = field(

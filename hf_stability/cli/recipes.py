@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..recipe import describe_recipe, recipe_names
 from ..recipe.load import is_add_on
-from .parser import PlainParser, Texts, parse
+from .plain_parser import PlainParser, Texts, parse
 
 
 TEXTS = Texts(

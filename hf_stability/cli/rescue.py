@@ -10,7 +10,8 @@ from ..diagnose.rescue import conclusion, rescue_jobs
 from ..study.job import Job
 from ..tasks.load import TaskData
 from .flags import ExecutionArguments, StudyArguments
-from .parser import Texts, parse, study_parser, take
+from .parser import study_parser, take
+from .plain_parser import Texts, parse
 from .run import SHOWN, run_given
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..study.report import restarts_page
-from .parser import Texts, folder_parser, parse, study_folder
+from .plain_parser import Texts, folder_parser, parse, study_folder
 
 
 TEXTS = Texts(

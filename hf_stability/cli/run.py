@@ -10,7 +10,8 @@ from ..study.api import Arms, StudyResult, plan_study
 from ..study.study import StageFailed, is_main_process
 from ..tasks.overview import columns_and_classes
 from .flags import ExecutionArguments, PolicyArguments, StudyArguments, names_of
-from .parser import Texts, parse, study_parser
+from .parser import study_parser
+from .plain_parser import Texts, parse
 from .program import PROG, is_first_process
 
 
@@ -53,7 +54,7 @@ examples:
 
 You can interrupt a study. The same command continues it, and more --seeds add runs to it. Every argument of the
 Trainer is a flag too, and overrides the recipe: --learning_rate 3e-5, --num_train_epochs 10, --bf16. To watch a study:
-tensorboard --logdir OUTPUT_DIR/runs
+hf-stability status OUTPUT_DIR --watch, or tensorboard --logdir OUTPUT_DIR/runs
 """
 
 FIRST_EXAMPLES = """

@@ -46,6 +46,7 @@ from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
 from .executors.ranks import Ranks, join, joined
+from .executors.ray_connection import check_room, look_at_cluster
 from .folder import check_folder, run_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
@@ -178,7 +179,7 @@ class StudyPlan:
         if main:
             self.tokens.save(self.jobs[0].data_folder)
             self.stages.save_data()
-        with quiet_libraries(ours=False):
+        with quiet_libraries(ours=False), execution.session():
             runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs)
         pictures: list[Path] = []
         problem = conclusion = ""
@@ -297,7 +298,8 @@ def plan_study(
         look_at: fraction of the update steps after which these runs are compared, between 0 and 1.
         finish: number of runs per recipe that go on after the look.
         workers: number of runs at a time, each in a process of its own. Default: `runs_per_gpu` on each GPU, else one per core;
-            fewer if they do not fit into memory. 0 runs them one after the other in this process.
+            fewer if they do not fit into memory; on a Ray cluster, as many as it has room for. 0 runs them one after the other
+            in this process.
         threads_per_run: CPU threads per run. Another number changes results in their last digits.
         executor: `"local"`: this machine. `"ray"`: a Ray cluster.
         ray_address: the cluster's address (`"auto"`, `"ray://HOST:10001"`). Default: start Ray on this machine.
@@ -344,6 +346,7 @@ def plan_study(
     check_choice("executor", executor, EXECUTORS)
     check_choice("parallel", parallel, PARALLEL)
     join(parallel)
+    nodes = look_at_cluster(executor, ray_address, workers)
     data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
     data = load_task_data(task_name, data_dir, train_file, validation_file, *columns)
@@ -387,6 +390,8 @@ def plan_study(
 
     tokens = tokens_of(data)
     shared: dict[str, Any] = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
+    if any(node.get("GPU") for node in nodes):
+        shared["device"] = "cuda"  # the machine of this command may have none
     stages = plan_stages(loaded, model, config, load_stage, folder, training, method_names, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
     jobs = prepare.make_jobs(settings, seeds, model, config, tokens, data_folder, keep_model=keep_model, **shared)
@@ -397,6 +402,8 @@ def plan_study(
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
+    if nodes:
+        check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
     workers, about_workers = plan_workers(jobs, stages, config, tokens, workers, runs_per_gpu, executor)
     said += about_workers
     execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)

@@ -43,8 +43,8 @@ def plan_workers(
     devices.check_runs_per_gpu(runs_per_gpu, job.device, executor)
     if job.processes > 1:  # these processes train every run together
         return 0, []
-    if executor != "local":  # the memory is on other machines
-        return devices.default_workers(job.device, job.threads, 1, runs_per_gpu) if workers is None else workers, []
+    if executor != "local":  # cores, GPUs and memory are other machines'; 0: as many runs as they have room for
+        return workers or 0, []
     gpus = devices.visible_gpus() if job.device == "cuda" else []
     if ranks is not None:
         workers = ranks.sharing

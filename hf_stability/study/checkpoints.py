@@ -65,7 +65,7 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
 def _unfinished_job_id(folder: Path) -> str | None:
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["id"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

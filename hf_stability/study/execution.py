@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from .executors.event import Event, Listen
 from .executors.in_process import execute_in_process
 from .executors.ranks import joined
+from .executors.ray_cluster import execute_on_ray
+from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
 from .job import Job
 
@@ -25,7 +28,8 @@ class Execution:
     """How a study's runs are executed.
 
     Args:
-        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process.
+        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process; on a
+            Ray cluster, as many at a time as it has room for.
         executor: "local": on this machine. "ray": on a Ray cluster.
         ray_address: the cluster's address; None starts Ray on this machine.
         runs_per_gpu: number of runs that share a GPU.
@@ -67,10 +71,17 @@ class Execution:
             if not waiting:
                 return
 
+    def session(self) -> contextlib.AbstractContextManager[None]:
+        """Around several calls of `execute`: they share one connection to the Ray cluster."""
+        return connected(self.ray_address) if self.executor == "ray" else contextlib.nullcontext()
+
     def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
         ranks = joined() if self.parallel == "seeds" else None
         if ranks is not None:
             ranks.execute(jobs, folders, listen)
+        elif self.executor == "ray":
+            if jobs:
+                execute_on_ray(jobs, folders, listen, self.workers, self.ray_address, self.runs_per_gpu)
         elif self.workers and jobs:
             execute_in_workers(jobs, folders, listen, min(self.workers, len(jobs)))
         else:

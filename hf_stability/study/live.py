@@ -162,14 +162,18 @@ class LiveTable:
         """Print a line above the table. The terminal wraps it, so that it can be copied whole."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def draw(self, snapshot: Snapshot) -> None:
-        """Draw the table anew."""
+    def draw(self, snapshot: Snapshot, now: bool = True) -> None:
+        """Draw the table anew; with `now=False` when the next line is printed."""
+        self.draw_lines(lambda width, height: table_lines(snapshot, width, height), now)
+
+    def draw_lines(self, make: Callable[[int, int], Sequence[Line]], now: bool = True) -> None:
+        """Draw other lines: `make(width, height)` returns as many as fit."""
         from rich.text import Text
 
         width, height = self.console.size
-        lines = table_lines(snapshot, width - 1, height - 1)
+        lines = make(width - 1, height - 1)
         text = Text("\n", no_wrap=True, overflow="crop").join(Text(line.text, style=line.style) for line in lines)
-        self.live.update(text, refresh=True)
+        self.live.update(text, refresh=now)
 
     def close(self) -> None:
         """Remove the table, and show the cursor again."""

@@ -186,6 +186,7 @@ def make_jobs(
     keep_model: str = "none",
     threads: int = 1,
     dtype: str = "float32",
+    device: str = "",
 ) -> list[Job]:
     """The jobs of a study, recipe by recipe.
 
@@ -196,6 +197,7 @@ def make_jobs(
         data, data_folder: the tokenised data, and their folder.
         tokenizer, keep_model, threads: see `Job`.
         dtype: see `Job` and `weights_dtype`.
+        device: where the runs train, if it is not this machine's device.
 
     Raises:
         InputError: the model cannot have a recipe's values.
@@ -215,7 +217,7 @@ def make_jobs(
                 data_fingerprint=tokens,
                 threads=threads,
                 processes=own.processes,
-                device=own.device,
+                device=job_device(own.args, own.device, device),
                 mixed_precision=own.mixed_precision,
                 dtype=dtype,
                 model=model,
@@ -226,6 +228,12 @@ def make_jobs(
             for seed in seeds
         ]
     return jobs
+
+
+def job_device(settings: Mapping[str, Resolved], here: str, elsewhere: str) -> str:
+    """The device that a job trains on: `elsewhere`, if other machines will train it and `use_cpu` is not set."""
+    use_cpu = "use_cpu" in settings and settings["use_cpu"].value
+    return here if use_cpu or not elsewhere else elsewhere
 
 
 def job_values(

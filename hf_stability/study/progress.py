@@ -7,22 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from .executors.event import Event
 from .job import Job
 from .live import LiveTable, PlainLines, terminal
 from .policies.early_stopping import look_sentence
-from .progress_file import read_progress, write_progress
+from .progress_file import WRITE_EVERY, Snapshot, read_progress, write_progress
 from .records import RunRecord
 from .tally import Tally
 
 
 DRAW_EVERY = 0.5
 """Seconds between two drawings of the live table."""
-
-WRITE_EVERY = 2.0
-"""Seconds between two versions of `progress.json`."""
 
 
 class Progress:
@@ -96,6 +92,8 @@ class Progress:
             return
         with self._drawing:
             try:
+                if isinstance(self.display, LiveTable):  # a run that this line ends is not in the table any more
+                    self.display.draw(self._snapshot(), now=False)
                 self.display.print(line)
             except Exception:
                 self._plain()
@@ -138,7 +136,7 @@ class Progress:
         while not self._over.wait(DRAW_EVERY):
             self.tick()
 
-    def _snapshot(self, state: str = "running") -> Any:
+    def _snapshot(self, state: str = "running") -> Snapshot:
         with self._counting:
             return self.tally.snapshot(state)
 

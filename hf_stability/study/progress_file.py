@@ -30,6 +30,8 @@ from ..utils.files import finite, write_text
 
 
 PROGRESS = "progress.json"
+WRITE_EVERY = 2.0
+"""Seconds between two versions of the file."""
 PROGRESS_SCHEMA = "hf_stability.progress/1"
 
 
@@ -98,8 +100,8 @@ def read_progress(folder: Path) -> Snapshot | None:
 
 def _snapshot(content: Mapping[str, Any]) -> Snapshot:
     """Raises ValueError, KeyError or TypeError for values of the wrong kind."""
-    numbers = {name: int(content[name]) for name in ("process", "beat", "finished", "failed", "again")}
-    words = {name: str(content[name]) for name in ("state", "kind", "host", "since", "written")}
+    numbers: dict[str, Any] = {name: int(content[name]) for name in ("process", "beat", "finished", "failed", "again")}
+    words: dict[str, Any] = {name: str(content[name]) for name in ("state", "kind", "host", "since", "written")}
     return Snapshot(
         **numbers,
         **words,

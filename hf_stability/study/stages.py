@@ -34,6 +34,7 @@ from .prepare import (
     check_settings,
     fingerprint_model,
     fingerprint_tokens,
+    job_device,
     job_values,
     made_arguments,
     own_methods,
@@ -99,6 +100,7 @@ def plan_stages(
     tokenizer: str = "",
     threads: int = 1,
     dtype: str = "float32",
+    device: str = "",
 ) -> StagePlan:
     """The stages of all recipes. Nothing is written.
 
@@ -110,6 +112,7 @@ def plan_stages(
         given: the command line's training arguments; a stage's own override them.
         methods: names of the user's own methods for all recipes.
         tokenizer, threads, dtype: see `Job`.
+        device: where the stages train, if it is not this machine's device.
 
     Raises:
         InputError: data are missing, or a setting makes training impossible. The message begins with recipe and stage.
@@ -140,7 +143,7 @@ def plan_stages(
                     data_fingerprint=hashed,
                     threads=threads,
                     processes=args.world_size,
-                    device=args.device.type,
+                    device=job_device(settings, args.device.type, device),
                     mixed_precision=args.mixed_precision,
                     dtype=dtype,
                     model=str(encoder_folder(folder, chain[-1])) if chain else model,

@@ -18,7 +18,7 @@ from .records import RunRecord
 
 
 EARLIEST = 10.0
-"""Seconds. An earlier estimate of the time left would be a guess."""
+"""Seconds after the first update step. An earlier estimate of the time left would be a guess."""
 
 
 @dataclass
@@ -57,7 +57,8 @@ class Tally:
         self.crashed: dict[str, str] = {}
         self.again: set[str] = set()
         self.running: dict[str, _Pace] = {}
-        self.began, self.work_here = clock(), 0.0
+        self.began: float | None = None  # the first update step: imports come once
+        self.work_here = 0.0
         self.since, self.beat = _utc(), 0
 
     def take(self, event: Event) -> None:
@@ -98,8 +99,9 @@ class Tally:
         job, name, now = event.job, event.job.name, self.clock()
         pace = self.running.get(name)
         if pace is None:
-            # A resumed run had its first steps before. They are no work of this call.
-            first = max(event.steps - 1, 0)
+            # A resumed run had its first steps before. They are no work of this call. Nor is the step that starts the clock.
+            first = event.steps - (self.began is not None)
+            self.began = now if self.began is None else self.began
             pace = _Pace(RunningRun(name, job.recipe, seed_text(job), 0, event.total), first, now)
             self.running[name] = pace
             self.again.discard(name)
@@ -120,7 +122,7 @@ class Tally:
     def seconds_left(self) -> float | None:
         """Estimated from the work done in this call, and at least what the slowest running run needs. None if unknown."""
         now = self.clock()
-        if now - self.began < EARLIEST or self.work_here <= 0:
+        if self.began is None or now - self.began < EARLIEST or self.work_here <= 0:
             return None
         left = (1.0 - self.share) * (now - self.began) / self.work_here
         for pace in self.running.values():

@@ -10,7 +10,8 @@ import pytest
 from hf_stability import cli
 from hf_stability.cli.command import COMMANDS
 from hf_stability.cli.flags import PolicyArguments, StudyArguments
-from hf_stability.cli.parser import Texts, parse, study_parser
+from hf_stability.cli.parser import study_parser
+from hf_stability.cli.plain_parser import Texts, parse
 from hf_stability.errors import InputError
 from hf_stability.methods import argument_names
 from hf_stability.recipe.arguments import argument_types

@@ -6,6 +6,7 @@ with `again` after them, every run breaks. The method changes no result.
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -57,11 +58,19 @@ def error():
     raise RuntimeError("a bug\nin two lines")
 
 
+def wait():
+    time.sleep(600)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
 def full_disk(size=300):
-    """No file may grow beyond some bytes: as on a full disk, but for this process alone."""
+    """No file of this process may grow beyond some bytes, as on a full disk."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 FAULTS = {
@@ -72,18 +81,20 @@ FAULTS = {
     "out_of_memory": out_of_memory,
     "error": error,
     "full_disk": full_disk,
-    "nearly_full_disk": lambda: full_disk(4000),
+    "nearly_full_disk": lambda: full_disk(800),  # there is room for the record, which is written last
+    "interrupt": interrupt,
+    "wait": wait,
 }
 
 
 class Faulty(Method):
-    """Breaks the run in its second update step."""
+    """Breaks the run in its fourth update step, before it is made."""
 
     def begin_training(self, model, trainer):
         self.seed = trainer.args.seed
 
     def before_step(self, optimizer, steps_done):
-        if steps_done != 1 or not FAULT.exists():
+        if steps_done != 3 or not FAULT.exists():
             return
         name, seed, *again = FAULT.read_text().split()
         if int(seed) != self.seed:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_stability.utils.text import apart, decimal, joined, loss_text, markdown_table, p_text, share_text
+from hf_stability.utils.text import (
+    apart,
+    decimal,
+    duration_text,
+    joined,
+    loss_text,
+    markdown_table,
+    p_text,
+    share_text,
+    shortened,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,18 @@ def test_p_values():
 def test_losses():
     assert [loss_text(loss) for loss in (14.19, 0.69, 0.095, 0.04, 3e-5, 0.0)] == [
         "14.19", "0.69", "0.10", "0.04", "3e-05", "0",
+    ]  # fmt: skip
+
+
+def test_durations():
+    seconds = (-1, 0, 45.2, 59.6, 90, 3599, 7800, 24 * 3600 - 1, 3.2 * 24 * 3600)
+    texts = ["0 s", "0 s", "45 s", "1 min", "2 min", "1 h 0 min", "2 h 10 min", "1 d 0 h", "3 d 5 h"]
+    assert [duration_text(value) for value in seconds] == texts
+
+
+def test_a_long_name_loses_its_middle():
+    assert [shortened("devlin2019+mixout", width) for width in (17, 16, 8, 5)] == [
+        "devlin2019+mixout", "devlin2...mixout", "dev...ut", "devli",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What happens to jobs, as executors tell it. An executor is a function `execute(jobs, folders, listen, ...)`.
+"""Events of jobs, as executors tell them. An executor is a function `execute(jobs, folders, listen, ...)`.
 
 It runs every job, and calls `listen(event)` for each `Event`. The same job gives the same bits with every executor.
 """

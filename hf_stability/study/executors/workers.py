@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -30,34 +30,20 @@ from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
 from ..records import LOOK, read_run
 from .event import Event, Listen, ending, throttled, write_error
+from .server import prepare_server, prepare_worker, server_environment, start_method
 
-
-# Modules that the server imports once for all workers. Python ignores a misspelt name in silence; a test checks them.
-PRELOAD = [
-    "transformers.trainer",  # saves 3-7 s per job
-    "hf_stability.study.run",
-    "datasets",  # from here on, together 1 s per job
-    "evaluate",
-    "sklearn.metrics",
-    "torch.utils.tensorboard",
-]
 
 GRACE = 10.0
 """Seconds that a worker has to end after its last job, or when the study is interrupted. Then it is killed."""
+
+WAKE = 1.0
+"""Seconds. A study that lost its folder is stopped at its next line of Python, so it must not wait for ever."""
 
 STARTS = 3
 """Attempts to start a worker. The fork server may be killed at any moment; the next attempt starts a new one."""
 
 MOST_ON_WINDOWS = 60
 """Windows waits for at most 63 things at a time."""
-
-
-def start_method() -> str:
-    """How worker processes start on this system: "forkserver" on Linux, "spawn" elsewhere.
-
-    Windows has no fork server. On macOS, system libraries may crash in a process that was forked after they were loaded.
-    """
-    return "forkserver" if sys.platform == "linux" else "spawn"
 
 
 def execute_in_workers(
@@ -77,25 +63,24 @@ def execute_in_workers(
         workers: processes at a time.
         method: "forkserver" or "spawn"; None for `start_method()`. The results are the same.
     """
-    # An import may ask CUDA whether there is a GPU. That would make CUDA unusable in the server's forks; NVML does not.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     method = method or start_method()
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(PRELOAD)
+        prepare_server(context)
     if sys.platform == "win32":
         workers = min(workers, MOST_ON_WINDOWS)
     pending = deque(zip(jobs, folders, strict=True))
-    on_gpus = any(job.device == "cuda" for job in jobs)  # asked here: a worker that has started CUDA cannot choose
-    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus) if on_gpus else []
     running: dict[Any, _Worker] = {}  # by the end of its pipe of events
     free_slots = list(range(workers))[::-1]
+    on_gpus = any(job.device == "cuda" for job in jobs)  # asked here: a worker that has started CUDA cannot choose
+    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus) if on_gpus else []
     try:
         while pending or running:
             while pending and free_slots:
                 job, folder = pending.popleft()
                 try:
-                    worker = _start(context, free_slots[-1], gpu_of_slot(free_slots[-1], gpus) if gpus else None)
+                    slot = free_slots[-1]
+                    worker = _start(context, slot, gpu_of_slot(slot, gpus) if gpus else None)
                 except (OSError, EOFError) as error:
                     listen(Event(job, "crashed", error=f"no worker process could be started: {_reason(error)}"))
                     continue
@@ -164,7 +149,7 @@ class _Worker:
             self.jobs.send(None)
 
     def hear(self) -> tuple | None:
-        """What the worker tells; None if it is gone. A kill may leave half a message."""
+        """The worker's next message; None if it is gone. A kill may leave half a message."""
         try:
             return self.events.recv()
         except (EOFError, OSError):
@@ -194,7 +179,7 @@ class _Worker:
 
 def _start(context: Any, slot: int, gpu: str | None, attempts: int = STARTS) -> _Worker:
     try:
-        with _safe_path(), _no_interrupt():
+        with server_environment():
             return _Worker(context, slot, gpu)
     except (OSError, EOFError):
         if attempts == 1:
@@ -203,43 +188,10 @@ def _start(context: Any, slot: int, gpu: str | None, attempts: int = STARTS) -> 
     return _start(context, slot, gpu, attempts - 1)
 
 
-@contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep the server from importing a user's `evaluate.py` or `datasets.py` in the working folder (from Python 3.11 on)."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Start processes that a Ctrl-C does not reach. It goes to the whole group, and would print a traceback for each process.
-
-    This process gets its Ctrl-C at the end of the block. Windows has no such mask.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # its start would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _seconds_left(workers: Iterable[_Worker]) -> float | None:
-    """Until the next worker is overdue; None if no worker is to end."""
+def _seconds_left(workers: Iterable[_Worker]) -> float:
+    """Until the next worker is overdue, at most `WAKE`."""
     deadlines = [worker.deadline for worker in workers if worker.deadline is not None]
-    return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    return max(0.0, min([time.monotonic() + WAKE, *deadlines]) - time.monotonic())
 
 
 def _last_event(job: Job, folder: Path, exitcode: int | None) -> Event:
@@ -266,11 +218,12 @@ def _reason(error: Exception) -> str:
 
 
 def _work(jobs: Connection, events: Connection, gpu: str | None) -> None:
-    """The worker process: one job after the other, until it gets None; on one GPU if there are some."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """The worker process: one job after the other, until it gets None. It sees only this GPU, or with None all."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prepare_worker()
     given: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, given), daemon=True).start()
 
@@ -282,7 +235,6 @@ def _work(jobs: Connection, events: Connection, gpu: str | None) -> None:
 
     while (item := given.get()) is not None:
         job, folder = item
-
         from ..run import run_job
 
         try:
