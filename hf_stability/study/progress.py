@@ -103,12 +103,14 @@ class Progress:
         """Count an event; print a line unless the run goes on."""
         with self._counting:
             self.tally.take(event)
+        if event.kind == "progress":
+            return
         name = event.job.name
         if event.kind == "again":
             self.say(f"{name}: crashed: {event.error}; it will be run again")
         elif event.kind == "looked":
             self.say(f"{name}: at its look, {look_sentence(event.run)}")
-        elif event.kind != "progress":
+        else:
             sentence = event.run.sentence if event.run else f"crashed: {event.error}"
             self.say(f"{'stage ' if event.job.is_stage else ''}{name}: {sentence}")
 
