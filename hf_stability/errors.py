@@ -1,4 +1,4 @@
-"""The exception for bad input. The command line prints its message and exits with code 2."""
+"""Exceptions with a message for users. The command line prints it: bad input ends with code 2, a lost folder with 1."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """The user gave something wrong. The message names the flag or key, the value, and the way out."""
+
+
+class FolderLost(RuntimeError):
+    """A study lost its folder while it ran: another command took it, or it has gone. The message is one line."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from hf_stability.study.executors.workers import PRELOAD
+from hf_stability.study.executors.server import PRELOAD
 
 
 GRACE = 5  # seconds that the others have to end by themselves once one has failed

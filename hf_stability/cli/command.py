@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, NoReturn
 
-from ..errors import InputError, nearest
-from .program import PROG, is_first_process
+from ..errors import FolderLost, InputError, nearest
+from ..study.executors.server import early_server
+from .program import PROG, is_first_on_its_machine, is_first_process
 
 
 COMMANDS = {
@@ -29,22 +31,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Without one (no words, or a flag first) it is `run`.
 
     Returns:
-        The exit code. 0: done. 1: a run crashed. 2: bad input (one line on standard error, nothing written). 130:
-        interrupted by Ctrl-C or SIGTERM.
+        The exit code. 0: done. 1: a run crashed, a file could not be written or read, or another command took the folder. 2:
+        bad input (one line on standard error, nothing written). 130: interrupted by Ctrl-C or SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     in_main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # batch systems end a job this way
     try:
-        return _command(argv)
+        with early_server(argv) if _trains(argv) else nullcontext():
+            return _command(argv)
     except InputError as error:
-        if is_first_process():
+        if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
+    except FolderLost as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, for example
+        print(f"{PROG}: error: {_in_one_line(error)}.{_kept(argv)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        trains = not argv or argv[0].startswith("-") or argv[0] in ("run", "rescue")
-        kept = " Finished runs are kept. Run the same command again to continue." if trains else ""
-        print(f"\n{PROG}: interrupted.{kept}", file=sys.stderr)
+        if is_first_process():
+            print(f"\n{PROG}: interrupted.{_kept(argv)}", file=sys.stderr)
         return 130
     finally:
         if in_main_thread:
@@ -53,6 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _interrupt(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _kept(argv: Sequence[str]) -> str:
+    return " Finished runs are kept. Run the same command again to continue." if _trains(argv) else ""
+
+
+def _trains(argv: Sequence[str]) -> bool:
+    return not argv or argv[0].startswith("-") or argv[0] in ("run", "rescue")
+
+
+def _in_one_line(error: OSError) -> str:
+    if error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _command(argv: list[str]) -> int:

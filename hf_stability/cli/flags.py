@@ -145,8 +145,8 @@ class ExecutionArguments:
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs at a time. Default: one per GPU, or else one per core. Each run trains in a worker process. 0: no "
-            "worker processes, one run after the other."
+            "help": "Number of runs at a time. Default: one per core, or --runs_per_gpu on each GPU. They are fewer if "
+            "memory is short. On a Ray cluster: as many as it has room for. Each run trains in a worker process. 0: no worker processes, one run after the other."
         },
     )
     threads_per_run: int = field(
@@ -168,7 +168,11 @@ class ExecutionArguments:
         },
     )
     runs_per_gpu: int = field(
-        default=1, metadata={"help": "Runs that share a GPU. Small models leave a GPU idle with one. Default: 1."}
+        default=1,
+        metadata={
+            "help": "Runs that share a GPU. Small models leave a GPU idle with one. Default: 1. Fewer share it if they do not fit into its "
+            "memory. NVIDIA MPS lets them compute side by side."
+        },
     )
     parallel: str = field(
         default="data",

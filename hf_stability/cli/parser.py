@@ -22,7 +22,13 @@ from .program import PROG
 LONG_CHOICES = 20
 """Characters. If its choices are longer, a flag is shown as `--flag X`."""
 
-HELPS = {"output_dir": "Folder for all results. Default: results/TASK."}
+HELPS = {
+    "output_dir": "Folder for all results. Default: results/TASK.",
+    "save_strategy": "When an unfinished run saves a checkpoint, from which the same command continues it: no, steps, epoch or "
+    "best. Default: after each tenth of a long training, if saving takes less than 1%% of the time.",
+    "save_steps": "Update steps between two checkpoints; below 1, a fraction of all steps. It implies --save_strategy steps.",
+    "save_total_limit": "Number of complete checkpoints that an unfinished run keeps; 0 keeps all. Default: 1.",
+}
 """Help that replaces the Trainer's own, which is not true here."""
 
 SHORT_HELPS = {

@@ -130,11 +130,12 @@ def run_given(
     """
     dry_run = given.pop("dry_run", False)
     plan = plan_study(**keywords(given), arms=arms)
-    if is_first_process():
+    if first := is_first_process():
         for sentence in (*plan.doubts, *notes):
             print(sentence, file=sys.stderr)
     if dry_run:
-        print(plan.describe())
+        if first:
+            print(plan.describe())
         return 0
     main_process, code = is_main_process(plan.jobs), 0
     if main_process:
@@ -171,7 +172,9 @@ def tell(result: StudyResult) -> int:
         error = folder / "runs" / crashed[0] / "error.txt"
         see = f": see {error}" if error.is_file() else f", first {crashed[0]}"
         print(
-            f"{PROG}: {len(crashed)} run(s) crashed{see}. Run the same command again to repeat them.", file=sys.stderr
+            f"{PROG}: {len(crashed)} run(s) crashed{see}. Run the same command again to repeat them; with --retry_crashed 2 it "
+            "repeats them itself.",
+            file=sys.stderr,
         )
     stopped = [run for run in runs if run.status == "stopped"]
     if stopped:

@@ -14,6 +14,7 @@ With worker processes (`workers` above 0, the default) a script needs the usual 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
@@ -41,16 +42,20 @@ from ..tasks.overview import doubts
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
 from . import prepare, pretrained
+from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
-from .folder import check_folder
+from .executors.ranks import Ranks, join, joined
+from .executors.ray_connection import check_room, look_at_cluster
+from .folder import check_folder, run_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
+from .owner import hold_folder
 from .policies.policy import Policy
 from .records import RunRecord
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
-from .study import is_main_process, run_jobs
+from .study import StageFailed, is_main_process, run_jobs
 
 
 if TYPE_CHECKING:
@@ -111,7 +116,7 @@ class StudyPlan:
         stages: the intermediate trainings that recipes with `stages` start from.
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
         execution: where the runs are executed, and how many at a time.
-        doubts: sentences about what looks wrong with the data.
+        doubts: sentences about what looks wrong with the data, and about memory and GPUs.
     """
 
     folder: Path
@@ -141,25 +146,47 @@ class StudyPlan:
             The runs, the summary and the figures.
 
         Raises:
+            InputError: another command runs in the folder.
             StageFailed: a recipe's stage crashed, or its verdict is not ok.
+            FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
-        distributed = self.jobs[0].processes > 1
         execution = self.execution
-        if workers is not None and not distributed:
+        if workers is not None and self.jobs[0].processes == 1:
             execution = replace(execution, workers=check_workers(workers))
+        ranks = joined()
+        if ranks is not None and not ranks.is_main:
+            return self._serve(ranks)
+        with contextlib.ExitStack() as held:
+            told = {} if ranks is None else held.enter_context(ranks.leading([*self.stages.jobs, *self.jobs]))
+            held.enter_context(hold_folder(self.folder, execution.steal_lock, self.jobs[0].processes))
+            result = self._run(execution, quiet, say)
+            told["summary"] = result.summary
+            return result
+
+    def _serve(self, ranks: Ranks) -> StudyResult:
+        """`--parallel seeds`: run jobs of the main process until it ends the study."""
+        jobs = [*self.stages.jobs, *self.jobs]
+        ended = ranks.serve(jobs, [run_folder(self.folder, job) for job in jobs])
+        if ended["end"] == StageFailed.__name__:
+            raise StageFailed(ended["message"])
+        if ended["end"] != "done":  # the main process tells why
+            raise SystemExit(1)
+        return StudyResult(self.folder, [], ended["summary"])
+
+    def _run(self, execution: Execution, quiet: bool, say: Callable[[str], None] | None) -> StudyResult:
         main = is_main_process(self.jobs)
         if main:
             self.tokens.save(self.jobs[0].data_folder)
             self.stages.save_data()
-        with quiet_libraries(ours=False):
+        with quiet_libraries(ours=False), execution.session():
             runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs)
         pictures: list[Path] = []
         problem = conclusion = ""
         if main:
             pictures, problem = draw_study(self.folder)
             conclusion = self.policy.conclusion(self.folder, list(dict.fromkeys(run.recipe for run in runs)))
-        if distributed:
+        if self.jobs[0].processes > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()  # the main process has written the tables
@@ -173,8 +200,8 @@ class StudyResult:
 
     Attributes:
         folder: the study's folder.
-        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Where several
-            processes train each run together, only the main process has them.
+        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Under a
+            launcher with several processes, only the main process has them.
         summary: `summary.json` as a dict. It covers all runs in the folder.
         pictures: the PNG files of the figures.
         picture_error: why no figures were drawn, in one line; empty if they were.
@@ -270,12 +297,13 @@ def plan_study(
         restarts: number of seeds to start per recipe. Give `look_at` and `finish` too.
         look_at: fraction of the update steps after which these runs are compared, between 0 and 1.
         finish: number of runs per recipe that go on after the look.
-        workers: number of runs at a time, each in a process of its own. Default: one per GPU, else one per core. 0 runs them
-            one after the other in this process.
+        workers: number of runs at a time, each in a process of its own. Default: `runs_per_gpu` on each GPU, else one per core;
+            fewer if they do not fit into memory; on a Ray cluster, as many as it has room for. 0 runs them one after the other
+            in this process.
         threads_per_run: CPU threads per run. Another number changes results in their last digits.
         executor: `"local"`: this machine. `"ray"`: a Ray cluster.
         ray_address: the cluster's address (`"auto"`, `"ray://HOST:10001"`). Default: start Ray on this machine.
-        runs_per_gpu: number of runs that share a GPU.
+        runs_per_gpu: number of runs that share a GPU; fewer if they do not fit into its memory.
         parallel: under a launcher with several processes, `"data"` trains each run with all of them. `"seeds"` gives each
             process its own runs.
         retry_crashed: how often a crashed run is run again in the same call.
@@ -317,6 +345,8 @@ def plan_study(
     check_choice("keep_model", keep_model, KEEP_MODEL)
     check_choice("executor", executor, EXECUTORS)
     check_choice("parallel", parallel, PARALLEL)
+    join(parallel)
+    nodes = look_at_cluster(executor, ray_address, workers)
     data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
     data = load_task_data(task_name, data_dir, train_file, validation_file, *columns)
@@ -360,6 +390,8 @@ def plan_study(
 
     tokens = tokens_of(data)
     shared: dict[str, Any] = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
+    if any(node.get("GPU") for node in nodes):
+        shared["device"] = "cuda"  # the machine of this command may have none
     stages = plan_stages(loaded, model, config, load_stage, folder, training, method_names, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]
     jobs = prepare.make_jobs(settings, seeds, model, config, tokens, data_folder, keep_model=keep_model, **shared)
@@ -370,8 +402,10 @@ def plan_study(
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
-    if workers is None or jobs[0].processes > 1:
-        workers = _default_workers(jobs[0])
+    if nodes:
+        check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
+    workers, about_workers = plan_workers(jobs, stages, config, tokens, workers, runs_per_gpu, executor)
+    said += about_workers
     execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)
     return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said)
 
@@ -395,17 +429,3 @@ def draw_study(folder: Path) -> tuple[list[Path], str]:
     except Exception as error:
         return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
     return pictures, ""
-
-
-def _default_workers(job: Job) -> int:
-    """One per GPU; without GPUs one per core, divided by the threads of a run."""
-    if job.processes > 1:
-        return 0  # these processes train every run together
-    if job.device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    if job.device != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // job.threads)

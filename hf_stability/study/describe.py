@@ -13,6 +13,7 @@ from .job import Job
 from .policies.early_stopping import policy_sentence
 from .pretrained import load_config
 from .run import settings_table
+from .saving import saving_sentence
 from .stages import StagePlan, describe_stage
 
 
@@ -30,6 +31,7 @@ def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> st
         f"model {stages.model}, weights in {jobs[0].dtype}; {jobs[0].device}, {jobs[0].processes} process(es), {jobs[0].threads} thread(s) per run",
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
+    lines += dict.fromkeys(saving_sentence(job.args) for job in jobs)
     lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)"]
     for stage in stages.jobs:
         lines += ["", describe_stage(stage, stages), settings_table(stage), *describe_methods(stage, stages.model)]

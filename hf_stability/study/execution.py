@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .executors.event import Event, Listen
 from .executors.in_process import execute_in_process
+from .executors.ranks import joined
+from .executors.ray_cluster import execute_on_ray
+from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
 from .job import Job
 
@@ -15,13 +19,17 @@ from .job import Job
 EXECUTORS = ("local", "ray")
 PARALLEL = ("data", "seeds")
 
+OUT_OF_MEMORY = ("out of memory", "t allocate memory", "MemoryError")
+"""In the errors of CUDA, of torch on a CPU, of Python and NumPy."""
+
 
 @dataclass(frozen=True)
 class Execution:
     """How a study's runs are executed.
 
     Args:
-        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process.
+        workers: number of runs at a time, each in a process of its own. 0 runs them one after the other in this process; on a
+            Ray cluster, as many at a time as it has room for.
         executor: "local": on this machine. "ray": on a Ray cluster.
         ray_address: the cluster's address; None starts Ray on this machine.
         runs_per_gpu: number of runs that share a GPU.
@@ -51,9 +59,11 @@ class Execution:
             crashed: list[Job] = []
 
             def hear(event: Event, crashed: list = crashed, retries_left: int = retries_left) -> None:
-                if event.kind == "crashed" and retries_left:
-                    crashed.append(event.job)
-                    event = replace(event, kind="again")
+                if event.kind == "crashed":
+                    event = replace(event, error=with_way_out(event.error, event.job))
+                    if retries_left:
+                        crashed.append(event.job)
+                        event = replace(event, kind="again")
                 listen(event)
 
             self._execute([job for job, _ in waiting], [folder for _, folder in waiting], hear)
@@ -61,11 +71,31 @@ class Execution:
             if not waiting:
                 return
 
+    def session(self) -> contextlib.AbstractContextManager[None]:
+        """Around several calls of `execute`: they share one connection to the Ray cluster."""
+        return connected(self.ray_address) if self.executor == "ray" else contextlib.nullcontext()
+
     def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
-        if self.workers and jobs:
+        ranks = joined() if self.parallel == "seeds" else None
+        if ranks is not None:
+            ranks.execute(jobs, folders, listen)
+        elif self.executor == "ray":
+            if jobs:
+                execute_on_ray(jobs, folders, listen, self.workers, self.ray_address, self.runs_per_gpu)
+        elif self.workers and jobs:
             execute_in_workers(jobs, folders, listen, min(self.workers, len(jobs)))
         else:
             execute_in_process(jobs, folders, listen)
 
 
 IN_PROCESS = Execution()
+
+
+def with_way_out(error: str, job: Job) -> str:
+    """The reason of a crash, with what to do about it if memory ran out. The kernel then kills the process (SIGKILL)."""
+    killed = "killed by SIGKILL" in error
+    if not killed and not any(words in error for words in OUT_OF_MEMORY):
+        return error
+    fewer = "fewer --workers or --runs_per_gpu" if job.device == "cuda" else "fewer --workers"
+    ran_out = "If memory ran out" if killed else "Memory ran out"
+    return f"{error.rstrip('.')}. {ran_out}: give {fewer}, or a smaller --per_device_train_batch_size"

@@ -94,7 +94,7 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
         path = folder / "runs" / run.name / "config.json"
         try:
             old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}: these are not a run's settings ({_one_line(error)}); move {path.parent} away"
             ) from None
@@ -136,7 +136,7 @@ def _stage_changes(folder: Path, old: Sequence[str], new: Sequence[str], stages:
         for path in folder.glob(f"stages/*-{before}/config.json"):
             try:
                 found = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"]).identity()
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # the message already tells that the stage is another one
             changes = differences({**found, "stages": None}, {**by_id.get(now, found), "stages": None})
             lines += [f"stage {number}, {line}" for line in changes]

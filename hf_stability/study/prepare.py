@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 # A study's own defaults. A recipe, a task and the command line override them.
 STUDY_DEFAULTS = {
     "eval_strategy": "epoch",  # best scores are comparable only between equal numbers of evaluations
-    "save_strategy": "no",
     "logging_steps": 50,
     "per_device_eval_batch_size": 32,
 }
@@ -51,7 +50,7 @@ OWN_ARGS = {
     "metric_for_best_model": "leave it out; a study uses the task's headline metric",
     "push_to_hub": "leave it out; a study keeps its models in its folder, see --keep_model",
     "hub_token": "it would be written into the runs' config.json; log in with `hf auth login`",
-    "resume_from_checkpoint": "run the same command again: finished runs are kept, and with --save_strategy an unfinished one continues",
+    "resume_from_checkpoint": "run the same command again: finished runs are kept, and unfinished ones continue from their last checkpoint",
 }
 
 MAX_SEEDS = 100_000  # more is a mistake: a large seed, taken for a count
@@ -187,6 +186,7 @@ def make_jobs(
     keep_model: str = "none",
     threads: int = 1,
     dtype: str = "float32",
+    device: str = "",
 ) -> list[Job]:
     """The jobs of a study, recipe by recipe.
 
@@ -197,6 +197,7 @@ def make_jobs(
         data, data_folder: the tokenised data, and their folder.
         tokenizer, keep_model, threads: see `Job`.
         dtype: see `Job` and `weights_dtype`.
+        device: where the runs train, if it is not this machine's device.
 
     Raises:
         InputError: the model cannot have a recipe's values.
@@ -216,7 +217,7 @@ def make_jobs(
                 data_fingerprint=tokens,
                 threads=threads,
                 processes=own.processes,
-                device=own.device,
+                device=job_device(own.args, own.device, device),
                 mixed_precision=own.mixed_precision,
                 dtype=dtype,
                 model=model,
@@ -227,6 +228,12 @@ def make_jobs(
             for seed in seeds
         ]
     return jobs
+
+
+def job_device(settings: Mapping[str, Resolved], here: str, elsewhere: str) -> str:
+    """The device that a job trains on: `elsewhere`, if other machines will train it and `use_cpu` is not set."""
+    use_cpu = "use_cpu" in settings and settings["use_cpu"].value
+    return here if use_cpu or not elsewhere else elsewhere
 
 
 def job_values(

@@ -31,7 +31,8 @@ from ..tasks.load import HALVES
 from .job import run_name
 
 
-RUN_SCHEMA = "hf_stability.run/3"
+SCHEMAS = "hf_stability.run/"
+RUN_SCHEMA = f"{SCHEMAS}3"
 LOOK = "look.json"
 BEFORE_TWO_WAY = "hf_stability.run/2"
 """A record without `cell`: all runs had plain seeds."""
@@ -119,7 +120,7 @@ def counting_key(metrics: Mapping[str, Any], metric: str) -> str:
 
 
 def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
-    """The record of the run in a folder; None if the run is missing or not finished.
+    """The record of the run in a folder; None if the run is missing or not finished, or if its record is damaged.
 
     Args:
         folder: the run's.
@@ -132,16 +133,23 @@ def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if content.get("schema") == BEFORE_TWO_WAY:
+    if not isinstance(content, dict):
+        return None
+    schema = content.get("schema")
+    if schema == BEFORE_TWO_WAY:
         content["schema"] = RUN_SCHEMA
-    if content.get("schema") == BEFORE_ALARMS:
+    if schema == BEFORE_ALARMS:
         content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
     content.setdefault("ended_at_look", content.get("status") == "stopped early")  # records of earlier versions
-    if content.get("schema") != RUN_SCHEMA:
+    if str(schema).startswith(SCHEMAS) and content["schema"] != RUN_SCHEMA:
         raise InputError(
-            f"{folder / name}: schema {content.get('schema')!r}; this version of hf_stability reads {RUN_SCHEMA} and older"
+            f"{folder / name}: schema {schema!r}; this version of hf_stability reads {RUN_SCHEMA} and older. Update "
+            f"hf_stability, or move {folder} away"
         )
-    return RunRecord(**content)
+    try:
+        return RunRecord(**content) if content.get("schema") == RUN_SCHEMA else None
+    except TypeError:  # fields are missing
+        return None
 
 
 def delete_checkpoints(folder: Path) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 
 from ..callback import StabilityCallback
 from ..diagnostics.named_output import named_output
+from ..diagnostics.recorder import FILE
 from ..diagnostics.step_record import LAST_PART
+from ..diagnostics.verdict_file import VerdictFile
 from ..trainer import StableTrainer
 from ..utils.files import finite, write_json
 from .job import Job
@@ -27,7 +29,13 @@ def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float
         job, folder: the run and its folder.
         trainer: after its training.
         seconds: since the start of the run.
+
+    Raises:
+        OSError: a file could not be written, during training or now. The run has no record then, and is run again.
     """
+    unwritten = {FILE, VerdictFile.name} & trainer.stability.guard.off
+    if unwritten:  # the callback lets a training go on without them; a finished run must have them
+        raise OSError(f"{' and '.join(sorted(unwritten))} could not be written; is the disk full?")
     evaluations = trainer.evaluations
     last, best = trainer.last_metrics, trainer.best_metrics
     times = {

@@ -38,7 +38,10 @@ from .look import LookCallback
 from .model import load_model, model_config, save_encoder
 from .records import RunRecord
 from .results import write_results
+from .saving import SavingCallback, pass_over, save_limit, save_strategy
 
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int, "float | None", "float | None"], None]
 """`report(steps, total, loss, risk)`: as in an `Event` of the kind "progress"."""
@@ -49,6 +52,9 @@ AUDIT_STREAM = 100
 WHOLE_MODEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Kinds of training in which each process has all weights, so that it can save a part of the model."""
 
+NOT_OF_A_CHECKPOINT = (InputError, MemoryError, torch.OutOfMemoryError)
+"""Errors while a checkpoint is loaded that do not mean that it is damaged."""
+
 NEVER = 10**9
 """Update steps: more than any training has."""
 
@@ -56,8 +62,8 @@ NEVER = 10**9
 def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord | None:
     """Train, evaluate and judge one run, and write its files.
 
-    An unfinished run resumes from its newest whole checkpoint if it has one (`--save_strategy`). Otherwise it starts again
-    from the beginning. Every process of a distributed run calls this; only the main process writes.
+    An unfinished run resumes from its newest complete checkpoint if it has one. Otherwise it starts again from the beginning.
+    Every process of a distributed run calls this; only the main process writes.
 
     Args:
         job: the run. With `until_look` training ends at the look, leaves a checkpoint, and the record is `look.json`. The
@@ -68,28 +74,48 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
     Returns:
         the run's record; None in the other processes of a distributed run.
     """
-    started = time.time()
+    started = time.monotonic()
     threads = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
         with quiet():
-            args = training_arguments(job, folder)
-            checkpoint = prepare_folder(job, folder, args)
-            trainer = make_trainer(job, args, report)
-            if job.is_stage and trainer.accelerator.distributed_type not in WHOLE_MODEL:
-                raise InputError(
-                    "stages: train them in one process or with DistributedDataParallel, not with DeepSpeed, FSDP or XLA"
-                )
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer = _train(job, folder, report)
             if job.is_stage:
                 save_encoder(trainer, job.model, folder / "encoder")
             elif job.keep_model != "none" and not job.until_look:
                 trainer.save_model(str(folder / "model"))
-            if not args.should_save:
+            if not trainer.args.should_save:
                 return None
-            return write_results(job, folder, trainer, time.time() - started)
+            return write_results(job, folder, trainer, time.monotonic() - started)
     finally:
         torch.set_num_threads(threads)
+
+
+def _train(job: Job, folder: Path, report: Report | None) -> StableTrainer:
+    """Train one run from its newest complete checkpoint, or from the beginning. A checkpoint that cannot be loaded is passed over."""
+    while True:
+        args = training_arguments(job, folder)
+        checkpoint = prepare_folder(job, folder, args)
+        trainer = make_trainer(job, args, report)
+        if job.is_stage and trainer.accelerator.distributed_type not in WHOLE_MODEL:
+            raise InputError(
+                "stages: train them in one process or with DistributedDataParallel, not with DeepSpeed, FSDP or XLA"
+            )
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+            return trainer
+        except Exception as error:
+            saving = next(each for each in trainer.callback_handler.callbacks if isinstance(each, SavingCallback))
+            if checkpoint is None or saving.has_begun or isinstance(error, NOT_OF_A_CHECKPOINT):
+                raise
+            if args.should_save:
+                pass_over(Path(checkpoint))
+            if job.processes > 1:
+                raise  # the other processes may have loaded it; the next call passes it over
+            reason = " ".join(str(error).split()) or type(error).__name__
+            logger.error(
+                f"{checkpoint}: cannot be loaded ({reason}); the run continues from an older one or begins anew"
+            )
 
 
 @contextlib.contextmanager
@@ -117,6 +143,7 @@ def quiet(ours: bool = True) -> Iterator[None]:
 def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     """The job's training arguments, as the Trainer takes them."""
     free = {"report_to": "none", "dataloader_pin_memory": job.device == "cuda"}
+    free |= {"save_strategy": save_strategy(job.args) or "no"}  # by default `SavingCallback` decides
     free |= {"log_level": "error", "log_level_replica": "error"}  # the Trainer sets the libraries' verbosity again
     fixed = {"output_dir": str(folder), "seed": job.seed, "disable_tqdm": True}
     methods = [load_method(name) for name in job.methods]
@@ -127,6 +154,7 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     args = arguments_class(methods)(**{**free, **job.args, **fixed})
     if args.eval_strategy == IntervalStrategy.NO:  # a study evaluates each run at least at its end
         args.eval_strategy, args.eval_steps = IntervalStrategy.STEPS, NEVER
+    args.save_total_limit = None  # the Trainer deletes the older checkpoint too early; `SavingCallback` does it
     args.recipe = job.recipe
     return args
 
@@ -149,7 +177,8 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
         texts={"recipe": settings_table(job)},
         audited=args.on_alarm == "stop" and audits(job.seed, args.audit_alarms),
     )
-    callbacks: list[TrainerCallback] = [stability]
+    saving = SavingCallback(at_tenths=save_strategy(job.args) is None, limit=save_limit(job.args))
+    callbacks: list[TrainerCallback] = [saving, stability]
     if job.policy is not None:
         callbacks.append(LookCallback(job.policy["look_at"], stability, job.until_look))
     if report is not None:

@@ -26,7 +26,7 @@ from ..recipe.resolve import resolve_stage
 from ..tasks.load import TokenizedData
 from ..tasks.presets import task_preset
 from ..tasks.task import TaskData
-from .folder import encoder_folder
+from .folder import encoder_folder, run_folder
 from .job import STAGE, Job
 from .model import model_config
 from .prepare import (
@@ -34,10 +34,12 @@ from .prepare import (
     check_settings,
     fingerprint_model,
     fingerprint_tokens,
+    job_device,
     job_values,
     made_arguments,
     own_methods,
 )
+from .records import read_run
 
 
 MAX_LABEL = 80  # characters of a stage's name that come from a file's name
@@ -80,9 +82,10 @@ class StagePlan:
         return attached
 
     def save_data(self) -> None:
-        """Write the tokens that are still missing in the folder."""
+        """Write the tokens of the stages that are not finished. What is there may be damaged."""
+        needed = {stage.data_folder for stage in self.jobs if read_run(run_folder(self.folder, stage)) is None}
         for folder, (_, tokens) in self.data.items():
-            if not Path(folder).is_dir():  # the folder's name is the tokens' hash
+            if folder in needed or not Path(folder).is_dir():
                 tokens.save(folder)
 
 
@@ -97,6 +100,7 @@ def plan_stages(
     tokenizer: str = "",
     threads: int = 1,
     dtype: str = "float32",
+    device: str = "",
 ) -> StagePlan:
     """The stages of all recipes. Nothing is written.
 
@@ -108,6 +112,7 @@ def plan_stages(
         given: the command line's training arguments; a stage's own override them.
         methods: names of the user's own methods for all recipes.
         tokenizer, threads, dtype: see `Job`.
+        device: where the stages train, if it is not this machine's device.
 
     Raises:
         InputError: data are missing, or a setting makes training impossible. The message begins with recipe and stage.
@@ -138,7 +143,7 @@ def plan_stages(
                     data_fingerprint=hashed,
                     threads=threads,
                     processes=args.world_size,
-                    device=args.device.type,
+                    device=job_device(settings, args.device.type, device),
                     mixed_precision=args.mixed_precision,
                     dtype=dtype,
                     model=str(encoder_folder(folder, chain[-1])) if chain else model,

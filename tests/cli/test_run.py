@@ -189,7 +189,6 @@ def test_values_come_from_the_command_line_then_task_model_type_recipe_study_and
         "learning_rate": ("1e-05", "recipe mine"),
         "logging_steps": ("7.0", "recipe mine"),
         "eval_strategy": ("epoch", "study default"),
-        "save_strategy": ("no", "study default"),
         "per_device_eval_batch_size": ("32", "study default"),
     }
     albert = rows("--model_name_or_path", tiny_model("albert"))

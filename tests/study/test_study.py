@@ -350,7 +350,7 @@ def test_a_stopped_run_that_was_killed_before_it_was_written_is_stopped_again(ti
     with pytest.raises(Killed), monkeypatch.context() as patch:
         patch.setattr(run_module, "write_results", killed)
         run_job(job, cut)
-    assert (cut / "checkpoint-2" / "trainer_state.json").is_file()  # of the stop itself
+    assert not (cut / "checkpoint-2" / "complete.json").exists()  # of the stop itself: no run continues from it
     assert run_job(job, cut).status == "stopped" and results(cut) == results(whole)
 
 

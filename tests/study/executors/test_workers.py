@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from hf_stability.study.executors.workers import PRELOAD, execute_in_workers
+from hf_stability.methods import load_method, source_hash
+from hf_stability.study.executors import workers as module
+from hf_stability.study.executors.in_process import execute_in_process
+from hf_stability.study.executors.server import PRELOAD, start_method
+from hf_stability.study.executors.workers import execute_in_workers
 from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
 
@@ -84,6 +92,189 @@ def test_there_are_as_many_workers_as_asked_for_and_they_end_with_the_study(tiny
     assert multiprocessing.active_children() == []
 
 
+ODD_METHODS = """
+import os, sys, threading, time
+from hf_stability.methods import Method
+
+class Stays(Method):
+    def begin_training(self, *arguments):
+        threading.Thread(target=self.stay).start()  # no daemon: Python waits for it at the end
+
+    def stay(self):
+        time.sleep(60)
+        open(os.path.join(os.path.dirname(__file__), "stayed"), "w").close()
+
+class Leaves(Method):
+    def begin_training(self, *arguments):
+        os._exit(3)
+
+class Talks(Method):
+    def begin_training(self, model, trainer, *arguments):
+        (callback,) = (c for c in trainer.callback_handler.callbacks if type(c).__name__ == "ReportCallback")
+        for _ in range(500):
+            callback.report(9, 9, None, None)
+
+class Prints(Method):
+    def begin_training(self, *arguments):
+        print("printed " * 20_000, flush=True)
+"""
+
+
+@pytest.fixture
+def with_method(tmp_path):
+    """A function of a job and a class in `ODD_METHODS`: the job with this method, which changes no result."""
+    file = tmp_path / "odd.py"
+    file.write_text(ODD_METHODS)
+
+    def changed(job, name):
+        method = f"{file}:{name}"
+        return replace(job, methods=(method,), method_hashes=(source_hash(load_method(method)),))
+
+    return changed
+
+
+def runs_of(jobs, folder: Path) -> list[Path]:
+    return [folder / "runs" / job.name for job in jobs]
+
+
+def endings(jobs, folder: Path, **given) -> list[tuple]:
+    """Run the jobs in workers: seed, kind and error of each one's last event, in the order of the events."""
+    events = []
+    execute_in_workers(jobs, runs_of(jobs, folder), events.append, **given)
+    return [(event.job.seed, event.kind, event.error) for event in events if event.kind != "progress"]
+
+
+def test_a_worker_that_does_not_end_after_its_record_blocks_no_slot(tiny_jobs, with_method, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "GRACE", 0.2)
+    first, second = tiny_jobs(tmp_path, seeds=(1, 2), max_steps=1, eval_strategy="no")
+    jobs = [with_method(first, "Stays"), second]
+    assert endings(jobs, tmp_path, workers=1) == [(1, "finished", ""), (2, "finished", "")]
+    assert multiprocessing.active_children() == [] and not (tmp_path / "stayed").exists()
+
+
+def test_start_method_by_system(monkeypatch):
+    for system, method in (("linux", "forkserver"), ("darwin", "spawn"), ("win32", "spawn")):
+        monkeypatch.setattr(sys, "platform", system)
+        assert start_method() == method
+
+
+def test_workers_that_cannot_start_are_crashes(tiny_jobs, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(module, "_Worker", fail)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    error = "no worker process could be started: BlockingIOError: [Errno 11] Resource temporarily unavailable"
+    jobs = tiny_jobs(tmp_path)
+    assert endings(jobs, tmp_path, workers=2) == [(1, "crashed", error), (2, "crashed", error)]
+
+
+def test_how_a_worker_ended():
+    assert [module._how(code) for code in (-signal.SIGKILL, -40, 3)] == [
+        "killed by SIGKILL", "killed by signal 40", "exit code 3",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_spawned_workers_run_several_jobs_each_with_the_same_results(tiny_jobs, with_method, tmp_path):
+    """The worker of seed 2 leaves in mid-run: that is a crash of seed 2 alone, and another worker takes the next job."""
+    spawned, whole = (tiny_jobs(tmp_path / name, seeds=(1, 2, 3, 4)) for name in ("spawned", "whole"))
+    spawned[1] = with_method(spawned[1], "Leaves")
+    found = endings(spawned, tmp_path / "spawned", workers=1, method="spawn")
+    crash = (2, "crashed", "the worker process ended: exit code 3")
+    assert found == [(1, "finished", ""), crash, (3, "finished", ""), (4, "finished", "")]
+    assert multiprocessing.active_children() == []
+    del whole[1]
+    execute_in_process(whole, runs_of(whole, tmp_path / "whole"), lambda event: None)
+    assert results(tmp_path / "spawned") == results(tmp_path / "whole")
+
+
+def server() -> int:
+    return multiprocessing.forkserver._forkserver._forkserver_pid
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(start_method() != "forkserver", reason="there is no fork server")
+def test_a_killed_fork_server_is_started_anew(tiny_jobs, tmp_path):
+    """Its living worker finishes its job. Then an interrupt ends workers of both servers."""
+    jobs = tiny_jobs(tmp_path, seeds=(1, 2))
+    killed, workers = set(), set()
+
+    def kill_the_server(event):
+        if event.kind == "progress" and not killed:
+            killed.add(server())
+            os.kill(server(), signal.SIGKILL)
+
+    execute_in_workers(jobs, runs_of(jobs, tmp_path), kill_the_server, workers=1)
+    assert all(read_run(folder) is not None for folder in runs_of(jobs, tmp_path))
+    assert server() not in killed
+
+    jobs = tiny_jobs(tmp_path, seeds=(3, 4, 5), max_steps=500, eval_strategy="no")
+
+    def interrupt_after_a_kill(event):
+        workers.update(child.pid for child in multiprocessing.active_children())
+        if len(killed) == 1:
+            os.kill(server(), signal.SIGKILL)
+            killed.add(server())
+        else:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute_in_workers(jobs, runs_of(jobs, tmp_path), interrupt_after_a_kill, workers=2)
+    assert len(workers) == 2
+    wait_for(lambda: not any(is_alive(worker) for worker in workers), 20)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs. One without a parent to collect it is dead too."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_sixteen_workers_and_one_that_prints(tiny_jobs, with_method, tmp_path):
+    jobs, whole = (tiny_jobs(tmp_path / name, seeds=range(1, 17), max_steps=2) for name in ("many", "whole"))
+    found = endings([with_method(jobs[0], "Prints"), *jobs[1:]], tmp_path / "many", workers=16)
+    assert sorted(found) == [(seed, "finished", "") for seed in range(1, 17)]
+    execute_in_process(whole[1:4], runs_of(whole[1:4], tmp_path / "whole"), lambda event: None)
+    expected = results(tmp_path / "whole")  # not of seed 1: its method is part of its id
+    assert expected.items() <= results(tmp_path / "many").items() and len(expected) == 15
+
+
+@pytest.mark.slow
+def test_a_worker_waits_for_a_slow_parent(tiny_jobs, with_method, tmp_path, monkeypatch):
+    """Its pipe of events is full after a hundred of 500 reports. It goes on when the parent reads, and nothing is lost."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):
+        pytest.skip("pipes keep their size here")
+    smallest, pipes = 4096, []
+    make_pipe = multiprocessing.context.BaseContext.Pipe
+
+    def small_pipe(context, duplex=True):
+        pipes.append(make_pipe(context, duplex))
+        fcntl.fcntl(pipes[-1][0].fileno(), fcntl.F_SETPIPE_SZ, smallest)
+        return pipes[-1]
+
+    def waiting_bytes() -> int:
+        _, (events, _) = pipes  # of the worker's two pipes the second
+        return int.from_bytes(fcntl.ioctl(events.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    events = []
+
+    def slow(event):
+        if not events:
+            wait_for(lambda: waiting_bytes() > smallest - 100)
+        events.append(event)
+
+    monkeypatch.setattr(multiprocessing.context.BaseContext, "Pipe", small_pipe)
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), max_steps=2)
+    job = with_method(job, "Talks")
+    execute_in_workers([job], runs_of([job], tmp_path), slow, workers=1)
+    assert events[-1].kind == "finished" and len(events) > 500
+
+
 # --- a study in processes of its own ---------------------------------------------------------------------------------
 
 
@@ -103,14 +294,25 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
+SPAWN = """
+import sys
+from hf_stability.cli import main
+from hf_stability.study.executors import workers
+
+workers.start_method = lambda: "spawn"
+sys.exit(main())
+"""
+
+
 class Command:
     """The command line in a process of its own, and in a session of its own, as a terminal starts it."""
 
-    def __init__(self, arguments: list[str], log: Path):
+    def __init__(self, arguments: list[str], log: Path, method: str = "forkserver", launcher: Sequence[str] = ()):
         self.log = log
+        program = ["-c", SPAWN] if method == "spawn" else [str(ROOT / "run_glue_stable.py")]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run_glue_stable.py"), *arguments],
+                [sys.executable, *launcher, *program, *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -198,3 +400,41 @@ def test_a_killed_study_takes_its_workers_along_and_is_resumed_in_mid_run(tiny_m
     assert main(command("whole", "0")) == 0
     assert results(tmp_path / "study") == results(tmp_path / "whole")
     assert not list(run.glob("checkpoint-*"))
+
+
+def imports(study: int, method: str) -> bool:
+    """Whether a spawned worker, or the server of workers, is in the middle of its imports, of more than 400 MB."""
+    for process in psutil.Process(study).children():
+        with contextlib.suppress(psutil.Error):
+            if f"multiprocessing.{method} import" in " ".join(process.cmdline()) and process.memory_info().rss > 50e6:
+                return True
+    return False
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_ctrl_c_while_workers_import_prints_no_traceback(tiny_model, tiny_csv, tmp_path, method):
+    command = arguments(tmp_path / "study", tiny_model(), tiny_csv, "--workers", "2", "--seeds", "2")
+    with Command(command, tmp_path / "log", method) as study:
+        study.wait_for(lambda: imports(study.process.pid, method))
+        os.killpg(study.process.pid, signal.SIGINT)
+        assert study.process.wait(timeout=60) == 130
+        study.wait_for_all_processes()
+    text = (tmp_path / "log").read_text()
+    assert "hf-stability: interrupted" in text and "Traceback" not in text
+
+
+@linux
+@pytest.mark.slow
+def test_a_killed_study_takes_its_spawned_workers_along(tiny_model, tiny_csv, tmp_path):
+    more = ("--workers", "2", "--seeds", "3", "--max_steps", "2000", "--eval_strategy", "no")
+    command = arguments(tmp_path / "study", tiny_model(), tiny_csv, *more)
+    runs = tmp_path / "study" / "runs" / "devlin2019"
+    with Command(command, tmp_path / "log", "spawn") as study:
+        study.wait_for(lambda: all((runs / f"seed-00{seed}" / "steps.rec").is_file() for seed in (1, 2)))
+        assert len([c for c in processes_of(study.process.pid) if "multiprocessing.spawn import" in c]) == 2
+        os.kill(study.process.pid, signal.SIGKILL)
+        study.process.wait()
+        study.wait_for_all_processes()
+    assert not list(runs.glob("*/run.json"))

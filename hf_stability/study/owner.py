@@ -1,0 +1,282 @@
+"""One command at a time works in a study's folder: it holds the folder by a lock file.
+
+| file | what |
+| --- | --- |
+| `owner.lock` | filelock's lease: host, process and its start; touched every `HEARTBEAT` seconds |
+| `owner.json` | who that is, for messages and `hf-stability status`: host, process, since when, command |
+
+Both are gone after a regular end. A dead owner holds nothing. If its process ran on this machine, the next command sees that it
+has gone and takes the folder at once. On another machine only the heartbeat tells. A command that finds such a lock waits for
+the next touch: it is refused at the first one, and takes the folder after `LEASE` seconds of silence, by its own monotonic clock.
+So no clock has to agree with another one, and network file systems will do.
+
+Readers (`status`, `restarts`, `two_way`) need no lock: every file is written atomically.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+
+from ..errors import FolderLost, InputError
+from ..utils.files import write_json
+
+
+LOCK, OWNER = "owner.lock", "owner.json"
+
+HEARTBEAT = 5.0
+"""Seconds between two touches of the lock file. A command on another machine is refused after one. A command that lost its
+folder knows after two."""
+
+LEASE = 60.0
+"""Seconds of silence after which another machine's owner counts as dead. Twelve touches: a server that hangs for a while
+costs no one the folder. All commands must agree on it, so a change needs another name for the lock file."""
+
+POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The command that holds a study's folder.
+
+    Args:
+        host: its machine.
+        process: its process id there.
+        since: when it took the folder, local time with the offset from UTC, ISO 8601; empty if unknown.
+        command: its command line; empty if unknown.
+    """
+
+    host: str
+    process: int
+    since: str = ""
+    command: str = ""
+
+    def __str__(self) -> str:
+        since = f" since {self.since.replace('T', ' ')}" if self.since else ""
+        return f"process {self.process} on {self.host}{since}"
+
+
+class _Stop(BaseException):
+    """Ends the study in the thread that holds the folder. Like KeyboardInterrupt it is no error of a run."""
+
+
+def read_owner(folder: Path) -> Owner | None:
+    """Who holds a study's folder; None if nobody does.
+
+    An owner on another machine may have died without a trace: only a later touch of `owner.lock` shows that it lives.
+    """
+    owner = _owner(_lease(folder))
+    return None if owner is None or _has_ended(owner) else owner
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path, steal: bool = False, processes: int = 1) -> Iterator[None]:
+    """Hold a study's folder, which is made if it is missing.
+
+    Args:
+        folder: the study's.
+        steal: take the folder from the command that holds it. A former owner that is still alive notices, and stops.
+        processes: number of processes that call this together, under `torchrun` or `accelerate launch`. The main one holds the
+            folder for all. A refusal is raised in all of them.
+
+    Raises:
+        InputError: another command holds the folder, or the lock file cannot be written.
+        FolderLost: another command took the folder meanwhile, or it has gone. It is raised at the end of the `with` block,
+            which was left early.
+    """
+    with contextlib.ExitStack() as held:
+        refusal = None
+        if processes == 1:
+            held.enter_context(_hold(folder, steal))
+        else:
+            from accelerate import PartialState
+            from accelerate.utils import broadcast_object_list
+
+            if PartialState().is_main_process:
+                try:
+                    held.enter_context(_hold(folder, steal))
+                except InputError as error:
+                    refusal = str(error)
+            refusal = broadcast_object_list([refusal])[0]  # or the others would wait for this one for ever
+        if refusal is not None:
+            raise InputError(refusal)
+        yield
+
+
+@contextlib.contextmanager
+def _hold(folder: Path, steal: bool) -> Iterator[None]:
+    watch = _Watch(folder)
+    lease = _lease(folder, watch.lose)
+    record = folder / OWNER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        former = _owner(lease) if steal else None
+        if former is not None:
+            lease.force_break()
+        _acquire(lease, folder)
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {folder}: the lock {LOCK} cannot be written ({error.strerror or error}); make room, or give another "
+            "folder"
+        ) from None
+    try:
+        try:
+            write_json(record, asdict(_this_process()))
+            if former is not None:
+                _wait_for_end(former)
+            yield
+        finally:
+            watch.end()
+    except BaseException as error:
+        if not watch.loss or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+    finally:
+        with contextlib.suppress(OSError):  # the folder may have gone
+            if not watch.loss:
+                record.unlink(missing_ok=True)
+            lease.release()
+    if watch.loss:
+        raise FolderLost(watch.loss)
+
+
+def _lease(folder: Path, lose: Any = None) -> filelock.SoftFileLease:
+    return filelock.SoftFileLease(
+        folder / LOCK, lease_duration=LEASE, heartbeat_interval=HEARTBEAT, on_compromise=lose
+    )
+
+
+def _acquire(lease: filelock.SoftFileLease, folder: Path) -> None:
+    """Take the folder if nobody holds it. See the top of this file for how long that takes."""
+    first, told, give_up = None, False, time.monotonic() + 2 * LEASE
+    while True:
+        with contextlib.suppress(filelock.Timeout):
+            try:
+                lease.acquire(timeout=0)
+                return
+            except ValueError:  # an owner with another lease, of another version
+                raise _refused(lease, folder) from None
+        owner, touched = _owner(lease), _touched(folder)
+        first = first or touched
+        alive = touched not in (None, first)
+        if alive or (owner is not None and _runs_here(owner)) or time.monotonic() > give_up:
+            raise _refused(lease, folder)
+        if owner is not None and not told:
+            told = True
+            _tell(f"{folder} is held by {owner}: waiting up to {LEASE:.0f} s for a sign of life")
+        time.sleep(POLL)
+
+
+def _wait_for_end(former: Owner) -> None:
+    """Give a former owner that may be alive the time to notice that it lost the folder."""
+    if _has_ended(former):
+        return
+    _tell(f"--steal_lock: taken from {former}; waiting up to {3 * HEARTBEAT:.0f} s for it to stop")
+    end = time.monotonic() + 3 * HEARTBEAT
+    while time.monotonic() < end and not _has_ended(former):
+        time.sleep(POLL)
+
+
+def _refused(lease: filelock.SoftFileLease, folder: Path) -> InputError:
+    owner = _owner(lease)
+    return InputError(
+        f"--output_dir {folder}: in use by {owner or 'another command'}; wait for it to end, or add --steal_lock if that "
+        "command has died"
+    )
+
+
+def _owner(lease: filelock.SoftFileLease) -> Owner | None:
+    """The owner as the lock file tells it; `owner.json` tells the rest, if it is of the same process."""
+    marker = lease.owner
+    if marker is None:
+        return None
+    owner = Owner(marker.hostname.partition("?")[0], marker.pid)  # after the question mark: the container's number
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        told = Owner(**json.loads(Path(lease.lock_file).with_name(OWNER).read_text(encoding="utf-8")))
+        if (told.host, told.process) == (owner.host, owner.process):
+            return told
+    return owner
+
+
+def _this_process() -> Owner:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    return Owner(socket.gethostname(), psutil.Process().pid, since, shlex.join(sys.argv))
+
+
+def _runs_here(owner: Owner) -> bool:
+    return owner.host == socket.gethostname() and psutil.pid_exists(owner.process)
+
+
+def _has_ended(owner: Owner) -> bool:
+    """False if it runs, or if its machine is another one."""
+    return owner.host == socket.gethostname() and not psutil.pid_exists(owner.process)
+
+
+def _touched(folder: Path) -> tuple[int, int] | None:
+    try:
+        with open(folder / LOCK, "rb") as file:  # NFS asks the server when a file is opened, not for a mere stat
+            stat = Path(file.name).stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Watch:
+    """Stops the thread that made it once its folder is lost.
+
+    The heartbeat's thread calls `lose`. Signals would not do: a command in a shell's background ignores Ctrl-C, and the holder
+    may not be the main thread. An exception that is raised in the thread from outside comes at its next line of Python.
+    """
+
+    AGAIN = 10.0  # seconds: a finaliser may have swallowed the exception
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.loss = folder, ""
+        self.thread = threading.get_ident()
+        self.ended = threading.Event()
+        self.turn = threading.Lock()
+
+    def lose(self, compromise: filelock.LeaseCompromise) -> None:
+        """The lease is lost. Raise `_Stop` in the holder's thread until it has left."""
+        self.loss = self._sentence(compromise)
+        while not self.ended.is_set():
+            with self.turn:
+                if not self.ended.is_set():
+                    self._raise(_Stop)
+            self.ended.wait(self.AGAIN)
+
+    def end(self) -> None:
+        """From here on nothing is raised any more."""
+        with self.turn:
+            self.ended.set()
+            self._raise(None)
+
+    def _raise(self, exception: type[BaseException] | None) -> None:
+        value = None if exception is None else ctypes.py_object(exception)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), value)
+
+    def _sentence(self, compromise: filelock.LeaseCompromise) -> str:
+        kept = "This command has stopped. Finished runs are kept."
+        if compromise.reason == "refresh-failed":
+            return f"{self.folder}: the lock {LOCK} could not be renewed ({compromise.error}). {kept}"
+        owner = read_owner(self.folder)
+        if owner is None:
+            return f"{self.folder}: the lock {LOCK} has gone; the folder was moved or deleted. {kept}"
+        return f"{self.folder} was taken by {owner}. {kept}"
