@@ -64,6 +64,9 @@ class Progress:
             with contextlib.suppress(Exception):
                 self.display = LiveTable(console)
         if self.anything and (self.folder is not None or not self.quiet):
+            if self.folder is not None:
+                with contextlib.suppress(OSError):  # later it is not made again: it may have been moved
+                    self.folder.mkdir(parents=True, exist_ok=True)
             self.tick()
             self._thread = threading.Thread(target=self._tick_until_over, name="progress", daemon=True)
             self._thread.start()
