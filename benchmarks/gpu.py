@@ -60,7 +60,7 @@ from benchmarks.timing import machine, ratio_interval
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, plan_study
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.study.devices import available_memory, mps_is_running, mps_sentence, visible_gpus
-from hf_stability.study.executors.workers import PRELOAD
+from hf_stability.study.executors.server import PRELOAD
 from hf_stability.study.memory import CPU_PROCESS, CUDA_PROCESS, GIB, count_parameters, model_shape, training_memory
 from hf_stability.study.study import run_jobs
 from hf_stability.tasks.demo.data import demo_model_path

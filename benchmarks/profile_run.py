@@ -36,7 +36,7 @@ if not os.environ.get("PYTHONPATH"):
 REST = "rest"
 ARITHMETIC = ("forward", "backward", "optimizer step, clipping", "evaluation: forward")
 
-# What is timed in a run: a part of the table, and the functions that belong to it, `module:Class.name`.
+# The functions that get a timer, `module:Class.name`, each with its part of the table.
 TIMED = [
     ("backward", "accelerate:Accelerator.backward"),
     ("optimizer step, clipping", "accelerate.optimizer:AcceleratedOptimizer.step"),
@@ -175,7 +175,7 @@ def work(job: Any, folder: Path, sender: Any) -> None:
 
 
 def forked(target: Callable, *args: Any) -> Any:
-    """What a worker from the command's fork server sends back."""
+    """Run this in a worker from the command's fork server; return the value that it sends back."""
     context = multiprocessing.get_context("forkserver")
     server = _server()
     receiver, sender = context.Pipe(duplex=False)

@@ -10,7 +10,7 @@ from multiprocessing.connection import Listener
 
 import pytest
 
-from hf_stability.study.executors.workers import PRELOAD
+from hf_stability.study.executors.server import PRELOAD
 from tests.study import chaos_command
 
 
