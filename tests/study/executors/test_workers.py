@@ -35,7 +35,7 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in names}
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "waited in vain"
@@ -294,12 +294,13 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-SPAWN = """
+WITH_METHOD = """
 import sys
+import hf_stability.study.api  # the imports are done before any other process starts
 from hf_stability.cli import main
 from hf_stability.study.executors import workers
 
-workers.start_method = lambda: "spawn"
+workers.start_method = lambda: {method!r}
 sys.exit(main())
 """
 
@@ -307,9 +308,9 @@ sys.exit(main())
 class Command:
     """The command line in a process of its own, and in a session of its own, as a terminal starts it."""
 
-    def __init__(self, arguments: list[str], log: Path, method: str = "forkserver"):
+    def __init__(self, arguments: list[str], log: Path, method: str | None = None):
         self.log = log
-        program = ["-c", SPAWN] if method == "spawn" else [str(ROOT / "run_glue_stable.py")]
+        program = ["-c", WITH_METHOD.format(method=method)] if method else [str(ROOT / "run_glue_stable.py")]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *program, *arguments],
