@@ -329,7 +329,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parts[key] = {"load": load, **PARTS[name](options, place)}
             kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             print(f"{key}: {per(parts, number, name, 'wall'):.1f} s per seed, load {load:.2f}", flush=True)
-    different = differences(options, folder)
+    if "different" not in content:
+        content["different"] = differences(options, folder)
+        kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    different = content["different"]
     text, missed = report(parts, options, different)
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")

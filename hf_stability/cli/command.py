@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..errors import FolderLost, InputError, nearest
 from ..study.executors.server import early_server
-from .program import PROG, is_first_process
+from .program import PROG, is_first_on_its_machine, is_first_process
 
 
 COMMANDS = {
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with early_server(argv) if _trains(argv) else nullcontext():
             return _command(argv)
     except InputError as error:
-        if is_first_process():
+        if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except FolderLost as error:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: error: {_in_one_line(error)}.{_kept(argv)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{PROG}: interrupted.{_kept(argv)}", file=sys.stderr)
+        if is_first_process():
+            print(f"\n{PROG}: interrupted.{_kept(argv)}", file=sys.stderr)
         return 130
     finally:
         if in_main_thread:

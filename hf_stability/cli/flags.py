@@ -146,7 +146,7 @@ class ExecutionArguments:
         default=None,
         metadata={
             "help": "Number of runs at a time. Default: one per core, or --runs_per_gpu on each GPU. They are fewer if "
-            "memory is short. Each run trains in a worker process. 0: no worker processes, one run after the other."
+            "memory is short. On a Ray cluster: as many as it has room for. Each run trains in a worker process. 0: no worker processes, one run after the other."
         },
     )
     threads_per_run: int = field(

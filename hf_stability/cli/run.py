@@ -54,7 +54,7 @@ examples:
 
 You can interrupt a study. The same command continues it, and more --seeds add runs to it. Every argument of the
 Trainer is a flag too, and overrides the recipe: --learning_rate 3e-5, --num_train_epochs 10, --bf16. To watch a study:
-tensorboard --logdir OUTPUT_DIR/runs
+hf-stability status OUTPUT_DIR --watch, or tensorboard --logdir OUTPUT_DIR/runs
 """
 
 FIRST_EXAMPLES = """
@@ -130,11 +130,12 @@ def run_given(
     """
     dry_run = given.pop("dry_run", False)
     plan = plan_study(**keywords(given), arms=arms)
-    if is_first_process():
+    if first := is_first_process():
         for sentence in (*plan.doubts, *notes):
             print(sentence, file=sys.stderr)
     if dry_run:
-        print(plan.describe())
+        if first:
+            print(plan.describe())
         return 0
     main_process, code = is_main_process(plan.jobs), 0
     if main_process:

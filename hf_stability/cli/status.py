@@ -25,8 +25,9 @@ examples:
   # for a script
   hf-stability status results/demo_pair --json
 
-It writes nothing and needs no lock. On another machine it waits up to ten seconds for a change of progress.json, because
-the clocks of two machines may differ. Studies of earlier versions have no progress.json: then finished runs are counted.
+It writes nothing and needs no lock. On another machine it waits up to ten seconds for a change of progress.json,
+because the clocks of two machines may differ. Studies of earlier versions have no progress.json: then it counts the
+finished runs.
 """,
 )
 

@@ -14,6 +14,7 @@ With worker processes (`workers` above 0, the default) a script needs the usual 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
@@ -44,8 +45,9 @@ from . import prepare, pretrained
 from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
+from .executors.ranks import Ranks, join, joined
 from .executors.ray_connection import check_room, look_at_cluster
-from .folder import check_folder
+from .folder import check_folder, run_folder
 from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
 from .job import KEEP_MODEL, Job, check_jobs
 from .owner import hold_folder
@@ -53,7 +55,7 @@ from .policies.policy import Policy
 from .records import RunRecord
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
-from .study import is_main_process, run_jobs
+from .study import StageFailed, is_main_process, run_jobs
 
 
 if TYPE_CHECKING:
@@ -152,8 +154,25 @@ class StudyPlan:
         execution = self.execution
         if workers is not None and self.jobs[0].processes == 1:
             execution = replace(execution, workers=check_workers(workers))
-        with hold_folder(self.folder, execution.steal_lock, self.jobs[0].processes):
-            return self._run(execution, quiet, say)
+        ranks = joined()
+        if ranks is not None and not ranks.is_main:
+            return self._serve(ranks)
+        with contextlib.ExitStack() as held:
+            told = {} if ranks is None else held.enter_context(ranks.leading([*self.stages.jobs, *self.jobs]))
+            held.enter_context(hold_folder(self.folder, execution.steal_lock, self.jobs[0].processes))
+            result = self._run(execution, quiet, say)
+            told["summary"] = result.summary
+            return result
+
+    def _serve(self, ranks: Ranks) -> StudyResult:
+        """`--parallel seeds`: run jobs of the main process until it ends the study."""
+        jobs = [*self.stages.jobs, *self.jobs]
+        ended = ranks.serve(jobs, [run_folder(self.folder, job) for job in jobs])
+        if ended["end"] == StageFailed.__name__:
+            raise StageFailed(ended["message"])
+        if ended["end"] != "done":  # the main process tells why
+            raise SystemExit(1)
+        return StudyResult(self.folder, [], ended["summary"])
 
     def _run(self, execution: Execution, quiet: bool, say: Callable[[str], None] | None) -> StudyResult:
         main = is_main_process(self.jobs)
@@ -181,8 +200,8 @@ class StudyResult:
 
     Attributes:
         folder: the study's folder.
-        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Where several
-            processes train each run together, only the main process has them.
+        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Under a
+            launcher with several processes, only the main process has them.
         summary: `summary.json` as a dict. It covers all runs in the folder.
         pictures: the PNG files of the figures.
         picture_error: why no figures were drawn, in one line; empty if they were.
@@ -326,6 +345,7 @@ def plan_study(
     check_choice("keep_model", keep_model, KEEP_MODEL)
     check_choice("executor", executor, EXECUTORS)
     check_choice("parallel", parallel, PARALLEL)
+    join(parallel)
     nodes = look_at_cluster(executor, ray_address, workers)
     data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
     columns = text_column_names, label_column_name
@@ -370,7 +390,7 @@ def plan_study(
 
     tokens = tokens_of(data)
     shared: dict[str, Any] = {"tokenizer": tokenizer_name, "threads": threads_per_run, "dtype": dtype}
-    if any(node.get("GPU") for node in nodes) and not training.get("use_cpu"):
+    if any(node.get("GPU") for node in nodes):
         shared["device"] = "cuda"  # the machine of this command may have none
     stages = plan_stages(loaded, model, config, load_stage, folder, training, method_names, **shared)
     data_folder = folder / "data" / data_fingerprint(data)[:16]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import InputError
 from ..tasks.load import TokenizedData
 from . import devices
+from .executors.ranks import joined
 from .job import Job
 from .memory import Memory, largest_memory, longest_example
 from .stages import StagePlan
@@ -33,12 +35,20 @@ def plan_workers(
     """
     job = jobs[0]
     devices.check_runs_per_gpu(runs_per_gpu, job.device, executor)
+    ranks = joined()
     if job.processes > 1:  # these processes train every run together
         return 0, []
+    if ranks is not None and (executor != "local" or runs_per_gpu > 1):
+        flag = f"--runs_per_gpu {runs_per_gpu}" if executor == "local" else f"--executor {executor}"
+        raise InputError(
+            f"{flag}: not with --parallel seeds under a launcher, where each process trains one run at a time"
+        )
     if executor != "local":  # cores, GPUs and memory are other machines'; 0: as many runs as they have room for
         return workers or 0, []
     gpus = devices.visible_gpus() if job.device == "cuda" else []
-    return devices.choose_workers(
+    if ranks is not None:
+        workers = ranks.sharing
+    workers, said = devices.choose_workers(
         job.device,
         job.threads,
         study_memory(jobs, stages, config, tokens),
@@ -48,6 +58,7 @@ def plan_workers(
         devices.available_memory() if job.device == "cpu" else None,
         devices.mps_is_running() if gpus else False,
     )
+    return (workers if ranks is None else 0), said
 
 
 def study_memory(jobs: Sequence[Job], stages: StagePlan, config: Any, tokens: TokenizedData) -> Memory | None:

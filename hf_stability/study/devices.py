@@ -293,7 +293,7 @@ def choose_workers(
         return max(1, fitting), [
             f"{max(1, fitting)} run(s) at a time, not {wanted}: {needs}. --workers sets another number."
         ]
-    return wanted, [f"--workers {wanted}: may need more memory than there is: {needs}. {LESS_MEMORY}"]
+    return wanted, [f"{wanted} run(s) at a time may need more memory than there is: {needs}. {LESS_MEMORY}"]
 
 
 LESS_MEMORY = (
@@ -342,5 +342,5 @@ def _fitting(memory: Memory, workers: int | None, shared: int, gpu: Gpu) -> tupl
     if shared == 1:
         return 1, [f"A run may not fit into memory: {needs}. {LESS_MEMORY}"]
     if workers is not None:
-        return shared, [f"--workers {workers}: {shared} runs on a GPU may not fit into memory: {needs}. {LESS_MEMORY}"]
+        return shared, [f"{shared} runs on a GPU may not fit into memory together: {needs}. {LESS_MEMORY}"]
     return max(1, fitting), [f"--runs_per_gpu {shared}: {max(1, fitting)} run(s) share a GPU, because {needs}."]

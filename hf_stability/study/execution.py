@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .executors.event import Event, Listen
 from .executors.in_process import execute_in_process
+from .executors.ranks import joined
 from .executors.ray_cluster import execute_on_ray
 from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
@@ -75,7 +76,10 @@ class Execution:
         return connected(self.ray_address) if self.executor == "ray" else contextlib.nullcontext()
 
     def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
-        if self.executor == "ray":
+        ranks = joined() if self.parallel == "seeds" else None
+        if ranks is not None:
+            ranks.execute(jobs, folders, listen)
+        elif self.executor == "ray":
             if jobs:
                 execute_on_ray(jobs, folders, listen, self.workers, self.ray_address, self.runs_per_gpu)
         elif self.workers and jobs:

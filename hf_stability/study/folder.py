@@ -7,6 +7,7 @@
 | `data/HASH/` | the tokenised data |
 | `summary.md`, `.csv`, `.json` | the tables |
 | `figures/` | the pictures |
+| `progress.json` | how far the study is; see `progress_file.py` |
 """
 
 from __future__ import annotations

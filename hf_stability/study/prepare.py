@@ -217,7 +217,7 @@ def make_jobs(
                 data_fingerprint=tokens,
                 threads=threads,
                 processes=own.processes,
-                device=device or own.device,
+                device=job_device(own.args, own.device, device),
                 mixed_precision=own.mixed_precision,
                 dtype=dtype,
                 model=model,
@@ -228,6 +228,12 @@ def make_jobs(
             for seed in seeds
         ]
     return jobs
+
+
+def job_device(settings: Mapping[str, Resolved], here: str, elsewhere: str) -> str:
+    """The device that a job trains on: `elsewhere`, if other machines will train it and `use_cpu` is not set."""
+    use_cpu = "use_cpu" in settings and settings["use_cpu"].value
+    return here if use_cpu or not elsewhere else elsewhere
 
 
 def job_values(

@@ -274,8 +274,9 @@ class SavingCallback(TrainerCallback):
     def _complete(self, folder: Path, step: int, processes: int) -> None:
         checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         try:
-            if (folder / "steps.rec").is_file():
-                sync(folder / "steps.rec")  # without its steps the checkpoint is of no use
+            for name in ("config.json", "steps.rec"):  # without them the checkpoint is of no use
+                if (folder / name).is_file():
+                    sync(folder / name)
             self._is_useful = write_manifest(checkpoint, processes)
         except OSError as error:  # the run goes on; an error, because `quiet` hides warnings
             logger.error(f"{checkpoint} is not complete ({error}); the run goes on without it")

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .execution import IN_PROCESS, Execution
 from .executors.event import Event
+from .executors.ranks import joined
 from .folder import check_folder, encoder_folder, prune_models, read_runs, run_folder
 from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at
@@ -222,9 +223,10 @@ def _order(run: RunRecord, jobs: Sequence[Job]) -> tuple:
 
 
 def is_main_process(jobs: Sequence[Job]) -> bool:
-    """Whether this process writes: it is the only one, or the first of those that train each run together."""
+    """Whether this process writes: it is the only one, or the first of those that a launcher started."""
     if not jobs or jobs[0].processes == 1:
-        return True
+        ranks = joined()
+        return ranks is None or ranks.is_main
     from accelerate import PartialState
 
     return PartialState().is_main_process

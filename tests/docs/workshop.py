@@ -131,7 +131,9 @@ def run_command(block: Block, words: list[str], folder: Path) -> None:
     `pip` and `pytest` are what CI runs, and `tensorboard` needs something to show; they are compared, not run.
     """
     trains = not (
-        words[0] == "hf-stability" and words[1:2] and words[1] in ("diagnose", "recipes", "restarts", "two_way")
+        words[0] == "hf-stability"
+        and words[1:2]
+        and words[1] in ("diagnose", "recipes", "restarts", "status", "two_way")
     )
     added = shlex.split(block.flags) if trains else []
     processes = 1

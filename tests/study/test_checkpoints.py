@@ -11,8 +11,8 @@ import pytest
 
 from hf_stability.study import run as run_module
 from hf_stability.study import saving
-from hf_stability.study.checkpoints import newest_whole_checkpoint
-from hf_stability.study.run import run_job
+from hf_stability.study.checkpoints import newest_whole_checkpoint, prepare_folder
+from hf_stability.study.run import run_job, training_arguments
 from hf_stability.study.saving import MANIFEST, checkpoints_in, write_manifest
 from tests.processes import run_script
 from tests.study.tools import RUN_FILES, Killed, names_in, results
@@ -100,6 +100,31 @@ def test_a_run_that_was_killed_after_its_last_step_is_resumed(tiny, whole, tmp_p
     assert results(tmp_path / "run") == whole
 
 
+def test_the_older_checkpoint_is_there_until_the_newer_one_is_complete(tiny, whole, tmp_path, monkeypatch):
+    folder, write = tmp_path / "run", saving.write_manifest
+
+    def killed(checkpoint, processes):
+        if checkpoint.name == "checkpoint-6":
+            raise Killed
+        return write(checkpoint, processes)
+
+    with pytest.raises(Killed), monkeypatch.context() as patch:
+        patch.setattr(saving, "write_manifest", killed)
+        run_job(tiny(), folder)
+    assert saved(folder) == [5, 6] and newest_whole_checkpoint(folder) == str(folder / "checkpoint-5")
+    assert steps_of(tiny(), folder) == [6, 7, 8, 9, 10]
+    assert results(folder) == whole
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"id": 3}'])
+def test_a_run_whose_settings_are_garbage_is_begun_anew(tiny, tmp_path, content):
+    job = tiny()
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "checkpoint-5").mkdir()
+    assert prepare_folder(job, tmp_path, training_arguments(job, tmp_path)) is None
+    assert saved(tmp_path) == [] and json.loads((tmp_path / "config.json").read_text())["id"] == job.id
+
+
 def test_a_checkpoint_that_cannot_be_loaded_is_passed_over(tiny, whole, tmp_path, caplog):
     """For example of another version of torch. Its files are as they were written."""
     folder = tmp_path / "run"
@@ -125,13 +150,27 @@ def test_a_run_with_other_settings_is_not_resumed(tiny, tmp_path):
     assert steps_of(tiny(max_steps=4, learning_rate=1e-3), tmp_path / "run") == [1, 2, 3, 4]
 
 
+def test_a_run_of_restarts_goes_on_before_and_after_its_look(tiny, tmp_path):
+    """The look is at the end of an epoch, where a save by default would wait for an evaluation."""
+    policy = {"seeds": [1], "look_at": 0.6, "finish": 1}
+    job = dataclasses.replace(tiny(), policy=policy)
+    until_look, folder = dataclasses.replace(job, until_look=True), tmp_path / "run"
+    cut_off(until_look, folder, 6)
+    assert steps_of(until_look, folder) == [6] and saved(folder) == [6]
+    assert newest_whole_checkpoint(folder, before=0.6) is None  # of the look itself
+    cut_off(job, folder, 9)
+    assert steps_of(job, folder) == [9, 10]
+    run_job(dataclasses.replace(tiny(save_strategy="no"), policy=policy), tmp_path / "whole")
+    assert results(folder) == results(tmp_path / "whole")
+
+
 # ---- kills, in the middle of a save ------------------------------------------------------------------------------------------
 
 KILLED = """
 import os, pickle, signal, sys
 import torch
 from hf_stability.study import saving
-from hf_stability.study.run import run_job
+from hf_stability.study.run import run_job, training_arguments
 
 saving.WORTH = 0
 job, folder, place = pickle.load(open(sys.argv[1], "rb"))

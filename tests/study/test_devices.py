@@ -225,7 +225,7 @@ def test_runs_that_do_not_fit_on_a_gpu_together_are_not_started_together():
 
 def test_workers_that_the_user_gave_count_and_stay():
     count, said = choose_workers("cuda", 1, RUN, workers=6, gpus=gpus(19, 80))
-    assert count == 6 and said[0].startswith("--workers 6: 3 runs on a GPU may not fit")
+    assert count == 6 and said[0].startswith("3 runs on a GPU may not fit")
     count, said = choose_workers("cuda", 1, RUN, workers=3, runs_per_gpu=4, gpus=gpus(80, 80))
     assert count == 3 and said[0].startswith("--workers 3: this number counts, not --runs_per_gpu 4.")
 
@@ -240,7 +240,7 @@ def test_workers_on_a_cpu(monkeypatch):
         "2 run(s) at a time, not 8: a run needs about 9.0 GiB, and 20.0 GiB of memory are available."
     )
     count, (said,) = choose_workers("cpu", 1, RUN, workers=8, available=20 * GIB)
-    assert count == 8 and said.startswith("--workers 8: may need more memory than there is")
+    assert count == 8 and said.startswith("8 run(s) at a time may need more memory than there is")
     with pytest.raises(InputError, match="does not fit into memory"):
         choose_workers("cpu", 1, RUN, available=3 * GIB)
     assert choose_workers("cpu", 1, RUN, workers=1, available=3 * GIB)[0] == 1

@@ -22,9 +22,10 @@ from hf_stability.study import study as study_module
 from hf_stability.study.execution import Execution, with_way_out
 from hf_stability.study.executors.event import Event
 from hf_stability.study.owner import LOCK, OWNER
+from hf_stability.study.progress_file import PROGRESS
 from hf_stability.study.records import read_run
 from hf_stability.utils.files import write_json
-from tests.study.executors.test_workers import Command
+from tests.study.executors.test_workers import Command, wait_for
 from tests.study.tools import results
 
 
@@ -90,7 +91,7 @@ def assert_whole(folder: Path, undisturbed: Path, again) -> None:
 
 def names(folder: Path) -> set[str]:
     """The files and folders of a study, without event files (each resume adds one) and pictures."""
-    paths = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    paths = {str(path.relative_to(folder)) for path in folder.rglob("*")} - {PROGRESS}
     return {path for path in paths if "tfevents" not in path and not path.endswith(".png") and "figures" not in path}
 
 
@@ -401,8 +402,9 @@ def test_a_command_that_is_ended_leaves_no_process_and_the_next_one_goes_on(
     arguments = [*command(tiny_study, tmp_path), "--workers", "2"]
     (tmp_path / "fault").write_text("wait 2")
     with Command(arguments, tmp_path / "log") as running:
-        running.wait_for(lambda: (study / RUN / "checkpoint-2").is_dir() and not (tmp_path / "fault").exists())
         process = running.process
+        wait_for(lambda: process.poll() is not None or not (tmp_path / "fault").exists(), 240)
+        assert process.poll() is None and (study / RUN / "checkpoint-2").is_dir(), running.log.read_text()
         if case == "Ctrl-C twice":
             os.killpg(process.pid, signal.SIGINT)
             os.killpg(process.pid, signal.SIGINT)

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,7 @@ from hf_stability.study.records import RunRecord, read_run
 from hf_stability.study.status import StatusReader
 from hf_stability.study.study import run_jobs
 from hf_stability.study.tally import EARLIEST, Tally
+from hf_stability.utils.files import write_json
 from tests.study.tools import results
 from tests.terminal import Screen, Terminal
 
@@ -454,69 +456,78 @@ def test_a_log_file_has_a_line_per_run_and_no_control_characters(tiny_jobs, tmp_
 
 
 SCRIPT = """
+import json
 import sys
-from hf_stability.study import api
+from pathlib import Path
 
-api.draw_study = lambda folder: ([], "")  # the figures take longer than the study
-from hf_stability.cli import main
+from hf_stability.study.execution import Execution
+from hf_stability.study.job import Job
+from hf_stability.study.study import run_jobs
 
 if __name__ == "__main__":
-    sys.exit(main())
+    jobs = [Job.from_dict(job) for job in json.loads(Path(sys.argv[1], "jobs.json").read_text())]
+    try:
+        run_jobs(jobs, sys.argv[1], Execution(workers=int(sys.argv[2])))
+    except KeyboardInterrupt:
+        sys.exit(130)
 """
 
 
 @pytest.fixture
-def study(tiny_model, tiny_csv, tmp_path):
-    """The words of a study in `tmp_path / "study"`, as a script."""
-    (tmp_path / "command.py").write_text(SCRIPT)
-    data = ["--train_file", tiny_csv[0], "--validation_file", tiny_csv[1], "--eval_strategy", "no", "--use_cpu"]
-    folder = ["--output_dir", tmp_path / "study", "--recipe", "devlin2019", "--seeds", "2"]
-    return [tmp_path / "command.py", "--model_name_or_path", tiny_model(), *data, *folder]
+def study(tiny_jobs, tmp_path):
+    """A function of update steps and workers: a script with its words, a study of two seeds in `tmp_path`."""
+
+    def words(steps: int, workers: int) -> list[object]:
+        jobs = tiny_jobs(tmp_path, max_steps=steps, eval_strategy="no")
+        write_json(tmp_path / "jobs.json", [job.to_dict() for job in jobs])
+        (tmp_path / "script.py").write_text(SCRIPT)
+        return [tmp_path / "script.py", tmp_path, workers]
+
+    return words
 
 
 def test_ctrl_c_leaves_a_clean_terminal_and_another_shell_sees_it(study, tmp_path):
-    words = [*study, "--max_steps", "300", "--workers", "0"]
-    folder = tmp_path / "study"
-    with Terminal(words) as shell:
+    with Terminal(study(300, 0)) as shell:
         shell.read_until(lambda output: "1 running" in output)
         shown = shell.screen()
         assert re.search(r"^recipe +seed +step +loss +risk$", shown.text, re.M) and not shown.cursor_shown
         assert re.search(r"^devlin2019 +1 +\d+/300 +0\.\d\d", shown.text, re.M)
-        status = StatusReader(folder).read()
+        status = StatusReader(tmp_path).read()
         assert status.state == "running" and status.snapshot.process == shell.process.pid
         shell.press_ctrl_c()
         assert shell.end() == 130
         ended = shell.screen()
-    assert ended.cursor_shown and not ended.unknown and "Traceback" not in ended.text
-    assert "running" not in ended.text and "recipe " not in ended.text
-    assert "hf-stability: interrupted. Finished runs are kept." in ended.text
-    status = StatusReader(folder).read()
+    assert ended.text in ("", "^C") and ended.cursor_shown and not ended.unknown
+    status = StatusReader(tmp_path).read()
     assert status.state == "interrupted" and status.left == 2
 
 
 @pytest.mark.slow
 def test_a_study_in_workers_on_a_terminal(study, tmp_path):
-    with Terminal([*study, "--max_steps", "200", "--workers", "2"]) as shell:
+    words, began = study(200, 2), time.monotonic()
+    with Terminal(words) as shell:
         shell.read_until(lambda output: "2 running" in output)
         assert len(re.findall(r"^devlin2019 +\d +\d+/200 ", shell.screen().text, re.M)) == 2
         assert shell.end() == 0
         ended = shell.screen()
+    assert shell.output.count("[2K") and shell.output.count("% ") <= 4 * (time.monotonic() - began)  # it is calm
     assert ended.cursor_shown and not ended.unknown
     assert ended.text.count("devlin2019/seed-00") == 2 and "accuracy at the end of training" in ended.text
-    assert " running" not in ended.text and "%" not in ended.text.replace("95%", "")
-    assert shell.output.count("\x1b[2K") < 40 * 60  # it is calm
-    before = results(tmp_path / "study")
-    with Terminal([*study, "--max_steps", "200", "--workers", "2"]) as again:
+    assert " running" not in ended.text and "step" not in ended.text  # the table is gone
+    before = results(tmp_path)
+    with Terminal(words) as again:
         assert again.end() == 0
-    assert results(tmp_path / "study") == before and "recipe  seed" not in again.output
+    assert results(tmp_path) == before and "2 finished runs found, kept" in again.output
+    assert "step" not in again.output
 
 
 @pytest.mark.slow
 def test_a_killed_study_is_told_as_gone(study, tmp_path):
-    with Terminal([*study, "--max_steps", "2000", "--workers", "1"], NO_COLOR="1") as shell:
+    with Terminal(study(2000, 1), NO_COLOR="1") as shell:
         shell.read_until(lambda output: "1 running" in output)
+        assert StatusReader(tmp_path).read().state == "running"
         shell.process.kill()
         shell.process.join()
-        status = StatusReader(tmp_path / "study").read()
+        status = StatusReader(tmp_path).read()
         assert status.state == "not running" and status.snapshot.running == () and status.left == 2
-        assert shell.screen().colours <= shell.output.count("recipe")
+        assert shell.screen().colours <= shell.output.count("recipe")  # the header is bold

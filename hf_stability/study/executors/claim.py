@@ -1,4 +1,4 @@
-"""Who trains a run on a file system that several machines see: a small file beside the run's folder.
+"""The owner of a run on a file system that several machines see: a small file beside the run's folder.
 
 The driver writes the claim before it submits the run. A task that does not see it is on a machine without this folder. Each
 attempt then writes itself into the claim. So an attempt that was taken for lost, or a task of a dead driver, learns that

@@ -232,9 +232,8 @@ def receive(files: Content, folder: Path) -> None:
 
 def _local_paths(job: Job) -> dict[str, Path]:
     """The local files and folders that a job needs, under the names that it has for them."""
-    paths = {
-        name: Path(name).absolute() for name in (job.data_folder, job.model, job.tokenizer) if Path(name).is_dir()
-    }
+    names = [name for name in (job.data_folder, job.model, job.tokenizer) if name and Path(name).is_dir()]
+    paths = {name: Path(name).absolute() for name in names}
     for method in job.methods:
         module = method.rpartition(":")[0]
         if module.endswith(".py") or "." not in module:  # a package's module must be installed everywhere

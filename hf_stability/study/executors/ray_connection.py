@@ -42,7 +42,7 @@ def look_at_cluster(executor: str, address: str | None, workers: int | None = No
         executor, address, workers: the flags `--executor`, `--ray_address`, `--workers`.
 
     Returns:
-        the nodes' resources; empty without Ray, or if Ray is to be started on this machine.
+        the nodes' resources; empty without Ray.
 
     Raises:
         InputError: the flags do not go together, Ray is not installed, or there is no cluster at the address.
@@ -63,7 +63,7 @@ def look_at_cluster(executor: str, address: str | None, workers: int | None = No
             f"--executor ray in {processes} processes of a launcher: start the command once, without accelerate launch"
         )
     if address is None:
-        return []
+        return [_this_machine()]
     _knock(address)
     try:
         done = subprocess.run(
@@ -100,7 +100,7 @@ def check_room(jobs: Sequence[Job], runs_per_gpu: int, nodes: Sequence[Node]) ->
 
 
 def resources(threads: int, device: str, runs_per_gpu: int) -> dict[str, float]:
-    """What a run asks Ray for: a CPU per thread, and its share of a GPU if it trains on one."""
+    """The resources that a run asks Ray for: a CPU per thread, and its share of a GPU if it trains on one."""
     return {"num_cpus": threads, "num_gpus": 1 / runs_per_gpu if device == "cuda" else 0}
 
 
@@ -120,7 +120,11 @@ def connected(address: str | None) -> Iterator[None]:
         return
     if address is not None:
         _knock(address)
-    own: dict[str, Any] = {"num_cpus": _cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    own: dict[str, Any] = {
+        "num_cpus": int(_this_machine()["CPU"]),
+        "object_store_memory": STORE_BYTES,
+        "include_dashboard": False,
+    }
     os.environ.update(_environment())
     try:
         with _our_signals(), _root_folder():
@@ -160,8 +164,11 @@ def _environment() -> dict[str, str]:
     return {"RAY_USAGE_STATS_ENABLED": "0", **os.environ}
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _this_machine() -> Node:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"CPU": cores, "GPU": torch.cuda.device_count()}
 
 
 @contextlib.contextmanager

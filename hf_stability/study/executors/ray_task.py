@@ -84,7 +84,7 @@ class Board:
         self.news[name] = done
 
     def read(self) -> dict[str, tuple]:
-        """What was reported since the last call."""
+        """All that was reported since the last call."""
         news, self.news = self.news, {}
         return news
 

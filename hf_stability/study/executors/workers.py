@@ -36,6 +36,9 @@ from .server import prepare_server, prepare_worker, server_environment, start_me
 GRACE = 10.0
 """Seconds that a worker has to end after its last job, or when the study is interrupted. Then it is killed."""
 
+WAKE = 1.0
+"""Seconds. A study that lost its folder is stopped at its next line of Python, so it must not wait for ever."""
+
 STARTS = 3
 """Attempts to start a worker. The fork server may be killed at any moment; the next attempt starts a new one."""
 
@@ -185,10 +188,10 @@ def _start(context: Any, slot: int, gpu: str | None, attempts: int = STARTS) -> 
     return _start(context, slot, gpu, attempts - 1)
 
 
-def _seconds_left(workers: Iterable[_Worker]) -> float | None:
-    """Until the next worker is overdue; None if no worker is to end."""
+def _seconds_left(workers: Iterable[_Worker]) -> float:
+    """Until the next worker is overdue, at most `WAKE`."""
     deadlines = [worker.deadline for worker in workers if worker.deadline is not None]
-    return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    return max(0.0, min([time.monotonic() + WAKE, *deadlines]) - time.monotonic())
 
 
 def _last_event(job: Job, folder: Path, exitcode: int | None) -> Event:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,12 +308,14 @@ sys.exit(main())
 class Command:
     """The command line in a process of its own, and in a session of its own, as a terminal starts it."""
 
-    def __init__(self, arguments: list[str], log: Path, method: str | None = None):
+    def __init__(
+        self, arguments: list[str], log: Path, method: str | None = None, launcher: Sequence[str] = ()
+    ) -> None:
         self.log = log
         program = ["-c", WITH_METHOD.format(method=method)] if method else [str(ROOT / "run_glue_stable.py")]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments],
+                [sys.executable, *launcher, *program, *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

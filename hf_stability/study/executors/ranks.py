@@ -1,0 +1,367 @@
+"""`--parallel seeds`: under a launcher with several processes, each process (rank) trains its own runs.
+
+The ranks talk through the key-value store that the launcher gives to all of them. To accelerate, each rank is a single process:
+its jobs have the same ids and the same bytes as without a launcher.
+
+Rank 0, the main rank, owns the study: the folder, the tables, what is printed. It publishes a round of jobs at a time. Every rank,
+the main one too, takes the next job of the round when it is free. The main rank waits until all jobs of a round have ended. The
+other ranks tell it by events. At the end of the study it publishes how it ended.
+
+| key | who sets it | what |
+| --- | --- | --- |
+| `round/N` | the main rank | the jobs of round N, or how the study ended |
+| `next/N` | each rank | number of jobs of round N that were taken |
+| `taken/N/I` | the rank that takes job I | its number |
+| `event/RANK/K` | each other rank | its event K; the main rank deletes it |
+| `alive/RANK` | each rank | a counter, raised every `SIGN` seconds |
+| `stop` | the main rank | the study ended early: leave your run |
+| `bye/N` | each other rank | number of ranks that know the end |
+
+No rank waits for one that is dead: a rank that gives no sign for `SILENCE` seconds is given up. The launcher itself ends all ranks
+if one of them dies.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...tasks.load import is_saved
+from ...utils.launcher import Place, hide, place
+from ..devices import count_gpus, gpu_of_slot, visible_ids
+from ..job import Job
+from ..records import RunRecord
+from .event import Event, Listen, throttled
+from .in_process import execute_in_process
+
+
+POLL = 0.1  # seconds between two looks at the store
+SIGN = 5.0
+"""Seconds between two signs of life."""
+
+SILENCE = 180.0
+"""Seconds without a sign of life after which a rank counts as dead."""
+
+GOODBYE = 20.0
+"""Seconds that the main rank waits at the end for the others to know it. The store may end with the main rank."""
+
+SHARED = 60.0
+"""Seconds that a rank waits to see the study's data: a network file system may show new files late."""
+
+STORE_TIMEOUT = timedelta(minutes=10)  # for all processes to start
+
+ENDS = ("looked", "finished", "crashed")
+
+
+class Ranks:
+    """The ranks of a launcher, from one of them.
+
+    Args:
+        store: of `torch.distributed`; all ranks have the same.
+        here: this rank's place.
+        gpus: number of GPUs that the ranks of this machine share.
+
+    Attributes:
+        sharing: number of ranks on this rank's GPU, or on its machine if that has none.
+    """
+
+    def __init__(self, store: Any, here: Place, gpus: int = 0) -> None:
+        self.store, self.rank, self.size = store, here.rank, here.size
+        self.sharing = math.ceil(here.local_size / gpus) if gpus else here.local_size
+        self.round = 0
+        self.plan = ""
+        self.active = self.busy = False
+        self._told = 0  # events of this rank
+        self._heard = dict.fromkeys(range(self.size), 0)  # events of each rank
+        self._looked = 0.0
+        self._signs: dict[int, tuple[int, float]] = {}
+        self._left = threading.Event()
+        thread = threading.Thread(target=self._live, daemon=True)
+        thread.start()
+        atexit.register(lambda: (self._left.set(), thread.join(SIGN)))  # it must not use the store of a dying process
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    # ---- the main rank -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def leading(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        """Run a study in this block. At its end, tell the other ranks how it ended.
+
+        Args:
+            jobs: all runs and stages of the study.
+
+        Yields:
+            a dict for what to tell them at a regular end.
+        """
+        self.plan, self.active = fingerprint(jobs), True
+        told: dict[str, Any] = {}
+        try:
+            yield told
+        except BaseException as error:
+            self._end({"end": type(error).__name__, "message": str(error)})
+            raise
+        self._end({"end": "done", **told})
+
+    def execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
+        """Run the jobs on all ranks, and return when all have ended.
+
+        Raises:
+            InputError: a rank has other jobs, or does not see the study's folder.
+        """
+        if not jobs:
+            return
+        self.round += 1
+        by_name = {job.name: job for job in jobs}
+        running = set(by_name)
+        self._set(f"round/{self.round}", {"plan": self.plan, "jobs": [[job.name, job.until_look] for job in jobs]})
+
+        def hear(event: Event) -> None:
+            if event.job.name in running or event.kind not in ENDS:  # a rank that was given up may still end its job
+                if event.kind in ENDS:
+                    running.discard(event.job.name)
+                listen(event)
+
+        def hear_here(event: Event) -> None:
+            hear(event)
+            if time.monotonic() - self._looked > POLL:
+                hear_the_others()
+
+        def hear_the_others() -> None:
+            self._looked = time.monotonic()
+            for message in self._messages():
+                if message["kind"] == "refused":
+                    raise InputError(message["error"])
+                if message["job"] in by_name:
+                    hear(_event(by_name[message["job"]], message))
+            for rank in self._gone():
+                for number, job in enumerate(jobs):
+                    if job.name in running and self._taker(number) in (rank, None):
+                        hear(Event(job, "crashed", error=f"process {rank} of {self.size} is gone: no sign of life"))
+
+        while (number := self._take(len(jobs))) is not None:
+            execute_in_process([jobs[number]], [folders[number]], hear_here)
+        while running:
+            hear_the_others()
+            time.sleep(POLL)
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        """The other ranks' messages since the last call."""
+        for rank in range(1, self.size):
+            while self.store.check([key := f"event/{rank}/{self._heard[rank]}"]):
+                self._heard[rank] += 1
+                yield json.loads(self.store.get(key))
+                self.store.delete_key(key)
+
+    def _gone(self) -> list[int]:
+        return [rank for rank in range(1, self.size) if self._silent(rank)]
+
+    def _taker(self, number: int) -> int | None:
+        """The rank that took a job of this round; None if nobody tells."""
+        key = f"taken/{self.round}/{number}"
+        return int(self.store.get(key)) if self.store.check([key]) else None
+
+    def _end(self, content: Mapping[str, Any]) -> None:
+        self.round, self.active = self.round + 1, False
+        with contextlib.suppress(RuntimeError):  # the store may be gone
+            if content["end"] != "done":
+                self.store.set("stop", "1")
+            self._set(f"round/{self.round}", content)
+            until = time.monotonic() + GOODBYE
+            while self.store.add(f"bye/{self.round}", 0) < self.size - 1 and time.monotonic() < until:
+                time.sleep(POLL)
+
+    # ---- the other ranks -----------------------------------------------------------------------------------------------
+
+    def serve(self, jobs: Sequence[Job], folders: Sequence[Path]) -> dict[str, Any]:
+        """Run the main rank's jobs until it ends the study.
+
+        Args:
+            jobs, folders: all runs and stages of the study as this rank planned them, and the folder of each.
+
+        Returns:
+            how the study ended: `{"end": "done", ...}` with what the main rank told, or `{"end": NAME OF THE ERROR, "message":
+            TEXT}`.
+
+        Raises:
+            InputError, KeyboardInterrupt: as in the main rank.
+            SystemExit: the main rank is gone.
+        """
+        planned = {job.name: (job, folder) for job, folder in zip(jobs, folders, strict=True)}
+        self.plan, self.active = fingerprint(jobs), True
+        try:
+            while "end" not in (message := self._next_round()):
+                if error := self._refusal(message, planned):
+                    self._tell({"kind": "refused", "error": error})
+                    continue
+                self._work(message["jobs"], planned)
+            self.active = False  # from here on, the store may end with the main rank
+            self.store.add(f"bye/{self.round}", 1)
+        except RuntimeError as error:  # torch's errors of the store
+            raise SystemExit(
+                f"process {self.rank} of {self.size}: the main process is gone ({_line(error)})"
+            ) from None
+        if message["end"] == "InputError":
+            raise InputError(message["message"])
+        if message["end"] == "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        return message
+
+    def _next_round(self) -> dict[str, Any]:
+        self.round += 1
+        while not self.store.check([key := f"round/{self.round}"]):
+            time.sleep(POLL)
+        return json.loads(self.store.get(key))
+
+    def _refusal(self, message: Mapping[str, Any], planned: Mapping[str, tuple[Job, Path]]) -> str:
+        """Why this rank cannot take part; empty if it can."""
+        who = f"process {self.rank} on {socket.gethostname()}"
+        if message["plan"] != self.plan:
+            return f"--parallel seeds: {who} planned other runs; start all processes with the same command, files and versions"
+        until = time.monotonic() + SHARED
+        for data in {Path(planned[name][0].data_folder) for name, _ in message["jobs"]}:
+            while not is_saved(data):
+                if time.monotonic() > until:
+                    return f"--parallel seeds: {who} does not see {data}; give an --output_dir on a file system that all machines share"
+                time.sleep(POLL)
+        return ""
+
+    def _work(self, jobs: Sequence[Sequence[Any]], planned: Mapping[str, tuple[Job, Path]]) -> None:
+        report = throttled(lambda steps, total, event: self._tell(_message(event)))
+
+        def listen(event: Event) -> None:
+            if event.kind == "progress":
+                report(event.steps, event.total, event)
+            else:
+                self._tell(_message(event))
+
+        while (number := self._take(len(jobs))) is not None:
+            name, until_look = jobs[number]
+            job, folder = planned[name]
+            self.busy = True
+            execute_in_process([replace(job, until_look=until_look)], [folder], listen)
+            self.busy = False
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        self._set(f"event/{self.rank}/{self._told}", message)
+        self._told += 1
+
+    # ---- every rank ----------------------------------------------------------------------------------------------------
+
+    def _take(self, jobs: int) -> int | None:
+        """The number of the next job of this round; None if all are taken."""
+        number = self.store.add(f"next/{self.round}", 1) - 1
+        if number >= jobs:
+            return None
+        self.store.set(f"taken/{self.round}/{number}", str(self.rank))
+        return number
+
+    def _set(self, key: str, content: Mapping[str, Any]) -> None:
+        self.store.set(key, json.dumps(content))
+
+    def _live(self) -> None:
+        """A thread: give signs of life, and end this rank if the main one is gone or gave up."""
+        while not self._left.is_set():
+            try:
+                self.store.add(f"alive/{self.rank}", 1)
+                alone = not self.is_main and (self._silent(0) or (self.busy and self.store.check(["stop"])))
+            except RuntimeError:
+                alone = True
+            if alone and self.active:
+                os.kill(os.getpid(), signal.SIGTERM)  # the command takes it for Ctrl-C
+            self._left.wait(SIGN)
+
+    def _silent(self, rank: int) -> bool:
+        """Whether a rank gave no sign for too long, by this rank's clock."""
+        count, now = self.store.add(f"alive/{rank}", 0), time.monotonic()
+        known, since = self._signs.get(rank, (-1, now))
+        if count != known:
+            self._signs[rank] = (count, now)
+            return False
+        return now - since > SILENCE
+
+
+def fingerprint(jobs: Sequence[Job]) -> str:
+    """A hash of the jobs' names and ids."""
+    return hashlib.sha256(json.dumps(sorted([job.name, job.id] for job in jobs)).encode()).hexdigest()
+
+
+def _message(event: Event) -> dict[str, Any]:
+    run = event.run.to_dict() if event.run is not None else None
+    content = {name: getattr(event, name) for name in ("kind", "steps", "total", "loss", "risk", "error")}
+    return {**content, "job": event.job.name, "run": run}
+
+
+def _event(job: Job, message: Mapping[str, Any]) -> Event:
+    content = {name: value for name, value in message.items() if name not in ("job", "run")}
+    return Event(job, run=RunRecord(**message["run"]) if message["run"] else None, **content)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+# ---- joining -----------------------------------------------------------------------------------------------------------
+
+
+_joined: Ranks | None = None
+
+
+def joined() -> Ranks | None:
+    """The ranks that this process has joined; None without `--parallel seeds` or without a launcher."""
+    return _joined
+
+
+def join(parallel: str) -> None:
+    """With `parallel="seeds"` under a launcher, connect the ranks. From then on each of them is a single process, on its own GPU.
+
+    Call it before anything asks accelerate for its state. Every rank must call it.
+
+    Raises:
+        InputError: accelerate has joined the processes already, DeepSpeed or FSDP is on, or the ranks cannot be connected.
+    """
+    global _joined
+    if _joined is not None and parallel != "seeds":
+        raise InputError(
+            f"--parallel {parallel}: an earlier study of this process had --parallel seeds; start another process"
+        )
+    here = place()
+    if _joined is not None or parallel != "seeds" or here.size == 1:
+        return
+    from accelerate.state import PartialState
+    from torch.distributed import rendezvous
+
+    if PartialState._shared_state:
+        raise InputError(
+            "--parallel seeds: this process has asked accelerate for its state already; call plan_study before"
+        )
+    for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
+        if os.environ.get(name, "false").lower() == "true":
+            raise InputError(
+                f"--parallel seeds: not with {what}, which trains a run on several GPUs; launch without it"
+            )
+    try:
+        store, _, _ = next(iter(rendezvous("env://", timeout=STORE_TIMEOUT)))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"--parallel seeds: the processes cannot be connected: {_line(error)}") from None
+    hide()
+    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of_slot(here.local_rank, gpus)
+    _joined = Ranks(store, here, len(gpus))

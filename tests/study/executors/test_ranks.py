@@ -1,0 +1,271 @@
+"""`--parallel seeds`: ranks share a study's jobs. First in threads, with fake runs; then as real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch.distributed
+
+from hf_stability.cli import main
+from hf_stability.errors import InputError
+from hf_stability.study.executors import ranks
+from hf_stability.study.executors.event import Event, ending
+from hf_stability.study.executors.ranks import Ranks, join
+from hf_stability.study.records import RunRecord
+from hf_stability.utils.launcher import Place
+from tests.processes import run_script
+from tests.study.executors.test_workers import ROOT, Command, arguments, linux, results, wait_for
+from tests.toy import TWO_PROCESSES
+
+
+# --- in threads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """Three ranks; the signs of life and their limits are short. Nothing is killed."""
+    for name, seconds in (("POLL", 0.01), ("SIGN", 0.02), ("SILENCE", 0.3), ("SHARED", 0.1), ("GOODBYE", 1.0)):
+        monkeypatch.setattr(ranks, name, seconds)
+    killed = []
+    monkeypatch.setattr(ranks.os, "kill", lambda *what: killed.append(what))
+    store = torch.distributed.HashStore()
+    made = [Ranks(store, Place(rank, 3, rank, 3)) for rank in range(3)]
+    yield made
+    for one in made:
+        one._left.set()
+    assert not killed
+
+
+class FakeRuns:
+    """In place of `execute_in_process`: notes which thread ran what, and waits until each of the threads has one."""
+
+    def __init__(self, monkeypatch, together: int):
+        self.ran: list[tuple[str, str, bool]] = []
+        self.barrier = threading.Barrier(together)
+        self.waits = together
+        monkeypatch.setattr(ranks, "execute_in_process", self)
+
+    def __call__(self, jobs, folders, listen):
+        (job,) = jobs
+        self.ran.append((threading.current_thread().name, job.name, job.until_look))
+        if len(self.ran) <= self.waits:
+            self.barrier.wait(10)
+        listen(Event(job, "progress", 1, 2, 0.5, None))
+        if job.seed == 2:
+            listen(Event(job, "crashed", error="ValueError: no"))
+        else:
+            run = RunRecord(job.id, job.recipe, job.seed, job.task, "ok", "accuracy", last=0.1 + 0.2)
+            listen(Event(job, ending(job), run=run))
+
+
+@pytest.fixture
+def jobs(tiny_jobs, tmp_path):
+    return tiny_jobs(tmp_path, seeds=(1, 2, 3, 4, 5, 6))
+
+
+def serve(rank: Ranks, jobs, outcome: list) -> threading.Thread:
+    def work():
+        try:
+            outcome.append(rank.serve(jobs, [Path(job.name) for job in jobs]))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name=f"rank {rank.rank}", daemon=True)
+    thread.start()
+    return thread
+
+
+def test_ranks_share_the_jobs_of_each_round_and_the_main_one_hears_all(three, jobs, monkeypatch):
+    main_rank, *others = three
+    fake, outcome, events = FakeRuns(monkeypatch, together=3), [], []
+    threads = [serve(rank, jobs, outcome) for rank in others]
+    folders = [Path(job.name) for job in jobs]
+    with main_rank.leading(jobs) as told:
+        main_rank.execute([replace(job, until_look=True) for job in jobs], folders, events.append)
+        assert sorted(name for _, name, _ in fake.ran) == [job.name for job in jobs]
+        assert len({thread for thread, *_ in fake.ran}) == 3 and all(look for *_, look in fake.ran)
+        ended = [event for event in events if event.kind != "progress"]
+        assert [event.kind for event in ended].count("looked") == 5 and len(ended) == 6
+        assert {event.run.last for event in ended if event.run} == {0.1 + 0.2}
+        assert [(event.job.seed, event.error) for event in ended if event.kind == "crashed"] == [(2, "ValueError: no")]
+        assert {(event.steps, event.loss) for event in events if event.kind == "progress"} == {(1, 0.5)}
+        main_rank.execute([], [], events.append)  # no round
+        main_rank.execute(jobs[1:2], folders[1:2], events.append)
+        assert fake.ran[6:][0][1:] == (jobs[1].name, False) and len(fake.ran) == 7
+        told["summary"] = {"runs": []}
+    for thread in threads:
+        thread.join(10)
+    assert outcome == [{"end": "done", "summary": {"runs": []}}] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(InputError("in use"), InputError), (KeyboardInterrupt(), KeyboardInterrupt), (OSError("full"), dict)],
+)
+def test_other_ranks_end_as_the_main_one_does(three, jobs, error, kind):
+    main_rank, *others = three
+    outcome = []
+    threads = [serve(rank, jobs, outcome) for rank in others]
+    with pytest.raises(type(error)), main_rank.leading(jobs):
+        raise error
+    for thread in threads:
+        thread.join(10)
+    assert [type(one) for one in outcome] == [kind] * 2
+    assert kind is not dict or outcome[0] == {"end": "OSError", "message": "full"}
+
+
+def test_a_rank_with_other_jobs_is_refused(three, jobs, monkeypatch):
+    main_rank, *others = three
+
+    def run_until_it_tells(jobs, folders, listen):
+        wait_for(lambda: main_rank.store.check(["event/2/0"]), 10)
+        listen(Event(jobs[0], "crashed"))
+
+    monkeypatch.setattr(ranks, "execute_in_process", run_until_it_tells)
+    outcome = []
+    threads = [serve(rank, jobs[rank.rank - 1 :], outcome) for rank in others]
+    with pytest.raises(InputError, match="process 2 on .* planned other runs"), main_rank.leading(jobs):
+        main_rank.execute(jobs, [Path(job.name) for job in jobs], lambda event: None)
+    for thread in threads:
+        thread.join(10)
+    assert all("planned other runs" in str(one) for one in outcome) and len(outcome) == 2
+
+
+def test_a_rank_that_does_not_see_the_folder_is_refused(three, jobs):
+    _, rank, _ = three
+    away = [replace(job, data_folder="/not/shared") for job in jobs]
+    rank.plan = ranks.fingerprint(away)
+    message = {"plan": rank.plan, "jobs": [[away[0].name, False]]}
+    assert "does not see /not/shared; give an --output_dir on a file system" in rank._refusal(
+        message, {away[0].name: (away[0], Path())}
+    )
+
+
+def test_the_job_of_a_dead_rank_has_crashed(three, jobs, monkeypatch):
+    """Rank 2 takes a job, and is never heard of again."""
+    main_rank, one, dead = three
+    FakeRuns(monkeypatch, together=1)
+    events, outcome = [], []
+    dead._left.set()
+    dead.round = 1
+    taken = dead._take(6)
+    thread = serve(one, jobs, outcome)
+    with main_rank.leading(jobs):
+        main_rank.execute(jobs, [Path(job.name) for job in jobs], events.append)
+    thread.join(10)
+    lost = [event for event in events if event.job is jobs[taken] and event.kind == "crashed"]
+    assert len(lost) == 1 and lost[0].error == "process 2 of 3 is gone: no sign of life"
+    assert len({event.job.name for event in events if event.kind in ("finished", "crashed")}) == 6
+
+
+def test_without_a_launcher_nothing_is_joined(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    join("seeds")
+    assert ranks.joined() is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")]
+)
+def test_ranks_that_would_share_a_run_are_refused(monkeypatch, variable, name):
+    from accelerate.state import PartialState
+
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    for key, value in (("WORLD_SIZE", "2"), ("RANK", "0"), (variable, "true")):
+        monkeypatch.setenv(key, value)
+    with pytest.raises(InputError, match=f"--parallel seeds: not with {name}"):
+        join("seeds")
+
+
+# --- in processes ------------------------------------------------------------------------------------------------------
+
+
+CRASH = """
+from hf_stability.methods import Method
+
+
+class Crash(Method):
+    def begin_training(self, model, trainer):
+        if trainer.args.seed == 3:
+            raise RuntimeError("seed 3 has crashed")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(tiny_model, tiny_csv, tmp_path):
+    """With a stage before the runs, a look in their middle, and a run that crashes twice."""
+    train, dev = tiny_csv
+    (tmp_path / "crash.py").write_text(CRASH)
+    (tmp_path / "stage.yaml").write_text(
+        f"stages: [{{train_file: {train}, validation_file: {dev}, args: {{max_steps: 8}}}}]"
+    )
+    more = ["--recipe", "devlin2019", f"devlin2019+{tmp_path / 'stage.yaml'}", "--retry_crashed", "1"]
+    more += ["--method", f"{tmp_path / 'crash.py'}:Crash", "--max_steps", "6"]
+
+    def command(folder, *flags):
+        return [*arguments(tmp_path / folder, tiny_model(), tiny_csv, *more), *flags]
+
+    looks = ["--restarts", "2", "--look_at", "0.5", "--finish", "1"]
+    script = ROOT / "run_glue_stable.py"
+    two = run_script(script, command("two", *looks, "--parallel", "seeds"), processes=2)
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert two.stdout.count("at its look") == 4 and two.stdout.count("stage train-") == 1
+    assert main(command("one", *looks, "--workers", "0")) == 0
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+    two = run_script(script, command("three", "--seeds", "4", "--parallel", "seeds"), processes=2)
+    assert two.returncode == 1
+    assert (
+        two.stdout.count("devlin2019/seed-003: crashed: RuntimeError: seed 3 has crashed; it will be run again") == 1
+    )
+    assert two.stdout.count("devlin2019/seed-003: crashed: RuntimeError: seed 3 has crashed") == 2
+    for seed in (1, 2, 4):
+        assert two.stdout.count(f"devlin2019/seed-00{seed}: ") == 1
+    assert two.stderr.count("2 run(s) crashed") == 1
+    assert main(command("four", "--seeds", "4", "--workers", "0")) == 1
+    assert results(tmp_path / "three") == results(tmp_path / "four")
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines of living processes with this text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(path.read_text().replace("\0", " "))
+    return [line for line in found if text in line]
+
+
+@linux
+@pytest.mark.slow
+def test_ctrl_c_under_torchrun_ends_all_and_the_study_goes_on(tiny_model, tiny_csv, tmp_path):
+    def command(folder, *flags):
+        steps = ("--max_steps", "30", "--eval_strategy", "no", "--seeds", "6")
+        return arguments(tmp_path / folder, tiny_model(), tiny_csv, *steps, *flags)
+
+    def finished():
+        return sorted((tmp_path / "study" / "runs").glob("*/*/run.json"))
+
+    with Command(command("study", "--parallel", "seeds"), tmp_path / "log", TWO_PROCESSES) as study:
+        study.wait_for(finished)
+        os.killpg(study.process.pid, signal.SIGINT)
+        assert study.process.wait(timeout=60) != 0
+        wait_for(lambda: not processes_with(str(tmp_path)), 30)  # torchrun gives each a session of its own
+    text = (tmp_path / "log").read_text()
+    assert text.count("hf-stability: interrupted. Finished runs are kept") == 1, text
+    assert 1 <= len(finished()) < 6
+    assert main(command("study", "--workers", "0")) == 0
+    assert main(command("whole", "--workers", "0")) == 0
+    assert results(tmp_path / "study") == results(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_wrong_flag_is_told_once_and_no_rank_waits(tiny_model, tiny_csv, tmp_path):
+    command = arguments(tmp_path / "study", tiny_model(), tiny_csv, "--parallel", "seeds", "--runs_per_gpu", "2")
+    done = run_script(ROOT / "run_glue_stable.py", command, processes=2)
+    assert done.returncode == 2 and not (tmp_path / "study").exists()
+    assert done.stderr.count("hf-stability: error: --runs_per_gpu 2: not with --parallel seeds under a launcher") == 1
