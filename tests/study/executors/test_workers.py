@@ -306,10 +306,15 @@ sys.exit(main())
 
 
 class Command:
-    """The command line in a process of its own, and in a session of its own, as a terminal starts it."""
+    """The command line in a process of its own, and in a session of its own, as a terminal starts it.
+
+    Args:
+        launcher: Python's words before the program, such as torchrun's.
+        method: start workers by "forkserver" or "spawn", after this process has its imports. Default: as the command does.
+    """
 
     def __init__(
-        self, arguments: list[str], log: Path, method: str | None = None, launcher: Sequence[str] = ()
+        self, arguments: list[str], log: Path, launcher: Sequence[str] = (), method: str | None = None
     ) -> None:
         self.log = log
         program = ["-c", WITH_METHOD.format(method=method)] if method else [str(ROOT / "run_glue_stable.py")]
@@ -419,7 +424,7 @@ def imports(study: int, method: str) -> bool:
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_ctrl_c_while_workers_import_prints_no_traceback(tiny_model, tiny_csv, tmp_path, method):
     command = arguments(tmp_path / "study", tiny_model(), tiny_csv, "--workers", "2", "--seeds", "2")
-    with Command(command, tmp_path / "log", method) as study:
+    with Command(command, tmp_path / "log", method=method) as study:
         study.wait_for(lambda: imports(study.process.pid, method))
         os.killpg(study.process.pid, signal.SIGINT)
         assert study.process.wait(timeout=60) == 130
@@ -434,7 +439,7 @@ def test_a_killed_study_takes_its_spawned_workers_along(tiny_model, tiny_csv, tm
     more = ("--workers", "2", "--seeds", "3", "--max_steps", "2000", "--eval_strategy", "no")
     command = arguments(tmp_path / "study", tiny_model(), tiny_csv, *more)
     runs = tmp_path / "study" / "runs" / "devlin2019"
-    with Command(command, tmp_path / "log", "spawn") as study:
+    with Command(command, tmp_path / "log", method="spawn") as study:
         study.wait_for(lambda: all((runs / f"seed-00{seed}" / "steps.rec").is_file() for seed in (1, 2)))
         assert len([c for c in processes_of(study.process.pid) if "multiprocessing.spawn import" in c]) == 2
         os.kill(study.process.pid, signal.SIGKILL)
