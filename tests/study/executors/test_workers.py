@@ -334,7 +334,7 @@ class Command:
         assert self.process.poll() is None, self.log.read_text()
 
     def wait_for_all_processes(self) -> None:
-        wait_for(lambda: not processes_of(self.process.pid), 30)
+        wait_for(lambda: not processes_of(self.process.pid), 120)
 
     def __enter__(self):
         return self
