@@ -19,7 +19,7 @@ from hf_stability.errors import InputError
 from hf_stability.methods import load_method, source_hash
 from hf_stability.study import execution
 from hf_stability.study.execution import Execution
-from hf_stability.study.executors import claim, parcels, ray_cluster
+from hf_stability.study.executors import claim, parcels, ray_cluster, ray_connection
 from hf_stability.study.executors.in_process import execute_in_process
 from hf_stability.study.executors.ray_cluster import execute_on_ray
 from hf_stability.study.executors.ray_connection import check_room, look_at_cluster
@@ -392,11 +392,15 @@ def test_ray_of_its_own_ends_with_the_study(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_address_that_is_no_cluster_does_not_hang(command, capsys):
+def test_an_address_that_is_no_cluster_does_not_hang(command, capsys, monkeypatch):
     from hf_stability.cli import main
 
+    monkeypatch.setattr(ray_connection, "ANSWER_S", 6)
     with socket.create_server(("localhost", 0)) as silent:
         address = f"localhost:{silent.getsockname()[1]}"
         assert main(command("study", "--executor", "ray", "--ray_address", address)) == 2
     error = capsys.readouterr().err
-    assert f"--ray_address {address}: no Ray cluster answers there (no answer in" in error and "Traceback" not in error
+    assert (
+        f"--ray_address {address}: no Ray cluster answers there (no answer in 6 s)" in error
+        and "Traceback" not in error
+    )
