@@ -229,9 +229,11 @@ def test_fetched_files_replace_what_was_there_and_the_record_comes_last(tmp_path
 def test_the_same_bytes_as_in_this_process(both, joined, hidden):
     jobs, folder, expected = both(seeds=(1, 2, 3))
     heard = Heard()
-    execute_on_ray(jobs, folders(jobs, folder), heard, hidden=hidden)
+    execute_on_ray(jobs, folders(jobs, folder), heard, workers=int(hidden), hidden=hidden)
     assert heard.ends() == [(1, "finished"), (2, "finished"), (3, "finished")]
     assert results(folder) == expected
+    seeds = [event.job.seed for event in heard]
+    assert seeds == sorted(seeds) or not hidden  # one at a time
     assert {event.steps for event in heard if event.kind == "progress"} - {0}
 
 
