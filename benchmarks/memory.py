@@ -167,7 +167,15 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any], runs: int) -> str:
     """The results as Markdown."""
     from hf_stability.utils.text import markdown_table
 
-    head = ["way", "process", "runs", "RSS at first and last, MB", "RSS, MB per run", "USS, MB per run", "flat"]
+    head = [
+        "way",
+        "process",
+        "runs that count",
+        "RSS at first and last, MB",
+        "RSS, MB per run",
+        "USS, MB per run",
+        "flat",
+    ]
     cells = [
         [
             row["way"],
@@ -181,7 +189,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any], runs: int) -> str:
         for row in rows
     ]
     machine = ", ".join(f"{name} {value}" for name, value in about.items())
-    return f"""# Memory over {runs} runs
+    return f"""# Memory over many runs
 
 - `python benchmarks/memory.py --runs {runs}` made this page. The protocol and the criterion are in the script's first lines.
 - Growth is the slope of a regression line over the runs from the {FIRST}th on, with its 95% interval. A process is flat if the upper

@@ -35,7 +35,7 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in names}
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "waited in vain"
@@ -294,22 +294,30 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-SPAWN = """
+WITH_METHOD = """
 import sys
+import hf_stability.study.api  # the imports are done before any other process starts
 from hf_stability.cli import main
 from hf_stability.study.executors import workers
 
-workers.start_method = lambda: "spawn"
+workers.start_method = lambda: {method!r}
 sys.exit(main())
 """
 
 
 class Command:
-    """The command line in a process of its own, and in a session of its own, as a terminal starts it."""
+    """The command line in a process of its own, and in a session of its own, as a terminal starts it.
 
-    def __init__(self, arguments: list[str], log: Path, method: str = "forkserver", launcher: Sequence[str] = ()):
+    Args:
+        launcher: Python's words before the program, such as torchrun's.
+        method: start workers by "forkserver" or "spawn", after this process has its imports. Default: as the command does.
+    """
+
+    def __init__(
+        self, arguments: list[str], log: Path, launcher: Sequence[str] = (), method: str | None = None
+    ) -> None:
         self.log = log
-        program = ["-c", SPAWN] if method == "spawn" else [str(ROOT / "run_glue_stable.py")]
+        program = ["-c", WITH_METHOD.format(method=method)] if method else [str(ROOT / "run_glue_stable.py")]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *launcher, *program, *arguments],
@@ -321,12 +329,12 @@ class Command:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
 
-    def wait_for(self, what: Callable[[], bool]) -> None:
-        wait_for(lambda: what() or self.process.poll() is not None)
+    def wait_for(self, what: Callable[[], bool], seconds: float = 60) -> None:
+        wait_for(lambda: what() or self.process.poll() is not None, seconds)
         assert self.process.poll() is None, self.log.read_text()
 
     def wait_for_all_processes(self) -> None:
-        wait_for(lambda: not processes_of(self.process.pid), 30)
+        wait_for(lambda: not processes_of(self.process.pid), 120)
 
     def __enter__(self):
         return self
@@ -416,7 +424,7 @@ def imports(study: int, method: str) -> bool:
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_ctrl_c_while_workers_import_prints_no_traceback(tiny_model, tiny_csv, tmp_path, method):
     command = arguments(tmp_path / "study", tiny_model(), tiny_csv, "--workers", "2", "--seeds", "2")
-    with Command(command, tmp_path / "log", method) as study:
+    with Command(command, tmp_path / "log", method=method) as study:
         study.wait_for(lambda: imports(study.process.pid, method))
         os.killpg(study.process.pid, signal.SIGINT)
         assert study.process.wait(timeout=60) == 130
@@ -431,7 +439,7 @@ def test_a_killed_study_takes_its_spawned_workers_along(tiny_model, tiny_csv, tm
     more = ("--workers", "2", "--seeds", "3", "--max_steps", "2000", "--eval_strategy", "no")
     command = arguments(tmp_path / "study", tiny_model(), tiny_csv, *more)
     runs = tmp_path / "study" / "runs" / "devlin2019"
-    with Command(command, tmp_path / "log", "spawn") as study:
+    with Command(command, tmp_path / "log", method="spawn") as study:
         study.wait_for(lambda: all((runs / f"seed-00{seed}" / "steps.rec").is_file() for seed in (1, 2)))
         assert len([c for c in processes_of(study.process.pid) if "multiprocessing.spawn import" in c]) == 2
         os.kill(study.process.pid, signal.SIGKILL)
