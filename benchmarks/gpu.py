@@ -25,7 +25,7 @@ import json
 import logging
 import math
 import multiprocessing
-import resource
+import os
 import shutil
 import signal
 import statistics
@@ -60,7 +60,7 @@ from benchmarks.timing import machine, ratio_interval
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, plan_study
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.study.devices import available_memory, mps_is_running, mps_sentence, visible_gpus
-from hf_stability.study.executors.workers import PRELOAD
+from hf_stability.study.executors.server import PRELOAD
 from hf_stability.study.memory import CPU_PROCESS, CUDA_PROCESS, GIB, count_parameters, model_shape, training_memory
 from hf_stability.study.study import run_jobs
 from hf_stability.tasks.demo.data import demo_model_path
@@ -169,7 +169,7 @@ def part_devices(options: Options, folder: Path, deadline: float) -> Part:
 def part_half_precision(options: Options, folder: Path, deadline: float) -> Part:
     """Norms of the record in half precision against float32; the learning rate is 0, so that all steps have the same weights."""
     half = {"fp16": True} if options.device == "cuda" else {"bf16": True}  # a CPU has no loss scale
-    size, steps = ("tiny", 8) if options.quick else ("base", 24)
+    size, steps = ("tiny", 4) if options.quick else ("base", 24)
 
     def norms(name: str, kind: str, **values: Any) -> tuple[np.ndarray, np.ndarray]:
         place = folder / name
@@ -257,10 +257,11 @@ class StopAfter(TrainerCallback):
 def part_step(size: str, options: Options, folder: Path, deadline: float) -> Part:
     """Time of an update step with the recorder, in turns with the stock Trainer."""
     steps = {"tiny": 4, "base": 20, "bert-large": 10}[size]
-    turns, keys, tokens = 4, ["stock", "stable", "callback"], 16 if options.quick else 128
+    keys = ["stock", "stable", "callback"]
+    least, turns, tokens = (1, 2, 16) if options.quick else (2, 4, 128)
     times: dict[str, list[float]] = {key: [] for key in keys}
     began, rounds = time.monotonic(), 0
-    while rounds < 2 or (not options.quick and time.monotonic() + (time.monotonic() - began) / rounds < deadline):
+    while rounds < least or (not options.quick and time.monotonic() + (time.monotonic() - began) / rounds < deadline):
         max_steps = max(20, turns + 2) * steps
         make = contestants(size, tokens, 16, steps, max_steps, options.device, str(folder / str(rounds)))
         for key, seconds in measure(make, keys, 1, turns, steps, torch.get_num_threads()).items():
@@ -279,7 +280,17 @@ def part_step(size: str, options: Options, folder: Path, deadline: float) -> Par
         passed &= high <= BAR
         rows.append([name, f"{1e3 * statistics.median(times[key]):.2f}", f"{ratio:.4f}", f"{low:.4f} to {high:.4f}"])
     note = f"Batches of 16 examples of {tokens} tokens, float32; {len(times['stock'])} turns of {steps} steps. Limit {BAR}."
-    return Part(["update step", "ms, median", "ratio", "95% interval"], rows, passed, note)
+    return Part(["update step", "ms, median", "ratio", "95% interval"], rows, None if options.quick else passed, note)
+
+
+def started_server() -> Any:
+    """The fork server of the study's workers, with its imports done: its start is no part of a measurement."""
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(PRELOAD)
+    process = fork.Process(target=time.monotonic)
+    process.start()
+    process.join()
+    return fork
 
 
 def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options, sender: Any) -> None:
@@ -287,10 +298,10 @@ def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options
     quiet()
     context = 0
     if options.device == "cuda":
-        before, _ = torch.cuda.mem_get_info()  # starts CUDA
+        before = visible_gpus()[0].free  # asked before this process starts CUDA
         torch.ones(1024, 1024, device="cuda") @ torch.ones(1024, 1024, device="cuda")
-        free, total = torch.cuda.mem_get_info()
-        context = max(0, total - free - torch.cuda.memory_reserved())  # with all other processes on the GPU
+        after, _ = torch.cuda.mem_get_info()
+        context = 0 if before is None else max(0, before - after - torch.cuda.memory_reserved())
         torch.cuda.reset_peak_memory_stats()
     values = {} if precision == "float32" else {precision: True}
     with tempfile.TemporaryDirectory() as place:
@@ -298,12 +309,14 @@ def peak_of(size: str, batch: int, tokens: int, precision: str, options: Options
     if options.device == "cuda":
         sender.send((torch.cuda.max_memory_reserved(), context))
     else:
+        import resource  # Windows has none
+
         sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0))
 
 
 def part_memory(options: Options, folder: Path, deadline: float) -> Part:
     """The peak of short trainings against the estimate. On a GPU without the context, which the last column has."""
-    cases = [("tiny", 8, 16, "float32"), ("tiny", 16, 32, "bf16")]
+    cases = [("tiny", 16, 32, "bf16")]
     if not options.quick:
         half = "bf16" if options.device == "cpu" or torch.cuda.is_bf16_supported() else "fp16"
         cases = [
@@ -312,8 +325,7 @@ def part_memory(options: Options, folder: Path, deadline: float) -> Part:
             ("bert-large", 16, 128, "float32"),
             ("bert-large", 32, 256, half),
         ]
-    fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(PRELOAD)
+    fork = started_server()
     rows, passed = [], True
     for size, batch, tokens, precision in cases:
         if time.monotonic() > deadline:
@@ -352,7 +364,7 @@ def part_memory(options: Options, folder: Path, deadline: float) -> Part:
         "context, GiB",
     ]
     assumed = CUDA_PROCESS if options.device == "cuda" else CPU_PROCESS
-    note = f"The context of other processes on the GPU counts too. The estimate assumes {assumed / GIB:.2f} GiB per process."
+    note = f"context: a process without a model. The estimate assumes {assumed / GIB:.2f} GiB for it."
     return Part(columns, rows, passed, note)
 
 
@@ -388,6 +400,7 @@ def part_runs_per_gpu(options: Options, folder: Path, deadline: float) -> Part:
     BertForSequenceClassification(config).save_pretrained(model)
     for path in Path(tokenizer).glob("tokenizer*"):
         shutil.copy(path, model)
+    started_server()
     rows, passed, first = [], True, None
     for number in numbers:
         if first is not None and time.monotonic() + 2 * first[0] > deadline:
@@ -397,7 +410,7 @@ def part_runs_per_gpu(options: Options, folder: Path, deadline: float) -> Part:
         (folder / f"seen_{number}.py").write_text(SEEN.format(path=str(seen)))
         gpus = {"runs_per_gpu": number} if options.device == "cuda" else {"workers": number, "use_cpu": True}
         plan = plan_study(
-            task_name="demo_pair", model_name_or_path=model, recipes="devlin2019", seeds=2 * max(number, 1 if options.quick else 2),
+            task_name="demo_pair", model_name_or_path=model, recipes="devlin2019", seeds=2 if options.quick else max(4, 2 * number),
             max_steps=steps, eval_strategy="no", max_eval_samples=64, methods=f"{folder / f'seen_{number}.py'}:Seen",
             output_dir=folder / f"study-{number}", **gpus,
         )  # fmt: skip
@@ -530,6 +543,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts, print and write their figures; 1 if one failed."""
     options, names = parse(arguments)
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # or the fork server's imports would start CUDA
     quiet()
     options.folder.mkdir(parents=True, exist_ok=True)
     outcomes = []

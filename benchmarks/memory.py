@@ -167,7 +167,15 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any], runs: int) -> str:
     """The results as Markdown."""
     from hf_stability.utils.text import markdown_table
 
-    head = ["way", "process", "runs that count", "RSS at first and last, MB", "RSS, MB per run", "USS, MB per run", "flat"]
+    head = [
+        "way",
+        "process",
+        "runs that count",
+        "RSS at first and last, MB",
+        "RSS, MB per run",
+        "USS, MB per run",
+        "flat",
+    ]
     cells = [
         [
             row["way"],

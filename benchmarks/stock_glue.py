@@ -35,12 +35,13 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     )
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    length = min(options.max_seq_length, tokenizer.model_max_length)
 
     def tokenised(name: str, rows: int | None) -> Dataset:
         padding = False if options.dynamic else "max_length"
 
         def encode(batch: dict) -> dict:
-            return tokenizer(batch["sentence"], padding=padding, max_length=options.max_seq_length, truncation=True)
+            return tokenizer(batch["sentence"], padding=padding, max_length=length, truncation=True)
 
         return Dataset.from_dict(read_cola(options.data_dir / "CoLA" / name, rows)).map(encode, batched=True)
 

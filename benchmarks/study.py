@@ -179,7 +179,7 @@ def cores() -> int:
 
 
 def differences(options: argparse.Namespace, folder: Path) -> list[str]:
-    """What differs between the script with one thread and the study, for the first seed. Empty: every bit is equal.
+    """The differences between the script with one thread and the study, for the first seed. Empty: every bit is equal.
 
     Trains the seed with the script. The study is that of the first round.
     """

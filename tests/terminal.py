@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from fcntl import ioctl
 
-from hf_stability.study.executors.workers import PRELOAD
+from hf_stability.study.executors.server import PRELOAD
 
 
 CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")

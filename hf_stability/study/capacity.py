@@ -34,15 +34,15 @@ def plan_workers(
         InputError: a run cannot fit into memory, or `runs_per_gpu` is impossible.
     """
     job = jobs[0]
-    devices.check_runs_per_gpu(runs_per_gpu, job.device, executor)
     ranks = joined()
-    if job.processes > 1:  # these processes train every run together
-        return 0, []
     if ranks is not None and (executor != "local" or runs_per_gpu > 1):
         flag = f"--runs_per_gpu {runs_per_gpu}" if executor == "local" else f"--executor {executor}"
         raise InputError(
             f"{flag}: not with --parallel seeds under a launcher, where each process trains one run at a time"
         )
+    devices.check_runs_per_gpu(runs_per_gpu, job.device, executor)
+    if job.processes > 1:  # these processes train every run together
+        return 0, []
     if executor != "local":  # cores, GPUs and memory are other machines'; 0: as many runs as they have room for
         return workers or 0, []
     gpus = devices.visible_gpus() if job.device == "cuda" else []

@@ -18,14 +18,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import shlex
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +61,23 @@ class Owner:
         process: its process id there.
         since: when it took the folder, local time with the offset from UTC, ISO 8601; empty if unknown.
         command: its command line; empty if unknown.
+        is_here: whether its process ids are those that this process sees. Two containers of one name differ in that.
     """
 
     host: str
     process: int
     since: str = ""
     command: str = ""
+    is_here: bool = True
 
     def __str__(self) -> str:
         since = f" since {self.since.replace('T', ' ')}" if self.since else ""
         return f"process {self.process} on {self.host}{since}"
+
+    @property
+    def is_running(self) -> bool | None:
+        """Whether the process runs; None if this cannot be seen from here."""
+        return psutil.pid_exists(self.process) if self.is_here else None
 
 
 class _Stop(BaseException):
@@ -75,12 +85,12 @@ class _Stop(BaseException):
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """Who holds a study's folder; None if nobody does.
+    """The command that holds a study's folder; None if there is none.
 
     An owner on another machine may have died without a trace: only a later touch of `owner.lock` shows that it lives.
     """
     owner = _owner(_lease(folder))
-    return None if owner is None or _has_ended(owner) else owner
+    return None if owner is None or owner.is_running is False else owner
 
 
 @contextlib.contextmanager
@@ -135,7 +145,7 @@ def _hold(folder: Path, steal: bool) -> Iterator[None]:
         ) from None
     try:
         try:
-            write_json(record, asdict(_this_process()))
+            _write_owner(record)
             if former is not None:
                 _wait_for_end(former)
             yield
@@ -161,7 +171,7 @@ def _lease(folder: Path, lose: Any = None) -> filelock.SoftFileLease:
 
 def _acquire(lease: filelock.SoftFileLease, folder: Path) -> None:
     """Take the folder if nobody holds it. See the top of this file for how long that takes."""
-    first, told, give_up = None, False, time.monotonic() + 2 * LEASE
+    begin, first, told = time.monotonic(), None, False
     while True:
         with contextlib.suppress(filelock.Timeout):
             try:
@@ -169,24 +179,43 @@ def _acquire(lease: filelock.SoftFileLease, folder: Path) -> None:
                 return
             except ValueError:  # an owner with another lease, of another version
                 raise _refused(lease, folder) from None
-        owner, touched = _owner(lease), _touched(folder)
+        owner, touched = _owner(lease), _touched(folder / LOCK)
+        waited = time.monotonic() - begin
         first = first or touched
         alive = touched not in (None, first)
-        if alive or (owner is not None and _runs_here(owner)) or time.monotonic() > give_up:
+        if alive or (owner is not None and owner.is_running) or waited > 2 * LEASE:
             raise _refused(lease, folder)
-        if owner is not None and not told:
+        if first is not None and (waited > LEASE or (owner is not None and owner.is_running is False)):
+            _put_away(folder / LOCK, first)
+        elif owner is not None and not told:
             told = True
             _tell(f"{folder} is held by {owner}: waiting up to {LEASE:.0f} s for a sign of life")
         time.sleep(POLL)
 
 
+def _put_away(lock: Path, dead: tuple[int, int]) -> None:
+    """Remove a dead owner's lock file.
+
+    filelock does it by swapping two names, so that no other command can come between. Where the file system has no such call
+    (NFS), it leaves the file there.
+    """
+    aside = lock.with_name(f"{LOCK}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        os.rename(lock, aside)
+        try:
+            if _touched(aside) != dead:  # another command was faster: give its lock back
+                os.link(aside, lock)
+        finally:
+            os.unlink(aside)
+
+
 def _wait_for_end(former: Owner) -> None:
     """Give a former owner that may be alive the time to notice that it lost the folder."""
-    if _has_ended(former):
+    if former.is_running is False:
         return
     _tell(f"--steal_lock: taken from {former}; waiting up to {3 * HEARTBEAT:.0f} s for it to stop")
     end = time.monotonic() + 3 * HEARTBEAT
-    while time.monotonic() < end and not _has_ended(former):
+    while time.monotonic() < end and former.is_running is not False:
         time.sleep(POLL)
 
 
@@ -203,32 +232,32 @@ def _owner(lease: filelock.SoftFileLease) -> Owner | None:
     marker = lease.owner
     if marker is None:
         return None
-    owner = Owner(marker.hostname.partition("?")[0], marker.pid)  # after the question mark: the container's number
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        told = Owner(**json.loads(Path(lease.lock_file).with_name(OWNER).read_text(encoding="utf-8")))
-        if (told.host, told.process) == (owner.host, owner.process):
-            return told
+    host = marker.hostname.partition("?")[0]  # after the question mark: the container's number
+    owner = Owner(host, marker.pid, is_here=marker.hostname == _this_machine())
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        told = json.loads(Path(lease.lock_file).with_name(OWNER).read_text(encoding="utf-8"))
+        if (told["host"], told["process"]) == (owner.host, owner.process):
+            return replace(owner, since=str(told["since"]), command=str(told["command"]))
     return owner
 
 
-def _this_process() -> Owner:
+def _write_owner(path: Path) -> None:
     since = datetime.now().astimezone().isoformat(timespec="seconds")
-    return Owner(socket.gethostname(), psutil.Process().pid, since, shlex.join(sys.argv))
+    here = {"host": socket.gethostname(), "process": os.getpid(), "since": since, "command": shlex.join(sys.argv)}
+    write_json(path, here)
 
 
-def _runs_here(owner: Owner) -> bool:
-    return owner.host == socket.gethostname() and psutil.pid_exists(owner.process)
+@cache
+def _this_machine() -> str:
+    """This machine, and this container on it, as filelock names it in a lock file."""
+    with tempfile.TemporaryDirectory() as folder, _lease(Path(folder)) as lease:
+        return lease.owner.hostname
 
 
-def _has_ended(owner: Owner) -> bool:
-    """False if it runs, or if its machine is another one."""
-    return owner.host == socket.gethostname() and not psutil.pid_exists(owner.process)
-
-
-def _touched(folder: Path) -> tuple[int, int] | None:
+def _touched(lock: Path) -> tuple[int, int] | None:
     try:
-        with open(folder / LOCK, "rb") as file:  # NFS asks the server when a file is opened, not for a mere stat
-            stat = Path(file.name).stat()
+        with open(lock, "rb") as file:  # NFS asks the server when a file is opened, not for a mere stat
+            stat = os.fstat(file.fileno())
     except OSError:
         return None
     return stat.st_ino, stat.st_mtime_ns

@@ -64,6 +64,9 @@ class Progress:
             with contextlib.suppress(Exception):
                 self.display = LiveTable(console)
         if self.anything and (self.folder is not None or not self.quiet):
+            if self.folder is not None:
+                with contextlib.suppress(OSError):  # later it is not made again: it may have been moved
+                    self.folder.mkdir(parents=True, exist_ok=True)
             self.tick()
             self._thread = threading.Thread(target=self._tick_until_over, name="progress", daemon=True)
             self._thread.start()
@@ -103,12 +106,14 @@ class Progress:
         """Count an event; print a line unless the run goes on."""
         with self._counting:
             self.tally.take(event)
+        if event.kind == "progress":
+            return
         name = event.job.name
         if event.kind == "again":
             self.say(f"{name}: crashed: {event.error}; it will be run again")
         elif event.kind == "looked":
             self.say(f"{name}: at its look, {look_sentence(event.run)}")
-        elif event.kind != "progress":
+        else:
             sentence = event.run.sentence if event.run else f"crashed: {event.error}"
             self.say(f"{'stage ' if event.job.is_stage else ''}{name}: {sentence}")
 

@@ -84,8 +84,7 @@ class Snapshot:
 
 
 def write_progress(folder: Path, snapshot: Snapshot) -> None:
-    """Write the file atomically. Raises OSError if that is not possible."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the file atomically. Raises OSError if that is not possible, or if the folder has gone."""
     write_text(folder / PROGRESS, json.dumps(snapshot.to_dict()) + "\n")
 
 

@@ -82,7 +82,7 @@ class StagePlan:
         return attached
 
     def save_data(self) -> None:
-        """Write the tokens of the stages that are not finished. What is there may be damaged."""
+        """Write the tokens of the stages that are not finished; files that are there may be damaged."""
         needed = {stage.data_folder for stage in self.jobs if read_run(run_folder(self.folder, stage)) is None}
         for folder, (_, tokens) in self.data.items():
             if folder in needed or not Path(folder).is_dir():

@@ -19,6 +19,7 @@ from ..utils.text import shortened
 from ..verdicts.verdict import CENSORED, NOT_OK
 from .folder import TABLES, read_runs
 from .live import NARROWEST_RECIPE, Line, counts_text, table_lines
+from .owner import OWNER
 from .progress_file import PROGRESS, Snapshot, read_progress
 
 
@@ -29,9 +30,6 @@ SILENCE = 10.0
 
 CLOCK_SLACK = 60.0
 """Seconds. A process that began so much later than the study is another one with the same number."""
-
-OWNER = "owner.json"
-"""Names the command that holds the folder, if there is one."""
 
 NAMED = 3
 """Number of crashed runs that the text names."""

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ..utils.batches import total_batch_size
@@ -23,9 +23,9 @@ EARLIEST = 10.0
 
 @dataclass
 class _Pace:
-    """A running run, and where and when its training began in this call."""
+    """A running run: its last event, and where and when its training began in this call."""
 
-    run: RunningRun
+    event: Event
     first_steps: int
     first_time: float
 
@@ -96,20 +96,19 @@ class Tally:
         self.fractions[name] = 1.0
 
     def _advance(self, event: Event) -> None:
-        job, name, now = event.job, event.job.name, self.clock()
+        name, done = event.job.name, event.steps / max(event.total, 1)
         pace = self.running.get(name)
         if pace is None:
+            now = self.clock()
             # A resumed run had its first steps before. They are no work of this call. Nor is the step that starts the clock.
             first = event.steps - (self.began is not None)
             self.began = now if self.began is None else self.began
-            pace = _Pace(RunningRun(name, job.recipe, seed_text(job), 0, event.total), first, now)
-            self.running[name] = pace
+            pace = self.running[name] = _Pace(event, first, now)
             self.again.discard(name)
             self.fractions[name] = first / max(event.total, 1)
-        done = event.steps / max(event.total, 1)
         self.work_here += self.shares.get(name, 0.0) * max(done - self.fractions[name], 0.0)
         self.fractions[name] = done
-        pace.run = replace(pace.run, steps=event.steps, total=event.total, loss=event.loss, risk=event.risk)
+        pace.event = event
 
     @property
     def share(self) -> float:
@@ -126,9 +125,9 @@ class Tally:
             return None
         left = (1.0 - self.share) * (now - self.began) / self.work_here
         for pace in self.running.values():
-            steps, seconds = pace.run.steps - pace.first_steps, now - pace.first_time
+            steps, seconds = pace.event.steps - pace.first_steps, now - pace.first_time
             if steps > 1 and seconds >= EARLIEST:
-                left = max(left, (pace.run.total - pace.run.steps) * seconds / steps)
+                left = max(left, (pace.event.total - pace.event.steps) * seconds / steps)
         return left
 
     def snapshot(self, state: str = "running") -> Snapshot:
@@ -143,7 +142,7 @@ class Tally:
             written=_utc(),
             beat=self.beat,
             planned=self.planned,
-            running=tuple(pace.run for pace in self.running.values()) if state == "running" else (),
+            running=tuple(_running(pace.event) for pace in self.running.values()) if state == "running" else (),
             finished=self.finished,
             failed=self.failed,
             again=len(self.again),
@@ -151,6 +150,11 @@ class Tally:
             share=self.share,
             seconds_left=self.seconds_left if state == "running" else None,
         )
+
+
+def _running(event: Event) -> RunningRun:
+    job = event.job
+    return RunningRun(job.name, job.recipe, seed_text(job), event.steps, event.total, event.loss, event.risk)
 
 
 def seed_text(job: Job) -> str:

@@ -114,6 +114,40 @@ def test_a_killed_owner_holds_nothing(tmp_path, capsys, steal):
     assert names_in(tmp_path) == [] and capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("dead", ["here", "elsewhere"])
+def test_a_file_system_that_cannot_swap_names(tmp_path, monkeypatch, dead):
+    """NFS, for example. A command that was faster keeps its lock."""
+    from filelock._soft._exclusive import _recovery
+
+    swaps = []
+    monkeypatch.setattr(_recovery, "exchange_names", lambda *names: bool(swaps.append(names)))
+    content = held_elsewhere(tmp_path)
+    if dead == "here":
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        own = owner_module._this_machine().encode()
+        (tmp_path / LOCK).write_bytes(content.replace(b"elsewhere", own).replace(b"17", b"%d" % process.pid))
+    begin = time.monotonic()
+    with hold_folder(tmp_path):
+        assert (time.monotonic() - begin >= owner_module.LEASE) == (dead == "elsewhere")
+        assert swaps and read_owner(tmp_path).process == os.getpid()
+        before = (tmp_path / LOCK).read_bytes()
+        owner_module._put_away(tmp_path / LOCK, (0, 0))
+        assert (tmp_path / LOCK).read_bytes() == before and names_in(tmp_path) == [OWNER, LOCK]
+        time.sleep(5 * owner_module.HEARTBEAT)
+    assert names_in(tmp_path) == []
+
+
+def test_containers_of_one_name_are_two_machines(tmp_path, monkeypatch):
+    with another_process(tmp_path) as process:
+        assert read_owner(tmp_path).is_running
+        monkeypatch.setattr(owner_module, "_this_machine", lambda: f"{HERE}?pidns-1")
+        assert read_owner(tmp_path).is_running is None
+        process.kill()
+        process.wait()
+        assert read_owner(tmp_path).process == process.pid  # it may run there
+
+
 def test_two_threads_are_two_commands(tmp_path):
     refused = []
 

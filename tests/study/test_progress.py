@@ -391,6 +391,15 @@ def test_a_call_without_runs_only_corrects_what_a_killed_one_has_left(tmp_path):
         assert (read_progress(tmp_path).state, read_progress(tmp_path).beat) == ("ended", beat)
 
 
+def test_a_folder_that_was_moved_is_not_made_again(tmp_path):
+    clock = Clock()
+    with Progress([job(1)], quiet=True, folder=tmp_path / "study", clock=clock) as shown:
+        (tmp_path / "study").rename(tmp_path / "moved")
+        clock.now += 3
+        shown.tick()
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
 def test_a_full_disk_does_not_end_a_study(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")

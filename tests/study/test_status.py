@@ -12,9 +12,10 @@ import pytest
 
 from hf_stability.errors import InputError
 from hf_stability.study import status as status_module
+from hf_stability.study.owner import OWNER
 from hf_stability.study.progress_file import PROGRESS, RunningRun, Snapshot, read_progress, write_progress
 from hf_stability.study.records import RunRecord
-from hf_stability.study.status import OWNER, SILENCE, StatusReader, status_lines, status_text
+from hf_stability.study.status import SILENCE, StatusReader, status_lines, status_text
 from hf_stability.study.tally import Tally
 from hf_stability.utils.files import write_json
 
@@ -235,5 +236,5 @@ def test_no_study_is_one_line(tmp_path, make):
 
 
 def test_an_empty_snapshot_is_read_as_it_was_written(tmp_path):
-    write_progress(tmp_path / "new", Snapshot())
-    assert read_progress(tmp_path / "new") == Snapshot()
+    write_progress(tmp_path, Snapshot())
+    assert read_progress(tmp_path) == Snapshot()

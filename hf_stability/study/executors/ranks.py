@@ -90,9 +90,14 @@ class Ranks:
         self._looked = 0.0
         self._signs: dict[int, tuple[int, float]] = {}
         self._left = threading.Event()
-        thread = threading.Thread(target=self._live, daemon=True)
-        thread.start()
-        atexit.register(lambda: (self._left.set(), thread.join(SIGN)))  # it must not use the store of a dying process
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+        atexit.register(self.leave)
+
+    def leave(self) -> None:
+        """End the signs of life. Their thread must not use the store of a process that ends."""
+        self._left.set()
+        self._thread.join(SIGN)
 
     @property
     def is_main(self) -> bool:
@@ -151,8 +156,8 @@ class Ranks:
                 if message["job"] in by_name:
                     hear(_event(by_name[message["job"]], message))
             for rank in self._gone():
-                for number, job in enumerate(jobs):
-                    if job.name in running and self._taker(number) in (rank, None):
+                for job in (job for number, job in enumerate(jobs) if self._is_lost(number, rank, len(jobs))):
+                    if job.name in running:
                         hear(Event(job, "crashed", error=f"process {rank} of {self.size} is gone: no sign of life"))
 
         while (number := self._take(len(jobs))) is not None:
@@ -172,10 +177,12 @@ class Ranks:
     def _gone(self) -> list[int]:
         return [rank for rank in range(1, self.size) if self._silent(rank)]
 
-    def _taker(self, number: int) -> int | None:
-        """The rank that took a job of this round; None if nobody tells."""
+    def _is_lost(self, number: int, rank: int, jobs: int) -> bool:
+        """Whether a rank that is gone took a job of this round. It may have died before it could tell."""
         key = f"taken/{self.round}/{number}"
-        return int(self.store.get(key)) if self.store.check([key]) else None
+        if self.store.check([key]):
+            return int(self.store.get(key)) == rank
+        return self.store.add(f"next/{self.round}", 0) >= jobs
 
     def _end(self, content: Mapping[str, Any]) -> None:
         self.round, self.active = self.round + 1, False
@@ -183,8 +190,9 @@ class Ranks:
             if content["end"] != "done":
                 self.store.set("stop", "1")
             self._set(f"round/{self.round}", content)
-            until = time.monotonic() + GOODBYE
-            while self.store.add(f"bye/{self.round}", 0) < self.size - 1 and time.monotonic() < until:
+            interrupted = content["end"] == "KeyboardInterrupt"  # then the launcher ends the others too
+            until = time.monotonic() + (0 if interrupted else GOODBYE)
+            while time.monotonic() < until and self.store.add(f"bye/{self.round}", 0) < self.size - 1:
                 time.sleep(POLL)
 
     # ---- the other ranks -----------------------------------------------------------------------------------------------
@@ -364,4 +372,8 @@ def join(parallel: str) -> None:
     gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of_slot(here.local_rank, gpus)
+        if count_gpus() != 1:  # CUDA was started before, and does not read it again
+            raise InputError(
+                "--parallel seeds: a process cannot choose its GPU, because CUDA was started already; call plan_study before"
+            )
     _joined = Ranks(store, here, len(gpus))

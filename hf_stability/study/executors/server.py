@@ -31,6 +31,10 @@ KEEP_MEMORY = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshol
 and more to the system at once, and gets them back page by page. The gradient of an embedding is such a tensor, at each step."""
 
 
+_started: dict[str, str | None] = {}
+"""Variables of the environment that the libraries read at import, as they were at the early start."""
+
+
 def start_method() -> str:
     """How worker processes start on this system: "forkserver" on Linux, "spawn" elsewhere.
 
@@ -55,17 +59,24 @@ def early_server(argv: Sequence[str]) -> Iterator[None]:
     import multiprocessing.forkserver
 
     prepare_server(multiprocessing)
+    _started["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE")
     with server_environment():
         multiprocessing.forkserver.ensure_running()
     try:
         yield
     finally:  # an error may come while it still imports: then it would outlive this process
-        module: Any = multiprocessing.forkserver
-        server = module._forkserver
-        if server._forkserver_pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(server._forkserver_pid, signal.SIGKILL)
-            server._stop()
+        _end_server()
+
+
+def _end_server() -> None:
+    from multiprocessing import forkserver
+
+    module: Any = forkserver
+    server = module._forkserver
+    if server._forkserver_pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
 
 
 def _needs_server(argv: Sequence[str]) -> bool:
@@ -82,9 +93,16 @@ def _needs_server(argv: Sequence[str]) -> bool:
 
 
 def prepare_server(context: Any) -> None:
-    """Tell `multiprocessing`, or a context of it, what its fork server has to import."""
+    """Tell `multiprocessing`, or a context of it, what its fork server has to import.
+
+    If the hub turned out to be out of reach after the early start, that server ends: its workers would ask the hub.
+    """
     # An import may ask CUDA whether there is a GPU. That would make CUDA unusable in the server's forks; NVML does not.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if any(os.environ.get(name) != value for name, value in _started.items()):
+        _end_server()
+    _started.clear()
     context.set_forkserver_preload(PRELOAD)
 
 

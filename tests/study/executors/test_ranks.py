@@ -18,6 +18,7 @@ from hf_stability.study.executors import ranks
 from hf_stability.study.executors.event import Event, ending
 from hf_stability.study.executors.ranks import Ranks, join
 from hf_stability.study.records import RunRecord
+from hf_stability.utils import launcher
 from hf_stability.utils.launcher import Place
 from tests.processes import run_script
 from tests.study.executors.test_workers import ROOT, Command, arguments, linux, results, wait_for
@@ -30,7 +31,7 @@ from tests.toy import TWO_PROCESSES
 @pytest.fixture
 def three(monkeypatch):
     """Three ranks; the signs of life and their limits are short. Nothing is killed."""
-    for name, seconds in (("POLL", 0.01), ("SIGN", 0.02), ("SILENCE", 0.3), ("SHARED", 0.1), ("GOODBYE", 1.0)):
+    for name, seconds in (("POLL", 0.01), ("SIGN", 0.02), ("SILENCE", 0.3), ("SHARED", 0.1), ("GOODBYE", 0.2)):
         monkeypatch.setattr(ranks, name, seconds)
     killed = []
     monkeypatch.setattr(ranks.os, "kill", lambda *what: killed.append(what))
@@ -38,7 +39,7 @@ def three(monkeypatch):
     made = [Ranks(store, Place(rank, 3, rank, 3)) for rank in range(3)]
     yield made
     for one in made:
-        one._left.set()
+        one.leave()
     assert not killed
 
 
@@ -152,7 +153,7 @@ def test_the_job_of_a_dead_rank_has_crashed(three, jobs, monkeypatch):
     main_rank, one, dead = three
     FakeRuns(monkeypatch, together=1)
     events, outcome = [], []
-    dead._left.set()
+    dead.leave()
     dead.round = 1
     taken = dead._take(6)
     thread = serve(one, jobs, outcome)
@@ -162,6 +163,49 @@ def test_the_job_of_a_dead_rank_has_crashed(three, jobs, monkeypatch):
     lost = [event for event in events if event.job is jobs[taken] and event.kind == "crashed"]
     assert len(lost) == 1 and lost[0].error == "process 2 of 3 is gone: no sign of life"
     assert len({event.job.name for event in events if event.kind in ("finished", "crashed")}) == 6
+
+
+def test_jobs_that_nobody_took_are_not_lost_with_a_dead_rank(jobs, monkeypatch):
+    """Rank 1 of 2 took the first job, and is gone before the main rank runs the others."""
+    monkeypatch.setattr(ranks, "POLL", 0.0)
+    monkeypatch.setattr(ranks, "SILENCE", 0.0)
+    main_rank = Ranks(torch.distributed.HashStore(), Place(0, 2, 0, 2))
+    FakeRuns(monkeypatch, together=1)
+    main_rank.store.add("next/1", 1)
+    main_rank.store.set("taken/1/0", "1")
+    events = []
+    main_rank.execute(jobs, [Path(job.name) for job in jobs], events.append)
+    main_rank.leave()
+    assert [event.job.seed for event in events if "gone" in event.error] == [1]
+    assert {event.job.seed for event in events if event.kind == "finished"} == {3, 4, 5, 6}
+
+
+def test_each_rank_takes_a_gpu_of_its_machine(monkeypatch):
+    """Two GPUs, four processes on the second machine; the store and the GPUs are fake."""
+    from accelerate.state import PartialState
+
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setattr(ranks, "_joined", None)
+    monkeypatch.setattr(launcher, "_kept", None)
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda *a, **k: iter([(store, 7, 8)]))
+    monkeypatch.setattr(ranks, "count_gpus", lambda: 1)  # as torch counts once the variable is set
+    launched = {
+        "RANK": "7",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "3",
+        "LOCAL_WORLD_SIZE": "4",
+        "CUDA_VISIBLE_DEVICES": "4,5",
+    }
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    join("seeds")
+    group = ranks.joined()
+    group.leave()
+    assert (group.rank, group.size, group.sharing, group.is_main) == (7, 8, 2, False)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5" and "WORLD_SIZE" not in os.environ
+    with pytest.raises(InputError, match="--parallel data: an earlier study of this process had --parallel seeds"):
+        join("data")
 
 
 def test_without_a_launcher_nothing_is_joined(monkeypatch):
@@ -197,38 +241,42 @@ class Crash(Method):
 """
 
 
+RECIPE = """
+args: {learning_rate: 1e-3, total_train_batch_size: 8, bias_correction: false, max_grad_norm: 0.5, seed_streams: true}
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(tiny_model, tiny_csv, tmp_path):
-    """With a stage before the runs, a look in their middle, and a run that crashes twice."""
+    """After a stage, with a look in the middle of the runs."""
     train, dev = tiny_csv
-    (tmp_path / "crash.py").write_text(CRASH)
-    (tmp_path / "stage.yaml").write_text(
-        f"stages: [{{train_file: {train}, validation_file: {dev}, args: {{max_steps: 8}}}}]"
-    )
-    more = ["--recipe", "devlin2019", f"devlin2019+{tmp_path / 'stage.yaml'}", "--retry_crashed", "1"]
-    more += ["--method", f"{tmp_path / 'crash.py'}:Crash", "--max_steps", "6"]
-
-    def command(folder, *flags):
-        return [*arguments(tmp_path / folder, tiny_model(), tiny_csv, *more), *flags]
-
-    looks = ["--restarts", "2", "--look_at", "0.5", "--finish", "1"]
-    script = ROOT / "run_glue_stable.py"
-    two = run_script(script, command("two", *looks, "--parallel", "seeds"), processes=2)
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    stage = f"stages: [{{train_file: {train}, validation_file: {dev}, args: {{max_steps: 24}}}}]"
+    (tmp_path / "stage.yaml").write_text(stage)
+    flags = ["--recipe", str(tmp_path / "mine.yaml"), f"{tmp_path / 'mine.yaml'}+{tmp_path / 'stage.yaml'}"]
+    flags += ["--restarts", "3", "--look_at", "0.5", "--finish", "1", "--max_steps", "6"]
+    command = arguments(tmp_path / "two", tiny_model(), tiny_csv, *flags, "--parallel", "seeds")
+    two = run_script(ROOT / "run_glue_stable.py", command, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
-    assert two.stdout.count("at its look") == 4 and two.stdout.count("stage train-") == 1
-    assert main(command("one", *looks, "--workers", "0")) == 0
+    assert two.stdout.count(": at its look") == 6 and two.stdout.count("stage train-") == 1
+    assert two.stdout.count("A folder for each run") == 1
+    assert main(arguments(tmp_path / "one", tiny_model(), tiny_csv, *flags, "--workers", "0")) == 0
     assert results(tmp_path / "two") == results(tmp_path / "one")
-    two = run_script(script, command("three", "--seeds", "4", "--parallel", "seeds"), processes=2)
-    assert two.returncode == 1
-    assert (
-        two.stdout.count("devlin2019/seed-003: crashed: RuntimeError: seed 3 has crashed; it will be run again") == 1
-    )
-    assert two.stdout.count("devlin2019/seed-003: crashed: RuntimeError: seed 3 has crashed") == 2
+
+
+@pytest.mark.slow
+def test_a_crash_on_one_rank_is_a_crash_of_its_run_alone(tiny_model, tiny_csv, tmp_path):
+    (tmp_path / "crash.py").write_text(CRASH)
+    flags = ["--method", f"{tmp_path / 'crash.py'}:Crash", "--max_steps", "6", "--seeds", "4", "--retry_crashed", "1"]
+    command = arguments(tmp_path / "two", tiny_model(), tiny_csv, *flags, "--parallel", "seeds")
+    two = run_script(ROOT / "run_glue_stable.py", command, processes=2)
+    assert two.returncode == 1 and two.stderr.count("1 run(s) crashed") == 1, two.stderr[-3000:]
+    crash = "devlin2019/seed-003: crashed: RuntimeError: seed 3 has crashed"
+    assert two.stdout.count(crash) == 2 and two.stdout.count(f"{crash}; it will be run again") == 1
     for seed in (1, 2, 4):
         assert two.stdout.count(f"devlin2019/seed-00{seed}: ") == 1
-    assert two.stderr.count("2 run(s) crashed") == 1
-    assert main(command("four", "--seeds", "4", "--workers", "0")) == 1
-    assert results(tmp_path / "three") == results(tmp_path / "four")
+    assert main(arguments(tmp_path / "one", tiny_model(), tiny_csv, *flags, "--workers", "0")) == 1
+    assert results(tmp_path / "two") == results(tmp_path / "one")
 
 
 def processes_with(text: str) -> list[str]:
@@ -251,7 +299,7 @@ def test_ctrl_c_under_torchrun_ends_all_and_the_study_goes_on(tiny_model, tiny_c
         return sorted((tmp_path / "study" / "runs").glob("*/*/run.json"))
 
     with Command(command("study", "--parallel", "seeds"), tmp_path / "log", TWO_PROCESSES) as study:
-        study.wait_for(finished)
+        study.wait_for(finished, 180)  # torchrun and its processes import everything
         os.killpg(study.process.pid, signal.SIGINT)
         assert study.process.wait(timeout=60) != 0
         wait_for(lambda: not processes_with(str(tmp_path)), 30)  # torchrun gives each a session of its own

@@ -89,10 +89,17 @@ def both(tiny_jobs, tmp_path):
 
 
 def workers_of(node=None) -> list[psutil.Process]:
-    """The processes that train now, of a node or of this machine."""
-    parents = [psutil.Process()] if node is None else [psutil.Process(node.all_processes["raylet"][0].process.pid)]
-    found = [child for parent in parents for child in parent.children(recursive=True)]
-    return [child for child in found if re.match("ray::.*/seed-", " ".join(child.cmdline()))]
+    """The processes that train now, of a node or of all nodes."""
+    parent = psutil.Process() if node is None else psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return [child for child in parent.children(recursive=True) if trains(child)]
+
+
+def trains(process: psutil.Process) -> bool:
+    """Whether the process is a worker of Ray with a run; Ray gives it the run's name."""
+    try:
+        return re.match("ray::.*/seed-", " ".join(process.cmdline())) is not None
+    except psutil.Error:  # it has ended
+        return False
 
 
 # --- without Ray -----------------------------------------------------------------------------------------------------
@@ -310,7 +317,7 @@ def test_ctrl_c_cancels_the_tasks(joined, tiny_jobs, tmp_path):
 @pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
 def test_a_lost_node_costs_nothing_but_time(joined, cluster, both, hidden):
     """Only the lost node, and the one that replaces it, have the two CPUs that seed 1 asks for."""
-    jobs, folder, expected = both(seeds=(1, 2), threads=2, **SAVING)
+    jobs, folder, expected = both(seeds=(1, 2), threads=2, **{**SAVING, "max_steps": 30})
     large = {"num_cpus": 2, "object_store_memory": SMALL["object_store_memory"]}
     nodes = [cluster.add_node(**large)]
 
@@ -334,10 +341,16 @@ def test_a_lost_node_costs_nothing_but_time(joined, cluster, both, hidden):
 def command(cluster, tiny_model, tiny_csv, tmp_path):
     def make(folder, *more):
         saves = ("--save_strategy", "steps", "--save_steps", "10", "--logging_steps", "10", "--eval_strategy", "no")
-        given = ("--max_steps", "100", "--seeds", "2", *saves, *more)
+        given = ("--max_steps", "60", "--seeds", "2", *saves, *more)
         return arguments(tmp_path / folder, tiny_model(), tiny_csv, *given)
 
     return make
+
+
+def patiently(study: Command, what) -> None:
+    """Wait for what a study does: Ray's own processes and their imports take a while."""
+    wait_for(lambda: what() or study.process.poll() is not None, 300)
+    assert study.process.poll() is None, study.log.read_text()
 
 
 @linux
@@ -348,13 +361,13 @@ def test_a_killed_driver_goes_on_and_ctrl_c_ends_it(cluster, command, tmp_path):
     on_ray = ("--executor", "ray", "--ray_address", cluster.address)
     checkpoints = (tmp_path / "study").rglob
     with Command(command("study", *on_ray), tmp_path / "log") as study:
-        study.wait_for(lambda: any(checkpoints("trainer_state.json")))
+        patiently(study, lambda: any(checkpoints("trainer_state.json")))
         os.kill(study.process.pid, signal.SIGKILL)
         study.process.wait()
     assert not list(checkpoints("run.json"))
     with Command(command("study", *on_ray), tmp_path / "log") as study:  # its grace is over when a checkpoint is new
         before = {path.stat().st_mtime_ns for path in checkpoints("trainer_state.json")}
-        study.wait_for(lambda: {path.stat().st_mtime_ns for path in checkpoints("trainer_state.json")} - before)
+        patiently(study, lambda: {path.stat().st_mtime_ns for path in checkpoints("trainer_state.json")} - before)
         os.killpg(study.process.pid, signal.SIGINT)
         assert study.process.wait(timeout=60) == 130
         study.wait_for_all_processes()
@@ -371,7 +384,7 @@ def test_a_killed_driver_goes_on_and_ctrl_c_ends_it(cluster, command, tmp_path):
 @pytest.mark.slow
 def test_ray_of_its_own_ends_with_the_study(command, tmp_path):
     with Command(command("study", "--executor", "ray"), tmp_path / "log") as study:
-        study.wait_for(lambda: any((tmp_path / "study").rglob("trainer_state.json")))
+        patiently(study, lambda: any((tmp_path / "study").rglob("trainer_state.json")))
         study.process.send_signal(signal.SIGTERM)
         assert study.process.wait(timeout=60) == 130, study.log.read_text()
         study.wait_for_all_processes()

@@ -12,9 +12,18 @@ from hf_stability.study.executors import server
 
 SCRIPT = """
 import multiprocessing.forkserver, os, sys, time
-from hf_stability.study.executors.server import early_server
+from hf_stability.study.executors.server import early_server, prepare_server
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules), "the module imports something heavy"
 os.sched_getaffinity = lambda pid: {0, 1}
+os.environ.pop("HF_HUB_OFFLINE", None)
 with early_server(["--seeds", "2"]):
     pid = multiprocessing.forkserver._forkserver._forkserver_pid
     deadline, variables = time.monotonic() + 30, ""
@@ -22,17 +31,22 @@ with early_server(["--seeds", "2"]):
         assert time.monotonic() < deadline, variables
         variables = open(f"/proc/{pid}/environ").read()
     assert "PYTHONSAFEPATH" not in os.environ and "GLIBC_TUNABLES" not in os.environ
-try:
-    os.kill(pid, 0)
-except ProcessLookupError:
-    print("ended")
+    prepare_server(multiprocessing)
+    assert is_running(pid)
+assert not is_running(pid), "it outlives the command"
+with early_server([]):
+    pid = multiprocessing.forkserver._forkserver._forkserver_pid
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    prepare_server(multiprocessing)
+    assert not is_running(pid), "its workers would ask the hub"
+print("passed")
 """
 
 
 @pytest.mark.skipif(server.start_method() != "forkserver", reason="this system has no fork server")
-def test_the_early_server_starts_with_its_settings_and_ends_with_the_command():
+def test_the_early_server_starts_with_its_settings_and_ends_with_the_command_or_when_the_hub_is_gone():
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)
-    assert ran.stdout == "ended\n", ran.stderr
+    assert ran.stdout == "passed\n", ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -329,8 +329,8 @@ class Command:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
 
-    def wait_for(self, what: Callable[[], bool]) -> None:
-        wait_for(lambda: what() or self.process.poll() is not None)
+    def wait_for(self, what: Callable[[], bool], seconds: float = 60) -> None:
+        wait_for(lambda: what() or self.process.poll() is not None, seconds)
         assert self.process.poll() is None, self.log.read_text()
 
     def wait_for_all_processes(self) -> None:
