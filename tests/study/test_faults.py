@@ -280,7 +280,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    "damage", [pytest.param(name, marks=pytest.mark.slow if "data" in name else ()) for name in DAMAGES]
+    "damage", [pytest.param(name, marks=() if name == "records" else pytest.mark.slow) for name in DAMAGES]
 )
 def test_a_damaged_file_is_written_anew_or_harms_no_one(undisturbed, disturbed, tmp_path, capsys, monkeypatch, damage):
     study = tmp_path / "study"
