@@ -7,7 +7,7 @@ The parts are those of the real command. A new process imports and plans as the 
 command's does, and forks a worker for each of --runs runs. Timers around the functions of a run add up CPU seconds of the
 worker, without those of the timers inside. The tables have the median over the runs. One thread each.
 
-The figures before and after a change come from this file in both trees: copy it, and run it with `PYTHONPATH` set to the tree.
+For the figures before a change, copy this file into the older tree, and run it there: from its folder, with `PYTHONPATH=.`.
 """
 
 from __future__ import annotations
