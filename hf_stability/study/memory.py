@@ -36,8 +36,9 @@ CPU_PROCESS = GIB // 2
 workers share."""
 
 TEMPORARY = 1.25
-"""Factor on the activations for temporary tensors of the backward pass. With it, the estimate was 1.02 to 1.08 times the peak of
-four runs on a CPU (MiniLM and the demo's model, float32). With checkpointing it was 0.61 times the peak."""
+"""Factor on the activations for temporary tensors of the backward pass. It was chosen so that the estimate was near the peak of
+four runs on a CPU (MiniLM and the demo's model, float32). With it, the estimate was 0.98 to 1.06 times the peak of five runs in
+workers. With checkpointing it was 0.6 times the peak."""
 
 
 @dataclass(frozen=True)
