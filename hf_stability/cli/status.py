@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -31,8 +32,8 @@ finished runs.
 """,
 )
 
-WIDTH = 120
-"""Characters per line where the terminal's width is unknown."""
+UNWRAPPED = 10_000
+"""Characters per line where standard output is no terminal: scripts search whole lines."""
 
 EVERY = 2.0
 """Seconds between two drawings with `--watch`."""
@@ -50,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     if given.get("json"):
         print(json.dumps(status.to_dict(), indent=2))
     else:
-        print(status_text(status, shutil.get_terminal_size((WIDTH, 0)).columns))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNWRAPPED
+        print(status_text(status, width))
     return 0
 
 

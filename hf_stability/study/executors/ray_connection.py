@@ -19,8 +19,8 @@ from ...errors import InputError
 from ..job import Job
 
 
-ANSWER_S = 30
-"""Seconds in which a cluster must answer."""
+ANSWER_S = 60
+"""Seconds in which a cluster must answer. On a busy machine Ray's import alone takes several."""
 
 STORE_BYTES = 100 * 2**20
 """Ray's memory for shared objects, where it is started on this machine: runs here share files."""
@@ -148,7 +148,7 @@ def _knock(address: str) -> None:
     if not (colon and port.isdigit()):
         return  # "auto"; Ray refuses anything else by itself
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S / 3).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S / 6).close()
     except OSError as error:
         raise InputError(_no_cluster(address, error.strerror or str(error))) from None
 

@@ -19,7 +19,7 @@ from hf_stability.errors import InputError
 from hf_stability.methods import load_method, source_hash
 from hf_stability.study import execution
 from hf_stability.study.execution import Execution
-from hf_stability.study.executors import claim, parcels, ray_cluster
+from hf_stability.study.executors import claim, parcels, ray_cluster, ray_connection
 from hf_stability.study.executors.in_process import execute_in_process
 from hf_stability.study.executors.ray_cluster import execute_on_ray
 from hf_stability.study.executors.ray_connection import check_room, look_at_cluster
@@ -229,9 +229,11 @@ def test_fetched_files_replace_what_was_there_and_the_record_comes_last(tmp_path
 def test_the_same_bytes_as_in_this_process(both, joined, hidden):
     jobs, folder, expected = both(seeds=(1, 2, 3))
     heard = Heard()
-    execute_on_ray(jobs, folders(jobs, folder), heard, hidden=hidden)
+    execute_on_ray(jobs, folders(jobs, folder), heard, workers=int(hidden), hidden=hidden)
     assert heard.ends() == [(1, "finished"), (2, "finished"), (3, "finished")]
     assert results(folder) == expected
+    seeds = [event.job.seed for event in heard]
+    assert seeds == sorted(seeds) or not hidden  # one at a time
     assert {event.steps for event in heard if event.kind == "progress"} - {0}
 
 
@@ -392,11 +394,15 @@ def test_ray_of_its_own_ends_with_the_study(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_address_that_is_no_cluster_does_not_hang(command, capsys):
+def test_an_address_that_is_no_cluster_does_not_hang(command, capsys, monkeypatch):
     from hf_stability.cli import main
 
+    monkeypatch.setattr(ray_connection, "ANSWER_S", 6)
     with socket.create_server(("localhost", 0)) as silent:
         address = f"localhost:{silent.getsockname()[1]}"
         assert main(command("study", "--executor", "ray", "--ray_address", address)) == 2
     error = capsys.readouterr().err
-    assert f"--ray_address {address}: no Ray cluster answers there (no answer in" in error and "Traceback" not in error
+    assert (
+        f"--ray_address {address}: no Ray cluster answers there (no answer in 6 s)" in error
+        and "Traceback" not in error
+    )
