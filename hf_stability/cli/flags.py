@@ -187,9 +187,7 @@ class ExecutionArguments:
     )
     steal_lock: bool = field(
         default=False,
-        metadata={
-            "help": "Take the study's folder from another command that holds it. Only if that command has died."
-        },
+        metadata={"help": "Take the study's folder from another command. Use it only if that command has died."},
     )
 
 
