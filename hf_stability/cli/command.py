@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except FolderLost as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as in `hf-stability status STUDY | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
     except OSError as error:  # a full disk, for example
         print(f"{PROG}: error: {_in_one_line(error)}.{_kept(argv)}", file=sys.stderr)

@@ -187,7 +187,9 @@ class ExecutionArguments:
     )
     steal_lock: bool = field(
         default=False,
-        metadata={"help": "Take the study's folder from another command. Use it only if that command has died."},
+        metadata={
+            "help": "Take the study's folder from another command. Use it if that command has died. A living one stops, and its finished runs are kept."
+        },
     )
 
 

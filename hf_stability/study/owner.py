@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ import psutil
 
 from ..errors import FolderLost, InputError
 from ..utils.files import write_json
+from ..utils.text import utc_now
 
 
 LOCK, OWNER = "owner.lock", "owner.json"
@@ -59,7 +59,7 @@ class Owner:
     Args:
         host: its machine.
         process: its process id there.
-        since: when it took the folder, local time with the offset from UTC, ISO 8601; empty if unknown.
+        since: when it took the folder, `2026-03-01 14:05:09 UTC`; empty if unknown.
         is_running: whether the process runs; None if that cannot be seen from here: on another machine, or in another container.
     """
 
@@ -69,7 +69,7 @@ class Owner:
     is_running: bool | None = None
 
     def __str__(self) -> str:
-        since = f" since {self.since.replace('T', ' ')}" if self.since else ""
+        since = f" since {self.since}" if self.since else ""
         return f"process {self.process} on {self.host}{since}"
 
 
@@ -237,8 +237,7 @@ def _owner(lease: filelock.SoftFileLease) -> Owner | None:
 
 
 def _write_owner(path: Path) -> None:
-    since = datetime.now().astimezone().isoformat(timespec="seconds")
-    here = {"host": socket.gethostname(), "process": os.getpid(), "since": since, "command": shlex.join(sys.argv)}
+    here = {"host": socket.gethostname(), "process": os.getpid(), "since": utc_now(), "command": shlex.join(sys.argv)}
     write_json(path, here)
 
 

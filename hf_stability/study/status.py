@@ -97,6 +97,8 @@ class StatusReader:
         self.began = clock()
         self._last: tuple[str, int] | None = None
         self._changed: float | None = None
+        if folder.is_file():
+            raise InputError(f"status {folder}: this is a file; give a study's folder, its --output_dir")
         if not folder.is_dir():
             raise InputError(f"status {folder}: no such folder; give a study's folder, its --output_dir")
         parts = ("runs", "stages", PROGRESS, OWNER, *TABLES)
