@@ -52,8 +52,15 @@ def prepare_server(context: Any) -> None:
 
 
 def prepare_worker() -> None:
-    """In a new worker: the modules that the server imported are never garbage. Each collection would look through them for 0.1 s."""
+    """Prepare a new worker.
+
+    - The modules that the server imported are never garbage. Each collection would look through them for 0.1 s.
+    - tqdm's lock is one of threads. By default it is a semaphore too, which a worker that is ended would leave behind.
+    """
+    from tqdm import tqdm
+
     gc.freeze()
+    tqdm.set_lock(threading.RLock())
 
 
 @contextlib.contextmanager
