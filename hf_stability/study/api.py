@@ -49,7 +49,18 @@ from .executors.claim import drop_claims
 from .executors.ranks import Ranks, join, joined
 from .executors.ray_connection import check_room, check_tasks, look_at_cluster
 from .folder import check_folder, run_folder
-from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
+from .given import (
+    check_choice,
+    check_main_guard,
+    check_retries,
+    check_whole,
+    check_workers,
+    names_of,
+    path_of,
+    policy_of,
+    seeds_of,
+    training_arguments,
+)
 from .job import KEEP_MODEL, Job, check_jobs
 from .owner import hold_folder
 from .policies.policy import Policy
@@ -86,8 +97,10 @@ def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, 
         The runs, the summary and the figures.
 
     Raises:
-        InputError: a setting is wrong. Nothing was written.
+        InputError: a setting is wrong, or another command runs in the folder. No run was made.
         StageFailed: a recipe's stage crashed, or its verdict is not ok.
+        FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
+        KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
 
     Example:
         ```python
@@ -326,10 +339,12 @@ def plan_study(
     Raises:
         InputError: a value is wrong. The message names the command's flag, the value and the way out.
     """
+    check_main_guard()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer is used before worker processes start
     check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
     check_whole(runs_per_gpu=runs_per_gpu, retry_crashed=retry_crashed)
+    check_retries(retry_crashed)
     if two_way is not None and seeds is not None:
         raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave out --seeds")
     policy = policy_of(two_way, restarts, look_at, finish)
@@ -404,6 +419,7 @@ def plan_study(
     if not jobs:
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
+    check_retries(retry_crashed, jobs[0].processes)
     policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
     if nodes:
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)

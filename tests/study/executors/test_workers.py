@@ -388,6 +388,7 @@ def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tiny_model, tin
 
 
 @linux
+@pytest.mark.slow
 def test_a_killed_study_takes_its_workers_along_and_is_resumed_in_mid_run(tiny_model, tiny_csv, tmp_path):
     from hf_stability.cli import main
 
