@@ -45,8 +45,9 @@ from . import prepare, pretrained
 from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
+from .executors.claim import drop_claims
 from .executors.ranks import Ranks, join, joined
-from .executors.ray_connection import check_room, look_at_cluster
+from .executors.ray_connection import check_room, check_tasks, look_at_cluster
 from .folder import check_folder, run_folder
 from .given import (
     check_choice,
@@ -166,6 +167,7 @@ class StudyPlan:
         """
         execution = self.execution
         if workers is not None and self.jobs[0].processes == 1:
+            check_tasks(execution.executor, workers)
             execution = replace(execution, workers=check_workers(workers))
         ranks = joined()
         if ranks is not None and not ranks.is_main:
@@ -192,7 +194,8 @@ class StudyPlan:
         if main:
             self.tokens.save(self.jobs[0].data_folder)
             self.stages.save_data()
-        with quiet_libraries(ours=False), execution.session():
+            drop_claims(self.folder)
+        with quiet_libraries(ours=False), execution.session([run_folder(self.folder, job) for job in self.jobs]):
             runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs)
         pictures: list[Path] = []
         problem = conclusion = ""

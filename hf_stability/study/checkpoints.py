@@ -32,7 +32,7 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
     """Make the folder ready, and return the checkpoint to resume from, if any. Raises InputError for a file in its place."""
     if os.path.lexists(folder) and not folder.is_dir():  # every process sees it and ends; none waits for another
         raise InputError(f"{folder} is a file, but the run needs a folder there; move it away")
-    unfinished = _unfinished_job_id(folder) == job.id
+    unfinished = unfinished_job_id(folder) == job.id
     checkpoint = _where_to_resume(job, folder) if unfinished and args.should_save else None
     checkpoint = of_the_main_process(checkpoint, args)
     args.distributed_state.wait_for_everyone()  # no process deletes before all have looked
@@ -62,7 +62,8 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
     return checkpoint
 
 
-def _unfinished_job_id(folder: Path) -> str | None:
+def unfinished_job_id(folder: Path) -> str | None:
+    """The id of the job that an earlier call has started in this folder; None if there is none."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ from .executors.ray_cluster import execute_on_ray
 from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
 from .job import Job
+from .records import read_run
 
 
 EXECUTORS = ("local", "ray")
@@ -71,9 +72,14 @@ class Execution:
             if not waiting:
                 return
 
-    def session(self) -> contextlib.AbstractContextManager[None]:
-        """Around several calls of `execute`: they share one connection to the Ray cluster."""
-        return connected(self.ray_address) if self.executor == "ray" else contextlib.nullcontext()
+    def session(self, folders: Sequence[Path]) -> contextlib.AbstractContextManager[None]:
+        """Around several calls of `execute`: they share one connection to the Ray cluster.
+
+        Args:
+            folders: of all runs. If each has its record, nothing will be executed, and there is no connection.
+        """
+        needed = self.executor == "ray" and any(read_run(folder) is None for folder in folders)
+        return connected(self.ray_address) if needed else contextlib.nullcontext()
 
     def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
         ranks = joined() if self.parallel == "seeds" else None

@@ -97,6 +97,19 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
+def error_line(error: BaseException, kind: bool = False, first: bool = False) -> str:
+    """An error in one line: its text, or the name of its type if it has none.
+
+    Args:
+        error: any.
+        kind: whether the name of its type comes first: `OSError: no space left`.
+        first: take only the first line of its text. Others may be a stack trace.
+    """
+    name, text = type(error).__name__, str(error).strip()
+    text = " ".join((text.splitlines()[0] if first and text else text).split())
+    return (f"{name}: {text}" if kind else text) if text else name
+
+
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from hf_stability.utils.text import (
     apart,
     decimal,
     duration_text,
+    error_line,
     joined,
     loss_text,
     markdown_table,
@@ -129,3 +130,12 @@ def test_a_table_that_is_not_lined_up():
 def test_a_row_of_another_length_is_no_table():
     with pytest.raises(ValueError):
         markdown_table(["a", "b"], [["1", "2", "3"]])
+
+
+def test_an_error_in_one_line():
+    error = ValueError("no space\n left\n#0 a frame ")
+    assert error_line(error) == "no space left #0 a frame"
+    assert error_line(error, first=True) == "no space"
+    assert error_line(error, kind=True, first=True) == "ValueError: no space"
+    assert error_line(KeyError(), kind=True) == "KeyError"
+    assert error_line(RuntimeError(" \n"), first=True) == "RuntimeError"

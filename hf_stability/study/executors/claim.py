@@ -32,13 +32,23 @@ def claim_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.claim")
 
 
-def open_claim(folder: Path, driver: str) -> bool:
-    """The driver's part, before a run is submitted. Returns whether there was a claim of a driver that has died."""
+def drop_claims(study_folder: Path) -> None:
+    """Delete what a driver that was killed has left. Its tasks may still train: they see it, and end.
+
+    Every study begins with this, wherever it executes its runs. No other command may run in the folder.
+    """
+    left = [path for pattern in ("runs/*/.*.claim", "stages/.*.claim") for path in study_folder.glob(pattern)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    if left:
+        time.sleep(GRACE_S)
+
+
+def open_claim(folder: Path, driver: str) -> None:
+    """The driver's part, before a run is submitted."""
     path = claim_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    left = path.exists()
     write_text(path, f"{driver} {NOBODY}\n")
-    return left
 
 
 def close_claim(folder: Path) -> None:

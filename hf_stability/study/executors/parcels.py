@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+
+MOVES = 20
+"""How often a run tries to move a parcel into its place. Others may move theirs at the same time."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 """The files below a path: name, bytes, time of change in ns. A file's own name is empty."""
@@ -92,17 +95,36 @@ def place(parcel: Parcel, get: Any) -> Path:
     if not _is_whole(path, content):
         folder.parent.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-        unpack(content, temporary / path.name)
-        if not _is_whole(path, content):  # another run may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(temporary, folder)
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            unpack(content, temporary / "new" / path.name)
+            _move(temporary / "new", folder, temporary, lambda: _is_whole(path, content))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return path
+
+
+def _move(new: Path, folder: Path, aside: Path, is_whole: Callable[[], bool]) -> None:
+    """Move a whole folder into place, unless another run was faster. A folder that is not whole goes to `aside`."""
+    for attempt in range(MOVES):
+        try:
+            os.rename(new, folder)
+            return
+        except OSError:  # there is one already
+            if is_whole():
+                return
+            if attempt == MOVES - 1:
+                raise
+        with contextlib.suppress(OSError):  # another run may have moved it
+            os.rename(folder, aside / f"old-{attempt}")
 
 
 def _is_whole(path: Path, content: Content) -> bool:
     """False also for a folder from which something has cleaned old files."""
-    return [(name, size) for name, size, _ in stamp_of(path)] == [(name, len(data)) for name, data in content.items()]
+    try:
+        found = [(name, size) for name, size, _ in stamp_of(path)]
+    except FileNotFoundError:  # another run is moving it
+        return False
+    return found == [(name, len(data)) for name, data in content.items()]
 
 
 @contextlib.contextmanager

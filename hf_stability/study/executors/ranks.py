@@ -9,16 +9,19 @@ other ranks tell it by events. At the end of the study it publishes how it ended
 
 | key | who sets it | what |
 | --- | --- | --- |
-| `round/N` | the main rank | the jobs of round N, or how the study ended |
-| `next/N` | each rank | number of jobs of round N that were taken |
-| `taken/N/I` | the rank that takes job I | its number |
-| `event/RANK/K` | each other rank | its event K; the main rank deletes it |
 | `alive/RANK` | each rank | a counter, raised every `SIGN` seconds |
-| `stop` | the main rank | the study ended early: leave your run |
-| `bye/N` | each other rank | number of ranks that know the end |
+| `STUDY/round/N` | the main rank | the jobs of round N, or how the study ended |
+| `STUDY/next/N` | each rank | number of jobs of round N that were taken |
+| `STUDY/taken/N/I` | the rank that takes job I | its number |
+| `STUDY/lost/N/I` | the main rank | job I has another rank now: leave it |
+| `STUDY/event/RANK/K` | each other rank | its event K; the main rank deletes it |
+| `STUDY/stop` | the main rank | the study ended early: leave your run |
+| `STUDY/bye/N` | each other rank | number of ranks that know the end |
+
+`STUDY` counts the studies of these processes: no study sees what an earlier one has left.
 
 No rank waits for one that is dead: a rank that gives no sign for `SILENCE` seconds is given up. The launcher itself ends all ranks
-if one of them dies.
+if one of them dies. Should a rank that was given up wake, it leaves its run at the next update step.
 """
 
 from __future__ import annotations
@@ -42,11 +45,13 @@ from typing import Any
 from ...errors import InputError
 from ...tasks.load import is_saved
 from ...utils.launcher import Place, hide, place
+from ...utils.text import error_line
 from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
 from ..records import RunRecord
 from .event import Event, Listen, throttled
 from .in_process import execute_in_process
+from .seen import needed_files, wait_for_files, wait_for_record
 
 
 POLL = 0.1  # seconds between two looks at the store
@@ -67,6 +72,13 @@ STORE_TIMEOUT = timedelta(minutes=10)  # for all processes to start
 ENDS = ("looked", "finished", "crashed")
 
 
+class _Leave(BaseException):
+    """Ends the run that this rank trains, without an event. An Exception would count as the run's crash."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
 class Ranks:
     """The ranks of a launcher, from one of them.
 
@@ -80,11 +92,12 @@ class Ranks:
     """
 
     def __init__(self, store: Any, here: Place, gpus: int = 0) -> None:
-        self.store, self.rank, self.size = store, here.rank, here.size
+        self.rank, self.size = here.rank, here.size
         self.sharing = math.ceil(here.local_size / gpus) if gpus else here.local_size
-        self.round = 0
+        self.study = self.round = 0
         self.plan = ""
         self.active = self.busy = False
+        self._whole_store = self.store = store
         self._told = 0  # events of this rank
         self._heard = dict.fromkeys(range(self.size), 0)  # events of each rank
         self._looked = 0.0
@@ -115,7 +128,7 @@ class Ranks:
         Yields:
             a dict for what to tell them at a regular end.
         """
-        self.plan, self.active = fingerprint(jobs), True
+        self._begin(jobs)
         told: dict[str, Any] = {}
         try:
             yield told
@@ -133,9 +146,12 @@ class Ranks:
         if not jobs:
             return
         self.round += 1
-        by_name = {job.name: job for job in jobs}
+        by_name = {job.name: (job, folder) for job, folder in zip(jobs, folders, strict=True)}
         running = set(by_name)
-        self._set(f"round/{self.round}", {"plan": self.plan, "jobs": [[job.name, job.until_look] for job in jobs]})
+        given = [
+            [job.name, job.until_look, *needed_files(job, folder)] for job, folder in zip(jobs, folders, strict=True)
+        ]
+        self._set(f"round/{self.round}", {"plan": self.plan, "jobs": given})
 
         def hear(event: Event) -> None:
             if event.job.name in running or event.kind not in ENDS:  # a rank that was given up may still end its job
@@ -146,22 +162,30 @@ class Ranks:
         def hear_here(event: Event) -> None:
             hear(event)
             if time.monotonic() - self._looked > POLL:
-                hear_the_others()
+                try:
+                    hear_the_others()
+                except Exception as error:  # not of the run that this rank trains
+                    raise _Leave(error) from None
 
         def hear_the_others() -> None:
             self._looked = time.monotonic()
             for message in self._messages():
                 if message["kind"] == "refused":
                     raise InputError(message["error"])
-                if message["job"] in by_name:
-                    hear(_event(by_name[message["job"]], message))
+                if message["round"] == self.round:  # else its rank was given up in an earlier one
+                    job, folder = by_name[message["job"]]
+                    hear(_if_seen(_event(job, message), folder))
             for rank in self._gone():
-                for job in (job for number, job in enumerate(jobs) if self._is_lost(number, rank, len(jobs))):
-                    if job.name in running:
+                for number, job in enumerate(jobs):
+                    if job.name in running and self._is_lost(number, rank, len(jobs)):
+                        self.store.set(f"lost/{self.round}/{number}", "1")
                         hear(Event(job, "crashed", error=f"process {rank} of {self.size} is gone: no sign of life"))
 
-        while (number := self._take(len(jobs))) is not None:
-            execute_in_process([jobs[number]], [folders[number]], hear_here)
+        try:
+            while (number := self._take(len(jobs))) is not None:
+                execute_in_process([jobs[number]], [folders[number]], hear_here)
+        except _Leave as left:
+            raise left.error from None
         while running:
             hear_the_others()
             time.sleep(POLL)
@@ -212,7 +236,7 @@ class Ranks:
             SystemExit: the main rank is gone.
         """
         planned = {job.name: (job, folder) for job, folder in zip(jobs, folders, strict=True)}
-        self.plan, self.active = fingerprint(jobs), True
+        self._begin(jobs)
         try:
             while "end" not in (message := self._next_round()):
                 if error := self._refusal(message, planned):
@@ -223,8 +247,10 @@ class Ranks:
             self.store.add(f"bye/{self.round}", 1)
         except RuntimeError as error:  # torch's errors of the store
             raise SystemExit(
-                f"process {self.rank} of {self.size}: the main process is gone ({_line(error)})"
+                f"process {self.rank} of {self.size}: the main process is gone ({error_line(error, first=True)})"
             ) from None
+        finally:
+            self.active = False
         if message["end"] == "InputError":
             raise InputError(message["message"])
         if message["end"] == "KeyboardInterrupt":
@@ -243,7 +269,7 @@ class Ranks:
         if message["plan"] != self.plan:
             return f"--parallel seeds: {who} planned other runs; start all processes with the same command, files and versions"
         until = time.monotonic() + SHARED
-        for data in {Path(planned[name][0].data_folder) for name, _ in message["jobs"]}:
+        for data in {Path(planned[name][0].data_folder) for name, *_ in message["jobs"]}:
             while not is_saved(data):
                 if time.monotonic() > until:
                     return f"--parallel seeds: {who} does not see {data}; give an --output_dir on a file system that all machines share"
@@ -251,7 +277,24 @@ class Ranks:
         return ""
 
     def _work(self, jobs: Sequence[Sequence[Any]], planned: Mapping[str, tuple[Job, Path]]) -> None:
-        report = throttled(lambda steps, total, event: self._tell(_message(event)))
+        while (number := self._take(len(jobs))) is not None:
+            name, until_look, *needed = jobs[number]
+            job, folder = planned[name]
+            self.busy = True
+            try:
+                self._run(replace(job, until_look=until_look), folder, needed, f"lost/{self.round}/{number}")
+            finally:
+                self.busy = False
+
+    def _run(self, job: Job, folder: Path, needed: Sequence[Sequence[str]], lost: str) -> None:
+        """Run one job, unless it is lost to another rank."""
+
+        def progress(steps: int, total: int, event: Event) -> None:
+            if self.store.check([lost]):
+                raise _Leave(TimeoutError("another rank has this run"))
+            self._tell(_message(event))
+
+        report = throttled(progress)
 
         def listen(event: Event) -> None:
             if event.kind == "progress":
@@ -259,18 +302,29 @@ class Ranks:
             else:
                 self._tell(_message(event))
 
-        while (number := self._take(len(jobs))) is not None:
-            name, until_look = jobs[number]
-            job, folder = planned[name]
-            self.busy = True
-            execute_in_process([replace(job, until_look=until_look)], [folder], listen)
-            self.busy = False
+        try:
+            wait_for_files(job, folder, *needed)
+        except FileNotFoundError as error:
+            listen(Event(job, "crashed", error=error_line(error, kind=True)))
+            return
+        with contextlib.suppress(_Leave):
+            execute_in_process([job], [folder], listen)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
-        self._set(f"event/{self.rank}/{self._told}", message)
+        self._set(f"event/{self.rank}/{self._told}", {**message, "round": self.round})
         self._told += 1
 
     # ---- every rank ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, jobs: Sequence[Job]) -> None:
+        """Begin a study: from here on all keys are its own."""
+        from torch.distributed import PrefixStore
+
+        self.study += 1
+        self.store = PrefixStore(str(self.study), self._whole_store)
+        self.round = self._told = 0
+        self._heard = dict.fromkeys(range(self.size), 0)
+        self.plan, self.active = fingerprint(jobs), True
 
     def _take(self, jobs: int) -> int | None:
         """The number of the next job of this round; None if all are taken."""
@@ -287,7 +341,7 @@ class Ranks:
         """A thread: give signs of life, and end this rank if the main one is gone or gave up."""
         while not self._left.is_set():
             try:
-                self.store.add(f"alive/{self.rank}", 1)
+                self._whole_store.add(f"alive/{self.rank}", 1)
                 alone = not self.is_main and (self._silent(0) or (self.busy and self.store.check(["stop"])))
             except RuntimeError:
                 alone = True
@@ -297,7 +351,7 @@ class Ranks:
 
     def _silent(self, rank: int) -> bool:
         """Whether a rank gave no sign for too long, by this rank's clock."""
-        count, now = self.store.add(f"alive/{rank}", 0), time.monotonic()
+        count, now = self._whole_store.add(f"alive/{rank}", 0), time.monotonic()
         known, since = self._signs.get(rank, (-1, now))
         if count != known:
             self._signs[rank] = (count, now)
@@ -317,12 +371,18 @@ def _message(event: Event) -> dict[str, Any]:
 
 
 def _event(job: Job, message: Mapping[str, Any]) -> Event:
-    content = {name: value for name, value in message.items() if name not in ("job", "run")}
+    content = {name: value for name, value in message.items() if name not in ("job", "run", "round")}
     return Event(job, run=RunRecord(**message["run"]) if message["run"] else None, **content)
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _if_seen(event: Event, folder: Path) -> Event:
+    """Another rank's event, once this machine sees the record of a run that has ended."""
+    try:
+        if event.run is not None:
+            wait_for_record(event.job, folder)
+    except FileNotFoundError as error:
+        return Event(event.job, "crashed", error=error_line(error, kind=True))
+    return event
 
 
 # ---- joining -----------------------------------------------------------------------------------------------------------
@@ -367,7 +427,9 @@ def join(parallel: str) -> None:
     try:
         store, _, _ = next(iter(rendezvous("env://", timeout=STORE_TIMEOUT)))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"--parallel seeds: the processes cannot be connected: {_line(error)}") from None
+        raise InputError(
+            f"--parallel seeds: the processes cannot be connected: {error_line(error, first=True)}"
+        ) from None
     hide()
     gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus)
     if gpus:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import os
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ...methods import load_method
+from ...utils.text import error_line
+from ..checkpoints import unfinished_job_id
 from ..job import Job
 from ..records import LOOK, RunRecord, read_run
-from .claim import GRACE_S, close_claim, open_claim
+from .claim import close_claim, open_claim
 from .event import Event, Listen, ending
 from .parcels import Content, Parcel, key_of, pack, stamp_of, unpack
 from .ray_connection import check_room, connected, resources
 from .ray_task import Answer, Board, Order, train_on_node
+from .seen import wait_for_record
 
 
 POLL_S = 0.3
@@ -31,9 +32,6 @@ LOST_RETRIES = 3
 
 CANCEL_S = 10
 """Seconds in which cancelled tasks must end."""
-
-SHARED_DELAY_S = 60
-"""Seconds in which a network file system must show a file that another machine has written."""
 
 LAST_FILES = ("config.json", LOOK, "run.json")
 """Written last, in this order. Without `config.json` a run starts again from the beginning; with `run.json` it is whole."""
@@ -131,9 +129,8 @@ class _Tasks:
         if self.hidden:
             return
         self.claimed = folders
-        left = [open_claim(folder.absolute(), self.driver) for folder in folders]
-        if any(left):  # a driver died: its tasks may still be there, and now see that they have lost the runs
-            time.sleep(GRACE_S)
+        for folder in folders:
+            open_claim(folder.absolute(), self.driver)
 
     def _limit(self) -> int:
         """How many tasks to submit: all, so that the cluster may grow; but few if each carries files."""
@@ -191,9 +188,9 @@ class _Tasks:
             if answer.files is not None:
                 receive(answer.files, folder)
             elif answer.kind == "done":
-                _wait_until_seen(folder / (LOOK if job.until_look else "run.json"))
+                wait_for_record(job, folder)
         except OSError as error:  # a full disk
-            answer = Answer("crashed", error=f"{type(error).__name__}: {error}")
+            answer = Answer("crashed", error=error_line(error, kind=True))
         if order.driver:
             close_claim(folder)
         if answer.kind == "crashed":
@@ -243,20 +240,8 @@ def _local_paths(job: Job) -> dict[str, Path]:
 
 def _is_unfinished(job: Job, folder: Path) -> bool:
     """Whether an earlier call has left something from which the run can go on."""
-    try:
-        same = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id"] == job.id
-    except (OSError, ValueError, KeyError):
-        return False
+    same = unfinished_job_id(folder) == job.id
     return same and read_run(folder) is None and ((folder / LOOK).is_file() or any(folder.glob("checkpoint-*")))
-
-
-def _wait_until_seen(path: Path) -> None:
-    """Wait for a file that another machine has written. Listing its folder makes a network file system look again."""
-    deadline = time.monotonic() + SHARED_DELAY_S
-    while path.name not in os.listdir(path.parent):
-        if time.monotonic() > deadline:
-            raise FileNotFoundError(f"{path} was written on another machine, but does not show up here")
-        time.sleep(POLL_S)
 
 
 def _on_this_node() -> dict[str, Any]:
@@ -272,7 +257,6 @@ def _one_line(error: Exception) -> str:
     """Why Ray gave up a task. An error inside of it is at the end of its traceback."""
     import ray
 
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if isinstance(error, ray.exceptions.RayTaskError):
-        return lines[-1]
-    return f"the run was lost {LOST_RETRIES + 1} times: {type(error).__name__}: {lines[0]}"
+        return (str(error).strip().splitlines() or [""])[-1].strip()
+    return f"the run was lost {LOST_RETRIES + 1} times: {error_line(error, kind=True, first=True)}"

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import InputError
+from ..devices import cores, count_gpus
 from ..job import Job
 
 
@@ -25,7 +26,7 @@ ANSWER_S = 60
 STORE_BYTES = 100 * 2**20
 """Ray's memory for shared objects, where it is started on this machine: runs here share files."""
 
-LOOK = """
+TELL_NODES = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
@@ -53,10 +54,7 @@ def look_at_cluster(executor: str, address: str | None, workers: int | None = No
         return []
     if importlib.util.find_spec("ray") is None:
         raise InputError('--executor ray: Ray is not installed; pip install "hf_stability[ray]"')
-    if workers == 0:
-        raise InputError(
-            "--workers 0 with --executor ray: Ray runs each job in a process; leave it out, or give 1 or more"
-        )
+    check_tasks(executor, workers)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise InputError(
@@ -67,13 +65,28 @@ def look_at_cluster(executor: str, address: str | None, workers: int | None = No
     _knock(address)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", LOOK, address], capture_output=True, text=True, timeout=ANSWER_S, env=_environment()
+            [sys.executable, "-c", TELL_NODES, address],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_S,
+            env=_environment(),
+            cwd=os.path.abspath(
+                os.sep
+            ),  # Python looks for modules there: a user's `json.py` must not hide the library
         )
     except subprocess.TimeoutExpired:
         raise InputError(_no_cluster(address, f"no answer in {ANSWER_S} s")) from None
     if done.returncode:
         raise InputError(_no_cluster(address, (done.stderr.strip().splitlines() or ["no reason given"])[-1]))
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def check_tasks(executor: str, workers: int | None) -> None:
+    """Refuse `--workers 0` with `--executor ray`."""
+    if executor == "ray" and workers == 0:
+        raise InputError(
+            "--workers 0 with --executor ray: Ray runs each job in a process; leave it out, or give 1 or more"
+        )
 
 
 def check_room(jobs: Sequence[Job], runs_per_gpu: int, nodes: Sequence[Node]) -> None:
@@ -165,10 +178,7 @@ def _environment() -> dict[str, str]:
 
 
 def _this_machine() -> Node:
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"CPU": cores, "GPU": torch.cuda.device_count()}
+    return {"CPU": cores(), "GPU": count_gpus()}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +14,12 @@ from typing import Any
 
 from ...errors import InputError
 from ...utils.files import write_json
+from ...utils.text import error_line
 from ...version import __version__
 from ..job import Job
 from .claim import Claim, claim_path
-from .event import write_error
+from .event import throttled, write_error
 from .parcels import Content, Parcel, in_place, pack, place, temporary_run_folder, unpack
-
-
-REPORT_S = 0.2
-"""Seconds between two reports of a run's progress."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def train_on_node(order: Order, board: Any) -> Answer:
             answer = _train(order, job, folder, _reporter(order, board))
             return replace(answer, files=pack(folder))
     except (InputError, OSError) as error:  # files could not be placed, packed, or claimed
-        return Answer("crashed", error=f"{type(error).__name__}: {error}")
+        return Answer("crashed", error=error_line(error, kind=True))
 
 
 def _job_here(order: Order, paths: dict[str, str]) -> Job:
@@ -172,12 +168,4 @@ def _name_as_planned(order: Order, folder: Path) -> None:
 
 def _reporter(order: Order, board: Any) -> Callable[..., None]:
     """A function that reports progress, but not after every update step. A lost board loses nothing else."""
-    last = 0.0
-
-    def report(*done: Any) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT_S:
-            last = time.monotonic()
-            board.report.remote(order.job.name, *done)
-
-    return report
+    return throttled(lambda *done: board.report.remote(order.job.name, *done))

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ...utils.text import error_line
 from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
 from ..records import LOOK, read_run
@@ -82,7 +83,11 @@ def execute_in_workers(
                     slot = free_slots[-1]
                     worker = _start(context, slot, gpu_of_slot(slot, gpus) if gpus else None)
                 except (OSError, EOFError) as error:
-                    listen(Event(job, "crashed", error=f"no worker process could be started: {_reason(error)}"))
+                    listen(
+                        Event(
+                            job, "crashed", error=f"no worker process could be started: {error_line(error, kind=True)}"
+                        )
+                    )
                     continue
                 free_slots.pop()
                 worker.give(job, folder)
@@ -208,10 +213,6 @@ def _how(exitcode: int | None) -> str:
         return f"killed by {signal.Signals(-exitcode).name}"
     except ValueError:  # a real-time signal
         return f"killed by signal {-exitcode}"
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 # --- in the worker ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ import torch.distributed
 
 from hf_stability.cli import main
 from hf_stability.errors import InputError
-from hf_stability.study.executors import ranks
+from hf_stability.study.executors import ranks, seen
 from hf_stability.study.executors.event import Event, ending
 from hf_stability.study.executors.ranks import Ranks, join
 from hf_stability.study.records import RunRecord
@@ -51,7 +52,7 @@ class FakeRuns:
         monkeypatch.setattr(ranks, "execute_in_process", self)
 
     def __call__(self, jobs, folders, listen):
-        (job,) = jobs
+        (job,), (folder,) = jobs, folders
         self.ran.append((threading.current_thread().name, job.name, job.until_look))
         if len(self.ran) <= self.waits:
             self.barrier.wait(10)
@@ -60,7 +61,14 @@ class FakeRuns:
             listen(Event(job, "crashed", error="ValueError: no"))
         else:
             run = RunRecord(job.id, job.recipe, job.seed, job.task, "ok", "accuracy", last=0.1 + 0.2)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ("look.json" if job.until_look else "run.json")).touch()
             listen(Event(job, ending(job), run=run))
+
+
+def folders(jobs, name="study"):
+    """The jobs' folders, beside the data."""
+    return [Path(job.data_folder).parent / name / job.name for job in jobs]
 
 
 @pytest.fixture
@@ -68,10 +76,10 @@ def jobs(tiny_jobs, tmp_path):
     return tiny_jobs(tmp_path, seeds=(1, 2, 3, 4, 5, 6))
 
 
-def serve(rank: Ranks, jobs, outcome: list) -> threading.Thread:
+def serve(rank: Ranks, jobs, outcome: list, name="study") -> threading.Thread:
     def work():
         try:
-            outcome.append(rank.serve(jobs, [Path(job.name) for job in jobs]))
+            outcome.append(rank.serve(jobs, folders(jobs, name)))
         except BaseException as error:
             outcome.append(error)
 
@@ -84,9 +92,8 @@ def test_ranks_share_the_jobs_of_each_round_and_the_main_one_hears_all(three, jo
     main_rank, *others = three
     fake, outcome, events = FakeRuns(monkeypatch, together=3), [], []
     threads = [serve(rank, jobs, outcome) for rank in others]
-    folders = [Path(job.name) for job in jobs]
     with main_rank.leading(jobs) as told:
-        main_rank.execute([replace(job, until_look=True) for job in jobs], folders, events.append)
+        main_rank.execute([replace(job, until_look=True) for job in jobs], folders(jobs), events.append)
         assert sorted(name for _, name, _ in fake.ran) == [job.name for job in jobs]
         assert len({thread for thread, *_ in fake.ran}) == 3 and all(look for *_, look in fake.ran)
         ended = [event for event in events if event.kind != "progress"]
@@ -95,7 +102,7 @@ def test_ranks_share_the_jobs_of_each_round_and_the_main_one_hears_all(three, jo
         assert [(event.job.seed, event.error) for event in ended if event.kind == "crashed"] == [(2, "ValueError: no")]
         assert {(event.steps, event.loss) for event in events if event.kind == "progress"} == {(1, 0.5)}
         main_rank.execute([], [], events.append)  # no round
-        main_rank.execute(jobs[1:2], folders[1:2], events.append)
+        main_rank.execute(jobs[1:2], folders(jobs[1:2]), events.append)
         assert fake.ran[6:][0][1:] == (jobs[1].name, False) and len(fake.ran) == 7
         told["summary"] = {"runs": []}
     for thread in threads:
@@ -130,10 +137,136 @@ def test_a_rank_with_other_jobs_is_refused(three, jobs, monkeypatch):
     outcome = []
     threads = [serve(rank, jobs[rank.rank - 1 :], outcome) for rank in others]
     with pytest.raises(InputError, match="process 2 on .* planned other runs"), main_rank.leading(jobs):
-        main_rank.execute(jobs, [Path(job.name) for job in jobs], lambda event: None)
+        main_rank.execute(jobs, folders(jobs), lambda event: None)
     for thread in threads:
         thread.join(10)
     assert all("planned other runs" in str(one) for one in outcome) and len(outcome) == 2
+
+
+def test_a_refusal_is_no_crash_of_the_main_ranks_own_run(three, jobs, monkeypatch):
+    main_rank, *others = three
+
+    def train(job, folder, report):
+        wait_for(lambda: main_rank.store.check(["event/2/0"]), 10)
+        report(1, 2, None, None)
+
+    monkeypatch.setattr("hf_stability.study.run.run_job", train)
+    events = []
+    threads = [serve(rank, jobs[1:], []) for rank in others]
+    with pytest.raises(InputError, match="process [12] on .* planned other runs"), main_rank.leading(jobs):
+        main_rank.execute(jobs, folders(jobs), events.append)
+    for thread in threads:
+        thread.join(10)
+    assert {event.kind for event in events} == {"progress"}
+
+
+def test_a_study_goes_on_after_another_one_of_the_same_processes_ended_badly(three, jobs, monkeypatch):
+    main_rank, *others = three
+    killed, outcome, events = [], [], []
+
+    def end_badly(jobs, folders, listen):
+        if threading.current_thread().name.startswith("rank"):
+            raise KeyboardInterrupt
+        wait_for(lambda: len(outcome) == 2, 10)
+        raise OSError("full")
+
+    monkeypatch.setattr(ranks, "execute_in_process", end_badly)
+    threads = [serve(rank, jobs, outcome) for rank in others]
+    with pytest.raises(OSError, match="full"), main_rank.leading(jobs):
+        main_rank.execute(jobs, folders(jobs), events.append)
+    assert [type(one) for one in outcome] == [KeyboardInterrupt] * 2
+
+    def run_for_a_while(jobs, folders, listen):
+        before = signs()
+        wait_for(lambda: all(now > then + 2 for now, then in zip(signs(), before, strict=True)), 10)
+        fake(jobs, folders, listen)
+
+    def signs():
+        return [rank._whole_store.add(f"alive/{rank.rank}", 0) for rank in others]
+
+    fake = FakeRuns(monkeypatch, together=1)
+    monkeypatch.setattr(ranks, "execute_in_process", run_for_a_while)
+    monkeypatch.setattr(ranks.os, "kill", lambda *what: killed.append(what))
+    outcome.clear()
+    threads = [serve(rank, jobs, outcome) for rank in others]
+    with main_rank.leading(jobs):
+        main_rank.execute(jobs, folders(jobs), events.append)
+    for thread in threads:
+        thread.join(10)
+    assert outcome == [{"end": "done"}] * 2 and killed == []
+    assert len([event for event in events if event.kind != "progress"]) == 6
+
+
+def test_the_main_rank_tells_the_end_of_a_run_when_its_files_are_there(three, jobs, monkeypatch):
+    """A network file system shows the other ranks' files late: at the third look."""
+    main_rank, *others = three
+    looks: list[Path] = []
+    monkeypatch.setattr(seen, "POLL_S", 0.001)
+    monkeypatch.setattr(seen, "_is_seen", lambda path: looks.append(path) or looks.count(path) >= 3)
+    fake, heard = FakeRuns(monkeypatch, together=3), {}
+    threads = [serve(rank, jobs, []) for rank in others]
+
+    def listen(event):
+        if event.run is not None:
+            heard[event.job.name] = [looks.count(path) for path in dict.fromkeys(looks) if event.job.name in str(path)]
+
+    with main_rank.leading(jobs):
+        main_rank.execute([replace(job, until_look=True) for job in jobs], folders(jobs), listen)
+    own = [name for thread, name, _ in fake.ran if not thread.startswith("rank")]
+    assert {name: [] if name in own else [3] for name in heard} == heard and len(own) < 5 == len(heard)
+    for thread in threads:
+        thread.join(10)
+
+
+def test_a_rank_waits_for_the_files_from_which_a_run_goes_on(three, jobs, monkeypatch):
+    """Ranks 1 and 2 never see the main rank's files."""
+    main_rank, *others = three
+    monkeypatch.setattr(seen, "SHARED_DELAY_S", 0.05)
+    monkeypatch.setattr(seen, "POLL_S", 0.01)
+    for job, folder in zip(jobs, folders(jobs), strict=True):
+        (folder / "checkpoint-5").mkdir(parents=True)
+        (folder / "checkpoint-5" / "model.safetensors").touch()
+        (folder / "config.json").write_text(json.dumps({"id": job.id}))
+    FakeRuns(monkeypatch, together=1)
+    monkeypatch.setattr(main_rank, "_take", lambda jobs: None)
+    events = []
+    threads = [serve(rank, jobs, [], "elsewhere") for rank in others]
+    with main_rank.leading(jobs):
+        main_rank.execute(jobs, folders(jobs), events.append)
+    for thread in threads:
+        thread.join(10)
+    assert {event.kind for event in events} == {"crashed"} and len(events) == 6
+    assert all(
+        event.error.startswith("FileNotFoundError: ") and "does not show up here" in event.error for event in events
+    )
+
+
+def test_a_rank_that_was_given_up_leaves_its_run_when_it_wakes(three, jobs, monkeypatch):
+    main_rank, sleeper, _ = three
+    monkeypatch.setattr(ranks, "SILENCE", 0.2)
+    fake, steps, events = FakeRuns(monkeypatch, together=0), [], []
+    numbers = {job.name: number for number, job in enumerate(jobs)}
+
+    def run(jobs, folders, listen):
+        (job,) = jobs
+        if threading.current_thread().name == "rank 1":
+            sleeper.leave()
+            wait_for(lambda: main_rank.store.check([f"lost/1/{numbers[job.name]}"]), 10)
+            steps.append(job.name)
+            listen(Event(job, "progress", 1, 2))
+            steps.append("another step")
+        else:
+            wait_for(lambda: listen(Event(job, "progress", 1, 2)) or steps, 10)
+            fake(jobs, folders, listen)
+
+    monkeypatch.setattr(ranks, "execute_in_process", run)
+    thread = serve(sleeper, jobs, [])
+    with main_rank.leading(jobs):
+        main_rank.execute(jobs, folders(jobs), events.append)
+    thread.join(10)
+    assert "another step" not in steps and [event.kind for event in events if event.job.name == steps[0]] == [
+        "crashed"
+    ]
 
 
 def test_a_rank_that_does_not_see_the_folder_is_refused(three, jobs):
@@ -153,11 +286,12 @@ def test_the_job_of_a_dead_rank_has_crashed(three, jobs, monkeypatch):
     FakeRuns(monkeypatch, together=1)
     events, outcome = [], []
     dead.leave()
+    dead._begin(jobs)
     dead.round = 1
     taken = dead._take(6)
     thread = serve(one, jobs, outcome)
     with main_rank.leading(jobs):
-        main_rank.execute(jobs, [Path(job.name) for job in jobs], events.append)
+        main_rank.execute(jobs, folders(jobs), events.append)
     thread.join(10)
     lost = [event for event in events if event.job is jobs[taken] and event.kind == "crashed"]
     assert len(lost) == 1 and lost[0].error == "process 2 of 3 is gone: no sign of life"
@@ -173,7 +307,7 @@ def test_jobs_that_nobody_took_are_not_lost_with_a_dead_rank(jobs, monkeypatch):
     main_rank.store.add("next/1", 1)
     main_rank.store.set("taken/1/0", "1")
     events = []
-    main_rank.execute(jobs, [Path(job.name) for job in jobs], events.append)
+    main_rank.execute(jobs, folders(jobs), events.append)
     main_rank.leave()
     assert [event.job.seed for event in events if "gone" in event.error] == [1]
     assert {event.job.seed for event in events if event.kind == "finished"} == {3, 4, 5, 6}

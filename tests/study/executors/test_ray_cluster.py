@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
 import signal
 import socket
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +21,15 @@ from hf_stability.errors import InputError
 from hf_stability.methods import load_method, source_hash
 from hf_stability.study import execution
 from hf_stability.study.execution import Execution
-from hf_stability.study.executors import claim, parcels, ray_cluster, ray_connection
+from hf_stability.study.executors import claim, parcels, ray_cluster, ray_connection, ray_task
 from hf_stability.study.executors.in_process import execute_in_process
 from hf_stability.study.executors.ray_cluster import execute_on_ray
 from hf_stability.study.executors.ray_connection import check_room, look_at_cluster
+from hf_stability.study.folder import run_folder
 from hf_stability.study.policies.early_stopping import policy_jobs
+from hf_stability.study.records import RunRecord
 from hf_stability.study.study import run_jobs
+from hf_stability.utils.files import write_json
 from tests.study.executors.test_workers import Command, arguments, linux, wait_for
 from tests.study.tools import results
 
@@ -166,21 +171,73 @@ def test_a_cluster_with_gpus_makes_the_runs_train_there(tiny_model, tiny_csv, tm
     plan = api.plan_study(**given)
     assert [job.device for job in plan.jobs] == ["cuda"] and plan.execution.workers == 0
     assert [job.device for job in api.plan_study(**given, use_cpu=True).jobs] == ["cpu"]
+    with pytest.raises(InputError, match="--workers 0 with --executor ray"):
+        plan.run(workers=0)
+
+
+def test_a_users_module_does_not_hide_the_library_from_the_look_at_the_cluster(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_connection, "TELL_NODES", "import json; print(json.dumps([{'CPU': 1.0}]))")
+    assert look_at_cluster("ray", "auto") == [{"CPU": 1.0}]
+
+
+def test_a_study_with_nothing_to_run_does_not_join_the_cluster(tiny_jobs, tmp_path, monkeypatch):
+    joins = []
+    monkeypatch.setattr(execution, "connected", lambda address: joins.append(address) or contextlib.nullcontext())
+    jobs = tiny_jobs(tmp_path, seeds=(1, 2))
+    for job, folder in zip(jobs, folders(jobs, tmp_path), strict=True):
+        with Execution(executor="ray", ray_address="auto").session(folders(jobs, tmp_path)):
+            folder.mkdir(parents=True)
+        write_json(folder / "run.json", RunRecord(job.id, job.recipe, job.seed, job.task, "ok", "accuracy").to_dict())
+    assert joins == ["auto", "auto"]
+    with Execution(executor="ray", ray_address="auto").session(folders(jobs, tmp_path)):
+        assert joins == ["auto", "auto"]
+
+
+def test_a_task_reports_its_last_step_however_soon_it_comes(tiny_jobs, tmp_path):
+    board = types.SimpleNamespace(report=types.SimpleNamespace(remote=lambda *done: told.append(done)))
+    told: list = []
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    report = ray_task._reporter(ray_task.Order(job, "folder", {}, "driver", "/"), board)
+    for step in (1, 2, 3):
+        report(step, 3, 0.5, None)
+    assert told == [(job.name, 1, 3, 0.5, None), (job.name, 3, 3, 0.5, None)]
 
 
 def test_a_claim_ends_the_attempt_that_lost_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(claim, "GRACE_S", 0)
     folder = tmp_path / "recipe" / "seed-001"
-    assert not claim.open_claim(folder, "driver")
+    claim.open_claim(folder, "driver")
     first = claim.Claim(folder, "driver")
     assert first.holds()
     second = claim.Claim(folder, "driver")
     assert second.holds() and not first.holds()
-    assert claim.open_claim(folder, "another driver") and not second.holds()
+    claim.open_claim(folder, "another driver")
+    assert not second.holds()
     with pytest.raises(InputError, match="another command has started this run"):
         claim.Claim(folder, "driver")
     claim.close_claim(folder)
     assert list(folder.parent.iterdir()) == []
+
+
+def test_a_study_on_this_machine_ends_the_tasks_of_a_driver_that_was_killed(
+    tiny_model, tiny_csv, tmp_path, monkeypatch
+):
+    from hf_stability.study import api
+
+    monkeypatch.setattr(claim, "GRACE_S", 0)
+    given = {"model_name_or_path": tiny_model(), "train_file": tiny_csv[0], "validation_file": tiny_csv[1]}
+    plan = api.plan_study(**given, seeds=1, max_steps=2, output_dir=tmp_path / "study", workers=0, use_cpu=True)
+    attempts = []
+    for folder in (run_folder(plan.folder, plan.jobs[0]), plan.folder / "stages" / "rte-12345678"):
+        claim.open_claim(folder, "driver")
+        attempts.append(claim.Claim(folder, "driver"))
+    monkeypatch.setattr(api, "run_jobs", lambda *given: [attempt.holds() for attempt in attempts])
+    monkeypatch.setattr(api, "draw_study", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        plan.run(quiet=True)
+    assert [attempt.holds() for attempt in attempts] == [False, False]
 
 
 def test_a_parcel_is_used_in_place_or_unpacked_once(tmp_path, monkeypatch):
@@ -205,6 +262,30 @@ def test_a_parcel_is_used_in_place_or_unpacked_once(tmp_path, monkeypatch):
     os.utime(source / "a.json", ns=(1, 1))
     assert not parcels.in_place(seen)
     assert [path.name for path in (path.parents[1]).iterdir()] == [packed.key]
+
+
+def test_two_runs_of_a_machine_may_unpack_the_same_parcel(tmp_path, monkeypatch):
+    """The second one puts it into place just before the first."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.json").write_text("{}")
+    content = parcels.pack(tmp_path / "model")
+    packed = parcels.Parcel(str(tmp_path / "model"), None, parcels.key_of(content), "reference")
+    rename, others = os.rename, []
+
+    def late(old, new):
+        if not others:
+            others.append("it begins")
+            others.append(parcels.place(packed, {"reference": content}.get))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", late)
+    path = parcels.place(packed, {"reference": content}.get)
+    assert others[1] == path and (path / "a.json").read_text() == "{}"
+    assert [each.name for each in path.parents[1].iterdir()] == [packed.key]
+    monkeypatch.setattr(parcels, "_files", lambda path: [("a.json", path / "moved")])
+    assert not parcels._is_whole(path, content)
 
 
 def test_fetched_files_replace_what_was_there_and_the_record_comes_last(tmp_path, monkeypatch):
@@ -258,12 +339,11 @@ def test_config_json_names_the_drivers_paths_and_own_methods_are_shipped(joined,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
-def test_a_crash_is_one_line_and_the_others_go_on(joined, tiny_jobs, tmp_path, hidden):
+def test_a_crash_is_one_line_and_the_others_go_on(joined, tiny_jobs, tmp_path):
     jobs = tiny_jobs(tmp_path, seeds=(1, 2))
     jobs[0] = replace(jobs[0], model_config={"no_such_field": 1})
     heard = Heard()
-    execute_on_ray(jobs, folders(jobs, tmp_path), heard, hidden=hidden)
+    execute_on_ray(jobs, folders(jobs, tmp_path), heard, hidden=True)
     assert heard.ends() == [(1, "crashed"), (2, "finished")]
     (error,) = [event.error for event in heard if event.kind == "crashed"]
     assert "no_such_field" in error and "\n" not in error
@@ -287,9 +367,8 @@ def test_a_killed_worker_costs_nothing_but_time(joined, both):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
-def test_restarts_go_on_from_the_look(joined, both, tiny_jobs, tmp_path, monkeypatch, hidden):
-    monkeypatch.setattr(execution, "execute_on_ray", functools.partial(execute_on_ray, hidden=hidden))
+def test_restarts_go_on_from_the_look(joined, tiny_jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "execute_on_ray", functools.partial(execute_on_ray, hidden=True))
     studies = {}
     for name, how in (("local", Execution()), ("cluster", Execution(executor="ray", ray_address="auto"))):
         jobs = policy_jobs(tiny_jobs(tmp_path / name, seeds=(1, 2, 3), max_steps=6), 0.4, 1)
@@ -316,8 +395,7 @@ def test_ctrl_c_cancels_the_tasks(joined, tiny_jobs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
-def test_a_lost_node_costs_nothing_but_time(joined, cluster, both, hidden):
+def test_a_lost_node_costs_nothing_but_time(joined, cluster, both):
     """Only the lost node, and the one that replaces it, have the two CPUs that seed 1 asks for."""
     jobs, folder, expected = both(seeds=(1, 2), threads=2, **{**SAVING, "max_steps": 30})
     large = {"num_cpus": 2, "object_store_memory": SMALL["object_store_memory"]}
@@ -330,7 +408,7 @@ def test_a_lost_node_costs_nothing_but_time(joined, cluster, both, hidden):
             nodes.append(cluster.add_node(**large))
 
     heard = Heard(lose_it)
-    execute_on_ray(jobs, folders(jobs, folder), heard, hidden=hidden)
+    execute_on_ray(jobs, folders(jobs, folder), heard, hidden=True)
     cluster.remove_node(nodes[-1])
     assert len(nodes) == 2 and heard.ends() == [(1, "finished"), (2, "finished")]
     assert results(folder) == expected
