@@ -117,6 +117,8 @@ class StudyPlan:
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
         execution: where the runs are executed, and how many at a time.
         doubts: sentences about what looks wrong with the data, and about memory and GPUs.
+        refusal: why `run()` would be refused, because a run does not fit into memory; empty if it fits. `run(workers=...)`
+            tries it anyway.
     """
 
     folder: Path
@@ -127,10 +129,12 @@ class StudyPlan:
     policy: Policy = field(default_factory=Policy)
     execution: Execution = IN_PROCESS
     doubts: list[str] = field(default_factory=list)
+    refusal: str = ""
 
     def describe(self) -> str:
         """The text of `--dry_run`: the runs, and each setting with its source."""
-        return describe_study(self.jobs, self.data, self.stages)
+        text = describe_study(self.jobs, self.data, self.stages)
+        return f"{text}\n\nThis study would be refused: {self.refusal}." if self.refusal else text
 
     def run(
         self, workers: int | None = None, quiet: bool = False, say: Callable[[str], None] | None = None
@@ -146,11 +150,13 @@ class StudyPlan:
             The runs, the summary and the figures.
 
         Raises:
-            InputError: another command runs in the folder.
+            InputError: another command runs in the folder, or a run does not fit into memory. Nothing was written.
             StageFailed: a recipe's stage crashed, or its verdict is not ok.
             FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
+        if workers is None and self.refusal:
+            raise InputError(self.refusal)
         execution = self.execution
         if workers is not None and self.jobs[0].processes == 1:
             execution = replace(execution, workers=check_workers(workers))
@@ -401,13 +407,15 @@ def plan_study(
     if not jobs:
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
-    policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
+    finished = check_folder(jobs, folder, stages.jobs)
+    policy.check_runs(jobs, finished)
     if nodes:
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
-    workers, about_workers = plan_workers(jobs, stages, config, tokens, workers, runs_per_gpu, executor)
-    said += about_workers
-    execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)
-    return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said)
+    names = {run.name for run in finished}
+    room = plan_workers(jobs, names, stages, config, tokens, workers, runs_per_gpu, executor)
+    flags = executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock
+    execution = Execution(room.workers, *flags, gpus=room.gpus)
+    return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said + room.said, room.refusal)
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:

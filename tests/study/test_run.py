@@ -41,7 +41,9 @@ def test_a_run_for_a_gpu_is_not_trained_on_a_cpu_in_silence(tiny_jobs, tmp_path,
     """As in a worker that gets a GPU which is not there."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     (job,) = tiny_jobs(tmp_path, seeds=(1,))
-    with pytest.raises(RuntimeError, match="was planned for a GPU, but PyTorch finds none on .*CUDA_VISIBLE_DEVICES=7"):
+    with pytest.raises(
+        RuntimeError, match="was planned for a GPU, but PyTorch finds none on .*CUDA_VISIBLE_DEVICES=7"
+    ):
         run_job(replace(job, device="cuda"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
