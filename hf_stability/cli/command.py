@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, NoReturn
 
 from ..errors import FolderLost, InputError, nearest
-from ..study.executors.server import early_server
 from .program import PROG, is_first_on_its_machine, is_first_process
 
 
@@ -38,14 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     in_main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # batch systems end a job this way
     try:
-        with early_server(argv) if _trains(argv) else nullcontext():
-            return _command(argv)
+        return _command(argv)
     except InputError as error:
         if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     except FolderLost as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as in `hf-stability status STUDY | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
     except OSError as error:  # a full disk, for example
         print(f"{PROG}: error: {_in_one_line(error)}.{_kept(argv)}", file=sys.stderr)

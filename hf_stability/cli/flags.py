@@ -188,7 +188,7 @@ class ExecutionArguments:
     steal_lock: bool = field(
         default=False,
         metadata={
-            "help": "Take the study's folder from another command that holds it. Only if that command has died."
+            "help": "Take the study's folder from another command. Use it if that command has died. A living one stops, and its finished runs are kept."
         },
     )
 

@@ -58,7 +58,7 @@ hf-stability status OUTPUT_DIR --watch, or tensorboard --logdir OUTPUT_DIR/runs
 """
 
 FIRST_EXAMPLES = """
-examples: (--help_all shows more, and every flag)
+examples: (--help_all shows more, and every flag: GPUs, clusters, saving ...)
   hf-stability                             # the bundled demo: offline, a few minutes on two cores
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 mosbach2021 --seeds 25
   hf-stability --model_name_or_path ./my-roberta --train_file train.csv --validation_file dev.csv --dry_run

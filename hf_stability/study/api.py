@@ -48,7 +48,18 @@ from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
 from .executors.ranks import Ranks, join, joined
 from .executors.ray_connection import check_room, look_at_cluster
 from .folder import check_folder, run_folder
-from .given import check_choice, check_whole, check_workers, names_of, path_of, policy_of, seeds_of, training_arguments
+from .given import (
+    check_choice,
+    check_main_guard,
+    check_retries,
+    check_whole,
+    check_workers,
+    names_of,
+    path_of,
+    policy_of,
+    seeds_of,
+    training_arguments,
+)
 from .job import KEEP_MODEL, Job, check_jobs
 from .owner import hold_folder
 from .policies.policy import Policy
@@ -85,8 +96,10 @@ def run_study(*, quiet: bool = False, say: Callable[[str], None] | None = None, 
         The runs, the summary and the figures.
 
     Raises:
-        InputError: a setting is wrong. Nothing was written.
+        InputError: a setting is wrong, or another command runs in the folder. No run was made.
         StageFailed: a recipe's stage crashed, or its verdict is not ok.
+        FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
+        KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
 
     Example:
         ```python
@@ -117,8 +130,7 @@ class StudyPlan:
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
         execution: where the runs are executed, and how many at a time.
         doubts: sentences about what looks wrong with the data, and about memory and GPUs.
-        refusal: why `run()` would be refused, because a run does not fit into memory; empty if it fits. `run(workers=...)`
-            tries it anyway.
+        refusal: why `run()` is refused: a run does not fit into memory; else empty. `run(workers=...)` tries it anyway.
     """
 
     folder: Path
@@ -133,8 +145,7 @@ class StudyPlan:
 
     def describe(self) -> str:
         """The text of `--dry_run`: the runs, and each setting with its source."""
-        text = describe_study(self.jobs, self.data, self.stages)
-        return f"{text}\n\nThis study would be refused: {self.refusal}." if self.refusal else text
+        return describe_study(self.jobs, self.data, self.stages, self.refusal)
 
     def run(
         self, workers: int | None = None, quiet: bool = False, say: Callable[[str], None] | None = None
@@ -329,10 +340,12 @@ def plan_study(
     Raises:
         InputError: a value is wrong. The message names the command's flag, the value and the way out.
     """
+    check_main_guard()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer is used before worker processes start
     check_whole(max_seq_length=max_seq_length, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     check_whole(restarts=restarts, finish=finish, workers=workers, threads_per_run=threads_per_run)
     check_whole(runs_per_gpu=runs_per_gpu, retry_crashed=retry_crashed)
+    check_retries(retry_crashed)
     if two_way is not None and seeds is not None:
         raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave out --seeds")
     policy = policy_of(two_way, restarts, look_at, finish)
@@ -407,15 +420,13 @@ def plan_study(
     if not jobs:
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
-    finished = check_folder(jobs, folder, stages.jobs)
-    policy.check_runs(jobs, finished)
+    check_retries(retry_crashed, jobs[0].processes)
+    policy.check_runs(jobs, finished := check_folder(jobs, folder, stages.jobs))
     if nodes:
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
-    names = {run.name for run in finished}
-    room = plan_workers(jobs, names, stages, config, tokens, workers, runs_per_gpu, executor)
-    flags = executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock
-    execution = Execution(room.workers, *flags, gpus=room.gpus)
-    return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said + room.said, room.refusal)
+    room = plan_workers(jobs, {run.name for run in finished}, stages, config, tokens, workers, runs_per_gpu, executor)
+    how = room.workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock, room.gpus
+    return StudyPlan(folder, jobs, data, tokens, stages, policy, Execution(*how), said + room.said, room.refusal)
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:

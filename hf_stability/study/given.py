@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -125,6 +126,31 @@ def check_workers(workers: int) -> int:
     if workers < 0:
         raise InputError(f"--workers {workers}: give 0 (in this process) or more")
     return workers
+
+
+def check_main_guard() -> None:
+    """Refuse to plan a study in a worker process that only imports the user's script. Each worker would start the study again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InputError(
+            'a worker process imported this script and came to the study again; put the study below `if __name__ == "__main__":`, or '
+            "give workers=0"
+        )
+
+
+def check_retries(retry_crashed: int, processes: int = 1) -> None:
+    """Refuse an impossible number of retries.
+
+    Args:
+        retry_crashed: as given.
+        processes: number of processes that train each run together.
+    """
+    if retry_crashed < 0:
+        raise InputError(f"--retry_crashed {retry_crashed}: give 0 or more")
+    if retry_crashed and processes > 1:
+        raise InputError(
+            f"--retry_crashed {retry_crashed}: not where several processes train each run together; a crash ends them all. Rerun the "
+            "command instead, or add --parallel seeds"
+        )
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -85,8 +85,10 @@ def counts_text(snapshot: Snapshot) -> str:
 
 
 def time_left(snapshot: Snapshot) -> str:
-    """`2 h 10 min left`; empty where the time is unknown."""
-    return "" if snapshot.seconds_left is None else f"{duration_text(snapshot.seconds_left)} left"
+    """`2 h 10 min left`; empty where the time is unknown. After their last steps, runs are still evaluated."""
+    if snapshot.seconds_left is None:
+        return ""
+    return f"{duration_text(snapshot.seconds_left)} left" if snapshot.seconds_left >= 1 else "evaluating"
 
 
 def minute_text(snapshot: Snapshot) -> str:

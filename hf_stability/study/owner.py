@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ import psutil
 
 from ..errors import FolderLost, InputError
 from ..utils.files import write_json
+from ..utils.text import utc_now
 
 
 LOCK, OWNER = "owner.lock", "owner.json"
@@ -59,25 +59,18 @@ class Owner:
     Args:
         host: its machine.
         process: its process id there.
-        since: when it took the folder, local time with the offset from UTC, ISO 8601; empty if unknown.
-        command: its command line; empty if unknown.
-        is_here: whether its process ids are those that this process sees. Two containers of one name differ in that.
+        since: when it took the folder, `2026-03-01 14:05:09 UTC`; empty if unknown.
+        is_running: whether the process runs; None if that cannot be seen from here: on another machine, or in another container.
     """
 
     host: str
     process: int
     since: str = ""
-    command: str = ""
-    is_here: bool = True
+    is_running: bool | None = None
 
     def __str__(self) -> str:
-        since = f" since {self.since.replace('T', ' ')}" if self.since else ""
+        since = f" since {self.since}" if self.since else ""
         return f"process {self.process} on {self.host}{since}"
-
-    @property
-    def is_running(self) -> bool | None:
-        """Whether the process runs; None if this cannot be seen from here."""
-        return psutil.pid_exists(self.process) if self.is_here else None
 
 
 class _Stop(BaseException):
@@ -145,7 +138,8 @@ def _hold(folder: Path, steal: bool) -> Iterator[None]:
         ) from None
     try:
         try:
-            _write_owner(record)
+            with contextlib.suppress(OSError):  # it is for messages only
+                _write_owner(record)
             if former is not None:
                 _wait_for_end(former)
             yield
@@ -215,7 +209,7 @@ def _wait_for_end(former: Owner) -> None:
         return
     _tell(f"--steal_lock: taken from {former}; waiting up to {3 * HEARTBEAT:.0f} s for it to stop")
     end = time.monotonic() + 3 * HEARTBEAT
-    while time.monotonic() < end and former.is_running is not False:
+    while time.monotonic() < end and (former.is_running is None or psutil.pid_exists(former.process)):
         time.sleep(POLL)
 
 
@@ -233,17 +227,17 @@ def _owner(lease: filelock.SoftFileLease) -> Owner | None:
     if marker is None:
         return None
     host = marker.hostname.partition("?")[0]  # after the question mark: the container's number
-    owner = Owner(host, marker.pid, is_here=marker.hostname == _this_machine())
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    here = marker.hostname == _this_machine()
+    owner = Owner(host, marker.pid, is_running=psutil.pid_exists(marker.pid) if here else None)
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
         told = json.loads(Path(lease.lock_file).with_name(OWNER).read_text(encoding="utf-8"))
         if (told["host"], told["process"]) == (owner.host, owner.process):
-            return replace(owner, since=str(told["since"]), command=str(told["command"]))
+            return replace(owner, since=str(told["since"]))
     return owner
 
 
 def _write_owner(path: Path) -> None:
-    since = datetime.now().astimezone().isoformat(timespec="seconds")
-    here = {"host": socket.gethostname(), "process": os.getpid(), "since": since, "command": shlex.join(sys.argv)}
+    here = {"host": socket.gethostname(), "process": os.getpid(), "since": utc_now(), "command": shlex.join(sys.argv)}
     write_json(path, here)
 
 
@@ -274,7 +268,7 @@ class _Watch:
     may not be the main thread. An exception that is raised in the thread from outside comes at its next line of Python.
     """
 
-    AGAIN = 10.0  # seconds: a finaliser may have swallowed the exception
+    AGAIN = 60.0  # seconds: a finaliser may have swallowed the exception
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.loss = folder, ""

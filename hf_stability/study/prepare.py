@@ -82,6 +82,10 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
     if not 0 <= values.get("learning_rate", 0) < math.inf:
         raise InputError(f"--learning_rate {values['learning_rate']}: give a number of 0 or more")
     _check_loggers(values.get("report_to"))
+    if values.get("save_steps", 1) <= 0:
+        raise InputError(
+            f"--save_steps {values['save_steps']}: give a number above 0; --save_strategy no saves nothing"
+        )
     if values.get("max_steps", -1) < 1 and values.get("num_train_epochs", 3) <= 0:
         raise InputError(
             f"--num_train_epochs {values['num_train_epochs']}: trains nothing; give more than 0, or --max_steps"

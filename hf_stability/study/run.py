@@ -119,6 +119,7 @@ def _train(job: Job, folder: Path, report: Report | None) -> StableTrainer:
             logger.error(
                 f"{checkpoint}: cannot be loaded ({reason}); the run continues from an older one or begins anew"
             )
+            del trainer, saving  # its memory is free before the next one is made
 
 
 @contextlib.contextmanager

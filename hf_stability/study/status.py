@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import textwrap
 import time
@@ -19,7 +18,7 @@ from ..utils.text import shortened
 from ..verdicts.verdict import CENSORED, NOT_OK
 from .folder import TABLES, read_runs
 from .live import NARROWEST_RECIPE, Line, counts_text, table_lines
-from .owner import OWNER
+from .owner import OWNER, read_owner
 from .progress_file import PROGRESS, Snapshot, read_progress
 
 
@@ -98,6 +97,8 @@ class StatusReader:
         self.began = clock()
         self._last: tuple[str, int] | None = None
         self._changed: float | None = None
+        if folder.is_file():
+            raise InputError(f"status {folder}: this is a file; give a study's folder, its --output_dir")
         if not folder.is_dir():
             raise InputError(f"status {folder}: no such folder; give a study's folder, its --output_dir")
         parts = ("runs", "stages", PROGRESS, OWNER, *TABLES)
@@ -112,9 +113,10 @@ class StatusReader:
         Raises:
             InputError: a run's record is of another version.
         """
-        snapshot, owner = read_progress(self.folder), self._owner()
-        if owner is not None and (snapshot is None or owner.process != snapshot.process) and _lives(owner):
-            return _counted(self.folder, "running", owner)  # a new command that has not come to its runs yet
+        snapshot, owner = read_progress(self.folder), read_owner(self.folder)
+        if owner is not None and owner.is_running and (snapshot is None or owner.process != snapshot.process):
+            new = Snapshot(host=owner.host, process=owner.process, since=owner.since)
+            return _counted(self.folder, "running", new)  # a new command that has not come to its runs yet
         if snapshot is None:
             return _counted(self.folder, "unknown", Snapshot())
         return _counted(self.folder, self._state(snapshot), snapshot)
@@ -143,14 +145,6 @@ class StatusReader:
         if self._changed is not None and self.clock() - self._changed < SILENCE:
             return "running"
         return "waiting" if self.clock() - self.began < SILENCE else "not running"
-
-    def _owner(self) -> Snapshot | None:
-        """The command that holds the folder, from its `owner.json`; None without one."""
-        try:
-            content = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
-            return Snapshot(host=str(content["host"]), process=int(content["process"]), since=str(content["since"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
 
 
 def _lives(snapshot: Snapshot) -> bool | None:

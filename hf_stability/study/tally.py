@@ -7,9 +7,9 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from ..utils.batches import total_batch_size
+from ..utils.text import utc_now
 from ..verdicts.verdict import NOT_OK
 from .executors.event import Event
 from .job import Job
@@ -59,7 +59,7 @@ class Tally:
         self.running: dict[str, _Pace] = {}
         self.began: float | None = None  # the first update step: imports come once
         self.work_here = 0.0
-        self.since, self.beat = _utc(), 0
+        self.since, self.beat = utc_now(), 0
 
     def take(self, event: Event) -> None:
         """Count an event."""
@@ -139,7 +139,7 @@ class Tally:
             host=socket.gethostname(),
             process=os.getpid(),
             since=self.since,
-            written=_utc(),
+            written=utc_now(),
             beat=self.beat,
             planned=self.planned,
             running=tuple(_running(pace.event) for pace in self.running.values()) if state == "running" else (),
@@ -169,8 +169,3 @@ def _work(job: Job) -> float:
     if job.args.get("max_steps", -1) > 0:
         return job.args["max_steps"]
     return job.args.get("num_train_epochs", 3.0) / total_batch_size(job.args, job.processes)
-
-
-def _utc() -> str:
-    """This moment, `2026-03-01 14:05:09 UTC`."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 
 
 MOST_DECIMALS = 9
@@ -131,3 +132,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], lined_u
     else:
         rule = "| " + " | ".join("---" for _ in header) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def utc_now() -> str:
+    """This moment, `2026-03-01 14:05:09 UTC`."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hf_stability.diagnose.rescue import rescue_jobs
 from hf_stability.errors import InputError
 from hf_stability.recipe import load_recipe
 from hf_stability.study import api, prepare
+from hf_stability.study.given import check_retries
 
 
 RESULTS = ("runs/*/*/run.json", "runs/*/*/steps.rec", "runs/*/*/predictions.npz", "summary.*", "figures/*")
@@ -304,3 +306,27 @@ def test_every_flag_is_a_keyword_with_the_same_default():
 def test_the_public_names_are_these():
     assert hf_stability.run_study is api.run_study and hf_stability.StudyPlan is api.StudyPlan
     assert {"run_study", "plan_study", "StudyPlan"} <= set(hf_stability.__all__) <= set(dir(hf_stability))
+
+
+GUARDLESS = """
+from hf_stability import run_study
+
+run_study(task_name="demo_pair", recipes="devlin2019", seeds=1, max_steps=2, workers=1, output_dir=OUT, use_cpu=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_the_main_guard_says_so(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(GUARDLESS.replace("OUT", repr(str(tmp_path / "out"))))
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert 'put the study below `if __name__ == "__main__":`' in ran.stderr and "--steal_lock" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("retries", "processes", "message"),
+    [(-1, 1, "give 0 or more"), (1, 2, "several processes train each run together")],
+)
+def test_impossible_retries_are_refused(retries, processes, message):
+    with pytest.raises(InputError, match=f"--retry_crashed {retries}: .*{message}"):
+        check_retries(retries, processes)

@@ -338,7 +338,7 @@ def test_a_study_that_does_not_fit_is_planned_and_refused_when_it_runs(tiny_mode
     monkeypatch.setattr(capacity.devices, "available_memory", lambda: 1)
     data = {"model_name_or_path": tiny_model(), "train_file": tiny_csv[0], "validation_file": tiny_csv[1]}
     plan = plan_study(**data, use_cpu=True, seeds=1, max_steps=1, output_dir=tmp_path / "study")
-    assert plan.describe().endswith("give --workers 1 to try it anyway.") and not plan.doubts
+    assert "This study would be refused: A run does not fit" in plan.describe() and not plan.doubts
     with pytest.raises(InputError, match="does not fit into memory"):
         plan.run()
     assert not (tmp_path / "study").exists()

@@ -495,6 +495,7 @@ def study(tiny_jobs, tmp_path):
     return words
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_clean_terminal_and_another_shell_sees_it(study, tmp_path):
     with Terminal(study(300, 0)) as shell:
         shell.read_until(lambda output: "1 running" in output)

@@ -12,7 +12,7 @@ import pytest
 
 from hf_stability.errors import InputError
 from hf_stability.study import status as status_module
-from hf_stability.study.owner import OWNER
+from hf_stability.study.owner import OWNER, hold_folder
 from hf_stability.study.progress_file import PROGRESS, RunningRun, Snapshot, read_progress, write_progress
 from hf_stability.study.records import RunRecord
 from hf_stability.study.status import SILENCE, StatusReader, status_lines, status_text
@@ -199,15 +199,15 @@ def test_runs_of_an_earlier_version_are_counted(tmp_path):
 
 def test_a_command_that_has_only_begun_holds_the_folder(folder):
     write_progress(folder, dataclasses.replace(RUNNING, state="interrupted", process=gone()))
-    write_json(folder / OWNER, {"host": HERE.host, "process": os.getpid(), "since": "2026-03-01T10:00:00+01:00"})
-    status = StatusReader(folder).read()
-    assert status.state == "running" and f"process {os.getpid()}" in status_text(status, 200)
-    assert "interrupted" not in status_text(status, 200)
-    for content in ("{}", "[]", '{"host": "x", "process": null, "since": ""}'):
-        (folder / OWNER).write_text(content)
-        assert StatusReader(folder).read().state == "interrupted"
-    write_json(folder / OWNER, {"host": HERE.host, "process": gone(), "since": ""})
-    assert StatusReader(folder).read().state == "interrupted"  # a dead owner
+    with hold_folder(folder):
+        status = StatusReader(folder).read()
+        assert status.state == "running" and f"process {os.getpid()}" in status_text(status, 200)
+        assert "interrupted" not in status_text(status, 200)
+        for content in ("{}", "[]", '{"host": "x", "process": null, "since": ""}'):
+            (folder / OWNER).write_text(content)  # only the lock counts
+            assert StatusReader(folder).read().state == "running"
+    write_json(folder / OWNER, {"host": HERE.host, "process": os.getpid(), "since": ""})
+    assert StatusReader(folder).read().state == "interrupted"
 
 
 def test_stages_are_counted_by_their_study(tmp_path):

@@ -1,4 +1,4 @@
-"""The fork server that worker processes come from: what it imports, and its start. This module itself imports nothing heavy."""
+"""The fork server that worker processes come from: what it imports, and its start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -31,8 +32,7 @@ KEEP_MEMORY = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshol
 and more to the system at once, and gets them back page by page. The gradient of an embedding is such a tensor, at each step."""
 
 
-_started: dict[str, str | None] = {}
-"""Variables of the environment that the libraries read at import, as they were at the early start."""
+_turn = threading.Lock()
 
 
 def start_method() -> str:
@@ -43,72 +43,24 @@ def start_method() -> str:
     return "forkserver" if sys.platform == "linux" else "spawn"
 
 
-@contextlib.contextmanager
-def early_server(argv: Sequence[str]) -> Iterator[None]:
-    """Start the server now, so that it imports while this process does the same. That saves 4 s on two cores.
-
-    It ends with the block. Nothing is started for a command that needs no server, or on a single core, or if this process has
-    its imports already.
-
-    Args:
-        argv: the command's words.
-    """
-    if not _needs_server(argv):
-        yield
-        return
-    import multiprocessing.forkserver
-
-    prepare_server(multiprocessing)
-    _started["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE")
-    with server_environment():
-        multiprocessing.forkserver.ensure_running()
-    try:
-        yield
-    finally:  # an error may come while it still imports: then it would outlive this process
-        _end_server()
-
-
-def _end_server() -> None:
-    from multiprocessing import forkserver
-
-    module: Any = forkserver
-    server = module._forkserver
-    if server._forkserver_pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server._forkserver_pid, signal.SIGKILL)
-        server._stop()
-
-
-def _needs_server(argv: Sequence[str]) -> bool:
-    words = [part for word in argv for part in word.split("=", 1)]
-    pairs = list(zip(words, words[1:], strict=False))
-    return (
-        start_method() == "forkserver"
-        and "torch" not in sys.modules
-        and len(os.sched_getaffinity(0)) > 1
-        and os.environ.get("WORLD_SIZE", "1") == "1"
-        and not {"-h", "--help", "--help_all", "--dry_run"} & set(words)
-        and not {("--workers", "0"), ("--executor", "ray")} & set(pairs)
-    )
-
-
 def prepare_server(context: Any) -> None:
-    """Tell `multiprocessing`, or a context of it, what its fork server has to import.
-
-    If the hub turned out to be out of reach after the early start, that server ends: its workers would ask the hub.
-    """
+    """Tell a context of `multiprocessing` what its fork server has to import."""
     # An import may ask CUDA whether there is a GPU. That would make CUDA unusable in the server's forks; NVML does not.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if any(os.environ.get(name) != value for name, value in _started.items()):
-        _end_server()
-    _started.clear()
     context.set_forkserver_preload(PRELOAD)
 
 
 def prepare_worker() -> None:
-    """In a new worker: the modules that the server imported are never garbage. Each collection would look through them for 0.1 s."""
+    """Prepare a new worker.
+
+    - The modules that the server imported are never garbage. Each collection would look through them for 0.1 s.
+    - tqdm's lock is one of threads. By default it is a semaphore too, which a worker that is ended would leave behind.
+    """
+    from tqdm import tqdm
+
     gc.freeze()
+    tqdm.set_lock(threading.RLock())
 
 
 @contextlib.contextmanager
@@ -117,11 +69,13 @@ def server_environment() -> Iterator[None]:
 
     - They do not import a user's `evaluate.py` or `datasets.py` in the working folder (from Python 3.11 on).
     - They keep freed memory, see `KEEP_MEMORY`.
-    - A Ctrl-C does not reach them. It goes to the whole group, and would print a traceback for each process. This process gets
-      its Ctrl-C at the end of the block. Windows has no such mask.
+    - A Ctrl-C does not reach them. It goes to the whole group, and would print a traceback for each process. This thread takes
+      no Ctrl-C before the end of the block, but another one may. Windows has no such mask.
+
+    One thread at a time.
     """
     tunables = ":".join(filter(None, [KEEP_MEMORY, os.environ.get("GLIBC_TUNABLES")]))  # the last of a setting counts
-    with _environment(PYTHONSAFEPATH="1", GLIBC_TUNABLES=tunables), _no_interrupt():
+    with _turn, _environment(PYTHONSAFEPATH="1", GLIBC_TUNABLES=tunables), _no_interrupt():
         yield
 
 
