@@ -131,6 +131,7 @@ class StudyPlan:
         policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
         execution: where the runs are executed, and how many at a time.
         doubts: sentences about what looks wrong with the data, and about memory and GPUs.
+        refusal: why `run()` is refused: a run does not fit into memory; else empty. `run(workers=...)` tries it anyway.
     """
 
     folder: Path
@@ -141,10 +142,11 @@ class StudyPlan:
     policy: Policy = field(default_factory=Policy)
     execution: Execution = IN_PROCESS
     doubts: list[str] = field(default_factory=list)
+    refusal: str = ""
 
     def describe(self) -> str:
         """The text of `--dry_run`: the runs, and each setting with its source."""
-        return describe_study(self.jobs, self.data, self.stages)
+        return describe_study(self.jobs, self.data, self.stages, self.refusal)
 
     def run(
         self, workers: int | None = None, quiet: bool = False, say: Callable[[str], None] | None = None
@@ -160,11 +162,13 @@ class StudyPlan:
             The runs, the summary and the figures.
 
         Raises:
-            InputError: another command runs in the folder.
+            InputError: another command runs in the folder, or a run does not fit into memory. Nothing was written.
             StageFailed: a recipe's stage crashed, or its verdict is not ok.
             FolderLost: another command took the folder with `steal_lock`, or the folder was moved or deleted.
             KeyboardInterrupt: Ctrl-C. Finished runs are kept, and the tables have them.
         """
+        if workers is None and self.refusal:
+            raise InputError(self.refusal)
         execution = self.execution
         if workers is not None and self.jobs[0].processes == 1:
             check_tasks(execution.executor, workers)
@@ -420,13 +424,12 @@ def plan_study(
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     check_retries(retry_crashed, jobs[0].processes)
-    policy.check_runs(jobs, check_folder(jobs, folder, stages.jobs))
+    policy.check_runs(jobs, finished := check_folder(jobs, folder, stages.jobs))
     if nodes:
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
-    workers, about_workers = plan_workers(jobs, stages, config, tokens, workers, runs_per_gpu, executor)
-    said += about_workers
-    execution = Execution(workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock)
-    return StudyPlan(folder, jobs, data, tokens, stages, policy, execution, said)
+    room = plan_workers(jobs, {run.name for run in finished}, stages, config, tokens, workers, runs_per_gpu, executor)
+    how = room.workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock, room.gpus
+    return StudyPlan(folder, jobs, data, tokens, stages, policy, Execution(*how), said + room.said, room.refusal)
 
 
 def draw_study(folder: Path) -> tuple[list[Path], str]:

@@ -17,12 +17,13 @@ from .saving import saving_sentence
 from .stages import StagePlan, describe_stage
 
 
-def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> str:
+def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan, refusal: str = "") -> str:
     """The data, then each stage, then each recipe with its runs: every setting with its source.
 
     Args:
         jobs: at least one.
         data, stages: the study's.
+        refusal: why the study would be refused now; empty if it would not.
     """
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
@@ -46,6 +47,7 @@ def describe_study(jobs: Sequence[Job], data: TaskData, stages: StagePlan) -> st
         lines += [settings_table(runs[0])]
         lines += describe_methods(runs[0], stages.model)
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
+    lines += ["", f"This study would be refused: {refusal}."] if refusal else []
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
     return "\n".join(lines)
 

@@ -19,7 +19,11 @@ from .memory import Memory, size
 
 MIB = 2**20  # bytes; nvidia-smi counts in MiB
 SMI_TIMEOUT_S = 20.0
-SMI = ("nvidia-smi", "--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits")
+SMI = (
+    "nvidia-smi",
+    "--query-gpu=uuid,name,memory.total,memory.free,mig.mode.current",
+    "--format=csv,noheader,nounits",
+)
 MPS_DIRECTORY = "/tmp/nvidia-mps"  # the daemon's default
 
 
@@ -49,7 +53,7 @@ def visible_gpus(
 
     Args:
         environment: has `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`, or not. Default: this process's.
-        count: the number of GPUs if the first is not set. Default: torch's, which asks NVML.
+        count: the number of GPUs that CUDA shows. Default: torch's, which asks NVML.
         query: the output of `SMI`. Default: call it.
     """
     environment = os.environ if environment is None else environment
@@ -62,11 +66,11 @@ def visible_gpus(
 def visible_ids(visible: str | None, count: Callable[[], int]) -> list[str]:
     """The entries of `CUDA_VISIBLE_DEVICES`, or "0", "1" ... if it is not set.
 
-    As in CUDA, an entry below 0 and all after it are left out. An empty text hides all GPUs.
+    As in CUDA, an entry below 0 or without a GPU, and all entries after it, are left out. An empty text hides all GPUs.
 
     Args:
         visible: the variable; None if it is not set.
-        count: the number of GPUs; asked only if `visible` is None.
+        count: the number of GPUs that CUDA shows with this variable.
     """
     if visible is None:
         return [str(number) for number in range(count())]
@@ -75,25 +79,31 @@ def visible_ids(visible: str | None, count: Callable[[], int]) -> list[str]:
         if not entry or entry.startswith("-"):
             break
         ids.append(entry)
-    return ids
+    if not ids or any(id.startswith("MIG-") for id in ids):  # a process sees one MIG device, however many are named
+        return ids
+    return ids[: count()]
 
 
 def with_memory(ids: Sequence[str], table: str, by_bus: bool = False) -> list[Gpu]:
     """The GPUs of these ids with the memory that `nvidia-smi` shows.
 
     CUDA may number different GPUs in another order than `nvidia-smi` (the fastest first). So an index of a machine with
-    different GPUs gets the smallest figures of them all. The memory of MIG devices is unknown.
+    different GPUs gets the smallest figures of them all. The memory of MIG devices is unknown. An index may mean one of them as
+    soon as a GPU of the machine is split.
 
     Args:
         ids: from `visible_ids`. A UUID may be shortened, as CUDA allows.
         table: the output of `SMI`; may be empty.
         by_bus: whether CUDA numbers the GPUs as `nvidia-smi` does.
     """
-    rows = []
+    rows, split = [], False
     for line in table.splitlines():
         try:
-            uuid, name, total, free = (part.strip() for part in line.split(","))
-            rows.append((uuid, name, int(total) * MIB, int(free) * MIB))
+            uuid, name, total, free, mig = (part.strip() for part in line.split(","))
+            if mig == "Enabled":
+                split = True
+            else:
+                rows.append((uuid, name, int(total) * MIB, int(free) * MIB))
         except ValueError:  # "[N/A]": a machine where CPU and GPU share their memory
             return [Gpu(id) for id in ids]
     same_order = by_bus or len({name for _, name, _, _ in rows}) == 1
@@ -101,7 +111,7 @@ def with_memory(ids: Sequence[str], table: str, by_bus: bool = False) -> list[Gp
 
     def memory(id: str) -> tuple[int | None, int | None]:
         if id.isdigit():
-            if not int(id) < len(rows):
+            if split or not int(id) < len(rows):
                 return None, None
             return rows[int(id)][2:] if same_order else least
         return next(((total, free) for uuid, _, total, free in rows if uuid.startswith(id)), (None, None))
@@ -247,6 +257,23 @@ def _container_limits() -> dict[str, str]:
 # ---- how many runs at a time -------------------------------------------------------------------------------------------
 
 
+def gpus_with_room(memory: Memory | None, gpus: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
+    """The GPUs that can have a run, and a sentence about each of the others. All GPUs if none can have one.
+
+    Args:
+        memory: the largest run's; None if unknown.
+        gpus: from `visible_gpus`. A GPU of unknown memory can have a run.
+    """
+    full = [gpu for gpu in gpus if memory is not None and gpu.free is not None and gpu.free < memory.least]
+    if memory is None or len(full) == len(gpus):
+        return list(gpus), []
+    return [gpu for gpu in gpus if gpu not in full], [
+        f"GPU {gpu.id} is left out: weights, gradients and the optimizer's state alone need {size(memory.least)}, and "
+        f"{size(gpu.free or 0)} are free."
+        for gpu in full
+    ]
+
+
 def choose_workers(
     device: str,
     threads: int,
@@ -259,8 +286,8 @@ def choose_workers(
 ) -> tuple[int, list[str]]:
     """The number of runs at a time, and sentences that tell what was changed and what may go wrong.
 
-    Runs that do not fit into memory together are not started together. A number that the user gave with `--workers` stays,
-    with a warning.
+    Without `workers`, runs that do not fit into memory together are not started together. A number that the user gave stays,
+    with a warning, on a CPU and on GPUs.
 
     Args:
         device: the runs' device: "cpu", "cuda" ...
@@ -268,12 +295,12 @@ def choose_workers(
         memory: the largest run's; None if unknown.
         workers: `--workers`; None if it was not given.
         runs_per_gpu: `--runs_per_gpu`.
-        gpus: from `visible_gpus`.
+        gpus: the GPUs that the runs may use, see `gpus_with_room`.
         available: memory of the machine for a study on the CPU, in bytes; None if unknown.
         mps: whether NVIDIA's Multi-Process Service runs.
 
     Raises:
-        InputError: weights, gradients and moments of one run alone do not fit.
+        InputError: `workers` is None, and weights, gradients and moments of one run alone do not fit.
     """
     if device == "cuda" and gpus:
         return _workers_on_gpus(memory, workers, runs_per_gpu, gpus, mps)
@@ -329,11 +356,10 @@ def _workers_on_gpus(
 def _fitting(memory: Memory, workers: int | None, shared: int, gpu: Gpu) -> tuple[int, list[str]]:
     """How many runs share the GPU with the least free memory."""
     free = gpu.free or 0
-    if memory.least > free:
+    if memory.least > free and workers is None:
         raise InputError(
             f"A run does not fit on GPU {gpu.id}: weights, gradients and the optimizer's state alone need {size(memory.least)}, "
-            f"and {size(free)} are free. Free the GPU, choose others with CUDA_VISIBLE_DEVICES, or take a smaller model or "
-            "--optim adafactor"
+            f"and {size(free)} are free. Free the GPU, take a smaller model or --optim adafactor, or give --workers 1 to try it anyway"
         )
     fitting = free // memory.estimate
     if fitting >= shared:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..utils.text import joined
 from .executors.event import Event, Listen
 from .executors.in_process import execute_in_process
-from .executors.ranks import joined
+from .executors.ranks import joined as joined_ranks
 from .executors.ray_cluster import execute_on_ray
 from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
@@ -38,6 +39,7 @@ class Execution:
             its own runs.
         retry_crashed: how often a crashed run is run again.
         steal_lock: take the study's folder from another command that holds it.
+        gpus: the GPUs of this machine's workers, as entries of `CUDA_VISIBLE_DEVICES`; empty for all that are visible.
     """
 
     workers: int = 0
@@ -47,6 +49,7 @@ class Execution:
     parallel: str = "data"
     retry_crashed: int = 0
     steal_lock: bool = False
+    gpus: tuple[str, ...] = ()
 
     def execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
         """Run the jobs. Run crashed ones again, up to `retry_crashed` times, after all others.
@@ -61,7 +64,7 @@ class Execution:
 
             def hear(event: Event, crashed: list = crashed, retries_left: int = retries_left) -> None:
                 if event.kind == "crashed":
-                    event = replace(event, error=with_way_out(event.error, event.job))
+                    event = replace(event, error=with_way_out(event.error, event.job, self))
                     if retries_left:
                         crashed.append(event.job)
                         event = replace(event, kind="again")
@@ -82,14 +85,14 @@ class Execution:
         return connected(self.ray_address) if needed else contextlib.nullcontext()
 
     def _execute(self, jobs: Sequence[Job], folders: Sequence[Path], listen: Listen) -> None:
-        ranks = joined() if self.parallel == "seeds" else None
+        ranks = joined_ranks() if self.parallel == "seeds" else None
         if ranks is not None:
             ranks.execute(jobs, folders, listen)
         elif self.executor == "ray":
             if jobs:
                 execute_on_ray(jobs, folders, listen, self.workers, self.ray_address, self.runs_per_gpu)
         elif self.workers and jobs:
-            execute_in_workers(jobs, folders, listen, min(self.workers, len(jobs)))
+            execute_in_workers(jobs, folders, listen, min(self.workers, len(jobs)), gpus=self.gpus)
         else:
             execute_in_process(jobs, folders, listen)
 
@@ -97,11 +100,23 @@ class Execution:
 IN_PROCESS = Execution()
 
 
-def with_way_out(error: str, job: Job) -> str:
-    """The reason of a crash, with what to do about it if memory ran out. The kernel then kills the process (SIGKILL)."""
+def with_way_out(error: str, job: Job, execution: Execution) -> str:
+    """The reason of a crash, with what to do about it if memory ran out. The kernel then kills the process (SIGKILL).
+
+    Args:
+        error: the reason.
+        job, execution: the run, and how it was executed. Fewer runs at a time help only if several shared the memory.
+    """
     killed = "killed by SIGKILL" in error
     if not killed and not any(words in error for words in OUT_OF_MEMORY):
         return error
-    fewer = "fewer --workers or --runs_per_gpu" if job.device == "cuda" else "fewer --workers"
+    fixed = job.args.get("total_train_batch_size")  # then --per_device_train_batch_size is refused
+    ways = ["more --gradient_accumulation_steps" if fixed else "a smaller --per_device_train_batch_size"]
+    if job.device == "cuda" and execution.runs_per_gpu > 1:
+        ways.insert(0, "a smaller --runs_per_gpu")
+    if execution.executor == "local" and execution.workers > (1 if killed else max(1, len(execution.gpus))):
+        ways.insert(0, "fewer --workers")
+    if execution.parallel == "seeds" and joined_ranks() is not None:
+        ways.insert(0, "fewer processes per machine")
     ran_out = "If memory ran out" if killed else "Memory ran out"
-    return f"{error.rstrip('.')}. {ran_out}: give {fewer}, or a smaller --per_device_train_batch_size"
+    return f"{error.rstrip('.')}. {ran_out}: give {joined(ways, 'or')}"

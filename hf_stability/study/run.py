@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from ..tasks.load import TokenizedData
 from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments, arguments_class
+from ..utils.batches import derived_batch_size
 from ..utils.text import markdown_table
 from .checkpoints import prepare_folder
 from .job import Job
@@ -142,7 +145,12 @@ def quiet(ours: bool = True) -> Iterator[None]:
 
 
 def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
-    """The job's training arguments, as the Trainer takes them."""
+    """The job's training arguments, as the Trainer takes them. A run of one process trains on one GPU, even if this process sees more.
+
+    Raises:
+        InputError: a method's source has changed.
+        RuntimeError: the job was planned for a GPU, and this process has none.
+    """
     free = {"report_to": "none", "dataloader_pin_memory": job.device == "cuda"}
     free |= {"save_strategy": save_strategy(job.args) or "no"}  # by default `SavingCallback` decides
     free |= {"log_level": "error", "log_level_replica": "error"}  # the Trainer sets the libraries' verbosity again
@@ -152,12 +160,38 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
         raise InputError(
             f"--method {' '.join(job.methods)}: its source changed after the study was planned; start the study again"
         )
-    args = arguments_class(methods)(**{**free, **job.args, **fixed})
+    values = {**free, **job.args, **fixed}
+    total = values.pop("total_train_batch_size", None)  # the arguments would divide it by the visible GPUs
+    args = arguments_class(methods)(**values)
+    check_device(job, args.device.type)
+    args._n_gpu = min(args.n_gpu, 1)  # with more, the Trainer takes nn.DataParallel, which splits each batch
+    if total is not None:
+        per_device = job.args.get("per_device_train_batch_size")
+        args.total_train_batch_size = total
+        args.per_device_train_batch_size = derived_batch_size(
+            total, args.world_size, args.gradient_accumulation_steps, per_device
+        )
     if args.eval_strategy == IntervalStrategy.NO:  # a study evaluates each run at least at its end
         args.eval_strategy, args.eval_steps = IntervalStrategy.STEPS, NEVER
     args.save_total_limit = None  # the Trainer deletes the older checkpoint too early; `SavingCallback` does it
     args.recipe = job.recipe
     return args
+
+
+def check_device(job: Job, device: str) -> None:
+    """Refuse to train on a CPU what was planned for a GPU: the job's id tells the device, and the results would be others.
+
+    Args:
+        job: the run.
+        device: the device of this process: "cpu", "cuda" ...
+
+    Raises:
+        RuntimeError: there is no GPU.
+    """
+    if job.device == "cuda" and device != "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        where = socket.gethostname() + ("" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible}")
+        raise RuntimeError(f"this run was planned for a GPU, but PyTorch finds none on {where}")
 
 
 def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None = None) -> StableTrainer:

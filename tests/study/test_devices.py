@@ -16,14 +16,16 @@ from hf_stability import plan_study
 from hf_stability.errors import InputError
 from hf_stability.study import capacity, devices, memory
 from hf_stability.study.devices import Gpu, choose_workers, gpu_of_slot, visible_gpus, visible_ids, with_memory
+from hf_stability.study.execution import Execution
 from hf_stability.study.executors import workers
 from hf_stability.study.memory import GIB, Memory, activation_bytes, training_memory
 
 
-SMI = """GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559, 81000
-GPU-bbbb2222, NVIDIA H100 80GB HBM3, 81559, 20000
+SMI = """GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559, 81000, Disabled
+GPU-bbbb2222, NVIDIA H100 80GB HBM3, 81559, 20000, Disabled
 """
-OTHER = "GPU-cccc3333, NVIDIA A40, 46068, 30000\n"
+OTHER = "GPU-cccc3333, NVIDIA A40, 46068, 30000, [N/A]\n"
+SPLIT = "GPU-dddd4444, NVIDIA H100 80GB HBM3, 81559, 81000, Enabled\n"
 RUN = Memory(
     weights=GIB, gradients=GIB, moments=2 * GIB, activations=4 * GIB, process=0
 )  # 4 GiB at least, 9 GiB in all
@@ -46,11 +48,16 @@ def never():
         ("0,-1,1", ["0"]),
         ("-1", []),
         ("GPU-aaaa1111,GPU-bbbb2222", ["GPU-aaaa1111", "GPU-bbbb2222"]),
-        ("MIG-aaaa1111,MIG-GPU-bbbb2222/1/0", ["MIG-aaaa1111", "MIG-GPU-bbbb2222/1/0"]),
     ],
 )
 def test_the_visible_gpus_are_those_of_cuda_visible_devices_or_all(visible, ids):
-    assert visible_ids(visible, lambda: 3 if visible is None else never()) == ids
+    assert visible_ids(visible, lambda: 3) == ids
+
+
+def test_an_entry_without_a_gpu_is_left_out():
+    assert visible_ids("0,7", lambda: 1) == ["0"]  # CUDA counts one
+    mig = ["MIG-aaaa1111", "MIG-GPU-bbbb2222/1/0"]
+    assert visible_ids(",".join(mig), never) == mig  # CUDA shows a process one of them
 
 
 def test_no_gpu_asks_for_no_memory():
@@ -72,13 +79,15 @@ def test_where_cuda_may_number_gpus_in_another_order_the_smallest_counts():
     assert with_memory(["GPU-cccc3333"], different)[0].free == 30000 * 2**20
 
 
-@pytest.mark.parametrize("table", ["", "GPU-aaaa1111, NVIDIA GB10, [N/A], [N/A]\n", "no devices were found\n"])
+@pytest.mark.parametrize("table", ["", "GPU-aaaa1111, NVIDIA GB10, [N/A], [N/A], [N/A]\n", "no devices were found\n"])
 def test_memory_that_nobody_shows_is_unknown(table):
     assert with_memory(["0", "GPU-aaaa1111"], table) == [Gpu("0"), Gpu("GPU-aaaa1111")]
 
 
 def test_the_memory_of_a_mig_device_and_of_an_unknown_index_is_unknown():
     assert with_memory(["MIG-1", "7"], SMI) == [Gpu("MIG-1"), Gpu("7")]
+    split = with_memory(["0", "2", "GPU-dddd4444", "GPU-bbbb2222"], SMI + SPLIT)
+    assert [gpu.free for gpu in split] == [None, None, None, 20000 * 2**20]
 
 
 def test_runs_are_spread_evenly():
@@ -216,8 +225,8 @@ def test_runs_that_do_not_fit_on_a_gpu_together_are_not_started_together():
     assert count == 1 and said[0].startswith("--runs_per_gpu 4: 1 run(s) share a GPU") and len(said) == 1
     count, (said,) = choose_workers("cuda", 1, RUN, gpus=gpus(5))
     assert count == 1 and said.startswith("A run may not fit") and "--per_device_train_batch_size" in said
-    with pytest.raises(InputError, match=r"does not fit on GPU 1: .* need 4.0 GiB, and 3.9 GiB are free"):
-        choose_workers("cuda", 1, RUN, workers=1, gpus=gpus(80, 3.9))
+    with pytest.raises(InputError, match=r"does not fit on GPU 0: .* need 4.0 GiB, and 3.9 GiB are free.*--workers 1"):
+        choose_workers("cuda", 1, RUN, gpus=gpus(3.9))
     count, said = choose_workers("cuda", 1, RUN, runs_per_gpu=2, gpus=gpus(None))
     assert count == 2 and "unknown" in said[0]
 
@@ -227,6 +236,20 @@ def test_workers_that_the_user_gave_count_and_stay():
     assert count == 6 and said[0].startswith("3 runs on a GPU may not fit")
     count, said = choose_workers("cuda", 1, RUN, workers=3, runs_per_gpu=4, gpus=gpus(80, 80))
     assert count == 3 and said[0].startswith("--workers 3: this number counts, not --runs_per_gpu 4.")
+    count, (said,) = choose_workers("cuda", 1, RUN, workers=1, gpus=gpus(3.9))
+    assert count == 1 and said.startswith("A run may not fit into memory")
+
+
+def test_full_gpus_are_left_out_while_another_has_room():
+    some = gpus(80, 3.9, None, 4)
+    left, said = devices.gpus_with_room(RUN, some)
+    assert [gpu.id for gpu in left] == ["0", "2", "3"]
+    assert said == [
+        "GPU 1 is left out: weights, gradients and the optimizer's state alone need 4.0 GiB, and 3.9 GiB are free."
+    ]
+    assert devices.gpus_with_room(None, some) == (some, [])
+    full = gpus(3, 2)
+    assert devices.gpus_with_room(RUN, full) == (full, [])
 
 
 def test_workers_on_a_cpu(monkeypatch):
@@ -272,6 +295,58 @@ def test_a_study_says_that_it_starts_fewer_runs(tiny_model, tiny_csv, tmp_path, 
     assert plan.execution.workers == 3 and plan.doubts[-1].startswith("3 run(s) at a time, not 64: ")
 
 
+@pytest.fixture
+def plan_on(tiny_jobs, tmp_path, monkeypatch):
+    """A function of GPUs and flags: `plan_workers` for two runs on these GPUs. A run needs `RUN`."""
+    jobs = [replace(job, device="cuda") for job in tiny_jobs(tmp_path)]
+    monkeypatch.setattr(capacity, "study_memory", lambda jobs, *others: RUN)
+
+    def plan(some, finished=(), **flags):
+        monkeypatch.setattr(capacity.devices, "visible_gpus", lambda: some)
+        return capacity.plan_workers(jobs, [job.name for job in jobs][: len(finished)], None, None, None, **flags)
+
+    return plan
+
+
+def test_workers_do_not_use_full_gpus(plan_on):
+    room = plan_on(gpus(2, 80, 80))
+    assert (room.workers, room.gpus, room.refusal) == (2, ("1", "2"), "") and room.said[0].startswith(
+        "GPU 0 is left out"
+    )
+    assert plan_on(gpus(2, 80, 80), workers=4).gpus == ("1", "2")
+    room = plan_on(gpus(2, 80), workers=0)  # this process trains on the first GPU, full or not
+    assert (room.workers, room.gpus) == (0, ()) and room.said[0].startswith("A run may not fit into memory")
+
+
+def test_full_gpus_refuse_only_missing_runs_and_only_without_workers(plan_on):
+    room = plan_on(gpus(2, 3))
+    assert room.refusal.startswith("A run does not fit on GPU 0") and room.workers == 1
+    assert plan_on(gpus(2, 3), finished=[1]).refusal  # one of two runs is missing
+    assert plan_on(gpus(2, 3), finished=[1, 2]) == capacity.Capacity(2, ("0", "1"))
+    assert not plan_on(gpus(2, 3), workers=2).refusal
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, 1), (1, 0)])
+def test_ranks_are_not_refused_and_only_the_first_looks(plan_on, monkeypatch, rank, said):
+    """Another rank may plan when runs have filled the memory already."""
+    monkeypatch.setattr(capacity, "joined", lambda: SimpleNamespace(is_main=rank == 0, sharing=1))
+    room = plan_on(gpus(2))
+    assert (room.workers, room.gpus, room.refusal, len(room.said)) == (0, (), "", said)
+
+
+def test_a_study_that_does_not_fit_is_planned_and_refused_when_it_runs(tiny_model, tiny_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(capacity.devices, "available_memory", lambda: 1)
+    data = {"model_name_or_path": tiny_model(), "train_file": tiny_csv[0], "validation_file": tiny_csv[1]}
+    plan = plan_study(**data, use_cpu=True, seeds=1, max_steps=1, output_dir=tmp_path / "study")
+    assert "This study would be refused: A run does not fit" in plan.describe() and not plan.doubts
+    with pytest.raises(InputError, match="does not fit into memory"):
+        plan.run()
+    assert not (tmp_path / "study").exists()
+    plan.run(workers=0, quiet=True)
+    again = plan_study(**data, use_cpu=True, seeds=1, max_steps=1, output_dir=tmp_path / "study")
+    assert not again.refusal and len(again.run(quiet=True).runs) == 1
+
+
 def test_each_worker_sees_one_gpu_and_their_number_is_even(tiny_jobs, tmp_path, monkeypatch):
     """Four workers on two GPUs that are not there. The processes are forked from this one, so that they have the fake run."""
 
@@ -282,8 +357,11 @@ def test_each_worker_sees_one_gpu_and_their_number_is_even(tiny_jobs, tmp_path, 
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr("hf_stability.study.run.run_job", run_job)
     monkeypatch.setattr(workers.multiprocessing, "get_context", lambda method=None: fork)
-    monkeypatch.setattr(workers, "count_gpus", never)
+    monkeypatch.setattr(workers, "count_gpus", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    workers.execute_in_workers(jobs, [tmp_path / job.name for job in jobs], lambda event: None, 4)
-    assert [(tmp_path / f"gpu-of-{seed}").read_text() for seed in (1, 2, 3, 4)] == ["GPU-a", "GPU-b"] * 2
+    folders = [tmp_path / job.name for job in jobs]
+    for chosen, used in (((), ["GPU-a", "GPU-b"] * 2), (("GPU-b",), ["GPU-b"] * 4)):
+        execution = Execution(4, gpus=chosen)
+        execution.execute(jobs, folders, lambda event: None)
+        assert [(tmp_path / f"gpu-of-{seed}").read_text() for seed in (1, 2, 3, 4)] == used
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"

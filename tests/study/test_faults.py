@@ -97,7 +97,7 @@ def names(folder: Path) -> set[str]:
 
 # --- one run breaks ---------------------------------------------------------------------------------------------------
 
-MEMORY = "give fewer --workers, or a smaller --per_device_train_batch_size"
+MEMORY = "give fewer --workers or more --gradient_accumulation_steps"
 KILLED = f"crashed: the worker process ended: killed by SIGKILL. If memory ran out: {MEMORY}"
 BREAKS = {
     "in_step": KILLED,
@@ -169,16 +169,38 @@ def test_only_crashed_runs_are_run_again_after_all_others(tiny_jobs, tmp_path, m
 
     monkeypatch.setattr(Execution, "_execute", execute)
     events: list[Event] = []
-    Execution(retry_crashed=2).execute(jobs, [tmp_path] * 3, events.append)
+    Execution(workers=2, retry_crashed=2).execute(jobs, [tmp_path] * 3, events.append)
     assert calls == [[1, 2, 3], [2, 3], [3]]
     assert [(event.job.seed, event.kind) for event in events] == [
         (1, "finished"), (2, "again"), (3, "again"), (2, "finished"), (3, "again"), (3, "crashed")
     ]  # fmt: skip
     assert events[-1].error == f"MemoryError: 5 GiB. Memory ran out: {MEMORY}"
-    gpu = with_way_out("CUDA out of memory", dataclasses.replace(jobs[0], device="cuda"))
-    assert gpu.endswith(
-        "Memory ran out: give fewer --workers or --runs_per_gpu, or a smaller --per_device_train_batch_size"
-    )
+
+
+BATCH = "a smaller --per_device_train_batch_size"
+
+
+@pytest.mark.parametrize(
+    ("execution", "device", "ways"),
+    [
+        (Execution(), "cpu", BATCH),
+        (Execution(1), "cpu", BATCH),
+        (Execution(2), "cpu", f"fewer --workers or {BATCH}"),
+        (Execution(2, gpus=("0", "1")), "cuda", BATCH),  # each run has a GPU
+        (
+            Execution(4, runs_per_gpu=2, gpus=("0", "1")),
+            "cuda",
+            f"fewer --workers, a smaller --runs_per_gpu or {BATCH}",
+        ),
+        (Execution(4, "ray"), "cpu", BATCH),
+        (Execution(4, "ray", runs_per_gpu=2), "cuda", f"a smaller --runs_per_gpu or {BATCH}"),
+        (Execution(parallel="seeds"), "cuda", f"fewer processes per machine or {BATCH}"),
+    ],
+)
+def test_the_way_out_of_too_little_memory_is_one_that_helps(tiny_jobs, tmp_path, monkeypatch, execution, device, ways):
+    monkeypatch.setattr("hf_stability.study.execution.joined_ranks", lambda: "ranks")
+    job = dataclasses.replace(tiny_jobs(tmp_path)[0], device=device, args={})
+    assert with_way_out("CUDA out of memory", job, execution) == f"CUDA out of memory. Memory ran out: give {ways}"
 
 
 # --- the parent's own files -------------------------------------------------------------------------------------------

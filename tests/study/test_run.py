@@ -1,12 +1,15 @@
-"""A run: which ones are audited."""
+"""A run: which ones are audited, and the device that each trains on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from scipy.stats import binom, binomtest
 
-from hf_stability.study.run import AUDIT_STREAM, audits
+from hf_stability.study.run import AUDIT_STREAM, audits, run_job, training_arguments
 from hf_stability.training_args import seed_streams
 
 
@@ -32,3 +35,28 @@ def test_an_audit_says_nothing_of_the_streams_of_training():
         assert binomtest(agree, len(drawn)).pvalue > 0.001
     keys = [child.spawn_key for child in np.random.SeedSequence(1).spawn(3)]
     assert (AUDIT_STREAM,) not in keys
+
+
+def test_a_run_for_a_gpu_is_not_trained_on_a_cpu_in_silence(tiny_jobs, tmp_path, monkeypatch):
+    """As in a worker that gets a GPU which is not there."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    with pytest.raises(
+        RuntimeError, match="was planned for a GPU, but PyTorch finds none on .*CUDA_VISIBLE_DEVICES=7"
+    ):
+        run_job(replace(job, device="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("batch", [{"total_train_batch_size": 8}, {"per_device_train_batch_size": 8}])
+def test_a_run_in_a_process_that_sees_three_gpus_trains_on_one(tiny_jobs, tmp_path, monkeypatch, batch):
+    """The batch of 8 cannot be divided by three. The GPUs are fake."""
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    settings = {name: value for name, value in job.args.items() if not name.endswith("train_batch_size")}
+    settings["use_cpu"] = False  # otherwise the Trainer does not count
+    job = replace(job, args={**settings, **batch})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    args = training_arguments(job, tmp_path / "run")
+    assert (args.n_gpu, args.train_batch_size, args.per_device_train_batch_size) == (1, 8, 8)
+    assert args.total_train_batch_size == batch.get("total_train_batch_size")

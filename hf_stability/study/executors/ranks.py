@@ -430,12 +430,20 @@ def join(parallel: str) -> None:
         raise InputError(
             f"--parallel seeds: the processes cannot be connected: {error_line(error, first=True)}"
         ) from None
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ  # accelerate launch uses torchrun
     hide()
     gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of_slot(here.local_rank, gpus)
-        if count_gpus() != 1:  # CUDA was started before, and does not read it again
-            raise InputError(
-                "--parallel seeds: a process cannot choose its GPU, because CUDA was started already; call plan_study before"
-            )
-    _joined = Ranks(store, here, len(gpus))
+        if (count := count_gpus()) != 1:
+            raise InputError(_no_gpu_of_its_own(os.environ["CUDA_VISIBLE_DEVICES"], count))
+    own = len(gpus) == 1 and not by_torchrun  # as Slurm's srun gives each of its processes a GPU
+    _joined = Ranks(store, here, here.local_size if own else len(gpus))
+
+
+def _no_gpu_of_its_own(gpu: str, count: int) -> str:
+    if count == 0:
+        return f"--parallel seeds: PyTorch does not find GPU {gpu} on {socket.gethostname()}; see CUDA_VISIBLE_DEVICES there"
+    return (
+        "--parallel seeds: a process cannot choose its GPU, because CUDA was started already; call plan_study before"
+    )

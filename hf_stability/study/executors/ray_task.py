@@ -133,8 +133,6 @@ def _train(order: Order, job: Job, folder: Path, report: Callable[..., None]) ->
     from ..run import run_job
 
     try:
-        if job.device == "cuda":
-            _check_gpu()
         run = run_job(job, folder, report)
     except Exception as error:
         answer = Answer("crashed", error=write_error(folder, error))
@@ -143,13 +141,6 @@ def _train(order: Order, job: Job, folder: Path, report: Callable[..., None]) ->
     _name_as_planned(order, folder)
     gc.collect()  # the next run may be in this process, and a Trainer is part of reference cycles
     return answer
-
-
-def _check_gpu() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise RuntimeError(f"Ray gave this run a GPU of {socket.gethostname()}, but PyTorch finds none there")
 
 
 def _name_as_planned(order: Order, folder: Path) -> None:

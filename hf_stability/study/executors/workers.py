@@ -48,7 +48,12 @@ MOST_ON_WINDOWS = 60
 
 
 def execute_in_workers(
-    jobs: Sequence[Job], folders: Sequence[Path], listen: Listen, workers: int, method: str | None = None
+    jobs: Sequence[Job],
+    folders: Sequence[Path],
+    listen: Listen,
+    workers: int,
+    method: str | None = None,
+    gpus: Sequence[str] = (),
 ) -> None:
     """Run the jobs in up to `workers` processes at a time.
 
@@ -63,6 +68,7 @@ def execute_in_workers(
         jobs, folders, listen: see `executors/event.py`.
         workers: processes at a time.
         method: "forkserver" or "spawn"; None for `start_method()`. The results are the same.
+        gpus: entries of `CUDA_VISIBLE_DEVICES` for workers on GPUs. Default: all that are visible.
     """
     method = method or start_method()
     context: Any = multiprocessing.get_context(method)
@@ -74,7 +80,7 @@ def execute_in_workers(
     running: dict[Any, _Worker] = {}  # by the end of its pipe of events
     free_slots = list(range(workers))[::-1]
     on_gpus = any(job.device == "cuda" for job in jobs)  # asked here: a worker that has started CUDA cannot choose
-    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus) if on_gpus else []
+    gpus = (gpus or visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus)) if on_gpus else ()
     try:
         while pending or running:
             while pending and free_slots:
