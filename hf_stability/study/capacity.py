@@ -71,8 +71,9 @@ def plan_workers(
     gpus = devices.visible_gpus() if job.device == "cuda" else []
     missing = [job for job in jobs if job.name not in finished]
     memory = study_memory(missing, stages, config, tokens) if missing else None
+    said: list[str] = []
     if workers == 0 or ranks is not None:  # this process trains, on the first GPU
-        gpus, said = gpus[:1], []
+        gpus = gpus[:1]
     else:
         gpus, said = devices.gpus_with_room(memory, gpus)
     refusal = ""
