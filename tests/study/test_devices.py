@@ -334,6 +334,7 @@ def test_ranks_are_not_refused_and_only_the_first_looks(plan_on, monkeypatch, ra
     assert (room.workers, room.gpus, room.refusal, len(room.said)) == (0, (), "", said)
 
 
+@pytest.mark.slow
 def test_a_study_that_does_not_fit_is_planned_and_refused_when_it_runs(tiny_model, tiny_csv, tmp_path, monkeypatch):
     monkeypatch.setattr(capacity.devices, "available_memory", lambda: 1)
     data = {"model_name_or_path": tiny_model(), "train_file": tiny_csv[0], "validation_file": tiny_csv[1]}
