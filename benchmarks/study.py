@@ -23,6 +23,7 @@ Finished parts are kept in parts.json; the same command goes on with what is mis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,11 +105,12 @@ def run(command: Sequence[str], log: Path) -> tuple[float, float]:
     """
     own = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    others = children()
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with log.open("w") as file:
         code = subprocess.run(command, env={**env, **own}, stdout=file, stderr=subprocess.STDOUT).returncode
     wall = time.perf_counter() - started
-    wait_for_orphans()
+    wait_for_orphans(others)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code:
         raise SystemExit(f"exit code {code}, see {log}: {' '.join(command)}")
@@ -120,13 +123,17 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def wait_for_orphans() -> None:
-    """Wait for adopted processes: only then is their CPU time known."""
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        pass
+def children() -> set[int]:
+    """This process's children, the adopted ones too."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+def wait_for_orphans(others: set[int]) -> None:
+    """Wait for the adopted processes, but not for these others: only then is their CPU time known."""
+    while orphans := children() - others:
+        for orphan in orphans:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan, 0)
 
 
 def script_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
