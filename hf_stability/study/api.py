@@ -1,11 +1,5 @@
 """Studies from Python: everything that the command `hf-stability` does, with its flags as keywords.
 
-    from hf_stability import run_study
-
-    result = run_study(task_name="demo_pair", recipes=["devlin2019", "mosbach2021"], seeds=5, output_dir="out", max_steps=20)
-    print(result.frame)  # pandas, a row per run
-    result.summary       # summary.json as a dict
-
 `plan_study` checks everything first and writes nothing. Its `StudyPlan` tells what would be run (`describe`), and runs
 it (`run`). The same call continues a study that was interrupted. More seeds or recipes add to it.
 
