@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..tasks.load import is_saved
+from ..utils.text import error_line
 from ..verdicts.verdict import NOT_OK
 from .job import Job, differences
 from .records import LOOK, RunRecord, read_run
@@ -96,7 +97,7 @@ def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) 
             old = Job.from_dict(json.loads(path.read_text(encoding="utf-8"))["job"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}: these are not a run's settings ({_one_line(error)}); move {path.parent} away"
+                f"{path}: these are not a run's settings ({error_line(error)}); move {path.parent} away"
             ) from None
         if run.recipe in by_recipe:
             changes = differences(old.settings(), by_recipe[run.recipe].settings())
@@ -149,7 +150,3 @@ def _writable(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

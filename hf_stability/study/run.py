@@ -34,7 +34,7 @@ from ..tasks.metrics import build_compute_metrics
 from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.batches import derived_batch_size
-from ..utils.text import markdown_table
+from ..utils.text import error_line, markdown_table
 from .checkpoints import prepare_folder
 from .job import Job
 from .look import LookCallback
@@ -115,9 +115,8 @@ def _train(job: Job, folder: Path, report: Report | None) -> StableTrainer:
                 pass_over(Path(checkpoint))
             if job.processes > 1:
                 raise  # the other processes may have loaded it; the next call passes it over
-            reason = " ".join(str(error).split()) or type(error).__name__
             logger.error(
-                f"{checkpoint}: cannot be loaded ({reason}); the run continues from an older one or begins anew"
+                f"{checkpoint}: cannot be loaded ({error_line(error)}); the run continues from an older one or begins anew"
             )
             del trainer, saving  # its memory is free before the next one is made
 
