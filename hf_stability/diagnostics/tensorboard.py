@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import time
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -88,6 +90,7 @@ class TensorBoard(Sink):
             self.writer = self.theirs.tb_writer  # the user gave it to the Trainer's callback
         else:
             directory = self._events_folder()
+            _wait_for_a_later_name(Path(directory))
             self.writer = SummaryWriter(directory, purge_step=first_step, filename_suffix=EVENTS_SUFFIX)
             self.made_writer = True
             if self.theirs is not None:
@@ -183,3 +186,16 @@ def _hparam(value: Any) -> int | float | str:
     if isinstance(value, bool):
         return str(value).lower()
     return value if isinstance(value, (int, float)) else str(value)
+
+
+def _wait_for_a_later_name(directory: Path) -> None:
+    """Wait for the next second, if the newest event file is of this one.
+
+    TensorBoard reads the files of a folder in the order of their names. A name begins with the second of its writing; within one
+    second the order is not that of time, and what came first would hide what came last.
+    """
+    names = [file.name for file in directory.glob("events.out.tfevents.*")]
+    seconds = [int(found[1]) for name in names if (found := re.match(r"events\.out\.tfevents\.(\d+)\.", name))]
+    now = time.time()
+    if seconds and max(seconds) == int(now):
+        time.sleep(1 - now % 1)

@@ -40,7 +40,8 @@ from .capacity import plan_workers
 from .describe import describe_study
 from .execution import EXECUTORS, IN_PROCESS, PARALLEL, Execution
 from .executors.claim import drop_claims
-from .executors.ranks import Ranks, join, joined
+from .executors.joining import join, joined
+from .executors.ranks import Ranks
 from .executors.ray_connection import check_room, check_tasks, look_at_cluster
 from .folder import check_folder, run_folder
 from .given import (

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..tasks.load import TokenizedData
 from . import devices
-from .executors.ranks import joined
+from .executors.joining import joined
 from .job import Job
 from .memory import Memory, largest_memory, longest_example
 from .stages import StagePlan

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..utils.processes import is_running
 from .memory import Memory, size
 
 
@@ -200,12 +201,9 @@ def mps_is_running(directory: str | os.PathLike | None = None) -> bool:
     place = directory or os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or MPS_DIRECTORY
     try:
         pid = int(Path(place, "nvidia-cuda-mps-control.pid").read_text(encoding="utf-8"))
-        os.kill(pid, 0)
-    except PermissionError:  # another user's
-        return True
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError):
         return False
-    return pid > 0
+    return is_running(pid)
 
 
 def mps_sentence(running: bool) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from ..utils.text import joined
 from .executors.event import Event, Listen
 from .executors.in_process import execute_in_process
-from .executors.ranks import joined as joined_ranks
+from .executors.joining import joined as joined_ranks
 from .executors.ray_cluster import execute_on_ray
 from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
 from .job import Job
+from .owner import stop_if_lost
 from .records import read_run
 
 
@@ -63,6 +64,7 @@ class Execution:
             crashed: list[Job] = []
 
             def hear(event: Event, crashed: list = crashed, retries_left: int = retries_left) -> None:
+                stop_if_lost()
                 if event.kind == "crashed":
                     event = replace(event, error=with_way_out(event.error, event.job, self))
                     if retries_left:

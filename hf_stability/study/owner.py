@@ -16,7 +16,6 @@ Readers (`status`, `restarts`, `two_way`) need no lock: every file is written at
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shlex
@@ -32,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import psutil
 
 from ..errors import FolderLost, InputError
 from ..utils.files import write_json
+from ..utils.processes import is_running
 from ..utils.text import utc_now
 
 
@@ -77,6 +76,9 @@ class _Stop(BaseException):
     """Ends the study in the thread that holds the folder. Like KeyboardInterrupt it is no error of a run."""
 
 
+_held = threading.local()  # `watches`: of the folders that a thread holds, the last one first
+
+
 def read_owner(folder: Path) -> Owner | None:
     """The command that holds a study's folder; None if there is none.
 
@@ -84,6 +86,15 @@ def read_owner(folder: Path) -> Owner | None:
     """
     owner = _owner(_lease(folder))
     return None if owner is None or owner.is_running is False else owner
+
+
+def stop_if_lost() -> None:
+    """Leave the `with` block of `hold_folder` if this thread has lost its folder. Without such a block nothing happens.
+
+    An executor calls it with every event, and once a second while it waits.
+    """
+    if any(watch.loss for watch in getattr(_held, "watches", ())):
+        raise _Stop
 
 
 @contextlib.contextmanager
@@ -98,8 +109,8 @@ def hold_folder(folder: Path, steal: bool = False, processes: int = 1) -> Iterat
 
     Raises:
         InputError: another command holds the folder, or the lock file cannot be written.
-        FolderLost: another command took the folder meanwhile, or it has gone. It is raised at the end of the `with` block,
-            which was left early.
+        FolderLost: another command took the folder meanwhile, or it has gone. The `with` block was left at the next call of
+            `stop_if_lost`.
     """
     with contextlib.ExitStack() as held:
         refusal = None
@@ -122,7 +133,7 @@ def hold_folder(folder: Path, steal: bool = False, processes: int = 1) -> Iterat
 
 @contextlib.contextmanager
 def _hold(folder: Path, steal: bool) -> Iterator[None]:
-    watch = _Watch(folder)
+    watch, before = _Watch(folder), getattr(_held, "watches", ())
     lease = _lease(folder, watch.lose)
     record = folder / OWNER
     try:
@@ -136,19 +147,18 @@ def _hold(folder: Path, steal: bool) -> Iterator[None]:
             f"--output_dir {folder}: the lock {LOCK} cannot be written ({error.strerror or error}); make room, or give another "
             "folder"
         ) from None
+    _held.watches = (watch, *before)
     try:
-        try:
-            with contextlib.suppress(OSError):  # it is for messages only
-                _write_owner(record)
-            if former is not None:
-                _wait_for_end(former)
-            yield
-        finally:
-            watch.end()
+        with contextlib.suppress(OSError):  # it is for messages only
+            _write_owner(record)
+        if former is not None:
+            _wait_for_end(former)
+        yield
     except BaseException as error:
         if not watch.loss or isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
     finally:
+        _held.watches = before
         with contextlib.suppress(OSError):  # the folder may have gone
             if not watch.loss:
                 record.unlink(missing_ok=True)
@@ -209,7 +219,7 @@ def _wait_for_end(former: Owner) -> None:
         return
     _tell(f"--steal_lock: taken from {former}; waiting up to {3 * HEARTBEAT:.0f} s for it to stop")
     end = time.monotonic() + 3 * HEARTBEAT
-    while time.monotonic() < end and (former.is_running is None or psutil.pid_exists(former.process)):
+    while time.monotonic() < end and (former.is_running is None or is_running(former.process)):
         time.sleep(POLL)
 
 
@@ -228,7 +238,7 @@ def _owner(lease: filelock.SoftFileLease) -> Owner | None:
         return None
     host = marker.hostname.partition("?")[0]  # after the question mark: the container's number
     here = marker.hostname == _this_machine()
-    owner = Owner(host, marker.pid, is_running=psutil.pid_exists(marker.pid) if here else None)
+    owner = Owner(host, marker.pid, is_running=is_running(marker.pid) if here else None)
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
         told = json.loads(Path(lease.lock_file).with_name(OWNER).read_text(encoding="utf-8"))
         if (told["host"], told["process"]) == (owner.host, owner.process):
@@ -262,38 +272,13 @@ def _tell(line: str) -> None:
 
 
 class _Watch:
-    """Stops the thread that made it once its folder is lost.
-
-    The heartbeat's thread calls `lose`. Signals would not do: a command in a shell's background ignores Ctrl-C, and the holder
-    may not be the main thread. An exception that is raised in the thread from outside comes at its next line of Python.
-    """
-
-    AGAIN = 60.0  # seconds: a finaliser may have swallowed the exception
+    """What the heartbeat's thread knows of a held folder. `loss` is a sentence once it is lost."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.loss = folder, ""
-        self.thread = threading.get_ident()
-        self.ended = threading.Event()
-        self.turn = threading.Lock()
 
     def lose(self, compromise: filelock.LeaseCompromise) -> None:
-        """The lease is lost. Raise `_Stop` in the holder's thread until it has left."""
         self.loss = self._sentence(compromise)
-        while not self.ended.is_set():
-            with self.turn:
-                if not self.ended.is_set():
-                    self._raise(_Stop)
-            self.ended.wait(self.AGAIN)
-
-    def end(self) -> None:
-        """From here on nothing is raised any more."""
-        with self.turn:
-            self.ended.set()
-            self._raise(None)
-
-    def _raise(self, exception: type[BaseException] | None) -> None:
-        value = None if exception is None else ctypes.py_object(exception)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), value)
 
     def _sentence(self, compromise: filelock.LeaseCompromise) -> str:
         kept = "This command has stopped. Finished runs are kept."

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from ..errors import InputError
+from ..utils.processes import is_running
 from ..utils.text import shortened
 from ..verdicts.verdict import CENSORED, NOT_OK
 from .folder import TABLES, read_runs
@@ -151,11 +152,11 @@ def _lives(snapshot: Snapshot) -> bool | None:
     """Whether the process of a study lives; None if this machine cannot tell."""
     if snapshot.host != socket.gethostname():
         return None
+    if not is_running(snapshot.process):
+        return False
     try:
         began = psutil.Process(snapshot.process).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    except (psutil.Error, ValueError, OverflowError):
+    except psutil.Error:
         return None
     try:
         since = datetime.strptime(snapshot.since, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=timezone.utc)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .execution import IN_PROCESS, Execution
 from .executors.event import Event
-from .executors.ranks import joined
+from .executors.joining import joined
 from .folder import check_folder, encoder_folder, prune_models, read_runs, run_folder
 from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ..errors import InputError, nearest
+from ..utils.processes import is_running
 from .files import load_files
 from .glue import GLUE_TASKS, load_glue
 from .task import Task, TaskData
@@ -298,7 +299,7 @@ def _runs_since(pid: int, then: float) -> bool:
     An hour is added, because a file server's clock may differ.
     """
     try:
-        return psutil.Process(pid).create_time() <= then + _HOUR_S
+        return is_running(pid) and psutil.Process(pid).create_time() <= then + _HOUR_S
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:  # it exists, but we may not read its start

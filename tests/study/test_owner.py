@@ -21,7 +21,7 @@ import pytest
 from hf_stability.cli import main
 from hf_stability.errors import FolderLost, InputError
 from hf_stability.study import owner as owner_module
-from hf_stability.study.owner import LOCK, OWNER, hold_folder, read_owner
+from hf_stability.study.owner import LOCK, OWNER, hold_folder, read_owner, stop_if_lost
 from tests.processes import run_script
 from tests.study.executors.test_workers import wait_for
 from tests.study.tools import names_in
@@ -193,11 +193,12 @@ def test_an_owner_elsewhere_with_a_heartbeat_is_alive(tmp_path, monkeypatch):
 
 
 def lose(folder: Path, what) -> FolderLost:
-    """Hold a folder in the midst of Python code; after `what(folder)` the holder is stopped."""
+    """Hold a folder as an executor does; after `what(folder)` the holder is stopped."""
     with pytest.raises(FolderLost) as error, hold_folder(folder):
         what(folder)
         end = time.monotonic() + 30
         while time.monotonic() < end:
+            stop_if_lost()
             time.sleep(0.001)
     assert time.monotonic() < end
     return error.value
@@ -219,6 +220,20 @@ def test_a_former_owner_stops_and_leaves_the_new_ones_files_alone(tmp_path):
     leave.set()
     thread.join()
     assert names_in(tmp_path) == []
+
+
+def test_only_the_thread_that_lost_its_folder_is_stopped(tmp_path):
+    stop_if_lost()  # it holds none
+    with hold_folder(tmp_path / "other"):
+        with pytest.raises(FolderLost), hold_folder(tmp_path / "inner"), hold_folder(tmp_path / "innermost"):
+            shutil.rmtree(tmp_path / "inner")
+            wait_for(lambda: owner_module._held.watches[1].loss, 30)
+            bystander = threading.Thread(target=stop_if_lost)
+            bystander.start()
+            bystander.join()
+            stop_if_lost()
+        stop_if_lost()  # what was lost is over
+        assert read_owner(tmp_path / "other").process == os.getpid()
 
 
 def test_a_silent_owner_elsewhere_gets_the_time_to_notice_a_theft(tmp_path, capsys):
@@ -270,7 +285,7 @@ def test_a_command_that_lost_its_folder_stops_with_one_line(tiny_study, tmp_path
 
     thread = threading.Thread(target=thief)
     thread.start()
-    steps = ("--max_steps", "100000", "--seeds", "2", "--eval_strategy", "no", "--save_strategy", "no")
+    steps = ("--max_steps", "5000", "--seeds", "2", "--eval_strategy", "no", "--save_strategy", "no")
     assert main([*tiny_study, "--workers", str(workers), "--output_dir", str(folder), *steps]) == 1
     assert multiprocessing.active_children() == []
     err = capsys.readouterr().err

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+
+from ...utils.processes import is_running
 
 
 MOVES = 20
@@ -134,7 +135,7 @@ def temporary_run_folder() -> Iterator[Path]:
     runs.mkdir(exist_ok=True)
     for left in runs.glob(f"{host}-*"):
         pid = left.name.removeprefix(f"{host}-").partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{host}-{os.getpid()}-", dir=runs))
     try:

@@ -38,16 +38,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...tasks.load import is_saved
-from ...utils.launcher import Place, hide, place
+from ...utils.launcher import Place
 from ...utils.text import error_line
-from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
+from ..owner import stop_if_lost
 from ..records import RunRecord
 from .event import Event, Listen, throttled
 from .in_process import execute_in_process
@@ -66,8 +65,6 @@ GOODBYE = 20.0
 
 SHARED = 60.0
 """Seconds that a rank waits to see the study's data: a network file system may show new files late."""
-
-STORE_TIMEOUT = timedelta(minutes=10)  # for all processes to start
 
 ENDS = ("looked", "finished", "crashed")
 
@@ -187,6 +184,7 @@ class Ranks:
         except _Leave as left:
             raise left.error from None
         while running:
+            stop_if_lost()
             hear_the_others()
             time.sleep(POLL)
 
@@ -383,67 +381,3 @@ def _if_seen(event: Event, folder: Path) -> Event:
     except FileNotFoundError as error:
         return Event(event.job, "crashed", error=error_line(error, kind=True))
     return event
-
-
-# ---- joining -----------------------------------------------------------------------------------------------------------
-
-
-_joined: Ranks | None = None
-
-
-def joined() -> Ranks | None:
-    """The ranks that this process has joined; None without `--parallel seeds` or without a launcher."""
-    return _joined
-
-
-def join(parallel: str) -> None:
-    """With `parallel="seeds"` under a launcher, connect the ranks. From then on each of them is a single process, on its own GPU.
-
-    Call it before anything asks accelerate for its state. Every rank must call it.
-
-    Raises:
-        InputError: accelerate has joined the processes already, DeepSpeed or FSDP is on, or the ranks cannot be connected.
-    """
-    global _joined
-    if _joined is not None and parallel != "seeds":
-        raise InputError(
-            f"--parallel {parallel}: an earlier study of this process had --parallel seeds; start another process"
-        )
-    here = place()
-    if _joined is not None or parallel != "seeds" or here.size == 1:
-        return
-    from accelerate.state import PartialState
-    from torch.distributed import rendezvous
-
-    if PartialState._shared_state:
-        raise InputError(
-            "--parallel seeds: this process has asked accelerate for its state already; call plan_study before"
-        )
-    for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")):
-        if os.environ.get(name, "false").lower() == "true":
-            raise InputError(
-                f"--parallel seeds: not with {what}, which trains a run on several GPUs; launch without it"
-            )
-    try:
-        store, _, _ = next(iter(rendezvous("env://", timeout=STORE_TIMEOUT)))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"--parallel seeds: the processes cannot be connected: {error_line(error, first=True)}"
-        ) from None
-    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ  # accelerate launch uses torchrun
-    hide()
-    gpus = visible_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus)
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of_slot(here.local_rank, gpus)
-        if (count := count_gpus()) != 1:
-            raise InputError(_no_gpu_of_its_own(os.environ["CUDA_VISIBLE_DEVICES"], count))
-    own = len(gpus) == 1 and not by_torchrun  # as Slurm's srun gives each of its processes a GPU
-    _joined = Ranks(store, here, here.local_size if own else len(gpus))
-
-
-def _no_gpu_of_its_own(gpu: str, count: int) -> str:
-    if count == 0:
-        return f"--parallel seeds: PyTorch does not find GPU {gpu} on {socket.gethostname()}; see CUDA_VISIBLE_DEVICES there"
-    return (
-        "--parallel seeds: a process cannot choose its GPU, because CUDA was started already; call plan_study before"
-    )

@@ -15,6 +15,7 @@ from ...methods import load_method
 from ...utils.text import error_line
 from ..checkpoints import unfinished_job_id
 from ..job import Job
+from ..owner import stop_if_lost
 from ..records import LOOK, RunRecord, read_run
 from .claim import close_claim, open_claim
 from .event import Event, Listen, ending
@@ -108,6 +109,7 @@ class _Tasks:
             for answer in ray.wait(list(self.running), timeout=POLL_S)[0]:
                 self._collect(answer)
             self._tell_progress()
+            stop_if_lost()
 
     def end(self) -> None:
         """Cancel what still runs, and leave nothing behind."""

@@ -29,6 +29,7 @@ from typing import Any
 from ...utils.text import error_line
 from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
+from ..owner import stop_if_lost
 from ..records import LOOK, read_run
 from .event import Event, Listen, ending, throttled, write_error
 from .server import prepare_server, prepare_worker, server_environment, start_method
@@ -38,7 +39,7 @@ GRACE = 10.0
 """Seconds that a worker has to end after its last job, or when the study is interrupted. Then it is killed."""
 
 WAKE = 1.0
-"""Seconds. A study that lost its folder is stopped at its next line of Python, so it must not wait for ever."""
+"""Seconds after which a wait for the workers is left, to see whether the study still holds its folder."""
 
 STARTS = 3
 """Attempts to start a worker. The fork server may be killed at any moment; the next attempt starts a new one."""
@@ -123,6 +124,7 @@ def execute_in_workers(
                     worker.end(0)
                     del running[events]
                     free_slots.append(worker.slot)
+            stop_if_lost()
     finally:
         for worker in running.values():
             worker.interrupt()

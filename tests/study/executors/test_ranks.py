@@ -17,9 +17,8 @@ from hf_stability.cli import main
 from hf_stability.errors import InputError
 from hf_stability.study.executors import ranks, seen
 from hf_stability.study.executors.event import Event, ending
-from hf_stability.study.executors.ranks import Ranks, join
+from hf_stability.study.executors.ranks import Ranks
 from hf_stability.study.records import RunRecord
-from hf_stability.utils import launcher
 from hf_stability.utils.launcher import Place
 from tests.processes import run_script
 from tests.study.executors.test_workers import ROOT, Command, arguments, linux, results, wait_for
@@ -311,78 +310,6 @@ def test_jobs_that_nobody_took_are_not_lost_with_a_dead_rank(jobs, monkeypatch):
     main_rank.leave()
     assert [event.job.seed for event in events if "gone" in event.error] == [1]
     assert {event.job.seed for event in events if event.kind == "finished"} == {3, 4, 5, 6}
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The last of eight processes, four on each machine. The store and the GPUs are fake."""
-    from accelerate.state import PartialState
-
-    def count():
-        return sum(gpu in "0123456" for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(","))
-
-    monkeypatch.setattr(PartialState, "_shared_state", {})
-    monkeypatch.setattr(ranks, "_joined", None)
-    monkeypatch.setattr(launcher, "_kept", None)
-    store = torch.distributed.HashStore()
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda *a, **k: iter([(store, 7, 8)]))
-    monkeypatch.setattr(ranks, "count_gpus", count)
-    for name, value in {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-
-
-def test_each_rank_takes_a_gpu_of_its_machine(launched, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    join("seeds")
-    group = ranks.joined()
-    group.leave()
-    assert (group.rank, group.size, group.sharing, group.is_main) == (7, 8, 2, False)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5" and "WORLD_SIZE" not in os.environ
-    with pytest.raises(InputError, match="--parallel data: an earlier study of this process had --parallel seeds"):
-        join("data")
-
-
-@pytest.mark.parametrize(("torchrun", "sharing"), [(False, 1), (True, 4)])
-def test_a_launcher_may_give_each_rank_its_own_gpu(launched, monkeypatch, torchrun, sharing):
-    """As Slurm does. torchrun shows all GPUs of the machine to each process."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    if torchrun:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
-    join("seeds")
-    ranks.joined().leave()
-    assert ranks.joined().sharing == sharing
-
-
-@pytest.mark.parametrize(
-    ("count", "message"), [(0, "PyTorch does not find GPU 5 on"), (2, "CUDA was started already")]
-)
-def test_a_rank_without_a_gpu_of_its_own_is_refused(launched, monkeypatch, count, message):
-    counts = iter([2, count])
-    monkeypatch.setattr(ranks, "count_gpus", lambda: next(counts))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    with pytest.raises(InputError, match=f"--parallel seeds: .*{message}"):
-        join("seeds")
-    assert ranks.joined() is None
-
-
-def test_without_a_launcher_nothing_is_joined(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    join("seeds")
-    assert ranks.joined() is None
-
-
-@pytest.mark.parametrize(
-    ("variable", "name"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP")]
-)
-def test_ranks_that_would_share_a_run_are_refused(monkeypatch, variable, name):
-    from accelerate.state import PartialState
-
-    monkeypatch.setattr(PartialState, "_shared_state", {})
-    for key, value in (("WORLD_SIZE", "2"), ("RANK", "0"), (variable, "true")):
-        monkeypatch.setenv(key, value)
-    with pytest.raises(InputError, match=f"--parallel seeds: not with {name}"):
-        join("seeds")
 
 
 # --- in processes ------------------------------------------------------------------------------------------------------
