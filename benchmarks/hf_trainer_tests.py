@@ -36,13 +36,11 @@ import inspect
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -154,11 +152,6 @@ class Results:
         append_result(self.path, item.nodeid, **self.result, caught=caught)
         return result
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item):
-        with time_limit(self.timeout):
-            return (yield)
-
     def pytest_runtest_logreport(self, report):
         if report.outcome == "passed" or self.result["outcome"] == "failed":
             return
@@ -167,25 +160,6 @@ class Results:
         where = f" ({Path(crash.path).name}:{crash.lineno})" if crash else ""
         first = next((line for line in text.splitlines() if line.strip()), "")
         self.result = {"outcome": report.outcome, "error": first[:300] + where if report.failed else ""}
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Fail a test that takes longer, on systems with alarm signals."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(*_):
-        pytest.fail(f"took longer than {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def run_here(variant: str, test_files: list[Path], results: Path, timeout: float, select: str) -> int:
@@ -198,6 +172,7 @@ def run_here(variant: str, test_files: list[Path], results: Path, timeout: float
         replace_trainer(variant)
         add_placeholders(test_files)
         arguments = [*map(str, test_files), "-p", "no:cacheprovider", "-rN", *(["-k", select] if select else [])]
+        arguments += ["--timeout", str(timeout), "-o", "timeout_func_only=true"]
         return pytest.main(arguments, plugins=[Results(results, timeout)])
 
 

@@ -23,7 +23,7 @@ CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
 
 
 class Screen:
-    """What a terminal shows: text, the cursor's moves and clearing. Colours are counted, not kept.
+    """The contents of a terminal: text, the cursor's moves and clearing. Colours are counted, not kept.
 
     Attributes:
         lines: all lines, those that scrolled away too.
@@ -130,7 +130,7 @@ class Terminal:
         os.write(self.master, b"\x03")
 
     def screen(self) -> Screen:
-        """What is shown now."""
+        """The contents at this moment."""
         screen = Screen(self.columns)
         screen.write(self.output)
         return screen
