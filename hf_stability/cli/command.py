@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
 
 from ..errors import FolderLost, InputError, nearest
+from ..study.stop import signals_noted
 from .program import PROG, is_first_on_its_machine, is_first_process
 
 
@@ -34,10 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         bad input (one line on standard error, nothing written). 130: interrupted by Ctrl-C or SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    in_main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
-    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None  # batch systems end a job this way
     try:
-        return _command(argv)
+        with signals_noted(signal.SIGTERM):  # batch systems end a job this way
+            return _command(argv)
     except InputError as error:
         if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)
@@ -55,13 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_first_process():
             print(f"\n{PROG}: interrupted.{_kept(argv)}", file=sys.stderr)
         return 130
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(signum: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _kept(argv: Sequence[str]) -> str:

@@ -62,6 +62,7 @@ from .policies.policy import Policy
 from .records import RunRecord
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
+from .stop import signals_noted
 from .study import StageFailed, is_main_process, run_jobs
 
 
@@ -169,9 +170,10 @@ class StudyPlan:
             check_tasks(execution.executor, workers)
             execution = replace(execution, workers=check_workers(workers))
         ranks = joined()
-        if ranks is not None and not ranks.is_main:
-            return self._serve(ranks)
         with contextlib.ExitStack() as held:
+            held.enter_context(signals_noted())
+            if ranks is not None and not ranks.is_main:
+                return self._serve(ranks)
             told = {} if ranks is None else held.enter_context(ranks.leading([*self.stages.jobs, *self.jobs]))
             held.enter_context(hold_folder(self.folder, execution.steal_lock, self.jobs[0].processes))
             result = self._run(execution, quiet, say)

@@ -15,7 +15,6 @@ from .executors.ray_cluster import execute_on_ray
 from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
 from .job import Job
-from .owner import stop_if_lost
 from .records import read_run
 
 
@@ -64,7 +63,6 @@ class Execution:
             crashed: list[Job] = []
 
             def hear(event: Event, crashed: list = crashed, retries_left: int = retries_left) -> None:
-                stop_if_lost()
                 if event.kind == "crashed":
                     event = replace(event, error=with_way_out(event.error, event.job, self))
                     if retries_left:

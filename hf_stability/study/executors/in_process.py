@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..job import Job
+from ..stop import stop_if_asked
 from .event import Event, Listen, ending, write_error
 
 
@@ -19,6 +20,7 @@ def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
 
         def report(*done: Any, job: Job = job) -> None:
             listen(Event(job, "progress", *done))
+            stop_if_asked()
 
         try:
             run = run_job(job, folder, report)

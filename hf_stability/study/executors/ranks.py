@@ -46,8 +46,8 @@ from ...tasks.load import is_saved
 from ...utils.launcher import Place
 from ...utils.text import error_line
 from ..job import Job
-from ..owner import stop_if_lost
 from ..records import RunRecord
+from ..stop import stop_if_asked
 from .event import Event, Listen, throttled
 from .in_process import execute_in_process
 from .seen import needed_files, wait_for_files, wait_for_record
@@ -184,7 +184,7 @@ class Ranks:
         except _Leave as left:
             raise left.error from None
         while running:
-            stop_if_lost()
+            stop_if_asked()
             hear_the_others()
             time.sleep(POLL)
 
@@ -258,6 +258,7 @@ class Ranks:
     def _next_round(self) -> dict[str, Any]:
         self.round += 1
         while not self.store.check([key := f"round/{self.round}"]):
+            stop_if_asked()
             time.sleep(POLL)
         return json.loads(self.store.get(key))
 

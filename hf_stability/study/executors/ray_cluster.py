@@ -15,8 +15,8 @@ from ...methods import load_method
 from ...utils.text import error_line
 from ..checkpoints import unfinished_job_id
 from ..job import Job
-from ..owner import stop_if_lost
 from ..records import LOOK, RunRecord, read_run
+from ..stop import stop_if_asked
 from .claim import close_claim, open_claim
 from .event import Event, Listen, ending
 from .parcels import Content, Parcel, key_of, pack, stamp_of, unpack
@@ -109,7 +109,7 @@ class _Tasks:
             for answer in ray.wait(list(self.running), timeout=POLL_S)[0]:
                 self._collect(answer)
             self._tell_progress()
-            stop_if_lost()
+            stop_if_asked()
 
     def end(self) -> None:
         """Cancel what still runs, and leave nothing behind."""

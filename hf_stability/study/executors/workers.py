@@ -29,8 +29,8 @@ from typing import Any
 from ...utils.text import error_line
 from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
-from ..owner import stop_if_lost
 from ..records import LOOK, read_run
+from ..stop import stop_if_asked
 from .event import Event, Listen, ending, throttled, write_error
 from .server import prepare_server, prepare_worker, server_environment, start_method
 
@@ -124,7 +124,7 @@ def execute_in_workers(
                     worker.end(0)
                     del running[events]
                     free_slots.append(worker.slot)
-            stop_if_lost()
+            stop_if_asked()
     finally:
         for worker in running.values():
             worker.interrupt()
