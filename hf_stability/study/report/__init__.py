@@ -2,7 +2,7 @@
 
 | files | what |
 | --- | --- |
-| `statistics`, `restarts`, `against_restarts`, `variance_components` | pure functions of scores and counts |
+| `restarts`, `against_restarts`, `variance_components` | pure functions of scores; others are in `hf_stability.statistics` |
 | `scores` | the runs' scores over update steps, read from their folders |
 | `summary` | the numbers of `summary.json` |
 | `sentences`, `summary_page`, `printed` | comparisons in words, `summary.md` and `summary.csv`, the text that a study prints |

@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from ...verdicts.verdict import CENSORED, NOT_OK
-from ..records import RunRecord
-from .sentences import BOUNDS, comparison_sentence
-from .statistics import (
-    BrownForsythe,
+from ...statistics import (
+    SpreadTest,
     audited_failed_share,
     brown_forsythe,
     fisher_exact_p,
     standard_deviation,
     wilson_interval,
 )
+from ...verdicts.verdict import CENSORED, NOT_OK
+from ..records import RunRecord
+from .sentences import BOUNDS, comparison_sentence
 
 
 SUMMARY_SCHEMA = "hf_stability.summary/4"
@@ -191,7 +191,7 @@ def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_
     counts = (a["failed"], a["runs"], b["failed"], b["runs"])
     any_censored = bool(censored(a) or censored(b))
     if any_censored:
-        spreads = BrownForsythe(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
+        spreads = SpreadTest(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
     else:
         spreads = brown_forsythe(scores_a, scores_b)
     comparison = {
