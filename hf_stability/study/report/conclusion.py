@@ -65,18 +65,13 @@ def failed_sentence(contents: Mapping[str, Any]) -> str:
     by_pair = {pair["b"]: pair for pair in contents["pairs"] if pair["a"] == leader["recipe"]}
     decided = [figures for figures in others if by_pair[figures["recipe"]]["share"]["p_holm"] < LEVEL]
     undecided = [figures for figures in others if figures not in decided]
-    parts = []
-    if decided:
-        p = p_text(max(by_pair[figures["recipe"]]["share"]["p_holm"] for figures in decided))
-        p = p.replace("p =", "p at most") if len(decided) > 1 else p
-        parts.append(f"this is decided against {_names(decided, True)} (Fisher's exact test, {p}{_holm(contents)})")
-    if undecided:
-        first = "it" if decided else "this"
-        p = p_text(min(by_pair[figures["recipe"]]["share"]["p_holm"] for figures in undecided))
-        p = p.replace("p =", "p at least") if len(undecided) > 1 else p
-        test = p if decided else f"Fisher's exact test, {p}{_holm(contents)}"
-        parts.append(f"{first} is not decided against {_names(undecided, True)} ({test})")
-    return f"{head}; {', and '.join(parts)}{_unknown(rest, known)}."
+    parts = [
+        f"{word} against {_names(some, by_pair)}"
+        for word, some in (("decided", decided), ("not decided", undecided))
+        if some
+    ]
+    test = f"by Fisher's exact test{_holm(contents, ' with')}"
+    return f"{head}; {test}, this is {' and '.join(parts)}{_unknown(rest, known)}."
 
 
 def _without_share(contents: Mapping[str, Any], leader: Mapping[str, Any], where: str) -> str:
@@ -133,10 +128,10 @@ def _equivalence(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     region = f"the region of practical equivalence (±{_plain(contents['rope'])})"
     word = pair["equivalence"]
     if word == "equal":
-        return f"this is inside {region}, so that the means count as equal"
+        return f"the whole interval is inside {region}, so that the means count as equal"
     if word in ("better", "worse"):
         return f"the whole interval is outside {region}"
-    return f"the interval reaches into {region}, so that the means are undecided"
+    return f"the interval reaches into {region}, so that this is undecided"
 
 
 def _floor(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
@@ -144,9 +139,9 @@ def _floor(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     if floor is None:
         return f", and the noise floor of the development set is unknown{_why_no_floor(contents)}"
     of = f"the noise floor of {examples} development examples (±{decimal(floor)})"
-    return (
-        f", and it is above {of}" if pair["above_noise"] else f", and it is below {of}, so that the two are not ranked"
-    )
+    if pair["above_noise"]:
+        return f", and the difference is above {of}"
+    return f", and the difference is below {of}, so that the two are not ranked"
 
 
 def _one_floor(contents: Mapping[str, Any]) -> str:
@@ -255,9 +250,11 @@ def _rival(contents: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return contents["pairs"][0] if contents["pairs"] else None
 
 
-def _names(recipes: Sequence[Mapping[str, Any]], counts: bool = False) -> str:
-    """`a (3 of 20), b (4 of 20) and 9 others`."""
-    named = [f"{f['recipe']} ({_count(f)})" if counts else f["recipe"] for f in recipes]
+def _names(recipes: Sequence[Mapping[str, Any]], pairs: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """`a, b and 9 others`; with the pairs `a (3 of 20; p = 0.231) and b (12 of 20; p < 0.001)`."""
+    named = [f["recipe"] for f in recipes]
+    if pairs is not None:
+        named = [f"{f['recipe']} ({_count(f)}; {p_text(pairs[f['recipe']]['share']['p_holm'])})" for f in recipes]
     if len(named) > MOST_NAMED:
         named = [*named[: MOST_NAMED - 1], f"{len(named) - MOST_NAMED + 1} others"]
     return joined(named)
@@ -278,9 +275,10 @@ def _text_interval(low: float | None, high: float | None) -> str:
     return f"95% interval {low_text} to {high_text}"
 
 
-def _holm(contents: Mapping[str, Any]) -> str:
+def _holm(contents: Mapping[str, Any], before: str = " after") -> str:
+    """` after Holm's correction over 3 pairs`; empty for one pair."""
     n = contents["family"]["pairs"]
-    return f" after Holm's correction over {n} pairs" if n > 1 else ""
+    return f"{before} Holm's correction over {n} pairs" if n > 1 else ""
 
 
 def _words(metric: str) -> str:
