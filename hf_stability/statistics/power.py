@@ -42,8 +42,6 @@ def shares_found(share_a: float, share_b: float, n: int, alpha: float = 0.05) ->
     Raises:
         InputError: a value is outside its range.
     """
-    from scipy.stats import binom
-
     _check_shares(share_a, share_b)
     _check_level(alpha)
     if n < 1:
@@ -56,14 +54,27 @@ def shares_found(share_a: float, share_b: float, n: int, alpha: float = 0.05) ->
     least = np.full(2 * n + 1, -1)
     least[totals] = _rejected_up_to(totals, n, alpha)
     rejected = np.minimum(a, b) <= least[a + b]
-    return float(binom.pmf(counts, n, share_a) @ rejected @ binom.pmf(counts, n, share_b))
+    return float(_binomial(n, share_a) @ rejected @ _binomial(n, share_b))
+
+
+def _log_factorials(most: int) -> np.ndarray:
+    from scipy.special import gammaln
+
+    return gammaln(np.arange(most + 1) + 1.0)
+
+
+def _binomial(n: int, share: float) -> np.ndarray:
+    """Probability of 0 to n failed runs, (n + 1,)."""
+    from scipy.special import xlog1py, xlogy
+
+    count, log_factorial = np.arange(n + 1), _log_factorials(n)
+    log_ways = log_factorial[n] - log_factorial - log_factorial[::-1]
+    return np.exp(log_ways + xlogy(count, share) + xlog1py(n - count, -share))
 
 
 def _rejected_up_to(totals: np.ndarray, n: int, alpha: float) -> np.ndarray:
     """Largest smaller count that Fisher's test rejects, for each sum of the two counts; -1 if none is rejected."""
-    from scipy.special import gammaln
-
-    log_factorial = gammaln(np.arange(2 * n + 1) + 1.0)
+    log_factorial = _log_factorials(2 * n)
 
     def log_ways(count: np.ndarray) -> np.ndarray:
         return log_factorial[n] - log_factorial[count] - log_factorial[n - count]

@@ -38,8 +38,7 @@ def test_the_size_is_below_the_level_and_the_order_does_not_matter(share):
         assert shares_found(share, 0.6, n) == pytest.approx(shares_found(1 - share, 0.4, n))
 
 
-def test_known_numbers_of_seeds_for_shares():
-    """Casagrande, Pike & Smith 1978, Biometrics 34, p. 483, give about these for the exact test."""
+def test_the_seeds_for_shares_are_the_smallest_and_near_fleisss_approximation():
     n = seeds_for_shares(0.3, 0.05)
     assert shares_found(0.3, 0.05, n) >= 0.8
     assert all(shares_found(0.3, 0.05, k) < 0.8 for k in range(2, n))
