@@ -6,6 +6,7 @@ same examples. Runs are read one at a time, so that the memory hardly grows with
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -56,7 +57,10 @@ BY_CLASS = ("disagreement", "fleiss_kappa", "jensen_shannon", "wrong_in_every_ru
 
 
 def prediction_report(
-    folder: Path, recipes: Sequence[str] | None = None, most_examples: int = MOST_EXAMPLES, width: int = TEXT_WIDTH
+    folder: str | os.PathLike,
+    recipes: Sequence[str] | None = None,
+    most_examples: int = MOST_EXAMPLES,
+    width: int = TEXT_WIDTH,
 ) -> dict[str, Any]:
     """What differs between the seeds of each recipe, as plain values for JSON. An unknown or undefined figure is None.
 
@@ -109,6 +113,7 @@ def prediction_report(
     Raises:
         InputError: there is no finished run, or none of a given recipe.
     """
+    folder = Path(folder)
     by_recipe = read_recipes(folder, recipes)
     saved = read_examples(folder, (run for runs in by_recipe.values() for run in runs))
     found = [_recipe(folder, runs, saved, most_examples, width) for runs in by_recipe.values()]
