@@ -1,4 +1,4 @@
-"""What differs between runs that were trained alike, example by example: pure functions of their predictions.
+"""Differences between runs that were trained alike, example by example: pure functions of their predictions.
 
 Two runs with the same accuracy can be wrong on different examples. A standard deviation of scores does not show this. The
 three measures of agreement are from Du & Nguyen ("Measuring the Instability of Fine-Tuning", 2023, arXiv 2302.07778, section
@@ -53,7 +53,8 @@ def fleiss_kappa(predictions: ArrayLike, classes: int) -> float:
     p_k the share of class k among all R n predictions (Fleiss 1971, Psychological Bulletin 76, p. 378).
 
     Du & Nguyen report 1 - kappa, so that larger means less stable. Their released code takes the sum for p_k along the other
-    axis. Its P_e is always 1 / n there, so that 1 - kappa is nearly the pairwise disagreement. This function follows Fleiss.
+    axis. So its P_e is always 1 / n, and its 1 - kappa is the pairwise disagreement times n / (n - 1). This function follows
+    Fleiss.
 
     Args:
         predictions: (R, n), class ids below `classes`.

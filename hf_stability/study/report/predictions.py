@@ -1,4 +1,4 @@
-"""What differs between a study's seeds, example by example: from the predictions in the runs' folders.
+"""Differences between a study's seeds, example by example: from the predictions in the runs' folders.
 
 Each run keeps the logits of its last evaluation on the first development set (`predictions.npz`). All runs of a study have the
 same examples. Runs are read one at a time, so that the memory hardly grows with their number.
@@ -62,7 +62,7 @@ def prediction_report(
     most_examples: int = MOST_EXAMPLES,
     width: int = TEXT_WIDTH,
 ) -> dict[str, Any]:
-    """What differs between the seeds of each recipe, as plain values for JSON. An unknown or undefined figure is None.
+    """Differences between the seeds of each recipe, as plain values for JSON. An unknown or undefined figure is None.
 
     A run that was stopped tells nothing about the end of training, so it is left out, like one that crashed. Failed runs
     count under `all` and not under `ok`: two runs that always predict the majority class agree on every example. An example
