@@ -42,12 +42,7 @@ def exported(runs: Sequence[RunRecord], to: str) -> bytes:
     header, rows = recipes_cells(summarize(runs))
     if to == "markdown":
         return f"{markdown_table(header, rows)}\n".encode()
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        latex_table([name.replace(" = share", "") for name in header], rows),
-        "",
-    ]
-    return "\n".join(lines).encode()
+    return f"% needs \\usepackage{{booktabs}}\n{latex_table(header, rows)}\n".encode()
 
 
 def run_rows(runs: Sequence[RunRecord]) -> tuple[list[str], list[dict[str, Any]]]:
