@@ -29,7 +29,7 @@ from ...tasks.table import Table, find_column, only, read_table
 from ...utils.text import joined
 from ...verdicts.verdict import CENSORED, STATUSES
 from ..records import UNJUDGED, RunRecord
-from .elsewhere_records import KEPT, Found, choose_metric, to_records
+from .elsewhere_records import Found, choose_metric, to_records
 from .trainer_folders import SEED_IN_NAME, TrainerRun, read_trainer_folder, seed_in_name
 
 
@@ -106,20 +106,25 @@ def _name_and_pattern(text: str) -> tuple[str, str]:
 
 def _matches(text: str, pattern: str) -> list[Path]:
     """The folders that a pattern matches, with numbers in their order."""
-    found = [path for path in map(Path, glob.glob(str(Path(pattern).expanduser()), recursive=True)) if path.is_dir()]
+    given = Path(pattern).expanduser()
+    paths = [given] if given.is_dir() else map(Path, glob.glob(str(given), recursive=True))
+    found = [path.parent if path.name == "trainer_state.json" else path for path in paths]
+    found = [path for path in found if path.is_dir()]
     if not found:
         raise InputError(
             f"--runs {text}: no folder matches; give a pattern of Trainer output folders in quotes, for example "
             "--runs 'out/*'"
         )
-    return sorted(found, key=lambda path: [part.zfill(12) for part in re.split(r"(\d+)", str(path))])
+    return sorted(
+        found, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+    )
 
 
 def _recipe_name(pattern: str, folder: Path) -> str:
     last = Path(pattern).name
     if seed_in_name(folder.name) is not None and _without_seed(folder.name):
         return _without_seed(folder.name)
-    if re.search(r"[*?\[]", last):
+    if re.search(r"[*?\[]", last) and not Path(pattern).is_dir():
         name = _without_seed(re.sub(r"\[[^\]]*\]|[*?]+", "", last))
         if name:
             return name
@@ -181,15 +186,21 @@ def _from_folder(recipe: str, run: TrainerRun, metric: str) -> Found:
             f"of {run.planned}."
         )
         return Found(place, recipe, run.seed, metric, score, status, sentence, fields=fields)
-    if run.nonfinite and status not in KEPT:
-        status, sentence = "diverged", f"diverged: NaN or Inf in {run.nonfinite}."
+    if run.nonfinite and status not in CENSORED:
+        status, sentence = (
+            "diverged",
+            sentence if status == "diverged" else f"diverged: NaN or Inf in {run.nonfinite}.",
+        )
+    if status == "unknown" and score is not None:  # a baseline may be known now
+        status = ""
     if score is None and not status:
         status, sentence = "unknown", "unknown: the run was never evaluated."
     known = {} if verdict is None else verdict.evidence
     own = known.get("baseline") if known.get("metric") == metric else None
     if own is None and family(metric) == "accuracy":
         own = known.get("constant_accuracy")
-    curve = [scores[metric] for scores in run.evaluations.values() if metric in scores]
+    values = [scores.get(metric, math.nan) for scores in run.evaluations.values()]
+    curve = [value for value in values if math.isfinite(value)]
     fields |= {
         "best": max(curve, default=None),
         "accuracy": run.metrics.get("accuracy"),

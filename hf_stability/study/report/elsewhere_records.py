@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 ZERO_BASELINE = ("matthews", "correlation", "r2")
 """Families of metrics with a baseline of 0 on all data."""
 
-KEPT = ("diverged", "crashed", "waiting", *CENSORED)
+KEPT = ("diverged", "crashed", "waiting", "unknown", *CENSORED)
 """Statuses that no baseline changes."""
 
 
@@ -146,7 +146,7 @@ def _verdict(run: Found, baseline: float | None) -> tuple[str, float | None, str
     if run.status in KEPT or (baseline is None and run.status in ("ok", "failed")):
         return run.status, base, run.sentence or f"{run.status}: as recorded in {run.place}."
     if run.score is None or (base is None and math.isnan(run.score)):
-        status = run.status if run.status in ("failed", "unknown") else "unknown"
+        status = "failed" if run.status == "failed" else "unknown"
         return status, base, run.sentence or f"{status}: no score is known."
     text = f"{run.metric} {decimal(run.score)}"
     if base is not None:
