@@ -16,7 +16,7 @@ from __future__ import annotations
 import glob
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _name_and_pattern(text: str) -> tuple[str, str]:
 def _matches(text: str, pattern: str) -> list[Path]:
     """The folders that a pattern matches, with numbers in their order."""
     given = Path(pattern).expanduser()
-    paths = [given] if given.is_dir() else map(Path, glob.glob(str(given), recursive=True))
+    paths: Iterable[Path] = [given] if given.is_dir() else map(Path, glob.glob(str(given), recursive=True))
     found = [path.parent if path.name == "trainer_state.json" else path for path in paths]
     found = [path for path in found if path.is_dir()]
     if not found:
@@ -307,7 +307,9 @@ def _from_row(table: Table, row: int, columns: Mapping[str, str | None], metric:
             f"no score in column {scores}; give it, or say in a column status why there is none (diverged, crashed, failed, "
             "unknown)",
         )
-    fields = {name: _number(table, row, columns[name]) for name in NUMBERS if columns[name] is not None}
+    fields: dict[str, Any] = {
+        name: _number(table, row, columns[name]) for name in NUMBERS if columns[name] is not None
+    }
     counts = {name: _whole(table, row, columns[name]) for name in COUNTS if columns[name] is not None}
     fields |= {name: value for name, value in counts.items() if value is not None}
     own = fields.pop("baseline", None)

@@ -93,7 +93,7 @@ def choose_metric(
             f"{candidates[0]}"
         )
     if common and all(set(own) == set(first) for own in names.values()):
-        raise InputError(f"{source}: the only metric is {joined(common)}: {SMALLER}; evaluate with compute_metrics")
+        raise InputError(f"{source}: the only metric is {joined(common)}: {SMALLER}; give scores such as the accuracy")
     a, b = next(((a, b) for a in names for b in names if set(names[a]) != set(names[b])), (source, source))
     raise InputError(
         f"{source}: no metric that all runs have: {a} has {joined(names[a])}, {b} has {joined(names[b])}; give runs with "
@@ -106,7 +106,7 @@ SMALLER = "smaller is better for it, but a report needs a headline metric for wh
 
 def _others(names: Mapping[str, Sequence[str]]) -> str:
     better = [name for name in next(iter(names.values())) if not smaller_is_better(name)]
-    return f"; give one of {', '.join(better)}" if better else "; evaluate with compute_metrics"
+    return f"; give one of {', '.join(better)}" if better else "; give scores such as the accuracy"
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _verdict(run: Found, baseline: float | None) -> tuple[str, float | None, str
     if family(run.metric) == "accuracy" and run.labels is not None and run.score <= 1 / run.labels:
         reason = f"at or below 1/{run.labels}, and the most frequent of {run.labels} classes has at least this share"
         return "failed", None, f"failed: {text} is {reason}{run.note}."
-    return UNJUDGED, None, f"{UNJUDGED}: {text}; no baseline is known, so it may have failed or not{run.note}."
+    return UNJUDGED, None, f"{UNJUDGED}: {text}; no baseline is known, so whether it failed is unknown{run.note}."
 
 
 def _as_precise(score: float, baseline: float) -> float:
