@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "a study, or runs made elsewhere: one page to send or to publish",
     "show": "one run: verdict, figures, settings",
     "status": "a study that runs, or ran: how far is it?",
+    "export": "a finished study: its runs as csv or parquet, its table as latex or markdown",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
 }
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import InputError, nearest
 from ...tasks.load import HALVES
+from ...utils.text import joined
 from ..folder import read_runs
 from ..records import RunRecord, counting_key
 
@@ -140,6 +141,13 @@ def _number(score: float | None, run: RunRecord) -> float:
 def _at(history: Mapping[int, tuple[float, float | None]], step: int) -> tuple[float, float | None]:
     """The scores at an update step, or at the last evaluation before it, or else at the first evaluation."""
     return history[max((known for known in history if known <= step), default=min(history))]
+
+
+def left_without_record(folder: Path, recipes: Sequence[str]) -> str:
+    """The runs of these recipes that have no record: `2 crashed and 1 unfinished`; empty for none."""
+    counts = [not_finished(folder / "runs" / recipe) for recipe in recipes]
+    named = zip((sum(column) for column in zip(*counts, strict=True)), ("crashed", "unfinished"), strict=True)
+    return joined(f"{number} {kind}" for number, kind in named if number)
 
 
 def not_finished(folder: Path) -> tuple[int, int]:
