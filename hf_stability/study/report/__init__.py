@@ -11,4 +11,8 @@
 | `export` | runs as csv and parquet, the table of recipes as LaTeX and Markdown |
 | `restarts_page`, `two_way_page` | `restarts.md` with its figure, `two_way.md` |
 | `plots`; `figures`, `tensorboard` | plots of numbers on an `ax`; a study's figures, also for TensorBoard |
+| `contents`, `settings` | the numbers of a report; settings of a study's runs |
+| `conclusion`, `report_tables`, `agreement_tables` | a report's verdict in three sentences, its tables |
+| `report_plots`, `page_figures`, `page` | a report's own plots, its figures also as SVG inside of the page, its files |
+| `one_run` | one run in words, for `hf-stability show` |
 """

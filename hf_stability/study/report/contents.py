@@ -21,7 +21,7 @@ from ...errors import InputError
 from ...utils.files import finite, plain
 from ...verdicts.verdict import CENSORED
 from ..job import run_name
-from ..records import RunRecord
+from ..records import UNJUDGED, RunRecord, seed_text
 from .sentences import LEVEL
 from .settings import StudySettings, read_settings
 from .summary import summarize
@@ -42,15 +42,12 @@ REASONS = {
     "crashed": "they raised an error; no figure counts them",
     "unfinished": "they have not ended; the study's command, run again, finishes them",
     "of unknown status": "they have no verdict, and no figure of failed runs counts them",
-    "unjudged": "they have a score, but no baseline to judge them by; give --baseline",
+    UNJUDGED: "they have a score, but no baseline to judge them by; give --baseline",
     "stopped by an alarm": "their end is unknown, so that the recipe has no mean, no std and no test",
     "stopped early": "others looked better, so that the recipe has no mean, no std and no test",
     "without a score": "only the failed share counts them",
 }
 """Kinds of runs that some figure leaves out, and why."""
-
-UNKNOWN = "unknown"
-"""Name of a seed that is not known."""
 
 TWO_WAY = (
     "Runs of two-way seeds share initialisations and data orders. Intervals and tests treat runs as independent. Therefore "
@@ -191,9 +188,7 @@ def scored_runs(runs: Sequence[RunRecord]) -> RecipeRuns:
 
 def seed_name(run: RunRecord) -> str:
     """`3`, or with two-way seeds `init-02_order-01_dropout-1`; `unknown` for a negative seed of a run made elsewhere."""
-    if run.cell is None and run.seed < 0:
-        return UNKNOWN
-    return str(run.seed) if run.cell is None else run_name("", 0, run.cell).strip("/")
+    return seed_text(run.seed) if run.cell is None else run_name("", 0, run.cell).strip("/")
 
 
 def _recipe(figures: Mapping[str, Any], scored: RecipeRuns, runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -208,7 +203,7 @@ def _recipe(figures: Mapping[str, Any], scored: RecipeRuns, runs: Sequence[RunRe
     | `steps` | planned update steps of one run; None if unknown |
     """
     own = [run for run in runs if run.recipe == figures["recipe"]]
-    judged = not any(run.status == "unjudged" for run in own)
+    judged = not any(run.status == UNJUDGED for run in own)
     ok = scored.scores[scored.ok & judged]  # which of the unjudged runs did not fail is not known
     return {
         **figures,
@@ -286,7 +281,9 @@ def _pair(
     x, y = scored_a.scores, scored_b.scores
     if min(len(x), len(y)) > 1:
         paired = (
-            scored_a.seeds == scored_b.seeds and len(set(scored_a.seeds)) == len(x) and UNKNOWN not in scored_a.seeds
+            scored_a.seeds == scored_b.seeds
+            and len(set(scored_a.seeds)) == len(x)
+            and seed_text(-1) not in scored_a.seeds
         )
         found = statistics.mean_difference(x, y, paired=paired)
         mean = {
@@ -379,7 +376,7 @@ def _maximum(recipe: str, runs: Sequence[RunRecord], baseline: float | None) -> 
 
 def _row(run: RunRecord) -> dict[str, Any]:
     kept = (
-        "recipe", "status", "last", "best", "evaluations", "train_loss", "steps", "planned_steps", "alarm_step",
+        "id", "recipe", "status", "last", "best", "evaluations", "train_loss", "steps", "planned_steps", "alarm_step",
         "sentence", "name",
     )  # fmt: skip
     return {**{name: getattr(run, name) for name in kept}, "seed": seed_name(run)}
@@ -393,7 +390,7 @@ def _left_out(recipes: Sequence[Mapping[str, Any]], runs: Sequence[RunRecord]) -
         counts = {
             "crashed": figures["crashed"],
             "of unknown status": figures["unknown"],
-            "unjudged": sum(run.status == "unjudged" for run in own),
+            UNJUDGED: sum(run.status == UNJUDGED for run in own),
             "stopped by an alarm": figures["stopped"],
             "stopped early": figures["stopped_early"],
             "without a score": sum(run.last is None and run.status in ("ok", "failed", "diverged") for run in own),

@@ -31,14 +31,18 @@ from .agreement_tables import agreement_tables
 from .conclusion import conclusion
 from .contents import ROPE, report_contents
 from .page_figures import PageFigure, page_figures, write_figures
+from .predictions import PREDICTIONS, prediction_report
 from .report_tables import Table, pairs_table, recipes_table, to_latex, to_markdown, words
 
 
-WIDE = ("scores", "gradients", "learning_curves")
+WIDE = ("scores", "gradients", "score_against_train_loss", "learning_curves")
 """Figures that are as wide as the page."""
 
-RECORDS = ("run.json", "verdict.json", "metrics.json", "config.json", "gradients.png")
-"""Files of a run that the page links to, where they exist."""
+RECORDS = (
+    "run.json", "verdict.json", "metrics.json", "config.json", "gradients.png", "trainer_state.json", "all_results.json",
+    "eval_results.json",
+)  # fmt: skip
+"""Files of a run that the page links to, where they exist: a study's, then the Trainer's."""
 
 MOST_COMPARED = 6
 """With more recipes, there is no table of the settings that differ: it would be too wide."""
@@ -113,12 +117,8 @@ def _target(folder: Path | None, output_dir: str | os.PathLike | None) -> Path:
 
 def _agreement(folder: Path | None, runs: Sequence[RunRecord]) -> tuple[dict[str, Any] | None, str]:
     """Differences between seeds, see `prediction_report`; or None, and why."""
-    if folder is None or not any((folder / "runs" / run.name / "predictions.npz").is_file() for run in runs):
+    if folder is None or not any((folder / "runs" / run.name / PREDICTIONS).is_file() for run in runs):
         return None, "these runs have no predictions on file"
-    try:
-        from .predictions import prediction_report
-    except ImportError:
-        return None, "this version does not read predictions"
     return prediction_report(folder), ""
 
 
@@ -209,9 +209,11 @@ def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
 
 def _run_row(run: Mapping[str, Any], folder: Path | None, target: Path) -> dict[str, Any]:
     """A run's row, with text in place of numbers and links to its records."""
+    places = [] if folder is None else [folder / "runs" / run["name"]]
+    places += [Path(run["id"])] if run["id"] else []  # of a run made elsewhere: its folder
+    own = next((place for place in places if place.is_dir()), None)
     links = []
-    if folder is not None:
-        own = folder / "runs" / run["name"]
+    if own is not None:
         way = os.path.relpath(own.resolve(), target.resolve()).replace(os.sep, "/")
         links = [(name.partition(".")[0], quote(f"{way}/{name}")) for name in RECORDS if (own / name).is_file()]
     steps = str(run["steps"])
