@@ -359,7 +359,8 @@ def _family(pairs: Sequence[Mapping[str, Any]], ranking: Sequence[str]) -> dict[
 def _maximum(recipe: str, runs: Sequence[RunRecord], baseline: float | None) -> dict[str, Any] | None:
     """Expected best score of n runs, and their cost; None if runs were stopped, or a diverged run has no score.
 
-    A diverged run without a score counts with the baseline, as in `scores.read_scores`.
+    A diverged run without a score counts with the baseline, as in `scores.read_scores`. With `--validation_half both`, the best
+    run is chosen by the first half, and its score is that on the second half.
     """
     own = [run for run in runs if run.recipe == recipe and run.status not in ("crashed", "waiting")]
     scores = [baseline if run.last is None and run.status == "diverged" else run.last for run in own]
@@ -367,9 +368,14 @@ def _maximum(recipe: str, runs: Sequence[RunRecord], baseline: float | None) -> 
         return None
     n = np.arange(1, len(own) + 1)
     steps = [run.planned_steps for run in own]
+    report = [run.report for run in own]
+    on_other = None not in report
     return {
         "n": n,
-        "scores": statistics.expected_maximum(np.array(scores, dtype=float), n),
+        "scores": statistics.expected_maximum(
+            np.array(scores, dtype=float), n, np.array(report, dtype=float) if on_other else None
+        ),
+        "on_second_half": on_other,
         "cost": n * (sum(steps) / len(steps)) if all(steps) else None,
     }
 

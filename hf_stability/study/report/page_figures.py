@@ -169,9 +169,13 @@ def _maximum(contents: Mapping[str, Any]) -> PageFigure | str:
     scores = {name: values["scores"] for name, values in found.items()}
     ax = plot_expected_maximum(figure.subplots(), costs, scores, contents["metric"], unit)
     _legend_below(ax, len(found))
+    if all(values["on_second_half"] for values in found.values()):
+        where = "on the second half of the development set, which selects nothing"
+    else:
+        where = "on the set that selects it"
     caption = (
-        f"Expected {_words(contents)} of the best of n runs, on the set that selects it, against the cost of all n. A recipe "
-        "that fails often may look good here, because failed runs are thrown away."
+        f"Expected {_words(contents)} of the best of n runs, {where}, against the cost of all n. A recipe that fails often may "
+        "look good here, because failed runs are thrown away."
     )
     return _made("expected_maximum", "Best of n runs against compute", caption, figure)
 

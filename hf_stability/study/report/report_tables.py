@@ -46,6 +46,7 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
     metric = words(contents["metric"])
     by_name = {figures["recipe"]: figures for figures in contents["recipes"]}
     rows = [by_name[name] for name in contents["ranking"]]
+    more = _more_means(rows)
     cells = [
         (
             figures["recipe"],
@@ -54,7 +55,10 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
             estimate_cell(figures, "mean"),
             estimate_cell(figures, "std_ok", "n_ok"),
             decimal(figures["std"]) + MARK * _mostly_failed(figures),
-            *(decimal(figures[key]) for key in ("median", "lowest_decile", "interquartile_mean", "max")),
+            *(
+                decimal(figures[key])
+                for key in ("median", "lowest_decile", "interquartile_mean", "max", *more.values())
+            ),
         )
         for figures in rows
     ]
@@ -70,10 +74,24 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
         notes.append(f"{MARK} Half of the runs or more failed. A small std is no sign of stability there.")
     header = (
         "recipe", "runs", "failed", "mean", "std (not failed)", "std (all)", "median", "lowest decile",
-        "interquartile mean", "max",
+        "interquartile mean", "max", *more,
     )  # fmt: skip
     caption = f"{_upper(metric)} and failed runs per recipe, over seeds{_on(contents)}."
     return Table("recipes", caption, header, tuple(cells), notes=tuple(notes))
+
+
+def _more_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Columns of other means -> their figures.
+
+    The mean of the best evaluations is there only if all runs have the same number of evaluations, two or more.
+    """
+    columns = {}
+    if any(figures["report_mean"] is not None for figures in rows):
+        columns["mean, second half"] = "report_mean"
+    evaluations = {number for figures in rows for number in figures["evaluations"]}
+    if len(evaluations) == 1 and max(evaluations) > 1:
+        columns[f"mean, best of {max(evaluations)} evaluations"] = "best_mean"
+    return columns
 
 
 def pairs_table(contents: Mapping[str, Any]) -> Table:
