@@ -70,6 +70,12 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
         "std (not failed): of the runs that did not fail, with its 95% interval. It is comparable only between recipes "
         "without failed runs.",
     ]
+    if "report_mean" in more.values():
+        notes.append(
+            "mean, second half: on the half of the development set that selected nothing. Report this one for new examples."
+        )
+    if "best_mean" in more.values():
+        notes.append("Best of the evaluations: chosen on the same examples, so it is too high for new ones.")
     if any(_mostly_failed(figures) for figures in rows):
         notes.append(f"{MARK} Half of the runs or more failed. A small std is no sign of stability there.")
     header = (
