@@ -16,6 +16,7 @@ def folder(tmp_path_factory):
     return write_study(tmp_path_factory.mktemp("report"), {"good": (0.7, 0), "bad": (0.7, 4)})
 
 
+@pytest.mark.slow
 def test_it_writes_the_page_and_prints_the_verdict_without_torch(folder):
     code = """
 import sys

@@ -9,19 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
+from html import escape
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
+from xml.etree import ElementTree
 
 import numpy as np
 
 from ...diagnostics.plots import own_style
 from ...errors import InputError
+from ...utils.files import write_bytes
 from ...utils.text import decimal
 from ..records import RunRecord
 from .contents import seed_name
 from .figures import (
+    METADATA,
     StepSummary,
     empty_figure,
     finished_runs,
@@ -29,7 +32,6 @@ from .figures import (
     read_step_summary,
     scores_figure,
     train_loss_figure,
-    write_figure,
 )
 from .plots import plain, wrap_name
 from .report_plots import plot_bands, plot_expected_maximum, plot_failed_shares
@@ -44,6 +46,8 @@ IN_A_ROW = 7  # boxes of scores: wider figures cannot be read on a page
 POINTS = 40  # of a curve in a panel
 PANELS = 3  # panels of learning curves per row
 LAYERS = 4  # panels of gradient norms per row
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 # A colour of the plots -> the page's. Marks and lines of recipes keep theirs, which can be seen on light and on dark.
 COLORS = {
@@ -63,7 +67,8 @@ class PageFigure:
         name: of its files.
         title: a few words.
         caption: how to read it, with metric and n.
-        figure: to write it as PNG and SVG.
+        figure: to write it as PNG.
+        file: content of its SVG file; text is text.
         svg: for the inside of the page.
     """
 
@@ -71,6 +76,7 @@ class PageFigure:
     title: str
     caption: str
     figure: Figure
+    file: str = field(repr=False)
     svg: str = field(repr=False)
 
 
@@ -113,8 +119,15 @@ def page_figures(
 
 def write_figures(figures: Sequence[PageFigure], folder: Path) -> list[Path]:
     """Write them as PNG and SVG, with the same bytes each time."""
+    paths = []
     with own_style():
-        return [path for figure in figures for path in write_figure(figure.figure, folder, figure.name)]
+        for figure in figures:
+            content = BytesIO()
+            figure.figure.savefig(content, format="png", dpi=150, facecolor="white", metadata=METADATA["png"])
+            for kind, written in (("png", content.getvalue()), ("svg", figure.file.encode("utf-8"))):
+                write_bytes(folder / f"{figure.name}.{kind}", written)
+                paths.append(folder / f"{figure.name}.{kind}")
+    return paths
 
 
 # ---- one figure each: the figure, or why there is none ----------------------------------------------------------------
@@ -333,9 +346,10 @@ def _made(name: str, title: str, caption: str, figure: Figure, titles: Sequence[
 
     content = StringIO()
     with rc_context({"svg.fonttype": "none"}):
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    figure.set_layout_engine("none")  # the files keep this layout
-    return PageFigure(name, title, caption, figure, inline_svg(content.getvalue(), name, title, titles))
+        figure.savefig(content, format="svg", facecolor="white", metadata=METADATA["svg"])
+    figure.set_layout_engine("none")  # the PNG keeps this layout
+    svg = content.getvalue()
+    return PageFigure(name, title, caption, figure, svg, inline_svg(svg, name, title, titles))
 
 
 def inline_svg(svg: str, name: str, label: str, titles: Sequence[Sequence[str]] = ()) -> str:
@@ -345,37 +359,29 @@ def inline_svg(svg: str, name: str, label: str, titles: Sequence[Sequence[str]] 
         svg: the file's text, with text as text.
         name: put before each id, because ids of several figures would be the same.
         label: what a screen reader says.
-        titles: per group of scattered marks, in their order, a title for each mark.
+        titles: per group of scattered marks, in their order, a title for each mark. A group with another number of marks
+            stays as it is.
     """
-    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
+    root = ElementTree.fromstring(svg)
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    groups = {group.get("id"): group for group in root.iter(f"{SVG}g")}
+    for number, own in enumerate(titles, 1):  # matplotlib numbers them in the order of drawing
+        group = groups.get(f"PathCollection_{number}")
+        marks = [] if group is None else list(group.iter(f"{SVG}use")) or group.findall(f"{SVG}path")
+        if len(marks) == len(own):
+            for mark, text in zip(marks, own, strict=True):
+                ElementTree.SubElement(mark, f"{SVG}title").text = text
+    kept = [child for child in root if child.tag in (f"{SVG}g", f"{SVG}defs")]
+    body = "".join(ElementTree.tostring(child, encoding="unicode") for child in kept)
+    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("ns0:", "").replace("ns1:", "")
     body = re.sub(r"(\d+\.\d)\d+(?=[^\d])", r"\1", body)  # a tenth of a point is less than a pixel
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # the page's
+    body = re.sub(r"\s*\n\s*", "\n", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
+    body = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
     for color, ours in COLORS.items():
         body = body.replace(color, ours)
-    body = _with_titles(re.sub(r"\s*\n\s*", "\n", body), titles)
     style = f"width:100%;min-width:{0.8 * width:.0f}px;max-width:{1.7 * width:.0f}px"
     box = f"0 0 {width:.0f} {height:.0f}"
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(label)}" style="{style}">{body}</svg>'
-
-
-def _with_titles(body: str, titles: Sequence[Sequence[str]]) -> str:
-    """Put the titles into the groups `PathCollection_1`, ...; matplotlib numbers them in the order of drawing.
-
-    A group with another number of marks than titles stays as it is.
-    """
-    for number, own in enumerate(titles, 1):
-        found = re.search(rf'<g id="[\w-]*PathCollection_{number}">(.*?)</g>\n</g>', body, flags=re.S)
-        if not found or found[1].count("<use ") != len(own):
-            continue
-        parts = re.split(r"(<use [^>]*?)/>", found[1])
-        texts = iter(own)
-        group = "".join(
-            f"{part}><title>{escape(next(texts))}</title></use>" if part.startswith("<use ") else part
-            for part in parts
-        )
-        body = body[: found.start(1)] + group + body[found.end(1) :]
-    return body

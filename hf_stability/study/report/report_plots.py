@@ -95,6 +95,7 @@ def plot_bands(
     steps = np.asarray(steps, dtype=float)
     if log:
         ax.set_yscale("log", nonpositive="clip")
+        ax.minorticks_off()  # they take most of a small figure's time and size
     for name, values, color, style in (("ok", ok, OK, "-"), ("failed", failed, FAILED, "--")):
         values = np.asarray(values, dtype=float).reshape(-1, len(steps))
         values = np.where(np.isfinite(values) & ((values > 0) | (not log)), values, np.nan)

@@ -27,7 +27,7 @@ def test_fewer_failed_runs_and_it_is_decided():
         "against bad (6 of 8; p = 0.007)."
     )
     assert mean.startswith(
-        "The mean accuracy of good at the end of training is 0.713 (n = 8, failed runs included), 0.18"
+        "The mean accuracy of good at the end of training is 0.712 (n = 8, failed runs included), 0.18"
     )
     assert "above that of bad (95% interval " in mean and "paired by 8 seeds" in mean
     assert "the noise floor of the development set is unknown (its number of examples was not given)" in mean
@@ -89,7 +89,7 @@ def test_one_recipe():
         failed
         == "On rte, good failed in 0 of 8 (95% interval 0 to 0.32); there is no other recipe to compare it with."
     )
-    assert "(n = 8, 95% interval 0.699 to 0.726), with a std of 0.016 (95% interval" in mean
+    assert "(n = 8, 95% interval 0.699 to 0.726), with a std of 0.017 (95% interval" in mean
     assert change.startswith("A second recipe, run with the same seeds, would make this a comparison")
 
 

@@ -60,7 +60,7 @@ def write_study(folder, recipes, seeds=5, steps=STEPS):
     return folder
 
 
-NAMES = {"good": (0.7, 0), "bad<b>&": (0.68, 4), "near_$x$": (0.7, 1)}
+NAMES = {"good": (0.7, 0), "bad<b>&_$x$": (0.68, 4)}
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +87,14 @@ def test_the_files_are_below_the_studys_folder_and_the_runs_are_as_before(study)
     assert set(after) - set(before) == set(paths)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_each_time(study, tmp_path):
     folder, _, paths = study
-    again = write_report(folder, output_dir=folder / "report")
-    assert again == paths
     other = write_report(folder, output_dir=tmp_path / "elsewhere")
     for path, copy in zip(paths, other, strict=True):
         if path.name != "report.html":  # its links are relative to its place
             assert path.read_bytes() == copy.read_bytes(), path.name
+    assert write_report(folder) == paths
 
 
 class Page(HTMLParser):
@@ -133,20 +133,20 @@ def test_the_page_needs_no_other_file(page):
 
 def test_the_links_lead_to_the_runs_records(study, page):
     links = Page(page).links
-    assert len(links) == 15 * 4  # run, verdict, metrics, config; no heat map was written
+    assert len(links) == 10 * 4  # run, verdict, metrics, config; no heat map was written
     assert all((study[0] / "report" / unquote(link)).is_file() for link in links)
 
 
 def test_names_are_text_and_no_markup(page):
-    assert "bad<b>" not in page and html.escape("bad<b>&") in page
+    assert "bad<b>" not in page and html.escape("bad<b>&_$x$") in page
 
 
 def test_marks_tell_seed_and_verdict(page):
     for name in ("scores", "score_against_train_loss"):
         figure = page[page.index(f'<figure id="{name}"') :].partition("</figure>")[0]
         titles = re.findall(r"<title>(.*?)</title>", figure)
-        assert len(titles) == 15
-        assert sum(title.endswith(", failed") for title in titles) == 5
+        assert len(titles) == 10
+        assert sum(title.endswith(", failed") for title in titles) == 4
         assert "good, seed 1: accuracy 0.7" in " ".join(titles)
 
 
@@ -156,7 +156,7 @@ def test_verdict_tables_settings_and_versions_are_on_the_page(study, page):
         ["differences between seeds", "these runs have no predictions on file"]
     ]
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
-    for part in (*numbers["verdict"], "recipe good", "torch 2.13.0", "277 examples", "15 runs of 3 recipes"):
+    for part in (*numbers["verdict"], "recipe good", "torch 2.13.0", "277 examples", "10 runs of 2 recipes"):
         assert part in text, part
     markdown = (study[0] / "report" / "report.md").read_text()
     assert all(sentence in markdown for sentence in numbers["verdict"])
@@ -205,15 +205,15 @@ def test_wrong_input_writes_nothing(study, tmp_path, monkeypatch, place, given, 
 
 def test_an_svg_for_a_page():
     use = '<use xlink:href="#m1" x="1.26" y="2" style="fill: #000000"/>'
-    group = (
-        f'<g id="PathCollection_1">\n<defs>\n<path id="m1" d="M 1.2345 2"/>\n</defs>\n<g>\n{use}\n{use}\n</g>\n</g>'
-    )
-    svg = f'<?xml version="1.0"?>\n<svg width="9pt" viewBox="0 0 100.5 50">\n<metadata>x</metadata>\n{group}\n</svg>\n'
-    text = inline_svg(svg, "name", 'a "b"', [["one <1>", "two"]])
+    group = f'<g id="PathCollection_1"><defs><path id="m1" d="M 1.2345 2"/></defs><g>{use}{use}</g></g>'
+    hollow = '<g id="PathCollection_3"><path d="M 1 2"/></g>'
+    space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    svg = f'<?xml version="1.0"?><svg {space} viewBox="0 0 100.5 50"><metadata>x</metadata>{group}{hollow}</svg>'
+    text = inline_svg(svg, "name", 'a "b"', [["one <1>", "two"], [], ["three"]])
     assert text.startswith('<svg viewBox="0 0 100 50" role="img" aria-label="a &quot;b&quot;"')
     assert 'id="name-m1" d="M 1.2 2"' in text and 'href="#name-m1"' in text and "metadata" not in text
-    assert re.findall(r"<title>(.*?)</title></use>", text) == ["one &lt;1&gt;", "two"]
-    assert "#000000" not in text and text.count("var(--ink)") == 2
+    assert re.findall(r"<title>(.*?)</title>", text) == ["one &lt;1&gt;", "two", "three"]
+    assert "#000000" not in text and text.count("var(--ink)") == 2 and "http" not in text
     assert "<title>" not in inline_svg(svg, "name", "a", [["one"]])  # another number of marks
 
 
