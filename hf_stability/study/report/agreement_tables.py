@@ -19,7 +19,10 @@ def agreement_tables(predictions: Mapping[str, Any]) -> list[Table]:
         predictions: see `prediction_report`.
     """
     recipes = predictions["recipes"]
-    tables = [_recipes(recipes), _classes(recipes), *(_hard(recipe, predictions) for recipe in recipes)]
+    with_ok = [
+        recipe for recipe in recipes if recipe["hard_examples_of"] == "ok"
+    ]  # a failed run gets a whole class wrong
+    tables = [_recipes(recipes), _classes(recipes), *(_hard(recipe, predictions) for recipe in with_ok)]
     return [table for table in tables if table.rows]
 
 
@@ -86,15 +89,14 @@ def _classes(recipes: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _hard(recipe: Mapping[str, Any], predictions: Mapping[str, Any]) -> Table:
-    """Examples that half of a recipe's runs or more get wrong."""
+    """Examples that half of a recipe's ok runs or more get wrong."""
     listed = recipe["hard_examples"] or []
-    of_ok = recipe["hard_examples_of"] == "ok"
-    n = recipe["ok" if of_ok else "all"]["runs"]
+    n = recipe["ok"]["runs"]
     rows = tuple(
         (
             str(own["example"]),
             str(own["label"]),
-            f"{own['wrong_ok' if of_ok else 'wrong']} of {n}",
+            f"{own['wrong_ok']} of {n}",
             joined(f"{name}: {number}" for name, number in own["predictions"].items()),
             " / ".join(map(str, (own["texts"] or {}).values())) or NO_RUN,
         )
@@ -102,7 +104,7 @@ def _hard(recipe: Mapping[str, Any], predictions: Mapping[str, Any]) -> Table:
     )
     found = recipe["hard_examples_found"]
     caption = (
-        f"{recipe['recipe']}: {found} examples that at least half of its {n} {'ok ' * of_ok}runs get wrong"
+        f"{recipe['recipe']}: {found} examples that at least half of its {n} ok runs get wrong"
         f"{f' (the first {len(listed)})' * (found is not None and len(listed) < found)}"
     )
     notes = (predictions["texts_missing"],) if predictions.get("texts_missing") else ()

@@ -59,7 +59,9 @@ def failed_sentence(contents: Mapping[str, Any]) -> str:
             head += f", {'the other' if len(tied) == 1 else 'each other one'} in the same share of its runs"
         return f"{_upper(head)}{_unknown(rest, known)}."
     if tied:
-        head = f"{where}{_names([leader, *tied])} have the fewest failed runs: {leader['recipe']} {count}"
+        same = all(figures["runs"] == leader["runs"] for figures in tied)
+        each = f"{_count(leader)} each ({_interval(leader)})" if same else f"{leader['recipe']} {count}"
+        head = f"{where}{_names([leader, *tied])} have the fewest failed runs: {each}"
     else:
         head = f"{where}{leader['recipe']} has the fewest failed runs: {count}"
     by_pair = {pair["b"]: pair for pair in contents["pairs"] if pair["a"] == leader["recipe"]}
@@ -168,7 +170,7 @@ def change_sentence(contents: Mapping[str, Any]) -> str:
         and pair["share"]["estimate"]
         and pair["share"]["p_holm"] >= LEVEL
     ):
-        return _seeds_for_shares(pair)
+        return _seeds_for_shares(contents, pair)
     if pair is not None and pair["mean"] is not None and pair["finding"] in ("undecided", "within noise"):
         return _seeds_for_means(contents, pair)
     low = _seeds_without_failure(leader)
@@ -181,45 +183,46 @@ def change_sentence(contents: Mapping[str, Any]) -> str:
     return f"{head}; to show that {leader['recipe']} fails in less than {RARE} of its runs takes {low}."
 
 
-def _seeds_for_shares(pair: Mapping[str, Any]) -> str:
+def _seeds_for_shares(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     shares = [failed / runs for failed, runs in zip(pair["failed"], pair["runs"], strict=True)]
     counts = " and ".join(f"{failed} of {runs}" for failed, runs in zip(pair["failed"], pair["runs"], strict=True))
-    n = _needed(statistics.seeds_for_shares, *shares)
+    n = _needed(statistics.seeds_for_shares, contents, *shares)
     return (
         f"If the true failed shares of {pair['a']} and {pair['b']} are those seen here ({counts}), {_seeds(n, pair)} decide "
-        f"between them with power {POWER}."
+        f"between them with power {POWER}{_level(contents)}."
     )
 
 
 def _seeds_for_means(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
-    recipes = _by_name(contents)
-    a, b = recipes[pair["a"]], recipes[pair["b"]]
-    std = float(np.sqrt((a["std"] ** 2 + b["std"] ** 2) / 2))
-    difference = abs(pair["mean"]["estimate"])
+    """The interval must leave the region of practical equivalence, or come to lie inside of it."""
     if pair["finding"] == "within noise":
         return (
             f"More seeds will not rank {pair['a']} and {pair['b']}, because their difference is below the noise floor; more "
             "development examples would."
         )
-    if difference < contents["rope"]:
-        assumed, what = contents["rope"], "at the edge of the region of practical equivalence"
-    else:
-        assumed, what = difference, "that seen here"
-    if not std or not assumed:
-        return "No number of seeds can be estimated, because the scores or the means do not differ."
-    n = _needed(statistics.seeds_for_means, assumed, std)
+    recipes = _by_name(contents)
+    std = float(np.sqrt((recipes[pair["a"]]["std"] ** 2 + recipes[pair["b"]]["std"] ** 2) / 2))
+    difference, rope = abs(pair["mean"]["estimate"]), contents["rope"]
+    n = _needed(statistics.seeds_for_means, contents, abs(difference - rope), std)
+    aim = f"that it is {'larger' if difference > rope else 'smaller'} than {_plain(rope)}" if rope else "it"
     return (
-        f"If the true difference between {pair['a']} and {pair['b']} is {what} ({decimal(assumed)}, std {decimal(std)}), "
-        f"{_seeds(n, pair)} show it with power {POWER}."
+        f"If the true difference between {pair['a']} and {pair['b']} is that seen here ({decimal(difference)}, std "
+        f"{decimal(std)}), {_seeds(n, pair)} show {aim} with power {POWER}{_level(contents)}."
     )
 
 
-def _needed(function: Callable[..., int], *values: float) -> int | None:
-    """Seeds per recipe; None if they are more than `statistics.MOST_SEEDS`."""
+def _needed(function: Callable[..., int], contents: Mapping[str, Any], *values: float) -> int | None:
+    """Seeds per recipe, at Holm's strictest level; None if they are more than `statistics.MOST_SEEDS`."""
     try:
-        return function(*values, power=POWER)
+        return function(*values, power=POWER, alpha=LEVEL / contents["family"]["pairs"])
     except InputError:
         return None
+
+
+def _level(contents: Mapping[str, Any]) -> str:
+    """` at the level 0.05 / 3`, which is Holm's strictest step for three pairs; empty for one pair."""
+    n = contents["family"]["pairs"]
+    return f" at the level {LEVEL} / {n}" if n > 1 else ""
 
 
 def _seeds(n: int | None, pair: Mapping[str, Any]) -> str:

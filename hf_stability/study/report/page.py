@@ -35,9 +35,6 @@ from .predictions import PREDICTIONS, prediction_report
 from .report_tables import Table, pairs_table, recipes_table, to_latex, to_markdown, words
 
 
-WIDE = ("scores", "gradients", "score_against_train_loss", "learning_curves")
-"""Figures that are as wide as the page."""
-
 RECORDS = (
     "run.json", "verdict.json", "metrics.json", "config.json", "gradients.png", "trainer_state.json", "all_results.json",
     "eval_results.json",
@@ -76,21 +73,22 @@ def write_report(
     together = [*own, *runs]
     contents = report_contents(together, study, rope, examples)
     drawn, missing = page_figures(contents, together, study if own else None)
-    contents["agreement"], reason = _agreement(study, own)
+    contents["agreement"], reason = _agreement(study, own, contents["ranking"])
     contents["missing"] = [*missing, ["differences between seeds", reason]] if reason else missing
     contents["verdict"] = conclusion(contents)
     tables = [recipes_table(contents), pairs_table(contents)]
     agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
-    html = render(contents, drawn, study, target)
+    texts = {
+        "report.html": render(contents, drawn, study, target),
+        "report.md": markdown(contents, [*tables, *agreement], drawn),
+        **{f"{table.name}.tex": to_latex(table) for table in tables},
+    }
     for path in (target, target / "figures"):
         path.mkdir(parents=True, exist_ok=True)
-    write_text(target / "report.html", html)
-    write_text(target / "report.md", markdown(contents, [*tables, *agreement], drawn))
-    for table in tables:
-        write_text(target / f"{table.name}.tex", to_latex(table))
+    for name, text in texts.items():
+        write_text(target / name, text)
     write_json(target / "report.json", contents)
-    names = ("report.html", "report.md", *(f"{table.name}.tex" for table in tables), "report.json")
-    return [*(target / name for name in names), *write_figures(drawn, target / "figures")]
+    return [*(target / name for name in (*texts, "report.json")), *write_figures(drawn, target / "figures")]
 
 
 def _runs_of(folder: Path) -> list[RunRecord]:
@@ -115,11 +113,14 @@ def _target(folder: Path | None, output_dir: str | os.PathLike | None) -> Path:
     return target
 
 
-def _agreement(folder: Path | None, runs: Sequence[RunRecord]) -> tuple[dict[str, Any] | None, str]:
+def _agreement(
+    folder: Path | None, runs: Sequence[RunRecord], ranking: Sequence[str]
+) -> tuple[dict[str, Any] | None, str]:
     """Differences between seeds, see `prediction_report`; or None, and why."""
     if folder is None or not any((folder / "runs" / run.name / PREDICTIONS).is_file() for run in runs):
         return None, "these runs have no predictions on file"
-    return prediction_report(folder), ""
+    recipes = {run.recipe for run in runs}
+    return prediction_report(folder, [name for name in ranking if name in recipes]), ""
 
 
 # ---- HTML -----------------------------------------------------------------------------------------------------------
@@ -150,7 +151,6 @@ def render(contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: P
         recipes=recipes_table(contents),
         pairs=pairs_table(contents),
         figures=figures,
-        wide=WIDE,
         agreement=agreement_tables(contents["agreement"]) if contents["agreement"] else [],
         left_out=left_out_lines(contents),
         settings=[
@@ -238,7 +238,8 @@ def markdown(contents: Mapping[str, Any], tables: Sequence[Table], figures: Sequ
     parts = [f"# {title(contents)}", facts(contents), "## Verdict", *contents["verdict"]]
     for table in tables:
         if table.rows:
-            parts += [f"## {HEADINGS[table.name]}"] * (table.name in HEADINGS) + [to_markdown(table)]
+            parts += [f"## {HEADINGS[table.name]}"] if table.name in HEADINGS else []
+            parts.append(to_markdown(table))
     if figures:
         parts.append("## Figures")
         parts += [f"![{figure.title}](figures/{figure.name}.png)\n\n{figure.caption}" for figure in figures]

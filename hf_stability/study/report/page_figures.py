@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 IN_A_ROW = 7  # boxes of scores: wider figures cannot be read on a page
+NARROW = 4.7  # inches: such a figure can be read on a phone, and two stand side by side on a page
 POINTS = 40  # of a curve in a panel
 PANELS = 3  # panels of learning curves per row
 LAYERS = 4  # panels of gradient norms per row
@@ -78,6 +79,11 @@ class PageFigure:
     figure: Figure
     file: str = field(repr=False)
     svg: str = field(repr=False)
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the whole width of the page."""
+        return self.figure.get_size_inches()[0] > NARROW
 
 
 def page_figures(
@@ -137,7 +143,7 @@ def _scores(contents: Mapping[str, Any], by_recipe: Mapping[str, list[RunRecord]
     shown = finished_runs(dict(by_recipe))
     if not any(run.last is not None for runs in shown.values() for run in runs):
         return "no run has a score at the end of training"
-    figure = scores_figure(shown, IN_A_ROW)
+    figure = scores_figure(shown, IN_A_ROW, NARROW)
     figure.suptitle("")
     titles = [
         title
@@ -158,7 +164,7 @@ def _failed_shares(contents: Mapping[str, Any]) -> PageFigure | str:
     rows = [figures for figures in _ranked(contents) if figures["failed_share"] is not None]
     if not rows:
         return "no failed share is known: there are no verdicts, or runs were stopped"
-    figure = empty_figure(5.2, 0.9 + 0.4 * len(rows), None)
+    figure = empty_figure(NARROW, 0.9 + 0.4 * len(rows), None)
     plot_failed_shares(
         figure.subplots(),
         *([row[key] for row in rows] for key in ("recipe", "failed", "runs", "failed_share_low", "failed_share_high")),
@@ -178,7 +184,7 @@ def _maximum(contents: Mapping[str, Any]) -> PageFigure | str:
     in_steps = all(values["cost"] is not None for values in found.values())
     costs = {name: values["cost"] if in_steps else values["n"] for name, values in found.items()}
     unit = "update steps" if in_steps else "runs (their update steps are unknown)"
-    figure = empty_figure(5.2, 3.2 + 0.17 * len(found), None)
+    figure = empty_figure(NARROW, 3.2 + 0.17 * len(found), None)
     scores = {name: values["scores"] for name, values in found.items()}
     ax = plot_expected_maximum(figure.subplots(), costs, scores, contents["metric"], unit)
     _legend_below(ax, len(found))
@@ -225,7 +231,7 @@ def _train_loss(
     shown = {name: runs for name, runs in finished_runs(dict(by_recipe)).items() if runs}
     if not any(run.train_loss is not None and run.last is not None for runs in shown.values() for run in runs):
         return "these runs have no train loss at their end"
-    figure = train_loss_figure(shown, dict(steps))
+    figure = train_loss_figure(shown, dict(steps), NARROW)
     figure.suptitle("")
     titles = [
         _titles(run for run in runs if run.last is not None and run.train_loss is not None and _failed(run) == failed)
@@ -260,7 +266,7 @@ def _curves(
         return reasons[0] if reasons else "these runs were evaluated only once, at their end"
     rows = -(-len(found) // PANELS)
     columns = min(PANELS, len(found))
-    figure = empty_figure(6.8 if columns > 1 else 5.2, 0.7 + 2.0 * rows, None)
+    figure = empty_figure(6.8 if columns > 1 else NARROW, 0.7 + 2.0 * rows, None)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for ax, (name, (points, values, failed)) in zip(axes.flat, found.items(), strict=False):
         plot_bands(ax, points, values[failed], values[~failed])
@@ -374,7 +380,7 @@ def inline_svg(svg: str, name: str, label: str, titles: Sequence[Sequence[str]] 
     kept = [child for child in root if child.tag in (f"{SVG}g", f"{SVG}defs")]
     body = "".join(ElementTree.tostring(child, encoding="unicode") for child in kept)
     body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("ns0:", "").replace("ns1:", "")
-    body = re.sub(r"(\d+\.\d)\d+(?=[^\d])", r"\1", body)  # a tenth of a point is less than a pixel
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d)\d+", r"\1", tag[0]), body)  # a tenth of a point is enough
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # the page's
     body = re.sub(r"\s*\n\s*", "\n", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
@@ -382,6 +388,6 @@ def inline_svg(svg: str, name: str, label: str, titles: Sequence[Sequence[str]] 
     body = body.replace("url(#", f"url(#{name}-")
     for color, ours in COLORS.items():
         body = body.replace(color, ours)
-    style = f"width:100%;min-width:{0.8 * width:.0f}px;max-width:{1.7 * width:.0f}px"
+    style = f"width:100%;min-width:{0.9 * width:.0f}px;max-width:{1.7 * width:.0f}px"
     box = f"0 0 {width:.0f} {height:.0f}"
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(label)}" style="{style}">{body}</svg>'

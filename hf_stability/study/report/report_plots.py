@@ -40,11 +40,11 @@ def plot_failed_shares(
     ax.scatter(shares, places, 42, FAILED, zorder=3)
     for place, count, n, high in zip(places, failed, runs, highs, strict=True):
         ax.annotate(
-            f"{count} of {n}", (high, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small"
+            f"{count} of {n}", (high, place), xytext=(8, 0), textcoords="offset points", va="center", fontsize="small"
         )
     ax.set_yticks(places, ["\n".join(map(plain, wrap_name(name, NAME_WIDTH))) for name in recipes], fontsize="small")
     ax.set_ylim(-0.7, len(recipes) - 0.3)
-    ax.set_xlim(-0.03, 1.18)
+    ax.set_xlim(-0.04, 1.27)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     ax.set_xlabel("share of failed runs, with its 95% interval")
     _tidy(ax)
@@ -66,6 +66,8 @@ def plot_expected_maximum(
         metric: name of the score.
         unit: of the costs.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for number, (recipe, scores) in enumerate(scores_by_recipe.items()):
         color, marker = COLORS[number % 8], MARKERS[(number + number // 8) % 8]
         ax.plot(
@@ -73,6 +75,9 @@ def plot_expected_maximum(
             markevery=[0, -1] if len(scores) > 1 else None, label=plain(recipe),
         )  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(f"cost of n = 1, 2, ... runs, in {unit}")
     ax.set_ylabel(f"expected best {metric.replace('_', ' ')}\nof n runs")
     ax.margins(0.06)

@@ -74,8 +74,9 @@ def test_the_means_are_open():
     _, mean, change = sentences([*GOOD, *others])
     pair = contents["pairs"][0]
     std = ((contents["recipes"][0]["std"] ** 2 + contents["recipes"][1]["std"] ** 2) / 2) ** 0.5
-    n = seeds_for_means(abs(pair["mean"]["estimate"]), std)
-    assert "so that this is undecided" in mean and f"about {n} seeds per recipe" in change
+    n = seeds_for_means(abs(abs(pair["mean"]["estimate"]) - 0.01), std)
+    assert "so that this is undecided" in mean
+    assert f"about {n} seeds per recipe" in change and "that it is larger than 0.01 with power 0.8." in change
 
 
 def test_equal_means():
