@@ -17,7 +17,6 @@ from .program import PROG, is_first_on_its_machine, is_first_process
 
 COMMANDS = {
     "run": "fine-tune with one or more recipes over many seeds (the default: you can leave out the word run)",
-    "plan": "before a study: how many seeds does a difference need?",
     "recipes": "list the packaged recipes, one line each",
     "diagnose": "a run failed: find the cause and the remedy",
     "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
@@ -27,6 +26,7 @@ COMMANDS = {
     "status": "a study that runs, or ran: how far is it?",
     "export": "a finished study: its runs as csv or parquet, its table as latex or markdown",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
+    "plan": "before a study: how many seeds does a difference need?",
 }
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
 

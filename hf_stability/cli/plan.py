@@ -14,8 +14,8 @@ from .plain_parser import PlainParser, Texts, parse
 TEXTS = Texts(
     "hf-stability plan --failed A B | --difference D --std S [--power 0.8] [--comparisons M]",
     """How many seeds does a study need? Give the difference that you want to find: two failed shares, or two mean scores and
-the standard deviation over seeds. Prints the number of seeds per recipe, and what 5 to 50 seeds would find. Trains nothing
-and writes nothing.""",
+the standard deviation over seeds. Prints the number of seeds per recipe, and what 5 to 50 seeds would find. Trains
+nothing and writes nothing.""",
     """
 examples:
   # one recipe fails in 30% of its runs, the other in 5%
@@ -27,10 +27,11 @@ examples:
   # 13 recipes against one, with Holm's correction: the strictest step has the level 0.05 / 13
   hf-stability plan --failed 0.3 0.05 --comparisons 13
 
-Power is the probability that the study finds the difference, if the difference is as you say. Failed shares: Fisher's exact
-test; the power is exact, a sum over all possible counts. Means: the t test, for normal scores. Where runs fail, the scores
-are not normal and --std has to include the failed runs: plan with --failed then.
-A finished study tells the shares and the standard deviation to plan with: see its summary.md, or take a few seeds first.
+Power is the probability that the study finds the difference, if the difference is as you say. Failed shares: Fisher's
+exact test; the power is exact, a sum over all possible counts. Means: the t test, for normal scores. Where runs fail,
+the scores are not normal and --std has to include the failed runs: plan with --failed then.
+A finished study tells the shares and the standard deviation to plan with: see its summary.md, or take a few seeds
+first.
 """,
 )
 

@@ -73,7 +73,7 @@ def std_interval(scores: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarra
     squares = ((scores - scores.mean(-1, keepdims=True)) ** 2).sum(-1)
     squares = np.where(same, 1.0, squares)
     kurtosis = n * ((scores - _trimmed_mean(scores)[..., None]) ** 4).sum(-1) / squares**2
-    half = z * c * np.sqrt((kurtosis - (n - 3) / n) / (n - 1))
+    half = z * c * np.sqrt((np.maximum(kurtosis, 1.0) - (n - 3) / n) / (n - 1))  # k >= 1, but 0 for equal scores
     middle = np.log(c * squares / (n - 1))
     low, high = (np.where(same, 0.0, np.exp((middle + sign * half) / 2)) for sign in (-1, 1))
     return low[()], high[()]

@@ -182,7 +182,7 @@ def test_only_without_replacement_it_is_unbiased():
 
 
 def test_what_selected_is_reported_too_high():
-    """Of runs that are all the same but for noise, the best's report score is the mean, its selecting one is above."""
+    """If all runs are the same but for noise, the best's report score is the mean, its selecting one is above."""
     scores, report = np.random.default_rng(0).normal(size=(2, 2000))
     assert expected_maximum(scores, 10) > 1.4
     assert abs(expected_maximum(scores, 10, report)) < 0.3
