@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ... import statistics
 from ...errors import InputError
 from ...utils.text import apart, decimal, joined, p_text, share_text
@@ -200,21 +198,20 @@ def _seeds_for_means(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> st
             f"More seeds will not rank {pair['a']} and {pair['b']}, because their difference is below the noise floor; more "
             "development examples would."
         )
-    recipes = _by_name(contents)
-    std = float(np.sqrt((recipes[pair["a"]]["std"] ** 2 + recipes[pair["b"]]["std"] ** 2) / 2))
-    difference, rope = abs(pair["mean"]["estimate"]), contents["rope"]
-    n = _needed(statistics.seeds_for_means, contents, abs(difference - rope), std)
+    test, rope = pair["mean"], contents["rope"]
+    difference, std = abs(test["estimate"]), test["std"]
+    n = _needed(statistics.seeds_for_means, contents, abs(difference - rope), std, paired=test["paired"])
     aim = f"that it is {'larger' if difference > rope else 'smaller'} than {_plain(rope)}" if rope else "it"
     return (
-        f"If the true difference between {pair['a']} and {pair['b']} is that seen here ({decimal(difference)}, std "
-        f"{decimal(std)}), {_seeds(n, pair)} show {aim} with power {POWER}{_level(contents)}."
+        f"If the true difference between {pair['a']} and {pair['b']} is that seen here ({decimal(difference)}, std"
+        f"{' of the differences' * test['paired']} {decimal(std)}), {_seeds(n, pair)} show {aim} with power {POWER}{_level(contents)}."
     )
 
 
-def _needed(function: Callable[..., int], contents: Mapping[str, Any], *values: float) -> int | None:
+def _needed(function: Callable[..., int], contents: Mapping[str, Any], *values: float, **how: bool) -> int | None:
     """Seeds per recipe, at Holm's strictest level; None if they are more than `statistics.MOST_SEEDS`."""
     try:
-        return function(*values, power=POWER, alpha=LEVEL / contents["family"]["pairs"])
+        return function(*values, power=POWER, alpha=LEVEL / contents["family"]["pairs"], **how)
     except InputError:
         return None
 

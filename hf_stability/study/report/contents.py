@@ -262,7 +262,7 @@ def _pair(
     | `a`, `b` | the recipes |
     | `failed`, `runs` | numbers of both |
     | `share` | difference of the failed shares, a - b, with its 95% interval, Fisher's p; None if a share is unknown |
-    | `mean` | difference of the means, a - b, with its 95% interval, p, n; `paired` if both have the same seeds |
+    | `mean` | difference of the means, a - b, with its 95% interval, p, n, std; `paired` if both have the same seeds |
     | `superiority` | probability that a run of a scores higher than a run of b, with its 95% interval |
     | `spread` | p of the permutation test of spread, n; None unless no run of both failed |
     | `equivalence` | `better`, `equal`, `worse` or `undecided`, by the interval of the mean and `rope` |
@@ -293,6 +293,7 @@ def _pair(
             "p": found.p,
             "n": [len(x), len(y)],
             "paired": paired,
+            "std": _std_of_test(x, y, paired),
         }
         equivalence = statistics.equivalence(found.low, found.high, rope)
         superiority = dict(zip(("estimate", "low", "high"), statistics.probability_of_superiority(x, y), strict=True))
@@ -309,6 +310,13 @@ def _pair(
         "spread": spread,
         "equivalence": equivalence,
     }
+
+
+def _std_of_test(x: np.ndarray, y: np.ndarray, paired: bool) -> float:
+    """The std that the number of seeds needed depends on: of the differences, or the root mean square of both."""
+    if paired:
+        return float(statistics.standard_deviation(x - y))
+    return float(np.sqrt((statistics.standard_deviation(x) ** 2 + statistics.standard_deviation(y) ** 2) / 2))
 
 
 def correct(pairs: Sequence[dict[str, Any]]) -> None:

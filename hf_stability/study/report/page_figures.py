@@ -33,7 +33,7 @@ from .figures import (
     scores_figure,
     train_loss_figure,
 )
-from .plots import plain, wrap_name
+from .plots import FAILED, OK, plain, wrap_name
 from .report_plots import plot_bands, plot_expected_maximum, plot_failed_shares
 from .scores import read_scores
 
@@ -50,9 +50,10 @@ LAYERS = 4  # panels of gradient norms per row
 
 SVG = "{http://www.w3.org/2000/svg}"
 
-# A colour of the plots -> the page's. Marks and lines of recipes keep theirs, which can be seen on light and on dark.
+# A colour of the plots -> the page's. The other colours of marks and lines can be seen on light and on dark.
 COLORS = {
     "#000000": "var(--ink)",
+    "#0072b2": "var(--blue)",  # too dark on a dark page
     "#ffffff": "var(--paper)",
     "#f0f0f0": "var(--box)",  # 0.94, boxes of scores
     "#e6e6e6": "var(--grid)",  # 0.9
@@ -110,8 +111,8 @@ def page_figures(
     with own_style():
         steps = {} if folder is None else _step_summaries(folder, by_recipe)
         makers |= {
-            "gradients of failed and ok runs": lambda: _gradients(contents, steps),
             "score against train loss": lambda: _train_loss(contents, by_recipe, steps),
+            "gradients of failed and ok runs": lambda: _gradients(contents, steps),
             "learning curves": lambda: _curves(contents, by_recipe, folder),
         }
         for name, make in makers.items():
@@ -213,13 +214,15 @@ def _gradients(contents: Mapping[str, Any], steps: Mapping[str, StepSummary]) ->
             plot_bands(ax, summary.steps[::stride], norms[summary.failed], norms[~summary.failed], log=True)
             if summary.warmup_steps:
                 ax.axvline(summary.warmup_steps, color="black", linestyle=":", linewidth=0.8)
-            ax.set_title(layer.replace("_", " "), fontsize="small")
-        row[0].set_ylabel("\n".join(map(plain, wrap_name(recipe, 20))), fontsize="small")
+            if recipe == next(iter(steps)):
+                ax.set_title(layer.replace("_", " "), fontsize="small")
+        name = [*map(plain, wrap_name(recipe, 20)), _groups(summary.failed)]
+        row[0].set_ylabel("\n".join(name), fontsize="small")
     _legend_of_groups(figure)
     figure.supxlabel("update step", fontsize="medium")
     caption = (
         "Gradient norm of some layers over training: median over runs and the band between the quartiles, failed runs against "
-        "ok ones (number of runs in brackets). Dotted: end of warmup. In failed runs, the lower layers' norms are small after "
+        "ok ones. Dotted: end of warmup. In failed runs, the lower layers' norms are small after "
         "warmup. In every run they are small before."
     )
     return _made("gradients", "Gradients, failed against ok", caption, figure)
@@ -270,7 +273,7 @@ def _curves(
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for ax, (name, (points, values, failed)) in zip(axes.flat, found.items(), strict=False):
         plot_bands(ax, points, values[failed], values[~failed])
-        ax.set_title("\n".join(map(plain, wrap_name(name, 26))), fontsize="small")
+        ax.set_title("\n".join([*map(plain, wrap_name(name, 26)), _groups(failed)]), fontsize="small")
         if contents["baseline"] is not None:
             ax.axhline(contents["baseline"], color="black", linestyle="--", linewidth=0.8)
     for ax in axes.flat[len(found) :]:
@@ -280,7 +283,7 @@ def _curves(
     figure.supylabel(_words(contents), fontsize="medium")
     caption = (
         f"{_words(contents).capitalize()} on the development set over training: median over runs and the band between the "
-        "quartiles (number of runs in brackets). Dashed: the best constant prediction."
+        "quartiles. Dashed: the best constant prediction."
     )
     return _made("learning_curves", "Learning curves", caption, figure)
 
@@ -325,23 +328,19 @@ def _legend_below(ax: Any, entries: int) -> None:
 
 
 def _legend_of_groups(figure: Figure) -> None:
-    """One legend for the panels: `ok (20)` of each panel stands in its own, so here are only the two styles."""
+    """One legend for all panels."""
     from matplotlib.lines import Line2D
-
-    from .plots import FAILED, OK
 
     lines = [
         Line2D([], [], color=color, linestyle=style, linewidth=1.6, label=f"{name} runs")
         for name, color, style in (("ok", OK, "-"), ("failed", FAILED, "--"))
     ]
     figure.legend(handles=lines, loc="outside upper left", ncols=2, frameon=False, fontsize="small")
-    for ax in figure.axes:
-        labels = ax.get_legend_handles_labels()[1]
-        if labels:
-            ax.annotate(
-                ", ".join(labels), (1, 0), xycoords="axes fraction", xytext=(-2, 2), textcoords="offset points",
-                ha="right", va="bottom", fontsize="x-small", color="0.45",
-            )  # fmt: skip
+
+
+def _groups(failed: np.ndarray) -> str:
+    """`16 ok, 4 failed`."""
+    return f"{int((~failed).sum())} ok, {int(failed.sum())} failed"
 
 
 # ---- SVG inside of a page ---------------------------------------------------------------------------------------------
@@ -388,6 +387,7 @@ def inline_svg(svg: str, name: str, label: str, titles: Sequence[Sequence[str]] 
     body = body.replace("url(#", f"url(#{name}-")
     for color, ours in COLORS.items():
         body = body.replace(color, ours)
-    style = f"width:100%;min-width:{0.9 * width:.0f}px;max-width:{1.7 * width:.0f}px"
+    least = 0.9 if width <= 72 * NARROW else 1.1  # a wide figure scrolls on a phone, so that its text can be read
+    style = f"width:100%;min-width:{least * width:.0f}px;max-width:{1.7 * width:.0f}px"
     box = f"0 0 {width:.0f} {height:.0f}"
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(label)}" style="{style}">{body}</svg>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 
 import pytest
 
@@ -73,8 +74,8 @@ def test_the_means_are_open():
     contents = report_contents([*GOOD, *others])
     _, mean, change = sentences([*GOOD, *others])
     pair = contents["pairs"][0]
-    std = ((contents["recipes"][0]["std"] ** 2 + contents["recipes"][1]["std"] ** 2) / 2) ** 0.5
-    n = seeds_for_means(abs(abs(pair["mean"]["estimate"]) - 0.01), std)
+    std = statistics.stdev(a.last - b.last for a, b in zip(GOOD, others, strict=True))
+    n = seeds_for_means(abs(abs(pair["mean"]["estimate"]) - 0.01), std, paired=True)
     assert "so that this is undecided" in mean
     assert f"about {n} seeds per recipe" in change and "that it is larger than 0.01 with power 0.8." in change
 

@@ -23,7 +23,7 @@ from tests.browser import browser, needs_browser, until
 
 LAYERS = ["embeddings", "layer_00", "layer_01", "classifier"]
 EVALUATIONS, STEPS = 4, 40
-FIGURES = ("scores", "failed_shares", "expected_maximum", "gradients", "score_against_train_loss", "learning_curves")
+FIGURES = ("scores", "failed_shares", "expected_maximum", "score_against_train_loss", "gradients", "learning_curves")
 FILES = ["report.html", "report.md", "recipes.tex", "pairs.tex", "report.json"]
 
 
