@@ -311,7 +311,7 @@ def mean_rows() -> Iterator[dict]:
 def spread_rows() -> Iterator[dict]:
     """Size and power of the tests of equal spread."""
     tests = {
-        "permutations": lambda a, b: spread_permutation_p(a, b, PERMUTATIONS),
+        "permutations of distances": lambda a, b: spread_permutation_p(a, b, PERMUTATIONS),
         "Brown-Forsythe": lambda a, b: brown_forsythe(a, b).p,
         "Levene (mean)": lambda a, b: levene(a, b).p,
     }

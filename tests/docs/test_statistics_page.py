@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from benchmarks import statistics_coverage as benchmark
 from hf_stability import statistics
 from hf_stability.statistics import noise_floor, seeds_for_shares, shares_found, wilson_interval
 from tests.prose import ROOT
@@ -32,6 +33,25 @@ def test_the_intervals_in_the_text():
     assert f"(0.40, 95% interval {low:.2f} to {high:.2f})" in PAGE
     assert f"the interval goes up to {wilson_interval(0, 20)[1]:.2f} for 20 runs" in PAGE
     assert noise_floor(0.7, 277) == pytest.approx(0.05, abs=0.005) and "about 0.05 to each side" in PAGE
+
+
+def test_the_measured_figures_in_the_text():
+    def shares(figure, what="coverage", n=None, column="figure"):
+        rows = benchmark.coverage_rows() if what == "coverage" else benchmark.rows_of_tests(what)
+        return {row["scores"]: row["share"] for row in rows if row[column] == figure and n in (None, row["n"])}
+
+    stds = [
+        row for row in benchmark.coverage_rows() if row["figure"] == benchmark.STD and "% fail" not in row["scores"]
+    ]
+    low, high = min(stds, key=lambda row: row["share"]), max(row["share"] for row in stds)
+    assert f"covers {low['share']:.2f} to {high:.2f} if no run fails" in PAGE and low["scores"].startswith("skewed")
+    for figure in (benchmark.SUPERIORITY, "failed share", "difference of failed shares"):
+        assert min(row["share"] for row in benchmark.coverage_rows() if row["figure"] == figure) > 0.9
+    assert f"If 20% do, the interval covers {shares('mean', n=5)['20% fail']:.2f}: a third" in PAGE
+    assert 0.8**5 == pytest.approx(1 / 3, abs=0.01)
+    assert set(shares("exchanges within seeds", "power", 5, "method").values()) == {0} and 2 / 32 > 0.05
+    levene = [row["share"] for row in benchmark.rows_of_tests("size") if row["method"] == "Levene (mean)"]
+    assert f"in up to {max(levene):.0%} of the studies" in PAGE
 
 
 def test_the_chances_in_the_text():
