@@ -273,7 +273,7 @@ def _classes_group(kept: _Predictions, chosen: Sequence[int], metric: str, names
     hard = hard_examples(predictions, labels)
     whole = [index for index in chosen if kept.whole[index]]
     sample = _sample(whole, predictions.shape[1] * kept.classes)
-    undefined = {}
+    undefined: dict[str, str] = {}
     if len(chosen) < 2:
         undefined |= {"disagreement": ONE_RUN, "fleiss_kappa": ONE_RUN}
     elif np.ptp(predictions) == 0:

@@ -1,4 +1,4 @@
-"""What differs between the seeds of hand-made runs, against loops over their logits; one study is trained (slow)."""
+"""Differences between the seeds of hand-made runs, against loops over their logits; one study is trained (slow)."""
 
 from __future__ import annotations
 
