@@ -425,6 +425,7 @@ def test_wrong_tables_are_one_line(tmp_path, lines, words):
 def test_a_wrong_cell_of_the_wanted_metric_is_named(tmp_path):
     path = table(tmp_path / "s.csv", "recipe,seed,accuracy", "a,1,0.7", "a,2,much")
     refused(lambda: read_scores_file(path, metric="accuracy"), "line 3: column accuracy: 'much'")
+    refused(lambda: read_scores_file(path), "line 3: column accuracy: 'much'")
     refused(lambda: read_scores_file(path, metric="f1"), "--metric f1", "has none")
     refused(lambda: read_scores_file(tmp_path / "gone.csv"), "--scores", "no such file")
 
