@@ -271,7 +271,10 @@ def _score_column(table: Table, columns: Mapping[str, str | None], metric: str |
     column = None if wanted is None else find_column(table, wanted) or find_column(table, f"eval_{wanted}")
     if wanted is not None and column is not None:  # also if a cell is wrong: its line is named later
         names[wanted] = column
-    if not names:
+    others = [column for column in table.columns if column not in taken]
+    if not names and metric is None and len(others) == 1:  # a cell of it is wrong, and its line is named later
+        names[others[0].strip().removeprefix("eval_")] = others[0]
+    if not names and metric is None:
         raise InputError(
             f"{table.where}: no column of numbers besides recipe and seed ({only(table)}); add the scores"
         )

@@ -330,6 +330,14 @@ def test_scores_without_a_baseline_have_a_mean_but_no_failed_share():
     assert "not known" in text and "Give --baseline." in text and "none failed" not in text
 
 
+def test_one_unjudged_run_makes_the_figures_of_runs_that_did_not_fail_unknown():
+    runs = from_scores({"a": [0.7, 0.8], "b": [0.7, 0.8]}, "accuracy", baseline=0.5)
+    runs += from_scores({"a": [0.5]}, "accuracy")
+    first, second = summarize(runs)["recipes"]
+    assert (first["unjudged"], first["std_ok"], first["failed_share"], first["scores"]) == (1, None, None, 3)
+    assert second["std_ok"] is not None and second["failed_share"] == 0 and "unjudged" not in second
+
+
 def test_with_a_baseline_the_failed_share_is_that_of_the_scores_at_or_below_it():
     runs = from_scores({"a": [0.5271, 0.527, 0.50, 0.531]}, "accuracy", baseline=MAJORITY)
     assert [run.status for run in runs] == ["failed", "failed", "failed", "ok"]  # 0.5271 is 146/277, rounded
@@ -425,6 +433,7 @@ def test_wrong_tables_are_one_line(tmp_path, lines, words):
 def test_a_wrong_cell_of_the_wanted_metric_is_named(tmp_path):
     path = table(tmp_path / "s.csv", "recipe,seed,accuracy", "a,1,0.7", "a,2,much")
     refused(lambda: read_scores_file(path, metric="accuracy"), "line 3: column accuracy: 'much'")
+    refused(lambda: read_scores_file(path), "line 3: column accuracy: 'much'")
     refused(lambda: read_scores_file(path, metric="f1"), "--metric f1", "has none")
     refused(lambda: read_scores_file(tmp_path / "gone.csv"), "--scores", "no such file")
 
