@@ -37,8 +37,8 @@ from hf_stability.diagnostics import early_warning
 from hf_stability.diagnostics.plots import own_style
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.recipe import recipe_dir
+from hf_stability.statistics import wilson_interval
 from hf_stability.study.report.plots import FAILED, OK
-from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.tasks.demo import grammar
 from hf_stability.tasks.demo.data import demo_model_path, demo_splits
 from hf_stability.verdicts.constants import label_entropy

@@ -41,9 +41,8 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks.early_detection import bootstrap
 from benchmarks.timing import ratio_interval
+from hf_stability.statistics import chance_among, expanded_ends, wilson_interval
 from hf_stability.study.report.against_restarts import resample
-from hf_stability.study.report.restarts import chance_among
-from hf_stability.study.report.statistics import expanded_ends, wilson_interval
 from hf_stability.study.report.variance_components import bootstrap_components
 from hf_stability.utils.files import write_text
 from hf_stability.utils.text import markdown_table

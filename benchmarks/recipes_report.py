@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from benchmarks import recipes as study
 from benchmarks.interval_coverage import PAIRED, RESTARTS, coverage_text
 from hf_stability.diagnostics.plots import own_style
+from hf_stability.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, t_interval
 from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
@@ -35,7 +36,6 @@ from hf_stability.study.report.against_restarts import AgainstRestarts
 from hf_stability.study.report.against_restarts import against_restarts as compare
 from hf_stability.study.report.figures import scores_figure
 from hf_stability.study.report.restarts import restarts_at_budget
-from hf_stability.study.report.statistics import brown_forsythe, fisher_exact_p, holm, standard_deviation, t_interval
 from hf_stability.study.report.summary import summarize
 from hf_stability.study.report.summary_page import failed_text
 from hf_stability.tasks.load import HALVES, TokenizedData

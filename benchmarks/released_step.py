@@ -36,9 +36,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_stability import StabilityCallback, StableTrainer, StableTrainingArguments, cli
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.statistics import wilson_interval
 from hf_stability.study.folder import read_runs
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.tasks.load import load_task_data, tokenize
 from hf_stability.utils.files import write_text
 from hf_stability.utils.text import markdown_table

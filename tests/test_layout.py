@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "version",
     "utils",
+    "statistics",
     "verdicts",
     "methods",
     "diagnostics",

@@ -24,11 +24,11 @@ import run as study  # run.py beside this file; it also puts the clone on the pa
 from benchmarks.interval_coverage import PAIRED, coverage_text
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.methods.adamw import effective_step_factor
+from hf_stability.statistics import brown_forsythe, fisher_exact_p, holm, t_interval, wilson_interval
 from hf_stability.study.folder import read_runs
 from hf_stability.study.prepare import parse_seeds
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.figures import draw_figures
-from hf_stability.study.report.statistics import brown_forsythe, fisher_exact_p, holm, t_interval, wilson_interval
 from hf_stability.study.report.summary import summarize
 from hf_stability.study.report.summary_page import RUN_COLUMNS, failed_text
 from hf_stability.tasks.demo.data import demo_splits

@@ -21,8 +21,12 @@ COMMANDS = {
     "diagnose": "a run failed: find the cause and the remedy",
     "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
     "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
+    "report": "a study, or runs made elsewhere: one page to send or to publish",
+    "show": "one run: verdict, figures, settings",
     "status": "a study that runs, or ran: how far is it?",
+    "export": "a finished study: its runs as csv or parquet, its table as latex or markdown",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
+    "plan": "before a study: how many seeds does a difference need?",
 }
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import pickle
 import zipfile
@@ -14,6 +12,7 @@ from typing import Any
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from ..study.job import Job
+from ..utils.trainer_files import last_state, read_object
 from ..verdicts.verdict import Verdict
 
 
@@ -71,7 +70,7 @@ def read_run_files(path: str | os.PathLike) -> Run:
     _refuse_crash(path, output)
     run = Run(str(path), folder=output)
     found = []
-    checkpoint = _last_checkpoint(output)
+    checkpoint = last_state(output)
     state_file = path if _may_be_a_state(path) else _first_file(folder / "trainer_state.json") or checkpoint
     if state_file is not None:
         _read_state(run, state_file)
@@ -84,10 +83,10 @@ def read_run_files(path: str | os.PathLike) -> Run:
         found.append(record_file)
         verdict_file = record_file.with_name("verdict.json")
         if verdict_file.is_file():
-            run.verdict = Verdict.from_dict(_read_json(verdict_file))
+            run.verdict = Verdict.from_dict(read_object(verdict_file))
             found.append(verdict_file)
     config_file = output / "config.json"
-    config = _read_json(config_file) if config_file.is_file() else {}
+    config = read_object(config_file) if config_file.is_file() else {}
     if not all(isinstance(config.get(key) or {}, dict) for key in ("job", "versions", "args")):
         raise InputError(f"{config_file}: not a run's config.json; give another path, or move this file away")
     if "job" in config:
@@ -105,7 +104,7 @@ def read_run_files(path: str | os.PathLike) -> Run:
     run.saved_model = next((place for place in places if _is_model(place)), None)
     adapter_file = _first_file(*(place / "adapter_config.json" for place in places))
     if adapter_file is not None:
-        run.adapter = _read_json(adapter_file)
+        run.adapter = read_object(adapter_file)
         found.append(adapter_file)
     if run.record is None and state_file is None:
         _nothing_there(path, output)
@@ -123,53 +122,16 @@ def _may_be_a_state(path: Path) -> bool:
     return path.is_file() and path.suffix == ".json" and path.name not in ("verdict.json", "config.json", "run.json")
 
 
-def _last_checkpoint(output: Path) -> Path | None:
-    """The `trainer_state.json` of the furthest checkpoint of the latest run.
-
-    The highest number may belong to an earlier, longer run in the same folder. A checkpoint belongs to the latest run if
-    its log begins with the whole log of the newest file.
-    """
-    states = {}
-    for file in output.glob("checkpoint-*/trainer_state.json"):
-        number = file.parent.name.removeprefix("checkpoint-")
-        if number.isdigit():
-            states[file] = int(number)
-    contents = {}
-    for file in states:
-        with contextlib.suppress(InputError):  # killed while it wrote
-            contents[file] = _read_json(file)
-    if not contents:
-        return max(states, key=states.get, default=None)
-    latest = contents[max(contents, key=lambda file: (file.stat().st_mtime, states[file]))]
-    log, total = latest.get("log_history") or [], latest.get("max_steps")
-    same_run = [
-        file
-        for file, content in contents.items()
-        if content.get("max_steps") == total and (content.get("log_history") or [])[: len(log)] == log
-    ]
-    return max(same_run, key=states.get)
-
-
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and "model_type" in _read_json(folder / "config.json")
+    return (folder / "config.json").is_file() and "model_type" in read_object(folder / "config.json")
 
 
 def _read_state(run: Run, file: Path) -> None:
-    content = _read_json(file)
+    content = read_object(file)
     if "log_history" not in content:
         raise InputError(f"{file}: not a trainer_state.json (it has no log_history)")
     run.history = [entry for entry in content["log_history"] if isinstance(entry, dict)]
     run.step, run.total_steps = content.get("global_step"), content.get("max_steps")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a JSON object, as the Trainer writes it")
-    return content
 
 
 def _refuse_crash(path: Path, folder: Path) -> None:

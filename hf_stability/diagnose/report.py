@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import Trainer
 
-from ..study.report.statistics import wilson_interval
+from ..statistics import wilson_interval
 from ..study.run import quiet
 from ..utils.files import finite
 from ..utils.text import share_text

@@ -17,9 +17,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..methods.reinit import check_config
+from ..statistics import wilson_interval
 from ..study.job import Job
 from ..study.records import RunRecord
-from ..study.report.statistics import wilson_interval
 from ..utils.batches import planned_steps, steps_per_epoch
 from ..utils.text import decimal
 

@@ -144,7 +144,10 @@ class Job:
 
 
 def run_name(recipe: str, seed: int, cell: Mapping[str, int] | None = None) -> str:
-    """`recipe/seed-003`, or with two-way seeds `recipe/init-02_order-01_dropout-1`."""
+    """`recipe/seed-003`, with two-way seeds `recipe/init-02_order-01_dropout-1`, without a known seed
+    `recipe/seed-unknown-2`."""
+    if cell is None and seed < 0:
+        return f"{recipe}/seed-unknown-{-seed}"
     if cell is None:
         return f"{recipe}/seed-{seed:03d}"
     return f"{recipe}/init-{cell['init']:02d}_order-{cell['order']:02d}_dropout-{cell['dropout']}"

@@ -34,6 +34,8 @@ from .job import run_name
 SCHEMAS = "hf_stability.run/"
 RUN_SCHEMA = f"{SCHEMAS}3"
 LOOK = "look.json"
+UNJUDGED = "unjudged"
+"""Status of a run made elsewhere that has a score, but no known baseline. Whether it failed is not known."""
 BEFORE_TWO_WAY = "hf_stability.run/2"
 """A record without `cell`: all runs had plain seeds."""
 BEFORE_ALARMS = "hf_stability.run/1"
@@ -49,10 +51,12 @@ class RunRecord:
 
     Args:
         id: the job's id.
-        recipe, seed, task: the job's.
+        recipe, seed, task: the job's. For a run made elsewhere a negative seed means: the seed is not known, see
+            `known_seed`.
         status: the verdict's status: `ok`, `failed`, `diverged`, `unknown`, `stopped` (by its alarm) or `stopped early`
             (others looked better, `--restarts`). Also `crashed` for a run that raised an error, and `waiting` for a run at
-            its look after another run of its recipe crashed; these two are never written to disk.
+            its look after another run of its recipe crashed; these two are never written to disk. And `UNJUDGED`, only
+            for a run made elsewhere (see `report.elsewhere`).
         metric: key of the headline metric; larger is better.
         last, best: the headline metric at the end of training, and at the best evaluation.
         accuracy: at the end of training; None for a regression.
@@ -98,6 +102,11 @@ class RunRecord:
         return run_name(self.recipe, self.seed, self.cell)
 
     @property
+    def known_seed(self) -> int | None:
+        """The seed; None if it is not known. Pair runs by this value only."""
+        return self.seed if self.seed >= 0 else None
+
+    @property
     def report(self) -> float | None:
         """The headline metric at the end of training on the second half (`--validation_half both`), which selects nothing;
         None without it."""
@@ -105,6 +114,11 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def seed_text(seed: int) -> str:
+    """A seed for a table: `3`; `unknown` for a negative one."""
+    return str(seed) if seed >= 0 else "unknown"
 
 
 FIRST_SETS = (f"eval_{HALVES[0]}_", "eval_", "eval_validation_matched_")

@@ -147,6 +147,32 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], lined_u
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$",
+}  # fmt: skip
+"""Characters that mean something else in LaTeX."""
+
+
+def latex(text: str) -> str:
+    """A text for LaTeX. A line break becomes a space."""
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split("\n")))
+
+
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """A LaTeX table with the rules of the package booktabs: a `tabular`, without a float and a caption.
+
+    Args:
+        header: a name for each column.
+        rows: a cell for each column, as text.
+        left: indices of columns that are aligned left; the others are aligned right.
+    """
+    kinds = "".join("l" if number in left else "r" for number in range(len(header)))
+    head, *body = (" & ".join(map(latex, cells)) + r" \\" for cells in (header, *rows))
+    rules = (r"\toprule", head, r"\midrule", *body, r"\bottomrule")
+    return "\n".join([rf"\begin{{tabular}}{{{kinds}}}", *rules, r"\end{tabular}"])
+
+
 def utc_now() -> str:
     """This moment, `2026-03-01 14:05:09 UTC`."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

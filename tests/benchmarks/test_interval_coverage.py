@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks import interval_coverage as benchmark
 from benchmarks.interval_coverage import CHOSEN, PAIRED, RESTARTS
+from hf_stability.statistics import expected_maximum, t_interval
 from hf_stability.study.report import two_way_page
 from hf_stability.study.report.against_restarts import against_restarts, resample
-from hf_stability.study.report.restarts import expected_maximum, jackknife_standard_error
-from hf_stability.study.report.statistics import t_interval
+from hf_stability.study.report.restarts import jackknife_standard_error
 
 
 @pytest.fixture

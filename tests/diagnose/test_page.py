@@ -10,8 +10,8 @@ from hf_stability.diagnose import input_checks, memorize, rescue, training_check
 from hf_stability.diagnose.causes import CHECKS
 from hf_stability.diagnose.report import share_sentence
 from hf_stability.diagnose.words import RATE_REMEDIES, STABLE_RECIPE, WORDS
+from hf_stability.statistics import wilson_interval
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.verdicts.vanished import vanished_mask
 from tests.docs.workshop import ROOT
 

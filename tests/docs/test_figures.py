@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import diagnostics_overhead, recipes, recipes_report
-from hf_stability.study.report.statistics import wilson_interval
+from hf_stability.statistics import wilson_interval
 from hf_stability.utils.text import decimal, share_text
 from tests.prose import ROOT
 

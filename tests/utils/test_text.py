@@ -14,6 +14,7 @@ from hf_stability.utils.text import (
     duration_text,
     error_line,
     joined,
+    latex_table,
     loss_text,
     markdown_table,
     p_text,
@@ -130,6 +131,20 @@ def test_a_table_that_is_not_lined_up():
 def test_a_row_of_another_length_is_no_table():
     with pytest.raises(ValueError):
         markdown_table(["a", "b"], [["1", "2", "3"]])
+
+
+def test_a_latex_table_has_the_rules_of_booktabs_and_no_special_characters():
+    text = latex_table(["a_b", "95% of"], [["x & y", "0.5"], ["{z}", "<1"]])
+    assert text.splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"a\_b & 95\% of \\",
+        r"\midrule",
+        r"x \& y & 0.5 \\",
+        r"\{z\} & $<$1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def test_an_error_in_one_line():

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
-from .restarts import chance_among, restarts_at_budget
-from .statistics import check_confidence, expanded_ends
+from ...statistics import chance_among, check_confidence, expanded_ends
+from .restarts import restarts_at_budget
 
 
 @dataclass(frozen=True)

@@ -106,11 +106,13 @@ def draw_figures(
 # ---- the figures ----------------------------------------------------------------------------------------------------
 
 
-def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN_A_ROW) -> Figure:
-    """`plot_scores` of a study, with at most `in_a_row` recipes per row."""
+def scores_figure(
+    by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN_A_ROW, narrowest: float = 6.5
+) -> Figure:
+    """`plot_scores` of a study, with at most `in_a_row` recipes per row, at least `narrowest` inches wide."""
     names = list(by_recipe)
     rows = [names[i : i + in_a_row] for i in range(0, len(names), in_a_row)]
-    figure = empty_figure(max(6.5, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
+    figure = empty_figure(max(narrowest, 1 + 1.1 * len(rows[0])), 4.4 * len(rows), _first(by_recipe, "task"))
     metric, constant = _first(by_recipe, "metric"), _first(by_recipe, "baseline")
     for ax, own in zip(figure.subplots(len(rows), sharey=True, squeeze=False)[:, 0], rows, strict=True):
         runs = {name: by_recipe[name] for name in own}
@@ -118,11 +120,13 @@ def scores_figure(by_recipe: dict[str, list[RunRecord]], in_a_row: int = MOST_IN
     return figure
 
 
-def train_loss_figure(by_recipe: dict[str, list[RunRecord]], steps: dict[str, StepSummary]) -> Figure:
-    """`plot_score_against_train_loss` of a study."""
+def train_loss_figure(
+    by_recipe: dict[str, list[RunRecord]], steps: dict[str, StepSummary], width: float = 6.5
+) -> Figure:
+    """`plot_score_against_train_loss` of a study, `width` inches wide."""
     by_recipe = {name: runs for name, runs in by_recipe.items() if runs}
     counts = [summary.label_counts for summary in steps.values() if summary.label_counts.sum() > 0]
-    figure = empty_figure(6.5, 4.4 + 0.17 * max(0, len(by_recipe) - 3), _first(by_recipe, "task"))
+    figure = empty_figure(width, 4.4 + 0.17 * max(0, len(by_recipe) - 3), _first(by_recipe, "task"))
     plot_score_against_train_loss(
         figure.subplots(),
         _values(by_recipe, "train_loss"),

@@ -22,6 +22,8 @@ from math import comb, floor
 import numpy as np
 
 from ...errors import InputError
+from ...statistics import expected_maximum
+from ...statistics.scores import checked_reports
 
 
 ROUNDING = 1e-9
@@ -29,72 +31,6 @@ ROUNDING = 1e-9
 
 
 # ---- restarts -------------------------------------------------------------------------------------------------------
-
-
-def expected_maximum(
-    scores: np.ndarray, n: np.ndarray | int, report: np.ndarray | None = None, *, replace: bool = False
-) -> np.ndarray:
-    """Expected report score of the best of n runs drawn from N: the best by `scores`, valued by `report`.
-
-    With v_(1) <= ... <= v_(N) the sorted scores,
-
-        without replacement  E[max_n] = sum_i v_(i) [C(i, n) - C(i - 1, n)] / C(N, n)
-        with replacement     E[max_n] = sum_i v_(i) [(i / N)^n - ((i - 1) / N)^n]
-
-    The first is the mean over all subsets of n runs, a U-statistic. It is unbiased for the expected maximum of n new runs
-    (Tang et al. 2020, "Showing Your Work Doesn't Always Work", ACL, arXiv 2004.13705). The second is that of Dodge et
-    al. 2019 ("Show Your Work", EMNLP, arXiv 1909.03004). It may draw a run more than once. On average it is too low, the
-    more the closer n is to N, but it varies less (Dodge et al. 2021, arXiv 2110.00613). For n = 1 both are the mean.
-
-    If several of the drawn runs are best by `scores`, each is kept equally often: the mean of their report scores counts.
-
-    Args:
-        scores: (N,), finite, larger is better: the scores that select. A diverged run has the score of its predictions, for
-            example of a constant class. Without it the recipe would look better.
-        n: (...), whole numbers from 1 to N.
-        report: (N,), finite, in any unit; default: `scores`.
-        replace: draw with replacement. Default: without.
-
-    Returns:
-        (...), as n, in the unit of `report`.
-
-    Raises:
-        InputError: a score is not finite, there are more or fewer reports than scores, or n is outside 1 to N.
-    """
-    scores, report = _checked(scores, report)
-    n = np.asarray(n)
-    if not np.issubdtype(n.dtype, np.integer) or not ((n >= 1) & (n <= len(scores))).all():
-        raise InputError(f"n = {n.tolist()}: need whole numbers from 1 to {len(scores)}, the number of runs")
-    _, level, size = np.unique(scores, return_inverse=True, return_counts=True)
-    means = np.bincount(level, weights=report) / size
-    at_most = np.concatenate([[0], size.cumsum()])
-    return (np.diff(_probability_all_among(at_most, n, len(scores), replace)) * means).sum(-1)
-
-
-def _probability_all_among(count: np.ndarray, n: np.ndarray, runs: int, replace: bool) -> np.ndarray:
-    """Probability that n drawn runs are all among `count` of them: (..., counts) for n of shape (...)."""
-    if replace:
-        return (count / runs) ** n[..., None]
-    j = np.arange(n.max(initial=1))[:, None]
-    return np.cumprod((count - j).clip(0) / (runs - j), axis=0)[n - 1]  # C(count, n) / C(runs, n), as a product
-
-
-def chance_among(count: np.ndarray, budget: float, runs: int, *, replace: bool) -> np.ndarray:
-    """Probability that all of `budget` drawn runs are among `count` of `runs`; linear between whole budgets.
-
-    Args:
-        count: (...), from 0 to `runs`.
-        budget: at least 1; without replacement at most `runs`.
-        runs: N, at least 1.
-        replace: draw with replacement.
-
-    Returns:
-        (...), in [0, 1].
-    """
-    whole = floor(budget)
-    more = whole + 1 if replace else min(whole + 1, runs)
-    at_whole, at_more = _probability_all_among(np.asarray(count), np.array([whole, more]), runs, replace)
-    return at_whole + (budget - whole) * (at_more - at_whole)
 
 
 def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: np.ndarray | None = None) -> np.ndarray:
@@ -114,7 +50,7 @@ def restarts_at_budget(scores: np.ndarray, budget: np.ndarray | float, report: n
     Raises:
         InputError: the budget is outside 1 to N; and as `expected_maximum`.
     """
-    scores, report = _checked(scores, report)
+    scores, report = checked_reports(scores, report)
     budget = np.asarray(budget, dtype=float)
     runs = np.arange(1, len(scores) + 1)
     if not ((budget >= 1 - ROUNDING) & (budget <= runs[-1] + ROUNDING)).all():
@@ -199,8 +135,8 @@ def expected_early_stopping(
     Raises:
         InputError: a score is not finite, the scores are not of the same runs, or t or p is outside its range.
     """
-    look, _ = _checked(look, scores)
-    scores, report = _checked(scores, report)
+    look, _ = checked_reports(look, scores)
+    scores, report = checked_reports(scores, report)
     runs = len(scores)
     if not 1 <= finished <= started <= runs:
         raise InputError(
@@ -293,7 +229,7 @@ def tabulate(
     Raises:
         InputError: as the functions that it calls; or the looks are not (N, F).
     """
-    scores, report = _checked(scores, report)
+    scores, report = checked_reports(scores, report)
     looks = np.asarray(looks, dtype=float)
     if looks.shape != (len(scores), len(fractions)):
         raise InputError(f"looks of shape {looks.shape}: need {(len(scores), len(fractions))}, runs x fractions")
@@ -336,16 +272,3 @@ def jackknife_standard_error(statistic: Callable[..., float], *arrays: np.ndarra
     runs = len(arrays[0])
     left_out = np.array([statistic(*(np.delete(array, i, axis=0) for array in arrays)) for i in range(runs)])
     return float(np.sqrt((runs - 1) * left_out.var()))
-
-
-def _checked(scores: np.ndarray, report: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (N,) floats. Raises InputError if they are not of the same runs, or not finite."""
-    scores = np.asarray(scores, dtype=float)
-    report = scores if report is None else np.asarray(report, dtype=float)
-    if scores.ndim != 1 or not len(scores) or report.shape != scores.shape:
-        raise InputError(
-            f"scores of shapes {scores.shape} and {report.shape}: need one selecting and one reported score per run"
-        )
-    if not (np.isfinite(scores).all() and np.isfinite(report).all()):
-        raise InputError("some scores are not finite; for a diverged run, give the score of its predictions")
-    return scores, report

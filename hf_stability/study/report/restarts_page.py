@@ -15,6 +15,7 @@ import numpy as np
 
 from ...diagnostics.plots import own_style
 from ...errors import InputError
+from ...statistics import expected_maximum
 from ...utils.files import write_text
 from ...utils.text import markdown_table
 from . import restarts
@@ -81,7 +82,7 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
     budget = min(BUDGET, number) if budget is None else budget
     n = np.arange(1, number + 1)
     without, replaced = (
-        restarts.expected_maximum(scores.scores, n, scores.report, replace=replace) for replace in (False, True)
+        expected_maximum(scores.scores, n, scores.report, replace=replace) for replace in (False, True)
     )
     looks = len(scores.fractions)
     chosen = np.linspace(0, looks - 1, min(looks, MOST_LOOKS)).round().astype(int)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import InputError, nearest
 from ...tasks.load import HALVES
+from ...utils.text import joined
 from ..folder import read_runs
 from ..records import RunRecord, counting_key
 
@@ -97,7 +98,7 @@ def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
     steps = sorted(step for step in common if step < planned)
     selecting = np.array([[_at(history, step)[0] for step in (*steps, planned)] for history in histories])
     report = [_at(history, planned)[1] for history in histories]
-    crashed, unfinished = _not_finished(folder / "runs" / recipe)
+    crashed, unfinished = not_finished(folder / "runs" / recipe)
     return RecipeScores(
         recipe=recipe,
         metric=runs[0].metric,
@@ -142,7 +143,14 @@ def _at(history: Mapping[int, tuple[float, float | None]], step: int) -> tuple[f
     return history[max((known for known in history if known <= step), default=min(history))]
 
 
-def _not_finished(folder: Path) -> tuple[int, int]:
+def left_without_record(folder: Path, recipes: Sequence[str]) -> str:
+    """The runs of these recipes that have no record: `2 crashed and 1 unfinished`; empty for none."""
+    counts = [not_finished(folder / "runs" / recipe) for recipe in recipes]
+    named = zip((sum(column) for column in zip(*counts, strict=True)), ("crashed", "unfinished"), strict=True)
+    return joined(f"{number} {kind}" for number, kind in named if number)
+
+
+def not_finished(folder: Path) -> tuple[int, int]:
     """Numbers of crashed and of unfinished runs below a recipe's folder."""
     left = [path.parent for path in folder.glob("*/config.json") if not (path.parent / "run.json").is_file()]
     crashed = sum((path / "error.txt").is_file() for path in left)

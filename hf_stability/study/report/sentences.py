@@ -19,13 +19,20 @@ BOUNDS = ("failed_share_if_all_heal", "failed_share_if_all_fail")
 """Names of the smallest and the largest possible failed share, where runs were stopped."""
 
 
+UNJUDGED_NOTE = (
+    "Unjudged runs have a score, but no baseline to judge them by (for accuracy: the share of the most frequent class). Their "
+    "scores count in mean and std. The failed share and the std of runs that did not fail are not known. Give --baseline."
+)
+"""Why a recipe with unjudged runs has no failed share."""
+
+
 def comparison_sentence(comparison: Mapping[str, Any]) -> str:
     """Two recipes compared in one paragraph: failed shares, then spread; only bounds if runs were stopped.
 
     Args:
         comparison: of two recipes, the values of a pair in the order of its `recipes`: `failed`, `runs`, `stopped`,
             `stopped_early`, `std_ok`, `std`, `failed_share_audited` and the two of `BOUNDS`; `fisher_p`, and
-            `brown_forsythe` as a dict. See `summarize`.
+            `brown_forsythe` as a dict; `unjudged` only if there are such runs. See `summarize`.
     """
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
     if any(comparison["stopped_early"]):
@@ -33,6 +40,8 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
             f"{a} against {b}: seeds were stopped early because others looked better. Therefore neither failed shares nor "
             "spreads are compared. A comparison of the two best runs would compare one seed with one seed."
         )
+    if runs_a and runs_b and any(comparison.get("unjudged", ())):
+        return f"{a} against {b}: {_unjudged(comparison)}"
     if runs_a and runs_b and any(comparison["stopped"]):
         return f"{a} against {b}: {_bounds(comparison)}"
     head = f"{a} against {b}: failed {failed_a} of {runs_a} against {failed_b} of {runs_b}"
@@ -60,6 +69,10 @@ def comparison_line(comparison: Mapping[str, Any], names: Mapping[str, str]) -> 
         return f"{head}not compared, seeds were stopped early"
     if not (runs_a and runs_b):
         return f"{head}nothing to compare"
+    if any(comparison.get("unjudged", ())):
+        p = comparison["brown_forsythe"]["p"]
+        spreads = " vs ".join(apart(*comparison["std"]))
+        return f"{head}failed shares not known; std of all runs {spreads}, {'no test' if p is None else p_text(p)}"
     if any(comparison["stopped"]):
         shares = [
             f"{share_text(low)}-{share_text(high)}" if stopped else share_text(low)
@@ -92,6 +105,15 @@ def _bounds(comparison: Mapping[str, Any]) -> str:
             f"{less} has the smaller failed share here, whatever the stopped runs would have done. This may be chance."
         )
     return f"{text} Stopped runs are censored, so neither failed shares nor spreads are tested."
+
+
+def _unjudged(comparison: Mapping[str, Any]) -> str:
+    """Whether runs failed is not known: only the spreads of all runs are compared."""
+    return (
+        "failed shares are not compared, because no baseline tells which runs failed (--baseline). Std of all runs: "
+        f"{_both(comparison['std'])}. {_brown_forsythe(comparison['brown_forsythe'])} A small std is no sign of stability "
+        "where runs may have failed."
+    )
 
 
 def _no_failures(comparison: Mapping[str, Any]) -> str:

@@ -7,6 +7,9 @@ has bounds instead of a failed share, and an estimate from the alarmed runs that
 has no mean and no std, because they would describe only its other runs, and it is not tested. The same is true of a recipe
 with runs that were stopped early because others looked better (`--restarts`). It has its best finished run, and its cost.
 
+A run made elsewhere may have a score, but no known baseline. It is unjudged: its score counts in mean and std, but whether it
+failed is not known. A recipe with such runs has no failed share, only bounds on it, and no std of the runs that did not fail.
+
 The words are elsewhere: `sentences` compares two recipes,
 `summary_page` writes the tables.
 """
@@ -20,17 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from ...verdicts.verdict import CENSORED, NOT_OK
-from ..records import RunRecord
-from .sentences import BOUNDS, comparison_sentence
-from .statistics import (
-    BrownForsythe,
+from ...statistics import (
+    SpreadTest,
     audited_failed_share,
     brown_forsythe,
     fisher_exact_p,
     standard_deviation,
     wilson_interval,
 )
+from ...verdicts.verdict import CENSORED, NOT_OK
+from ..records import UNJUDGED, RunRecord
+from .sentences import BOUNDS, comparison_sentence
 
 
 SUMMARY_SCHEMA = "hf_stability.summary/4"
@@ -56,9 +59,10 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     | `runs` | runs that count: all except crashed, waiting and unknown ones |
     | `crashed`, `unknown` | their numbers; `unknown` only if there are any |
     | `failed` | failed and diverged runs, also those that had diverged when they were stopped |
-    | `failed_share`, `_low`, `_high` | their share, and its 95% Wilson interval; None if runs were stopped |
+    | `unjudged` | runs with a score but without a known baseline; only if there are any. `failed` is then the number of runs that are known to have failed |
+    | `failed_share`, `_low`, `_high` | their share, and its 95% Wilson interval; None if runs were stopped or are unjudged |
     | `std`, `mean`, `median`, `max` | of all scores, `std` with ddof = 1; if runs were stopped there is only `max` |
-    | `std_ok` | standard deviation of the runs that did not fail |
+    | `std_ok` | standard deviation of the runs that did not fail; None if runs are unjudged |
     | `scores` | number of scores; stopped runs have none |
     | `best_mean` | mean of each run's best evaluation; comparable only between equal numbers of `evaluations` |
     | `report_mean` | mean on the second half, of the same runs as `mean` |
@@ -69,8 +73,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     | `best_run` | seed, score and report score of the best finished run, if runs were stopped early |
     | `alarmed` | runs that raised an alarm |
     | `audited`, `audited_failed` | runs that were finished although an alarm would have stopped them; how many of them failed |
-    | `failed_share_if_all_heal`, `_low`, `_high` | bound if no stopped run would have failed |
-    | `failed_share_if_all_fail`, `_low`, `_high` | bound if all stopped runs would have failed |
+    | `failed_share_if_all_heal`, `_low`, `_high` | bound if no stopped run would have failed, and no unjudged run has failed |
+    | `failed_share_if_all_fail`, `_low`, `_high` | bound if all stopped runs would have failed, and all unjudged runs have |
     | `failed_share_audited`, `_low`, `_high` | estimate from the audited runs, see `statistics.audited_failed_share` |
     | `saved_steps`, `saved_share` | update steps that stopped runs did not make, and their share of those planned for all `runs` |
 
@@ -113,6 +117,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
     early = sum(run.ended_at_look for run in judged)
     failed = sum(run.status in NOT_OK for run in finished)
     unknown = sum(run.status == "unknown" for run in runs)
+    unjudged = sum(run.status == UNJUDGED for run in runs)
     last = _last_scores(finished)
     whole = [] if stopped or early else finished  # the other scores depend on not having been stopped
     scores = _last_scores(whole)
@@ -124,8 +129,9 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "crashed": sum(run.status == "crashed" for run in runs),
         **({"unknown": unknown} if unknown else {}),
         "failed": failed,
-        **_with_interval("failed_share", failed, len(whole)),
-        "std_ok": _std(_last_scores([run for run in whole if run.status == "ok"])),
+        **({"unjudged": unjudged} if unjudged else {}),
+        **_with_interval("failed_share", failed, 0 if unjudged else len(whole)),
+        "std_ok": None if unjudged else _std(_last_scores([run for run in whole if run.status == "ok"])),
         "std": _std(scores),
         "mean": float(scores.mean()) if len(scores) else None,
         "median": float(np.median(scores)) if len(scores) else None,
@@ -156,13 +162,13 @@ def _alarm_figures(judged: list[RunRecord], failed: int) -> dict[str, Any]:
     audited_failed = sum(run.status in NOT_OK for run in audited)
     saved = sum(run.planned_steps - run.steps for run in judged if run.status == "stopped")
     planned = sum(run.planned_steps for run in judged)
-    stopped, early = (sum(run.status == status for run in judged) for status in CENSORED)
+    stopped, early, unjudged = (sum(run.status == status for run in judged) for status in (*CENSORED, UNJUDGED))
     return {
         "alarmed": sum(run.alarm_step is not None for run in judged),
         "audited": len(audited),
         "audited_failed": audited_failed,
         **_with_interval("failed_share_if_all_heal", failed, len(judged)),
-        **_with_interval("failed_share_if_all_fail", failed + stopped + early, len(judged)),
+        **_with_interval("failed_share_if_all_fail", failed + stopped + early + unjudged, len(judged)),
         **_named(
             "failed_share_audited", audited_failed_share(failed, stopped, audited_failed, len(audited), len(judged))
         ),
@@ -190,14 +196,17 @@ def _std(scores: np.ndarray) -> float | None:
 def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_b: np.ndarray) -> dict[str, Any]:
     counts = (a["failed"], a["runs"], b["failed"], b["runs"])
     any_censored = bool(censored(a) or censored(b))
+    unjudged = [figures.get("unjudged", 0) for figures in (a, b)]
+    shares_known = a["runs"] and b["runs"] and not any_censored and not any(unjudged)
     if any_censored:
-        spreads = BrownForsythe(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
+        spreads = SpreadTest(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
     else:
         spreads = brown_forsythe(scores_a, scores_b)
     comparison = {
         "recipes": [a["recipe"], b["recipe"]],
         **{key: [a[key], b[key]] for key in COMPARED},
-        "fisher_p": fisher_exact_p(*counts) if a["runs"] and b["runs"] and not any_censored else None,
+        **({"unjudged": unjudged} if any(unjudged) else {}),
+        "fisher_p": fisher_exact_p(*counts) if shares_known else None,
         "std_ok": [a["std_ok"], b["std_ok"]],
         "std": [a["std"], b["std"]],
         "brown_forsythe": asdict(spreads),

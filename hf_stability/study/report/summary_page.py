@@ -14,7 +14,8 @@ from typing import Any
 from ...utils.files import write_json, write_text
 from ...utils.text import decimal, joined, markdown_table, share_text
 from ..job import run_name
-from .sentences import BOUNDS, LEVEL
+from ..records import seed_text
+from .sentences import BOUNDS, LEVEL, UNJUDGED_NOTE
 from .summary import ALL_PAIRS_UP_TO, censored
 
 
@@ -42,7 +43,12 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def recipes_table(summary: Mapping[str, Any]) -> str:
-    """A row for each recipe, as Markdown.
+    """A row for each recipe, as Markdown; see `recipes_cells`."""
+    return markdown_table(*recipes_cells(summary))
+
+
+def recipes_cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The header, and a row for each recipe.
 
     Columns for stopped runs are there only if runs were stopped. The mean of the best evaluations has a column only if all
     runs have the same number of evaluations, two or more.
@@ -67,7 +73,7 @@ def recipes_table(summary: Mapping[str, Any]) -> str:
         ]
         for figures in summary["recipes"]
     ]
-    return markdown_table(["recipe", "runs", "failed = share (95% interval)", *stops, *columns], rows)
+    return ["recipe", "runs", "failed = share (95% interval)", *stops, *columns], rows
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -89,8 +95,8 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _seed(run: Mapping[str, Any]) -> str:
-    """`3`, or with two-way seeds `init-02_order-01_dropout-1`."""
-    return str(run["seed"]) if run["cell"] is None else run_name("", 0, run["cell"]).strip("/")
+    """`3`, `unknown`, or with two-way seeds `init-02_order-01_dropout-1`."""
+    return seed_text(run["seed"]) if run["cell"] is None else run_name("", 0, run["cell"]).strip("/")
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -103,9 +109,12 @@ def _apart(figures: Mapping[str, Any]) -> str:
 
 
 def failed_text(figures: Mapping[str, Any]) -> str:
-    """`0 (0-0.16)`, `9 = 0.45 (0.26-0.66)`; `9` where runs were stopped; `-` where no run ended."""
+    """`0 (0-0.16)`, `9 = 0.45 (0.26-0.66)`; `9` where runs were stopped; `not known`, or `2 or more`, where runs are unjudged;
+    `-` where no run ended."""
     if not figures["runs"]:
         return "-"
+    if figures.get("unjudged"):
+        return f"{figures['failed']} or more" if figures["failed"] else "not known"
     if censored(figures):
         return str(figures["failed"])
     share, low, high = (share_text(figures[key]) for key in ("failed_share", "failed_share_low", "failed_share_high"))
@@ -196,6 +205,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     apart = [kind for kind in ("crashed", "unknown") if any(figures.get(kind) for figures in recipes)]
     if apart:
         notes.append(f"{joined(apart).capitalize()} runs are not counted in any figure.")
+    if any(figures.get("unjudged") for figures in recipes):
+        notes.append(UNJUDGED_NOTE)
     missing = [(f["runs"] - censored(f) - f["scores"], f["recipe"]) for f in recipes]
     scoreless = [f"{number} of {recipe}" for number, recipe in missing if number]
     if scoreless:
@@ -232,7 +243,7 @@ def _evaluations(summary: Mapping[str, Any]) -> set[int]:
 def _best_sentence(figures: Mapping[str, Any], metric: str) -> str:
     """`the best finished run is seed 3, accuracy 0.712; 0.695 on the second half, which did not select it.`"""
     best = figures["best_run"]
-    text = f"the best finished run is seed {best['seed']}, {metric} {decimal(best['score'])}"
+    text = f"the best finished run is seed {seed_text(best['seed'])}, {metric} {decimal(best['score'])}"
     if best["report"] is None:
         return f"{text}, on the set that selected it (--validation_half both keeps a half for the report)."
     return f"{text}; {decimal(best['report'])} on the second half, which did not select it."

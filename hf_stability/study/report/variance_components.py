@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .statistics import ROUNDING, check_confidence
+from ...statistics import ROUNDING, check_confidence
 
 
 SOURCES = ("initialisation", "data order", "interaction", "dropout")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_stability.errors import InputError
+from hf_stability.statistics import expanded_ends
 from hf_stability.study.report.against_restarts import against_restarts, resample, restarts_of_draws
 from hf_stability.study.report.restarts import restarts_at_budget
-from hf_stability.study.report.statistics import expanded_ends
 
 
 FEW = st.integers(0, 3).map(float)  # so that many tie

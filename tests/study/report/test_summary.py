@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from hf_stability.statistics import wilson_interval
 from hf_stability.study.records import RunRecord
-from hf_stability.study.report.statistics import wilson_interval
 from hf_stability.study.report.summary import SUMMARY_SCHEMA, summarize
 from hf_stability.study.report.summary_page import to_markdown
 
