@@ -20,6 +20,7 @@ COMMANDS = {
     "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
     "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
     "status": "a study that runs, or ran: how far is it?",
+    "card": "a finished study: a model card for the hub, and its upload if you ask for it",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
 }
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""

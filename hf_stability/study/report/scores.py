@@ -97,7 +97,7 @@ def read_scores(folder: Path, runs: Sequence[RunRecord]) -> RecipeScores:
     steps = sorted(step for step in common if step < planned)
     selecting = np.array([[_at(history, step)[0] for step in (*steps, planned)] for history in histories])
     report = [_at(history, planned)[1] for history in histories]
-    crashed, unfinished = _not_finished(folder / "runs" / recipe)
+    crashed, unfinished = not_finished(folder / "runs" / recipe)
     return RecipeScores(
         recipe=recipe,
         metric=runs[0].metric,
@@ -142,7 +142,7 @@ def _at(history: Mapping[int, tuple[float, float | None]], step: int) -> tuple[f
     return history[max((known for known in history if known <= step), default=min(history))]
 
 
-def _not_finished(folder: Path) -> tuple[int, int]:
+def not_finished(folder: Path) -> tuple[int, int]:
     """Numbers of crashed and of unfinished runs below a recipe's folder."""
     left = [path.parent for path in folder.glob("*/config.json") if not (path.parent / "run.json").is_file()]
     crashed = sum((path / "error.txt").is_file() for path in left)
