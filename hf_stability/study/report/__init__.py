@@ -7,5 +7,7 @@
 | `summary` | the numbers of `summary.json` |
 | `sentences`, `summary_page`, `printed` | comparisons in words, `summary.md` and `summary.csv`, the text that a study prints |
 | `restarts_page`, `two_way_page` | `restarts.md` with its figure, `two_way.md` |
+| `card`, `card_source`, `rerun`; `hub` | a model card, its facts, the command that runs the study again; its upload |
+| `trackers` | the summary for MLflow, Trackio and Weights & Biases |
 | `plots`; `figures`, `tensorboard` | plots of numbers on an `ax`; a study's figures, also for TensorBoard |
 """
