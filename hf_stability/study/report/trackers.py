@@ -3,7 +3,8 @@
 A study reports to no tracker unless `--report_to` names one. Then each run's Trainer has that tracker's callback, and logs
 its own run. This module adds one more run for the study: the figures of each recipe. It calls the same callback with the
 events of a training that logs once and has no model: `on_train_begin`, `on_log`, `on_train_end`. So projects, servers and
-offline modes are set as for any Trainer. TensorBoard has the study's own file, see `tensorboard`.
+offline modes are set as for any Trainer. As for a training, wandb's callback continues a run that is open in this process.
+TensorBoard has the study's own file, see `tensorboard`.
 
 | key | meaning |
 | --- | --- |
@@ -117,8 +118,7 @@ def _send(name: str, run_name: str, summary: Mapping[str, Any], jobs: Sequence[J
     }
     own = {key: jobs[0].args[key] for key in OF_TRACKERS if key in jobs[0].args}
     args = SummaryArguments(facts, output_dir=str(folder), run_name=run_name, **own)
-    # As a trial of a search: wandb's callback then ends the run that is still open in this process, and begins another.
-    state, control = TrainerState(is_hyper_param_search=True, trial_name=run_name), TrainerControl()
+    state, control = TrainerState(), TrainerControl()
     (kind,) = get_reporting_integration_callbacks([name])
     callback = kind()
     callback.on_train_begin(args, state, control)

@@ -41,22 +41,16 @@ class Library:
 def wandb(monkeypatch):
     library = Library()
 
-    def init(project, name=None, group=None):
+    def init(project, name=None):
         library.begin(name, project=project)
         made.run = types.SimpleNamespace(_label=lambda code: None, summary={})
         made.config = Settings(library.runs[-1])
-
-    def finish():
-        if made.run is not None:
-            library.runs[-1]["ended"] = True
-        made.run = None
 
     made = library.module(
         monkeypatch,
         "wandb",
         run=None,
         init=init,
-        finish=finish,
         log=lambda values: library.runs[-1]["logged"].append(values),
         define_metric=lambda *given, **more: None,
     )
@@ -156,14 +150,14 @@ def test_a_study_is_one_run_with_its_own_facts(tracker, request, summary, tiny_j
     assert logged[f"{prefix}/a/failed_share"] == 1 / 3 and logged[f"{prefix}/a/accuracy_std"] > 0
     if tracker == "trackio":
         assert run["project"] == "mine" and run["resume"] == "allow"
-    assert run["ended"] or tracker == "wandb"  # wandb ends its run with the process
+    assert run["ended"] is (tracker != "wandb")  # wandb ends its run with the process
 
 
-def test_wandbs_open_run_of_a_training_is_not_continued(wandb, summary, tiny_jobs, tmp_path):
-    sys.modules["wandb"].init("huggingface", "devlin2019/seed-001")
+def test_a_users_own_open_run_is_continued_as_by_a_training(wandb, summary, tiny_jobs, tmp_path):
+    sys.modules["wandb"].init("huggingface", "mine")
     send_summary(summary, tiny_jobs(tmp_path / "rte", report_to="wandb"), tmp_path / "rte")
-    first, second = wandb.runs
-    assert first["ended"] and first["logged"] == [] and second["name"] == "rte (study)"
+    (run,) = wandb.runs
+    assert run["name"] == "mine" and not run["ended"] and len(run["logged"]) == 1
 
 
 def test_a_tracker_that_fails_ends_nothing(trackio, summary, tiny_jobs, tmp_path):
@@ -180,7 +174,7 @@ def test_nothing_is_sent_without_a_tracker(trackio, summary, tiny_jobs, tmp_path
 
 
 def test_all_means_those_that_are_installed(trackio):
-    assert trackers_in("all") == trackers_in(["all"]) == ["trackio"]
+    assert "trackio" in trackers_in("all") and trackers_in("all") == trackers_in(["all"])
     assert trackers_in(["wandb", "mlflow"]) == ["mlflow", "wandb"]
 
 
