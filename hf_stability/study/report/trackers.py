@@ -41,7 +41,7 @@ OF_TRACKERS = ("project", "hub_private_repo", "trackio_space_id", "trackio_bucke
 
 
 class SummaryArguments(TrainingArguments):
-    """What a tracker's callback reads of the training arguments, for a study. All others have their defaults.
+    """The training arguments that a tracker's callback reads, for a study. All others have their defaults.
 
     A tracker shows `to_dict()` as the run's settings. Those of one run would be wrong for the study, so it gets facts of the
     study instead.
