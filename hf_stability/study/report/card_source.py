@@ -183,8 +183,8 @@ def pretrained_model(folder: Path, job: Job) -> str:
     """
     if not job.stages:
         return job.model
-    first = next(folder.glob(f"stages/*-{job.stages[0]}"), None)
-    return "" if first is None else read_settings(first)[0].model
+    first = next(folder.glob(f"stages/*-{job.stages[0]}/config.json"), None)
+    return "" if first is None else read_settings(first.parent)[0].model
 
 
 def known_base_model(pretrained: str) -> str | None:

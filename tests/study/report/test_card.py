@@ -51,8 +51,8 @@ def leave_run(folder, seed, last, report=None, examples=277, job=JOB, model=Fals
     metrics = {f"{prefix}accuracy": last, f"{prefix}loss": 0.5}
     if report is not None:
         metrics["eval_second_accuracy"] = report
-    status = "ok" if last is not None and last > 0.527 else "failed"
-    given = {"status": status, "baseline": 0.527, "accuracy": last, "metric": "accuracy", "steps": 40}
+    status = "ok" if last is not None and last > 0.53 else "failed"
+    given = {"status": status, "baseline": 0.53, "accuracy": last, "metric": "accuracy", "steps": 40}
     given |= {
         "planned_steps": 40,
         "evaluations": 3,
@@ -140,7 +140,7 @@ def test_the_figures_are_those_of_the_runs(study, tmp_path):
     assert row(text, "failed = share (95% interval)") == f"1 = 0.20 ({low:.2f}-{high:.2f})"
     assert row(text, "mean") == "0.680" and row(text, "runs") == "5"
     assert row(text, "std of runs that did not fail") == f"{statistics.stdev(s for s in SCORES if s > 0.6):.3f}"
-    assert "include the failed ones" in text and "277 examples" in text and "prediction scores 0.527" in text
+    assert "include the failed ones" in text and "277 examples" in text and "prediction scores 0.530" in text
 
 
 def row(text, name):
@@ -163,7 +163,8 @@ def test_the_users_own_data_have_no_name_unless_it_is_given(tmp_path):
     data = metadata(source, tmp_path)
     assert data.datasets is None and data.eval_results is None and "--dataset" in source.left_out[0]
     text = card_text(source)
-    assert "--train_file TRAIN_FILE --validation_file VALIDATION_FILE" in text and "--text_column_names" in text
+    assert all(flag in text for flag in ("--train_file TRAIN_FILE", "--validation_file VALIDATION_FILE"))
+    assert "--text_column_names" in text
     results = metadata(read_source(tmp_path, dataset="anna/reviews"), tmp_path).eval_results
     assert {(r.dataset_type, r.dataset_name, r.dataset_split) for r in results} == {
         ("anna/reviews", "anna/reviews", None)
