@@ -56,8 +56,8 @@ def rerun_section(job: Job, runs: Sequence[RunRecord], model: str = "MODEL") -> 
             f"- {job.processes} processes trained each run together: start the command with accelerate launch."
         )
     lines.append(
-        f"- `config.json` of the new run then has the id `{job.id}`. It is a hash of settings, pretrained weights, tokens and "
-        "device. On other versions or machines, scores may differ in their last digits."
+        f"- The same run of the new study then has the id `{job.id}` in its `config.json`. It is a hash of settings, pretrained "
+        "weights, tokens and device. On other versions or machines, scores may differ in their last digits."
     )
     return lines
 
