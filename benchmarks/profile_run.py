@@ -157,7 +157,7 @@ def work(job: Any, folder: Path, sender: Any) -> None:
     before = set(sys.modules)
     server = _server()
     if server is not None:
-        server.prepare_worker()
+        server.prepare_worker(offline=True)
     from hf_stability.study.run import run_job
 
     timers = Timers()

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from ..errors import FolderLost, InputError, nearest
+from ..study.executors.server import early_server
 from ..study.stop import signals_noted
 from .program import PROG, is_first_on_its_machine, is_first_process
 
@@ -26,6 +28,10 @@ COMMANDS = {
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
 
 
+NO_RUNS = {"-h", "--help", "--help_all", "--dry_run"}
+"""Flags of commands that run nothing."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Without one (no words, or a flag first) it is `run`.
 
@@ -36,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with signals_noted(signal.SIGTERM):  # batch systems end a job this way
-            return _command(argv)
+            with early_server() if _trains(argv) and not NO_RUNS & set(argv) else nullcontext():
+                return _command(argv)
     except InputError as error:
         if is_first_on_its_machine():
             print(f"{PROG}: error: {error}", file=sys.stderr)

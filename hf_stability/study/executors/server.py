@@ -1,4 +1,4 @@
-"""The fork server that worker processes come from: what it imports, and its start."""
+"""The fork server that worker processes come from: what it imports, and its start. This module imports nothing heavy itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+from ...utils.launcher import place
 
 
 # Modules that the server imports once for all workers. Python ignores a misspelt name in silence; a test checks them.
@@ -43,6 +45,46 @@ def start_method() -> str:
     return "forkserver" if sys.platform == "linux" else "spawn"
 
 
+@contextlib.contextmanager
+def early_server() -> Iterator[None]:
+    """Start the server now, so that it imports while this process does the same. It ends with the block.
+
+    Nothing is started on a single core, under a launcher, or if this process has its imports already.
+    """
+    if not _pays():
+        yield
+        return
+    import multiprocessing.forkserver
+
+    prepare_server(multiprocessing)
+    with server_environment():
+        multiprocessing.forkserver.ensure_running()
+    try:
+        yield
+    finally:  # an error may come while it still imports: then it would outlive this process
+        _end_server()
+
+
+def _pays() -> bool:
+    return (
+        start_method() == "forkserver"
+        and "torch" not in sys.modules
+        and len(os.sched_getaffinity(0)) > 1
+        and place().size == 1
+    )
+
+
+def _end_server() -> None:
+    from multiprocessing import forkserver
+
+    module: Any = forkserver
+    server = module._forkserver
+    if server._forkserver_pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
+
+
 def prepare_server(context: Any) -> None:
     """Tell a context of `multiprocessing` what its fork server has to import."""
     # An import may ask CUDA whether there is a GPU. That would make CUDA unusable in the server's forks; NVML does not.
@@ -51,14 +93,17 @@ def prepare_server(context: Any) -> None:
     context.set_forkserver_preload(PRELOAD)
 
 
-def prepare_worker() -> None:
+def prepare_worker(offline: bool) -> None:
     """Prepare a new worker.
 
+    - The study may have found the model hub out of reach (`offline`) after the server had imported its libraries.
     - The modules that the server imported are never garbage. Each collection would look through them for 0.1 s.
     - tqdm's lock is one of threads. By default it is a semaphore too, which a worker that is ended would leave behind.
     """
+    from huggingface_hub import constants
     from tqdm import tqdm
 
+    constants.HF_HUB_OFFLINE = offline
     gc.freeze()
     tqdm.set_lock(threading.RLock())
 

@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
 from ...utils.text import error_line
 from ..devices import count_gpus, gpu_of_slot, visible_ids
 from ..job import Job
@@ -139,7 +141,7 @@ class _Worker:
         """Start the process. Raises OSError or EOFError if that fails."""
         their_jobs, self.jobs = context.Pipe(duplex=False)
         self.events, their_events = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(their_jobs, their_events, gpu))
+        self.process = context.Process(target=_work, args=(their_jobs, their_events, gpu, constants.HF_HUB_OFFLINE))
         try:
             self.process.start()
         finally:  # the worker has its own copies
@@ -226,13 +228,13 @@ def _how(exitcode: int | None) -> str:
 # --- in the worker ---------------------------------------------------------------------------------------------------
 
 
-def _work(jobs: Connection, events: Connection, gpu: str | None) -> None:
+def _work(jobs: Connection, events: Connection, gpu: str | None, offline: bool) -> None:
     """The worker process: one job after the other, until it gets None. It sees only this GPU, or with None all."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    prepare_worker()
+    prepare_worker(offline)
     given: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(jobs, given), daemon=True).start()
 

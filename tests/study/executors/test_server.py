@@ -3,11 +3,63 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from hf_stability.study.executors.server import KEEP_MEMORY, server_environment
+from hf_stability.study.executors import server
+from hf_stability.study.executors.server import KEEP_MEMORY, prepare_worker, server_environment
+
+
+EARLY = """
+import multiprocessing.forkserver, os, sys, time
+from hf_stability.study.executors.server import early_server
+from hf_stability.utils.processes import is_running
+
+assert not {"torch", "transformers", "matplotlib"} & set(sys.modules), "the module imports something heavy"
+os.sched_getaffinity = lambda pid: {0, 1}
+with early_server():
+    pid = multiprocessing.forkserver._forkserver._forkserver_pid
+    deadline, variables = time.monotonic() + 30, ""
+    while not ("PYTHONSAFEPATH=1" in variables and "mmap_threshold" in variables):  # until it is that program
+        assert time.monotonic() < deadline, variables
+        variables = open(f"/proc/{pid}/environ").read()
+    assert "PYTHONSAFEPATH" not in os.environ and "GLIBC_TUNABLES" not in os.environ
+    assert is_running(pid)
+assert not is_running(pid), "it outlives the command"
+os.sched_getaffinity = lambda pid: {0}
+with early_server():
+    assert multiprocessing.forkserver._forkserver._forkserver_pid is None, "one core imports no two things at once"
+print("passed")
+"""
+
+
+@pytest.mark.skipif(server.start_method() != "forkserver", reason="this system has no fork server")
+def test_the_early_server_has_its_settings_and_ends_with_the_command():
+    """In a process of its own: this one has its imports already."""
+    ran = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "passed\n", ran.stderr
+
+
+def test_a_process_with_its_imports_starts_no_early_server(monkeypatch):
+    import torch  # noqa: F401
+
+    monkeypatch.setattr(server, "_end_server", lambda: pytest.fail("started"))
+    with server.early_server():
+        pass
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_worker_asks_the_hub_only_if_the_study_does(monkeypatch, offline):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", not offline)
+    monkeypatch.setattr(server.gc, "freeze", lambda: None)
+    monkeypatch.setattr("tqdm.tqdm.set_lock", lambda lock: None)
+    prepare_worker(offline)
+    assert constants.HF_HUB_OFFLINE is offline
 
 
 @pytest.mark.parametrize("before", [None, "glibc.malloc.trim_threshold=1"])
