@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
@@ -166,11 +167,12 @@ def test_a_tracker_that_fails_ends_nothing(trackio, summary, tiny_jobs, tmp_path
     assert line == "--report_to trackio: the study's summary was not sent (ConnectionError: no server)"
 
 
-@pytest.mark.parametrize("report_to", [None, "none", "tensorboard", ["tensorboard"], []])
-def test_nothing_is_sent_without_a_tracker(trackio, summary, tiny_jobs, tmp_path, report_to):
-    jobs = tiny_jobs(tmp_path, **({} if report_to is None else {"report_to": report_to}))
-    assert trackers_in(report_to) == [] and send_summary(summary, jobs, tmp_path) == [] and trackio.runs == []
-    assert training_arguments(jobs[0], tmp_path).run_name is None
+def test_nothing_is_sent_without_a_tracker(trackio, summary, tiny_jobs, tmp_path):
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    for report_to in (None, "none", "tensorboard", ["tensorboard"], []):
+        job = replace(job, args={**job.args, "report_to": report_to})
+        assert trackers_in(report_to) == [] and send_summary(summary, [job], tmp_path) == [] and trackio.runs == []
+        assert training_arguments(job, tmp_path).run_name is None
 
 
 def test_all_means_those_that_are_installed(trackio):
