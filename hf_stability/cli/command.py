@@ -18,15 +18,16 @@ from .program import PROG, is_first_on_its_machine, is_first_process
 COMMANDS = {
     "run": "fine-tune with one or more recipes over many seeds (the default: you can leave out the word run)",
     "recipes": "list the packaged recipes, one line each",
+    "plan": "before a study: how many seeds does a difference need?",
     "diagnose": "a run failed: find the cause and the remedy",
     "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
-    "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
-    "report": "a study, or runs made elsewhere: one page to send or to publish",
-    "show": "one run: verdict, figures, settings",
     "status": "a study that runs, or ran: how far is it?",
-    "export": "a finished study: its runs as csv or parquet, its table as latex or markdown",
+    "show": "one run: verdict, figures, settings",
+    "report": "a finished study, or runs made elsewhere: one page to publish",
+    "export": "its runs as csv or parquet, its table as latex or markdown",
+    "card": "a model card for the hub, and its upload if you ask for it",
+    "restarts": "a finished study: would restarts, or stopping bad seeds early, have been worth it?",
     "two_way": "a study with --two_way: variance from initialisation, data order and dropout",
-    "plan": "before a study: how many seeds does a difference need?",
 }
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
 

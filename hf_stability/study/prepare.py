@@ -48,7 +48,7 @@ OWN_ARGS = {
     "dropout_seed": "give --seeds; a study makes each run's three random streams from its seed",
     "load_best_model_at_end": "leave it out; a study reports the last and the best evaluation of each run",
     "metric_for_best_model": "leave it out; a study uses the task's headline metric",
-    "push_to_hub": "leave it out; a study keeps its models in its folder, see --keep_model",
+    "push_to_hub": "leave it out; use --keep_model now, and hf-stability card FOLDER --push USER/NAME after the study",
     "hub_token": "it would be written into the runs' config.json; log in with `hf auth login`",
     "resume_from_checkpoint": "run the same command again: finished runs are kept, and unfinished ones continue from their last checkpoint",
 }

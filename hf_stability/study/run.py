@@ -40,6 +40,7 @@ from .job import Job
 from .look import LookCallback
 from .model import load_model, model_config, save_encoder
 from .records import RunRecord
+from .report.trackers import trackers_in
 from .results import write_results
 from .saving import SavingCallback, pass_over, save_limit, save_strategy
 
@@ -152,6 +153,7 @@ def training_arguments(job: Job, folder: Path) -> StableTrainingArguments:
     """
     free = {"report_to": "none", "dataloader_pin_memory": job.device == "cuda"}
     free |= {"save_strategy": save_strategy(job.args) or "no"}  # by default `SavingCallback` decides
+    free |= {"run_name": job.name} if trackers_in(job.args.get("report_to")) else {}  # else each has a random name
     free |= {"log_level": "error", "log_level_replica": "error"}  # the Trainer sets the libraries' verbosity again
     fixed = {"output_dir": str(folder), "seed": job.seed, "disable_tqdm": True}
     methods = [load_method(name) for name in job.methods]

@@ -19,6 +19,7 @@ from .records import RunRecord, read_run
 from .report.printed import printed_summary
 from .report.summary import summarize
 from .report.summary_page import write_summary
+from .report.trackers import send_summary
 
 
 def run_jobs(
@@ -106,8 +107,9 @@ def run_jobs(
     if not main:
         return []
     summary = _write_tables(folder, jobs, runs)
+    sent = send_summary(summary, jobs, folder) if missing else []
     if not quiet:
-        progress.say(f"\n{printed_summary(summary, folder)}")
+        progress.say("\n".join([f"\n{printed_summary(summary, folder)}", *sent]))
     return [runs[job.name] for job in jobs]
 
 

@@ -10,6 +10,8 @@
 | `sentences`, `summary_page`, `printed` | comparisons in words, `summary.md` and `summary.csv`, the text that a study prints |
 | `export` | runs as csv and parquet, the table of recipes as LaTeX and Markdown |
 | `restarts_page`, `two_way_page` | `restarts.md` with its figure, `two_way.md` |
+| `card`, `card_source`, `rerun`; `hub` | a model card, its facts, the command that runs the study again; its upload |
+| `trackers` | the summary for MLflow, Trackio and Weights & Biases |
 | `plots`; `figures`, `tensorboard` | plots of numbers on an `ax`; a study's figures, also for TensorBoard |
 | `contents`, `settings` | the numbers of a report; settings of a study's runs |
 | `conclusion`, `report_tables`, `agreement_tables` | a report's verdict in three sentences, its tables |
