@@ -67,8 +67,8 @@ The same command continues an interrupted study. More --seeds add runs. A flag o
 
 SHOWN = (
     "model_name_or_path", "task_name", "data_dir", "train_file", "validation_file", "recipe",
-    "seeds", "workers", "keep_model", "dry_run", "output_dir", "two_way", "restarts", "learning_rate",
-    "num_train_epochs", "total_train_batch_size", "warmup_steps", "on_alarm",
+    "seeds", "workers", "keep_model", "dry_run", "output_dir", "learning_rate",
+    "num_train_epochs", "on_alarm",
     "diagnostics",
 )  # fmt: skip
 """The flags that `--help` shows."""
