@@ -12,8 +12,8 @@ from .plain_parser import PlainParser, Texts, parse
 
 TEXTS = Texts(
     "hf-stability show RUN_FOLDER",
-    """One run: its verdict, scores, files with figures, and settings, each with its source. Reads the run's folder alone. Trains
-nothing and writes nothing.""",
+    """One run: its verdict, scores, files with figures, and settings, each with its source. Reads the run's folder alone.
+Trains nothing and writes nothing.""",
     """
 examples:
   hf-stability show results/demo_pair/runs/mosbach2021/seed-001

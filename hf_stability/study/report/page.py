@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ... import __version__
 from ...errors import InputError
 from ...utils.files import write_json, write_text
 from ...utils.text import decimal, loss_text, markdown_table
 from ...verdicts.verdict import NOT_OK
+from ...version import __version__
 from ..folder import read_runs
 from ..records import RunRecord
 from .agreement_tables import agreement_tables

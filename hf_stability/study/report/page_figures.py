@@ -331,9 +331,10 @@ def _legend_of_groups(figure: Figure) -> None:
     """One legend for all panels."""
     from matplotlib.lines import Line2D
 
+    styles: tuple[tuple[str, str, Any], ...] = (("ok", OK, "-"), ("failed", FAILED, "--"))
     lines = [
         Line2D([], [], color=color, linestyle=style, linewidth=1.6, label=f"{name} runs")
-        for name, color, style in (("ok", OK, "-"), ("failed", FAILED, "--"))
+        for name, color, style in styles
     ]
     figure.legend(handles=lines, loc="outside upper left", ncols=2, frameon=False, fontsize="small")
 
