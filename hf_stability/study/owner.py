@@ -272,7 +272,7 @@ def _tell(line: str) -> None:
 
 
 class _Watch:
-    """What the heartbeat's thread knows of a held folder. `loss` is a sentence once it is lost."""
+    """A held folder, as the heartbeat's thread sees it. `loss` is a sentence once it is lost."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.loss = folder, ""
