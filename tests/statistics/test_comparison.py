@@ -185,6 +185,13 @@ def test_recipes_that_always_win_have_wilsons_interval_of_the_smaller_number_of_
     assert share == 0 and math.isnan(low) and math.isnan(high)
 
 
+def test_one_lost_pair_of_25_does_not_count_as_more_runs_than_there_are():
+    share, low, high = probability_of_superiority([2, 3, 4, 5, 6], [1, 1.1, 1.2, 1.3, 2.5])
+    variance = 2 * 0.008 / 5  # of the placements 0.8, 1, 1, 1, 1 of both recipes
+    assert share == 0.96 and 0.96 * 0.04 / variance == pytest.approx(12)
+    assert (low, high) == pytest.approx(tuple(map(float, wilson_interval(9.6, 10))))
+
+
 def test_failed_runs_lose_and_tasks_are_averaged():
     share, _, _ = probability_of_superiority([0.9] * 8 + [0.5] * 2, [0.8] * 10)
     assert share == pytest.approx(0.8)

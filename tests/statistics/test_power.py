@@ -49,7 +49,6 @@ def test_the_seeds_for_shares_are_the_smallest_and_near_fleisss_approximation():
     assert plain < n < corrected + 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b"), [(0.1, 0.02), (0.5, 0.35), (0.2, 0.1), (0.15, 0.05)])
 def test_no_smaller_number_of_seeds_has_the_power(a, b):
     n = seeds_for_shares(a, b)
