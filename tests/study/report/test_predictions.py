@@ -57,7 +57,7 @@ def one(folder, **values):
 @pytest.fixture
 def study(tmp_path):
     """Four ok runs and two failed ones, in a folder; the ok runs' logits."""
-    logits = [random_logits(seed) for seed in (1, 2, 3, 4)]
+    logits = [random_logits(seed) for seed in (2, 3, 4, 6)]  # the third is the best
     for seed, own in enumerate(logits, 1):
         leave_run(tmp_path, seed, own)
     for seed in (5, 6):
@@ -97,10 +97,11 @@ def test_figures_of_the_ok_runs_by_loops(study):
 
 
 def test_failed_runs_agree_with_each_other_so_they_are_counted_apart(study):
-    folder, _ = study
+    folder, logits = study
     found = one(folder)
+    pairs = [np.mean(a != b) for a, b in combinations([*logits.argmax(-1), *np.ones((2, N))], 2)]
     assert found["statuses"] == {"ok": 4, "failed": 2}
-    assert found["all"]["runs"] == 6 and found["all"]["disagreement"] != found["ok"]["disagreement"]
+    assert found["all"]["runs"] == 6 and found["all"]["disagreement"] == pytest.approx(np.mean(pairs))
     minority = found["all"]["classes"][0]
     assert minority["missed"] >= 2 and found["ok"]["classes"][0]["missed"] == minority["missed"] - 2
 
@@ -189,7 +190,14 @@ def test_a_diverged_run_counts_as_class_0_but_has_no_probabilities(study):
     pairs = [np.mean(a != b) for a, b in combinations(classes, 2)]
     assert found["all"]["runs"] == 7 and found["all"]["disagreement"] == pytest.approx(np.mean(pairs))
     assert found["all"]["ensemble"]["runs"] == found["all"]["jensen_shannon_runs"] == 6
-    assert found["ok"]["ensemble"]["runs"] == 4
+    assert found["ok"]["runs"] == found["ok"]["ensemble"]["runs"] == 4
+
+
+def test_a_run_of_unknown_status_counts_among_all_but_is_not_ok(study):
+    folder, _ = study
+    leave_run(folder, 7, random_logits(7), "unknown")
+    found = one(folder)
+    assert (found["all"]["runs"], found["ok"]["runs"]) == (7, 4) and found["statuses"]["unknown"] == 1
 
 
 def test_where_no_run_has_predictions_nothing_is_known(tmp_path):
