@@ -20,7 +20,7 @@ from hf_stability.utils.files import write_json
 from tests.browser import browser, needs_browser, until
 
 
-LAYERS = ["embeddings", "layer_00", "layer_01", "classifier"]
+LAYERS = ["layer_00", "classifier"]
 EVALUATIONS, STEPS = 4, 40
 FIGURES = ("scores", "failed_shares", "expected_maximum", "score_against_train_loss", "gradients", "learning_curves")
 FILES = ["report.html", "report.md", "recipes.tex", "pairs.tex", "report.json"]
