@@ -18,9 +18,9 @@ from .program import PROG, is_first_on_its_machine, is_first_process
 COMMANDS = {
     "run": "fine-tune with one or more recipes over many seeds (the default: you can leave out the word run)",
     "recipes": "list the packaged recipes, one line each",
-    "plan": "before a study: how many seeds does a difference need?",
     "diagnose": "a run failed: find the cause and the remedy",
     "rescue": "a run failed: rerun its settings and up to three remedies, over a few seeds each",
+    "plan": "before a study: how many seeds does a difference need?",
     "status": "a study that runs, or ran: how far is it?",
     "show": "one run: verdict, figures, settings",
     "report": "a finished study, or runs made elsewhere: one page to publish",
