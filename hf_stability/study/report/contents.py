@@ -260,7 +260,7 @@ def _pair(
     | figure | meaning |
     | --- | --- |
     | `a`, `b` | the recipes |
-    | `failed`, `runs` | numbers of both |
+    | `failed`, `runs` | numbers of both; `failed` is None where runs are unjudged |
     | `share` | difference of the failed shares, a - b, with its 95% interval, Fisher's p; None if a share is unknown |
     | `mean` | difference of the means, a - b, with its 95% interval, p, n, std; `paired` if both have the same seeds |
     | `superiority` | probability that a run of a scores higher than a run of b, with its 95% interval |
@@ -302,7 +302,7 @@ def _pair(
     return {
         "a": a["recipe"],
         "b": b["recipe"],
-        "failed": [a["failed"], b["failed"]],
+        "failed": [None if figures.get(UNJUDGED) else figures["failed"] for figures in (a, b)],
         "runs": [a["runs"], b["runs"]],
         "share": share,
         "mean": mean,

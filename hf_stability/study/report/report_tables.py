@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...utils.text import apart, decimal, markdown_table, p_text, share_text
+from ...utils.text import apart, decimal, latex, latex_table, markdown_table, p_text, share_text
 
 
 MOSTLY_FAILED = 0.5
@@ -112,7 +112,7 @@ def pairs_table(contents: Mapping[str, Any]) -> Table:
                 pair["a"],
                 pair["b"],
                 pair["finding"],
-                " / ".join(f"{failed} of {runs}" for failed, runs in zip(pair["failed"], pair["runs"], strict=True)),
+                _failed_of_both(pair),
                 "-" if share is None else signed_interval(share),
                 "-" if share is None else p_cell(share["p_holm"]),
                 "-" if mean is None else signed_interval(mean),
@@ -155,6 +155,12 @@ def pair_notes(contents: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+def _failed_of_both(pair: Mapping[str, Any]) -> str:
+    """`1 of 20 / 3 of 20`; `unknown` where no baseline tells which runs failed."""
+    both = zip(pair["failed"], pair["runs"], strict=True)
+    return " / ".join("unknown" if failed is None else f"{failed} of {runs}" for failed, runs in both)
 
 
 def failed_cell(figures: Mapping[str, Any]) -> str:
@@ -222,7 +228,6 @@ def to_latex(table: Table) -> str:
 
     Wide tables are scaled to the width of the text: the document needs the packages booktabs and graphicx.
     """
-    kinds = "".join("l" if number in table.left else "r" for number in range(len(table.header)))
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
@@ -230,30 +235,8 @@ def to_latex(table: Table) -> str:
         f"\\caption{{{latex(table.caption)}}}",
         f"\\label{{tab:{table.name}}}",
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
-        f"\\begin{{tabular}}{{{kinds}}}",
-        "\\toprule",
-        _latex_row(table.header),
-        "\\midrule",
-        *map(_latex_row, table.rows),
-        "\\bottomrule",
-        "\\end{tabular}}",
+        latex_table(table.header, table.rows, table.left) + "}",
         "\\end{table}",
         *(f"% {note}" for note in table.notes),
     ]
     return "\n".join(lines) + "\n"
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$",
-}  # fmt: skip
-"""Characters that mean something else in LaTeX."""
-
-
-def latex(text: str) -> str:
-    """A text for LaTeX. A line break becomes a space."""
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split("\n")))
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(latex, cells)) + r" \\"

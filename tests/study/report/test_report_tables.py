@@ -7,7 +7,9 @@ import re
 import pytest
 
 from hf_stability.study.report.contents import report_contents
-from hf_stability.study.report.report_tables import Table, latex, pairs_table, recipes_table, to_latex, to_markdown
+from hf_stability.study.report.elsewhere import from_scores
+from hf_stability.study.report.report_tables import Table, pairs_table, recipes_table, to_latex, to_markdown
+from hf_stability.utils.text import latex
 from tests.study.report.test_contents import BAD, GOOD, recipe, run
 
 
@@ -37,6 +39,12 @@ def test_the_pairs_of_the_first_recipe_come_first():
     assert (row["A is"], row["failed A / B"], row["n"]) == ("fails less", "0 of 8 / 6 of 8", "8 pairs")
     assert re.fullmatch(r"-0\.750 \(-0\.\d{3} to -0\.\d{3}\)", row["failed share, A - B"])
     assert any("The families are all pairs of 3 recipes: 3 tests of failed shares" in note for note in table.notes)
+
+
+def test_without_a_baseline_no_failed_runs_are_told():
+    runs = from_scores({"a": [0.7, 0.8, 0.9], "b": [0.6, 0.7, 0.7]}, "accuracy")
+    table = pairs_table(report_contents(runs))
+    assert cells(table)["failed A / B"] == "unknown / unknown" and cells(table)["failed share, A - B"] == "-"
 
 
 def test_markdown_has_a_cell_for_each_column():
