@@ -62,12 +62,13 @@ examples: (--help_all shows more, and every flag: GPUs, clusters, saving ...)
   hf-stability                             # the bundled demo: offline, a few minutes on two cores
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 mosbach2021 --seeds 25
   hf-stability --model_name_or_path ./my-roberta --train_file train.csv --validation_file dev.csv --dry_run
+  hf-stability diagnose --help             # a run failed: find the cause; then hf-stability rescue --help
 The same command continues an interrupted study. More --seeds add runs. A flag overrides the recipe's value.
 """
 
 SHOWN = (
     "model_name_or_path", "task_name", "data_dir", "train_file", "validation_file", "recipe",
-    "seeds", "workers", "keep_model", "dry_run", "output_dir", "learning_rate",
+    "seeds", "workers", "dry_run", "output_dir", "learning_rate",
     "num_train_epochs", "on_alarm",
     "diagnostics",
 )  # fmt: skip
