@@ -70,7 +70,6 @@ SHOWN = (
     "model_name_or_path", "task_name", "data_dir", "train_file", "validation_file", "recipe",
     "seeds", "workers", "dry_run", "output_dir", "learning_rate",
     "num_train_epochs", "on_alarm",
-    "diagnostics",
 )  # fmt: skip
 """The flags that `--help` shows."""
 

@@ -16,5 +16,6 @@
 | `contents`, `settings` | the numbers of a report; settings of a study's runs |
 | `conclusion`, `report_tables`, `agreement_tables` | a report's verdict in three sentences, its tables |
 | `report_plots`, `page_figures`, `page` | a report's own plots, its figures also as SVG inside of the page, its files |
+| `compare` | recipes of several studies on equal terms, for `hf-stability compare` |
 | `one_run` | one run in words, for `hf-stability show` |
 """
