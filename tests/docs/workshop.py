@@ -56,6 +56,11 @@ trainer = Trainer(
 }
 """Name -> what a reader's own script has before a block."""
 
+NO_TRAINING = (
+    "card", "compare", "diagnose", "export", "plan", "recipes", "report", "restarts", "show", "status", "two_way",
+)  # fmt: skip
+"""Subcommands that take no flags of a training."""
+
 COMMAND = 'import sys\n\nfrom hf_stability.cli import main\n\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
 
 
@@ -132,11 +137,7 @@ def run_command(block: Block, words: list[str], folder: Path) -> None:
 
     `pip` and `pytest` are what CI runs, and `tensorboard` needs something to show; they are compared, not run.
     """
-    trains = not (
-        words[0] == "hf-stability"
-        and words[1:2]
-        and words[1] in ("diagnose", "recipes", "restarts", "status", "two_way")
-    )
+    trains = not (words[0] == "hf-stability" and words[1:2] and words[1] in NO_TRAINING)
     added = shlex.split(block.flags) if trains else []
     processes = 1
     if words[0] == "pip":  # CI installs so
