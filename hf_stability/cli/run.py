@@ -67,9 +67,9 @@ The same command continues an interrupted study. More --seeds add runs. A flag o
 """
 
 SHOWN = (
-    "model_name_or_path", "task_name", "data_dir", "train_file", "validation_file", "recipe",
+    "model_name_or_path", "task_name", "train_file", "validation_file", "recipe",
     "seeds", "workers", "keep_model", "dry_run", "output_dir", "learning_rate",
-    "num_train_epochs",
+    "num_train_epochs", "on_alarm",
 )  # fmt: skip
 """The flags that `--help` shows."""
 
