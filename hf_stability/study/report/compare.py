@@ -27,15 +27,15 @@ class Arm:
 
     Args:
         name: the recipe's; with the study's folder before it if another arm has the same recipe.
-        study: the study's folder.
         runs: its finished runs, all with `name` as their recipe.
         job: a run's job from `config.json`; empty if that cannot be read.
+        examples: number of development examples; None if unknown.
     """
 
     name: str
-    study: Path
     runs: tuple[RunRecord, ...]
     job: dict[str, Any]
+    examples: int | None
 
     @property
     def steps(self) -> str:
@@ -75,7 +75,8 @@ def read_arms(paths: Sequence[str | Path]) -> list[Arm]:
         name = recipe if recipes.count(recipe) == 1 else f"{study.name}/{recipe}"
         jobs = (read_json(study / "runs" / run.name / "config.json").get("job") for run in runs)
         job = next((job for job in jobs if isinstance(job, dict)), {})
-        arms.append(Arm(name, study, tuple(replace(run, recipe=name) for run in runs), job))
+        examples = read_settings(study, runs).examples
+        arms.append(Arm(name, tuple(replace(run, recipe=name) for run in runs), job, examples))
     return arms
 
 
@@ -119,10 +120,8 @@ def comparison(paths: Sequence[str | Path], rope: float = ROPE) -> str:
     """
     arms = read_arms(paths)
     terms = unequal_terms(arms)
-    first = arms[0]
-    original = [replace(run, recipe=first.job.get("recipe", first.name)) for run in first.runs]
     runs = [run for arm in arms for run in arm.runs]
-    contents = report_contents(runs, rope=rope, examples=read_settings(first.study, original).examples)
+    contents = report_contents(runs, rope=rope, examples=arms[0].examples)
     rows = [[arm.name, str(len(arm.runs)), arm.steps, arm.evaluations] for arm in arms]
     told = [f"- {sentence}" for sentence in terms] or ["- Data, model, update steps, evaluations and seeds are equal."]
     parts = [
