@@ -25,7 +25,6 @@ intervals with those of hf_stability.study.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from scipy.stats import t as student
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from benchmarks.csv_rows import read_rows, write_rows
 from benchmarks.early_detection import bootstrap
 from benchmarks.timing import ratio_interval
 from hf_stability.statistics import chance_among, expanded_ends, wilson_interval
@@ -402,20 +402,13 @@ def two_way_rows(designs: int = 500, draws: int = 500) -> Iterator[dict]:
 
 def write(name: str, rows: Iterator[dict]) -> None:
     """Write a table of rows to HERE, as .csv."""
-    HERE.mkdir(exist_ok=True)
-    with open(HERE / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(row)
-            file.flush()
+    write_rows(HERE / f"{name}.csv", COLUMNS, rows)
 
 
 @cache
 def read(name: str) -> tuple[dict, ...]:
     """The committed rows of a table."""
-    with open(HERE / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return tuple({**row, "coverage": float(row["coverage"]), "n": int(row["n"])} for row in csv.DictReader(file))
+    return read_rows(HERE / f"{name}.csv", "coverage")
 
 
 def choose(rows: tuple[dict, ...], interval: str) -> str:

@@ -20,7 +20,6 @@ shortfall of 0.003, although the first try had shown that it covers too little w
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +33,7 @@ from scipy.stats import binom, chi2, norm
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from benchmarks.csv_rows import read_rows, write_rows
 from hf_stability.statistics import (
     brown_forsythe,
     levene,
@@ -345,19 +345,13 @@ def floor_rows(examples: int = 500, draws: int = 50_000) -> Iterator[dict]:
 
 def write(name: str, rows: Iterable[dict]) -> None:
     """Write a table of rows to HERE, as .csv."""
-    with open(HERE / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(row)
-            file.flush()
+    write_rows(HERE / f"{name}.csv", COLUMNS, rows)
 
 
 @cache
 def read(name: str) -> tuple[dict, ...]:
     """The committed rows of a table."""
-    with open(HERE / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return tuple({**row, "share": float(row["share"]), "n": int(row["n"])} for row in csv.DictReader(file))
+    return read_rows(HERE / f"{name}.csv", "share")
 
 
 def measured_rows() -> Iterator[dict]:
