@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import multiprocessing
 import os
 import pty
@@ -99,6 +100,7 @@ class Terminal:
 
     def __init__(self, script: Sequence[object], columns: int = 80, rows: int = 24, **env: str):
         self.columns, self.output = columns, ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode  # a read may end within a character
         self.master, self._slave = pty.openpty()
         ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         context = multiprocessing.get_context("forkserver")
@@ -115,7 +117,7 @@ class Terminal:
             over = not self.process.is_alive()
             ready, _, _ = select.select([self.master], [], [], 0 if over else 0.1)
             if ready:
-                self.output += os.read(self.master, 65536).decode()
+                self.output += self._decode(os.read(self.master, 65536))
             elif over:
                 return
 

@@ -27,7 +27,8 @@ class Difference:
 
     Args:
         estimate: mean of A minus mean of B, in the scores' unit.
-        low, high: its interval; NaN with fewer than 2 runs.
+        low: lower end of its interval; NaN with fewer than 2 runs.
+        high: upper end.
         p: of the permutation test; NaN with fewer than 2 runs.
         n: numbers of runs, (n_a, n_b); for pairs their number, (pairs,).
     """
@@ -59,8 +60,8 @@ def mean_difference(
     Pairing helps only if equal seeds give similar scores: check their correlation first.
 
     Args:
-        a, b: (n_a,) and (n_b,), finite; or (runs, tasks), where each run counts with its mean over the tasks. Pairs: of
-            one length, in the same order of seeds.
+        a: (n_a,), A's scores, finite; or (runs, tasks), where each run counts with its mean over the tasks.
+        b: (n_b,), B's. Pairs: of A's length, in the same order of seeds.
         paired: whether run i of both has the same seed.
         permutations: largest number of permutations. If all are no more than these, all are used, and p is exact.
         confidence: in (0, 1).
@@ -135,8 +136,9 @@ def probability_of_superiority(a: ArrayLike, b: ArrayLike, confidence: float = 0
     beats every run of B. `benchmarks/statistics_coverage.py` chose it among other intervals, and measures its coverage.
 
     Args:
-        a, b: (n_a,) and (n_b,), finite, at least 2 runs each for an interval; or (runs, tasks) with the same tasks: then the
-            mean over the tasks of each task's probability (Agarwal et al. 2021, NeurIPS, "probability of improvement").
+        a: (n_a,), A's scores, finite, at least 2 runs for an interval; or (runs, tasks): then the mean over the tasks of each
+            task's probability (Agarwal et al. 2021, NeurIPS, "probability of improvement").
+        b: (n_b,), B's, with the same tasks.
         confidence: in (0, 1).
 
     Returns:
@@ -173,7 +175,8 @@ def equivalence(low: float, high: float, rope: float) -> str:
     interval it is stricter.
 
     Args:
-        low, high: the interval; NaN if it is unknown.
+        low: lower end of the interval; NaN if it is unknown.
+        high: upper end.
         rope: the smallest difference that matters, in the scores' unit, at least 0.
 
     Returns:

@@ -32,7 +32,8 @@ def shares_found(share_a: float, share_b: float, n: int, alpha: float = 0.05) ->
     both counts, is symmetric. So p is twice the smaller tail.
 
     Args:
-        share_a, share_b: true failed shares, in [0, 1].
+        share_a: A's true failed share, in [0, 1].
+        share_b: B's.
         n: runs per recipe, at least 1.
         alpha: the level, in (0, 1); for m comparisons with Holm's correction, 0.05 / m is the strictest step.
 
@@ -96,7 +97,8 @@ def seeds_for_shares(share_a: float, share_b: float, power: float = 0.8, alpha: 
     0.01 or so.
 
     Args:
-        share_a, share_b: true failed shares, in [0, 1], different.
+        share_a: A's true failed share, in [0, 1].
+        share_b: B's, another one.
         power: wanted, in (0, 1).
         alpha: the level, in (0, 1).
 

@@ -52,8 +52,10 @@ def share_difference_interval(
     against 0 of n. It and Fisher's test may disagree about 0 where the difference is near the level.
 
     Args:
-        count_a, n_a: (...), A's count, for example of failed runs, and its number of runs, at least 1.
-        count_b, n_b: (...), B's.
+        count_a: (...), A's count, for example of failed runs.
+        n_a: (...), A's number of runs, at least 1.
+        count_b: (...), B's count.
+        n_b: (...), B's number of runs.
         confidence: in (0, 1).
 
     Returns:
@@ -72,8 +74,10 @@ def fisher_exact_p(count_a: int, n_a: int, count_b: int, n_b: int) -> float:
     that are no more likely than the observed one (Fisher 1935).
 
     Args:
-        count_a, n_a: A's count, for example of failed runs, and its number of runs, at least 1.
-        count_b, n_b: B's.
+        count_a: A's count, for example of failed runs.
+        n_a: A's number of runs, at least 1.
+        count_b: B's count.
+        n_b: B's number of runs.
 
     Returns:
         p in (0, 1].

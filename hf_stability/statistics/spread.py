@@ -175,7 +175,8 @@ def spread_permutation_p(a: ArrayLike, b: ArrayLike, permutations: int = 9999, s
     exchangeable and the test is not exact; `benchmarks/statistics_coverage.py` measures its size.
 
     Args:
-        a, b: (n_a,) and (n_b,), finite, at least 2 scores each.
+        a: (n_a,), finite, at least 2 scores.
+        b: (n_b,), the same.
         permutations: largest number of permutations. If all are no more than these, all are used, and p is that of a full
             enumeration. Default: 9999.
         seed: of the random permutations.

@@ -62,7 +62,7 @@ from .policies.policy import Policy
 from .records import RunRecord
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
-from .stop import signals_noted
+from .stop import signals_noted, signals_wait
 from .study import StageFailed, is_main_process, run_jobs
 
 
@@ -183,7 +183,8 @@ class StudyPlan:
     def _serve(self, ranks: Ranks) -> StudyResult:
         """`--parallel seeds`: run jobs of the main process until it ends the study."""
         jobs = [*self.stages.jobs, *self.jobs]
-        ended = ranks.serve(jobs, [run_folder(self.folder, job) for job in jobs])
+        with signals_wait():
+            ended = ranks.serve(jobs, [run_folder(self.folder, job) for job in jobs])
         if ended["end"] == StageFailed.__name__:
             raise StageFailed(ended["message"])
         if ended["end"] != "done":  # the main process tells why

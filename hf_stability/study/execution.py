@@ -16,6 +16,7 @@ from .executors.ray_connection import connected
 from .executors.workers import execute_in_workers
 from .job import Job
 from .records import read_run
+from .stop import signals_wait
 
 
 EXECUTORS = ("local", "ray")
@@ -57,6 +58,9 @@ class Execution:
         Args:
             jobs, folders: the jobs, and the folder of each.
             listen: is called with each `Event`. A crash that will be run again has the kind "again".
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM, see `signals_wait`.
         """
         waiting = list(zip(jobs, folders, strict=True))
         for retries_left in range(self.retry_crashed, -1, -1):
@@ -70,7 +74,8 @@ class Execution:
                         event = replace(event, kind="again")
                 listen(event)
 
-            self._execute([job for job, _ in waiting], [folder for _, folder in waiting], hear)
+            with signals_wait():
+                self._execute([job for job, _ in waiting], [folder for _, folder in waiting], hear)
             waiting = [(job, folder) for job, folder in waiting if job in crashed]
             if not waiting:
                 return

@@ -43,6 +43,7 @@ from .records import RunRecord
 from .report.trackers import trackers_in
 from .results import write_results
 from .saving import SavingCallback, pass_over, save_limit, save_strategy
+from .stop import stop_if_asked
 
 
 logger = logging.getLogger(__name__)
@@ -264,6 +265,8 @@ def settings_table(job: Job) -> str:
 class ReportCallback(TrainerCallback):
     """Calls a function after each update step, with the loss and the risk that are on the host already.
 
+    After every other batch, and in evaluations, it asks whether the study is to end.
+
     Args:
         report: the function.
         stability: the run's callback. It comes before this one.
@@ -279,3 +282,9 @@ class ReportCallback(TrainerCallback):
             recorder = self.stability.recorder
             loss = recorder.last_loss() if recorder is not None else None
             self.report(state.global_step, state.max_steps, loss, self.stability.monitor.risk)
+
+    def on_substep_end(self, *args: Any, **kwargs: Any) -> None:
+        stop_if_asked()
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        stop_if_asked()

@@ -1,7 +1,8 @@
 """Where a study ends early: on Ctrl-C and SIGTERM, or because it lost its folder.
 
-A signal raises KeyboardInterrupt at any line of Python. There it can get lost: Python ignores what is raised in a finaliser or in
-the callback of a weak reference, and PyTorch has many of those. So the signal is noted too, and the study ends at its next event.
+A signal raises KeyboardInterrupt at any line of Python. Python ignores what is raised in a finaliser or in the callback of a weak
+reference, and PyTorch has many of those. In the middle of another library's code it can break that: TensorBoard's writer then
+waits for ever. So while runs are executed the signal is only noted, and the study ends at its next event.
 """
 
 from __future__ import annotations
@@ -10,27 +11,27 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from .owner import stop_if_lost
 
 
-_signalled = False  # a signal came, and `stop_if_asked` has not raised for it
+_came: set[int] = set()  # signals for which `stop_if_asked` has not raised
+_waits = 0  # blocks of `signals_wait` around this
 
 
 def stop_if_asked() -> None:
     """End the study here if a signal has come, or if this thread lost its folder.
 
-    An executor calls it with every event, and once a second while it waits.
+    An executor calls it with every event, and once a second while it waits. Training in this process calls it with every batch.
 
     Raises:
         KeyboardInterrupt: for a signal, in the main thread.
         BaseException: the folder is lost; `hold_folder` catches it.
     """
-    global _signalled
     stop_if_lost()
-    if _signalled and threading.current_thread() is threading.main_thread():
-        _signalled = False
+    if _came and threading.current_thread() is threading.main_thread():
+        _came.clear()
         raise KeyboardInterrupt
 
 
@@ -43,7 +44,6 @@ def signals_noted(*more: signal.Signals) -> Iterator[None]:
     Args:
         more: signals that are to raise KeyboardInterrupt too.
     """
-    global _signalled
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -58,10 +58,30 @@ def signals_noted(*more: signal.Signals) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if before:  # else an outer block still needs it
-            _signalled = False
+            _came.clear()
 
 
-def _note(signum: int, frame: Any) -> NoReturn:
-    global _signalled
-    _signalled = True
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """In this block the first Ctrl-C, or SIGTERM, waits for `stop_if_asked` or for the block's end. The second one interrupts at once.
+
+    One press of Ctrl-C can come as both signals: a launcher passes it on as SIGTERM.
+    """
+    global _waits
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with signals_noted():
+        _waits += 1
+        try:
+            yield
+        finally:
+            _waits -= 1
+        stop_if_asked()
+
+
+def _note(signum: int, frame: Any) -> None:
+    first = signum not in _came
+    _came.add(signum)
+    if not (first and _waits):
+        raise KeyboardInterrupt

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from hf_stability.study.stop import signals_noted, stop_if_asked
+from hf_stability.study.stop import signals_noted, signals_wait, stop_if_asked
 
 
 class LosesIt:
@@ -57,6 +57,41 @@ def test_a_signal_interrupts_at_once(default_signals, number):
     stop_if_asked()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_runs_are_executed_the_first_signal_waits_and_the_second_does_not(default_signals, number):
+    with pytest.raises(KeyboardInterrupt), signals_noted(signal.SIGTERM), signals_wait():
+        LosesIt(number)
+        os.kill(os.getpid(), signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)  # as a launcher does
+        went_on = True
+        stop_if_asked()
+        pytest.fail("went on")
+    assert went_on
+    with pytest.raises(KeyboardInterrupt), signals_noted(signal.SIGTERM), signals_wait():
+        os.kill(os.getpid(), number)
+        went_on = False
+        os.kill(os.getpid(), number)
+        went_on = True
+    assert not went_on
+    stop_if_asked()
+
+
+def test_a_signal_that_waits_interrupts_at_the_blocks_end(default_signals):
+    ended = False
+    with pytest.raises(KeyboardInterrupt):
+        with signals_wait():
+            with signals_wait():
+                os.kill(os.getpid(), signal.SIGINT)
+                with pytest.raises(ValueError, match="the block's own error"):
+                    with signals_wait():
+                        raise ValueError("the block's own error")
+            pytest.fail("went on")
+        ended = True
+    assert not ended
+    with pytest.raises(KeyboardInterrupt), signals_noted():  # the default again
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *what: None])

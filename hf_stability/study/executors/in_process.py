@@ -22,6 +22,7 @@ def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
             listen(Event(job, "progress", *done))
             stop_if_asked()
 
+        stop_if_asked()  # also after the import
         try:
             run = run_job(job, folder, report)
         except Exception as error:
