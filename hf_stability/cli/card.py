@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..study.report import card, hub
-from ..study.report.card_source import read_source
+from ..study.report.card import card, hub
+from ..study.report.card.source import read_source
 from .plain_parser import PlainParser, Texts, parse, study_folder
 
 

@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     given = parse(known, argv)
     if not given.get("folders"):
         raise InputError("compare: give two recipes or more; see hf-stability compare --help")
-    from ..study.report.compare import comparison  # scipy is imported later, when it is used
-    from ..study.report.contents import ROPE
+    from ..study.report.page.compare import comparison  # scipy is imported later, when it is used
+    from ..study.report.page.contents import ROPE
 
     print(comparison(given["folders"], given.get("rope", ROPE)))
     return 0

@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
     )
     known.add_argument("--output_dir", help="Where to write. Default: STUDY_FOLDER/report, or ./report.")
     given = parse(known, argv)
-    from ..study.report.contents import ROPE  # scipy and matplotlib are imported later, when they are used
-    from ..study.report.page import write_report
+    from ..study.report.page.contents import ROPE  # scipy and matplotlib are imported later, when they are used
+    from ..study.report.page.page import write_report
 
     paths = write_report(
         given.get("study_folder"),
@@ -87,7 +87,7 @@ def _elsewhere(given: dict[str, Any]) -> list[Any]:
             if name in given:
                 raise InputError(f"--{name}: it belongs to --runs or --scores; a study's records have it already")
         return []
-    from ..study.report.elsewhere import read_scores_file, read_trainer_folders
+    from ..study.report.elsewhere.read import read_scores_file, read_trainer_folders
 
     chosen = (given.get("metric"), given.get("baseline"))
     runs = read_trainer_folders(given["runs"], *chosen) if "runs" in given else []

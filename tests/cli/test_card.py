@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_stability import cli
-from tests.study.report.test_card import SCORES, know_models, leave_study
-from tests.study.report.test_hub import reach_hub
+from tests.study.report.card.test_card import SCORES, know_models, leave_study
+from tests.study.report.card.test_hub import reach_hub
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hf_stability import cli
-from tests.study.report.test_page import FILES, write_study
+from tests.study.report.page.test_page import FILES, write_study
 
 
 @pytest.fixture(scope="module")

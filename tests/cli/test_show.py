@@ -9,7 +9,7 @@ import pytest
 
 from hf_stability import cli
 from hf_stability.utils.files import write_json
-from tests.study.report.test_page import write_study
+from tests.study.report.page.test_page import write_study
 
 
 @pytest.fixture
