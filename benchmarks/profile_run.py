@@ -267,7 +267,7 @@ def _tables(folder: Path) -> None:
 
 
 def _figures(folder: Path) -> None:
-    from hf_stability.study.api import draw_study
+    from hf_stability.study.report.pictures import draw_study
 
     draw_study(folder)
 

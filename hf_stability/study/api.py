@@ -60,6 +60,7 @@ from .job import KEEP_MODEL, Job, check_jobs
 from .owner import hold_folder
 from .policies.policy import Policy
 from .records import RunRecord
+from .report.pictures import draw_study
 from .run import quiet as quiet_libraries
 from .stages import StagePlan, plan_stages
 from .stop import signals_noted, signals_wait
@@ -428,24 +429,3 @@ def plan_study(
     room = plan_workers(jobs, {run.name for run in finished}, stages, config, tokens, workers, runs_per_gpu, executor)
     how = room.workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock, room.gpus
     return StudyPlan(folder, jobs, data, tokens, stages, policy, Execution(*how), said + room.said, room.refusal)
-
-
-def draw_study(folder: Path) -> tuple[list[Path], str]:
-    """Draw a study's figures. Put them and its tables into TensorBoard.
-
-    An error is returned, not raised: it must not hide the runs and the tables.
-
-    Returns:
-        the PNG files, and why there are none, in one line.
-    """
-    try:
-        from .report.figures import draw_figures
-        from .report.tensorboard import write_study_events
-
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        recipes = [figures["recipe"] for figures in summary["recipes"] if figures["runs"]]  # in the table's order
-        pictures = [path for path in draw_figures(folder, recipes) if path.suffix == ".png"] if recipes else []
-        write_study_events(folder / "runs", pictures, (folder / "summary.md").read_text("utf-8"))
-    except Exception as error:
-        return [], f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return pictures, ""

@@ -19,12 +19,13 @@ from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
 from hf_stability.study import run as run_module
 from hf_stability.study import study as study_module
-from hf_stability.study.api import StudyResult, draw_study
+from hf_stability.study.api import StudyResult
 from hf_stability.study.execution import Execution
 from hf_stability.study.executors.event import Event
 from hf_stability.study.executors.in_process import execute_in_process
 from hf_stability.study.folder import check_folder, read_runs
 from hf_stability.study.records import read_run
+from hf_stability.study.report.pictures import draw_study
 from hf_stability.study.run import run_job
 from hf_stability.study.study import run_jobs
 from hf_stability.utils.files import write_json

@@ -9,7 +9,7 @@
 | `export` | runs as csv and parquet, the table of recipes as LaTeX and Markdown |
 | `restarts_page`, `two_way_page` | `restarts.md` with its figure, `two_way.md` |
 | `trackers` | the summary for MLflow, Trackio and Weights & Biases |
-| `plots`; `figures`, `tensorboard` | plots of numbers on an `ax`; a study's figures, also for TensorBoard |
+| `plots`; `figures`, `tensorboard`, `pictures` | plots of numbers on an `ax`; a study's figures, also in TensorBoard |
 | `settings`, `one_run` | settings of a study's runs; one run in words, for `hf-stability show` |
 | `page/`, `card/` | a page to publish; a model card |
 | `elsewhere/` | runs made elsewhere as run records |
