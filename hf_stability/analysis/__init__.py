@@ -14,7 +14,11 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .analysis import analyze as analyze
     from .finished_study import FinishedStudy as FinishedStudy
 
-ANALYSES: dict[str, str] = {}
+ANALYSES: dict[str, str] = {
+    "gradients": "gradient norms by layer over training: failed runs against ok runs",
+    "generalisation": "development score against train loss: does training longer hurt?",
+    "churn": "on how many examples do two seeds of a recipe disagree?",
+}
 """Name of an analysis -> its purpose. The module has this name, with `_` for `-`."""
 
 _HOME = {
