@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # for editors and type checkers
 
 ANALYSES: dict[str, str] = {
     "gradients": "gradient norms by layer over training: failed runs against ok runs",
+    "loss-surface": "loss and gradient norm on the plane through the start, a failed and an ok end",
+    "layer-replacement": "forgetting: masked-LM perplexity with the top k layers put back to pretrained",
     "generalisation": "development score against train loss: does training longer hurt?",
     "churn": "on how many examples do two seeds of a recipe disagree?",
 }
