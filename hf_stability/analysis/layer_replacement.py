@@ -55,7 +55,7 @@ NOTHING, EMBEDDINGS, HEAD = "nothing", "embeddings", "head"
 
 
 def replacement_steps(model: nn.Module) -> list[tuple[str, list[str]]]:
-    """What is put back in which order, as `(step, names of the parameters)`. Each parameter is in one step.
+    """The steps in their order, as `(step, names of the parameters that it puts back)`. Each parameter is in one step.
 
     | step | puts back |
     | --- | --- |
@@ -179,7 +179,7 @@ class LayerReplacement(Analysis):
             for run in sorted(with_models(study, runs), key=lambda run: (run.seed, run.recipe))[: options.runs]
         ]
         jobs = [settings_of(study, run) for run in chosen]
-        check_one_model(chosen, jobs)
+        check_no_stages(chosen, jobs)
         loaded = load_masked_lm(jobs[0].model, jobs[0].dtype)
         config, model = loaded.config, unshared(loaded)
         decoder = untied(model)
@@ -298,8 +298,8 @@ def check_options(options: ReplacementOptions) -> None:
         raise InputError(f"--text_file {options.text_file}: no such file; give a plain text")
 
 
-def check_one_model(runs: Sequence[RunRecord], jobs: Sequence[Job]) -> None:
-    """Refuse runs that began with other weights than the pretrained checkpoint, or with different ones."""
+def check_no_stages(runs: Sequence[RunRecord], jobs: Sequence[Job]) -> None:
+    """Refuse runs that began from a stage's encoder."""
     for run, job in zip(runs, jobs, strict=True):
         if job.stages:
             raise InputError(

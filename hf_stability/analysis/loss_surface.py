@@ -53,7 +53,7 @@ class SurfaceOptions:
     examples: int = field(
         default=128, metadata={"help": "Training examples for loss and gradient, drawn with a fixed seed; 0: all."}
     )
-    batch_size: int = field(default=32, metadata={"help": "Examples in memory at a time."})
+    batch_size: int = field(default=64, metadata={"help": "Examples in memory at a time."})
     failed: str | None = field(
         default=None, metadata={"help": "The failed run, such as devlin2019/seed-001. Default: see the page."}
     )
@@ -162,6 +162,13 @@ class LossSurface(Analysis):
                 f"On the straight line from the start, the loss rises at most {barriers['failed']:.3g} above the start towards the "
                 f"failed end, and {barriers['ok']:.3g} towards the ok end."
             )
+        for kind in ("failed", "ok"):
+            path = [row for row in numbers["tables"]["paths"] if row["point"] == kind]
+            if path:
+                told.append(
+                    f"The path of the {kind} run ({len(path)} points) is at most {max(row['distance'] for row in path):.3g} from the "
+                    f"plane; its end is {numbers['lengths'][kind]:.3g} from the start."
+                )
         rounding = max(abs(point["loss"] - point["loss_of_plane"]) for point in points.values())
         told.append(
             f"At the three points, the plane's loss and the runs' own loss differ by at most {rounding:.1g} (rounding)."
