@@ -37,8 +37,9 @@ def tiny_study_folder(folder, tiny_jobs, recipes=("devlin2019",), seeds=(1, 2), 
 
 def test_the_start_of_a_run_is_made_again(tiny_jobs, tmp_path, no_heat_maps):
     # Oracle: with a learning rate of 0 the model that a run keeps is the one that it started from, its head too.
-    given = {"seeds": (1,), "learning_rate": 0.0, "reinit_layers": 1}
-    folder = tiny_study_folder(tmp_path, tiny_jobs, ("devlin2019", "mosbach2021+reinit"), **given)
+    given = {"seeds": (1,), "learning_rate": 0.0}
+    tiny_study_folder(tmp_path, tiny_jobs, ("mosbach2021+reinit",), reinit_layers=1, **given)
+    folder = tiny_study_folder(tmp_path, tiny_jobs, ("devlin2019",), seed_streams=False, **given)
     study = FinishedStudy(folder)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     for run in study.runs:
@@ -114,11 +115,12 @@ def test_runs_of_one_seed_come_first(tmp_path):
         choose_pair(study, failed="b/seed-001")
 
 
-def test_what_is_missing_comes_with_the_command(tiny_jobs, tmp_path, no_heat_maps):
+def test_what_is_missing_comes_with_the_command(tiny_jobs, tmp_path):
     folder = tmp_path / "study"
+    statuses = {"devlin2019/seed-001": "failed", "mosbach2021/seed-001": "ok"}
+    made_up(folder, statuses, without_model=statuses)
     for job in tiny_jobs(folder, ("devlin2019", "mosbach2021"), (1,)):
-        run_job(job, run_folder(folder, job))
-    set_status(folder, {"devlin2019/seed-001": "failed", "mosbach2021/seed-001": "ok"})
+        write_json(run_folder(folder, job) / "config.json", {"job": job.to_dict()})
     for name in ("loss-surface", "layer-replacement"):
         with pytest.raises(InputError) as error:
             analyze(name, folder)
