@@ -20,6 +20,7 @@ ANALYSES: dict[str, str] = {
     "layer-replacement": "forgetting: masked-LM perplexity with the top k layers put back to pretrained",
     "generalisation": "development score against train loss: does training longer hurt?",
     "churn": "on how many examples do two seeds of a recipe disagree?",
+    "ensemble": "the mean of n seeds (logits, weights) against one run and the best run",
 }
 """Name of an analysis -> its purpose. The module has this name, with `_` for `-`."""
 

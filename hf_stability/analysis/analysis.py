@@ -3,7 +3,7 @@
 | in `STUDY/analysis/NAME` | what |
 | --- | --- |
 | `NAME.json` | every number, with its metric and its n |
-| `TABLE.csv` | a table of these numbers, one file each |
+| `TABLE.csv` | a table of these numbers, one file each; a table without rows has none |
 | `NAME.png`, `NAME.svg` | the figure, drawn from the numbers alone |
 | `NAME.md` | what came out, in a few sentences |
 """
@@ -149,8 +149,12 @@ def write(analysis: Analysis, numbers: Mapping[str, Any], folder: Path) -> list[
     files = [folder / f"{analysis.name}.json"]
     write_json(files[0], numbers)
     for name, rows in numbers.get("tables", {}).items():
-        files.append(folder / f"{name}.csv")
-        write_text(files[-1], csv_text(rows))
+        path = folder / f"{name}.csv"
+        if rows:
+            write_text(path, csv_text(rows))
+            files.append(path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier call
     with own_style():
         files += write_figure(analysis.draw(numbers), folder, analysis.name)
     files.append(folder / f"{analysis.name}.md")
@@ -162,7 +166,7 @@ def write(analysis: Analysis, numbers: Mapping[str, Any], folder: Path) -> list[
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table as CSV: numbers in full, an empty cell for None. The header has the keys of the first row."""
     text = StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
