@@ -40,7 +40,7 @@ def missing_models(study: FinishedStudy) -> list[str]:
         f"{len(runs)} {status} ({len(with_models(study, runs))} with a model)"
         for status, runs in (("failed", study.failed), ("ok", study.ok))
     )
-    sentences = [f"it needs a failed run and an ok run with kept models; {study.folder} has {counts}."]
+    sentences = [f"It needs a failed run and an ok run with kept models; {study.folder} has {counts}."]
     if not study.failed or not study.ok:
         sentences.append(
             "Add a recipe, or a learning rate, that fails."

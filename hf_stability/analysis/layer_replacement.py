@@ -149,7 +149,9 @@ class ReplacementOptions:
     )
     text_file: str | None = field(
         default=None,
-        metadata={"help": "A plain text, such as WikiText-2's test.txt. Default, demo tasks only: the held-out text."},
+        metadata={
+            "help": "A plain text, such as WikiText-2's test.txt. Without it, demo tasks have their held-out text."
+        },
     )
     block_length: int = field(default=128, metadata={"help": "Tokens per block of --text_file."})
     mask_seed: int = field(default=0, metadata={"help": "Seed of the masked places."})

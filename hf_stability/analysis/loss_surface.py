@@ -55,10 +55,13 @@ class SurfaceOptions:
     )
     batch_size: int = field(default=64, metadata={"help": "Examples in memory at a time."})
     failed: str | None = field(
-        default=None, metadata={"help": "The failed run, such as devlin2019/seed-001. Default: see the page."}
+        default=None,
+        metadata={
+            "help": "The failed run, such as devlin2019/seed-001. Without it: one that has its seed in common with an ok run."
+        },
     )
     ok: str | None = field(
-        default=None, metadata={"help": "The ok run. Default: one of the failed run's seed, if any."}
+        default=None, metadata={"help": "The ok run. Without it: one of the failed run's seed, if there is one."}
     )
     path_points: int = field(
         default=0,
@@ -95,7 +98,7 @@ class LossSurface(Analysis):
             )
             axis = grid_values(options.lowest, options.highest, options.points)
             settings = {"runs": [failed.id, ok.id], "axis": axis, "examples": options.examples}
-            settings |= {"batch_size": options.batch_size, "path_points": options.path_points}
+            settings |= {"batch_size": options.batch_size}
             saved = PointsFile(study.results(self.name) / "points.jsonl", settings)
             start = [value.detach().clone() for value in model.parameters()]
             directions = (difference(ends[0], start), difference(ends[1], start))
@@ -114,13 +117,15 @@ class LossSurface(Analysis):
                 corner(model, directions, kind, end, batches.loss)
                 for kind, end in zip(CORNERS, (start, *ends), strict=True)
             ]
+            paths: dict[str, list[dict[str, Any]]] = {}
             for kind, run, job in zip(("failed", "ok"), (failed, ok), jobs, strict=True):
-                if kind not in saved.paths:
-                    folder = study.run_folder(run)
-                    path = checkpoint_path(folder, job, model, start, directions)
-                    if options.path_points:
-                        path = trained_path(job, run.name, options.path_points, start, directions)
-                    saved.add_path(kind, path)
+                if not options.path_points:
+                    paths[kind] = checkpoint_path(study.run_folder(run), job, model, start, directions)
+                    continue
+                known = f"{kind}, {options.path_points} points"
+                if known not in saved.paths:
+                    saved.add_path(known, trained_path(job, run.name, options.path_points, start, directions))
+                paths[kind] = saved.paths[known]
         rows = [
             {"a": a, "b": b, "loss": losses[i, j], "gradient_norm": norms[i, j]}
             for (i, a), (j, b) in itertools.product(enumerate(axis), enumerate(axis))
@@ -142,7 +147,7 @@ class LossSurface(Analysis):
             "tables": {
                 "points": points,
                 "surface": rows,
-                "paths": [{"point": kind, **row} for kind in ("failed", "ok") for row in saved.paths[kind]],
+                "paths": [{"point": kind, **row} for kind, path in paths.items() for row in path],
             },
         }
 
