@@ -35,6 +35,9 @@ Score = Callable[[np.ndarray], Any]
 
 LEVEL = (0.025, 0.975)
 
+MOST_NUMBERS = 4_000_000
+"""Cells of confusion matrices that are kept at once."""
+
 
 # ---- pure functions -------------------------------------------------------------------------------------------------
 
@@ -47,16 +50,6 @@ def averaged(logits: ArrayLike, average: str = "logits") -> np.ndarray:
     return (values if average == "logits" else softmax(values)).mean(0)
 
 
-def cells(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Which cell of the confusion matrix each example is in, one-hot: (n,) and (n,) -> (n, K K).
-
-    `weights @ cells` is the matrix of examples that count `weights` times, (D, n) -> (D, K K).
-    """
-    hot = np.zeros((len(labels), classes * classes))
-    hot[np.arange(len(labels)), labels * classes + predictions] = 1
-    return hot
-
-
 def scores(logits: np.ndarray, labels: np.ndarray, score: Score, weights: np.ndarray | None = None) -> np.ndarray:
     """The score of a model's predictions: (n, K) -> (D,).
 
@@ -67,9 +60,14 @@ def scores(logits: np.ndarray, labels: np.ndarray, score: Score, weights: np.nda
         weights: (D, n), how often each example counts. Default: each once, D = 1.
     """
     classes = logits.shape[1]
+    cells = labels * classes + logits.argmax(1)
     weights = np.ones((1, len(labels))) if weights is None else weights
-    matrices = weights @ cells(logits.argmax(1), labels, classes)
-    return np.asarray(score(matrices.reshape(-1, classes, classes)), dtype=float)
+    block = max(1, MOST_NUMBERS // classes**2)
+    found = []
+    for start in range(0, len(weights), block):
+        matrices = [np.bincount(cells, own, classes * classes) for own in weights[start : start + block]]
+        found.append(score(np.array(matrices).reshape(-1, classes, classes)))
+    return np.concatenate(found).astype(float)
 
 
 def subsets(runs: int, size: int, most: int, seed: int = 0) -> list[tuple[int, ...]]:
@@ -143,12 +141,12 @@ def gains(
 
     whole, own = (each[..., 0] for each in both(None))
     best = int(own.argmax())
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.uint16)
     ensemble, runs = both(drawn)
     over_mean, over_best = ensemble - runs.mean(0), ensemble - runs[best]
     first = rng.permuted(np.tile(np.arange(n) < n // 2, (draws, 1)), axis=1)
-    _, choosing = both(first.astype(float))
-    other_ensemble, other = both((~first).astype(float))
+    _, choosing = both(first)
+    other_ensemble, other = both(~first)
     found = {
         "ensemble": float(whole),
         "mean_run": float(own.mean()),
