@@ -51,7 +51,7 @@ class SurfaceOptions:
     lowest: float = field(default=-0.5, metadata={"help": "Lowest coordinate on both sides. The start is at 0."})
     highest: float = field(default=1.5, metadata={"help": "Highest coordinate. The runs' ends are at 1."})
     examples: int = field(
-        default=128, metadata={"help": "Training examples for loss and gradient, drawn with a fixed seed; 0: all."}
+        default=100, metadata={"help": "Training examples for loss and gradient, drawn with a fixed seed; 0: all."}
     )
     batch_size: int = field(default=64, metadata={"help": "Examples in memory at a time."})
     failed: str | None = field(
@@ -139,7 +139,7 @@ class LossSurface(Analysis):
             "batch_size": options.batch_size,
             "lengths": {kind: length(direction) for kind, direction in zip(("failed", "ok"), directions, strict=True)},
             "cosine": dot(*directions) / max(length(directions[0]) * length(directions[1]), 1e-300),
-            "barriers": {"failed": barrier(axis, losses.T), "ok": barrier(axis, losses)},
+            "climbs": {"failed": climb(axis, losses.T), "ok": climb(axis, losses)},
             "a": axis,
             "b": axis,
             "loss": losses,
@@ -161,12 +161,12 @@ class LossSurface(Analysis):
             f"Loss: {start['loss']:.3g} at the start, {failed['loss']:.3g} at the failed end, {ok['loss']:.3g} at the ok end. "
             f"Gradient norm: {start['gradient_norm']:.3g}, {failed['gradient_norm']:.3g} and {ok['gradient_norm']:.3g}.",
         ]
-        barriers = numbers["barriers"]
-        if barriers["failed"] is not None:
-            told.append(
-                f"On the straight line from the start, the loss rises at most {barriers['failed']:.3g} above the start towards the "
-                f"failed end, and {barriers['ok']:.3g} towards the ok end."
-            )
+        for kind, line in numbers["climbs"].items():
+            if line is not None:
+                told.append(
+                    f"On the straight line to the {kind} end, the loss is lowest at {line['at']:.3g} of the way ({line['lowest']:.3g}); "
+                    f"its largest climb is {line['height']:.2g}."
+                )
         for kind in ("failed", "ok"):
             path = [row for row in numbers["tables"]["paths"] if row["point"] == kind]
             if path:
@@ -289,15 +289,23 @@ def corner(
     return {"point": kind, "a": a, "b": b, "loss": loss, "gradient_norm": norm, **plane}
 
 
-def barrier(axis: Sequence[float], losses: np.ndarray) -> float | None:
-    """How far the loss rises above that of the start on the straight line to an end. None if the grid has no such line.
+def climb(axis: Sequence[float], losses: np.ndarray) -> dict[str, float] | None:
+    """The largest climb of the loss on the straight line from the start to an end. None if the grid has no such line.
 
     Args:
         axis: the grid's coordinates on both sides.
         losses: `(other direction, this direction)`.
+
+    Returns:
+        `height`: the most by which the loss rises above its lowest value so far. 0: it never rises.
+        `lowest`: the lowest loss on the line. `at`: its place; 0 is the start, 1 the end.
     """
     if 0.0 not in axis or 1.0 not in axis:
         return None
     start, end = axis.index(0.0), axis.index(1.0)
     line = losses[start, start : end + 1]
-    return float(np.max(line) - line[0])
+    if not np.isfinite(line).all():
+        return None
+    place = int(line.argmin())
+    height = float((line - np.minimum.accumulate(line)).max())
+    return {"height": height, "lowest": float(line[place]), "at": axis[start + place]}

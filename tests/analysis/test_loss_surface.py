@@ -12,7 +12,7 @@ from hf_stability.analysis import analyze
 from hf_stability.analysis.analysis import load_analysis, make_options
 from hf_stability.analysis.finished_study import FinishedStudy
 from hf_stability.analysis.kept_models import missing_models, read_model, settings_of, starting_trainer
-from hf_stability.analysis.loss_surface import barrier, choose_pair, loss_batches
+from hf_stability.analysis.loss_surface import choose_pair, climb, loss_batches
 from hf_stability.cli import main
 from hf_stability.errors import InputError
 from hf_stability.study.folder import run_folder
@@ -165,11 +165,16 @@ def test_batches_have_each_row_once():
     assert len(some[0]) == 5 and torch.equal(*some)  # the same rows each time
 
 
-def test_a_barrier_is_the_highest_rise_on_the_way():
-    losses = np.array([[9, 9, 9, 9], [9, 1.0, 1.5, 0.5]])  # rows: the other direction; the start is in the second one
-    axis = [-0.5, 0.0, 0.5, 1.0]
-    assert barrier(axis, np.vstack([losses, losses])) == 0.5
-    assert barrier([0.1, 1.0], losses) is None
+def test_a_climb_is_measured_from_the_lowest_loss_so_far():
+    line = [9.0, 1.0, 0.5, 1.25, 0.25, 0.5, 7.0]  # the start is the second value, the end the sixth
+    axis = [-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    losses = np.full((7, 7), 100.0)
+    losses[1] = line
+    assert climb(axis, losses) == {"height": 0.75, "lowest": 0.25, "at": 0.75}
+    losses[1] = line[::-1]
+    assert climb([0.1, 1.0], losses) is None  # the grid has no such line
+    losses[1, 3] = np.nan
+    assert climb(axis, losses) is None
 
 
 @pytest.mark.slow
