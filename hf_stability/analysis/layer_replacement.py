@@ -227,12 +227,16 @@ class LayerReplacement(Analysis):
         for status, found in groups.items():
             medians = np.median(found, axis=0)
             halves = [run["half_way"] for run in numbers["tables"]["runs"] if run["status"] == status]
-            known = sorted(steps[half] for half in halves if half is not None)
+            known = sorted(half for half in halves if half is not None)
             told.append(
-                f"The {len(found)} {status} runs have a median of {medians[0]:.3g} with nothing put back, {medians[layers]:.3g} with "
-                f"all {layers} layers, {medians[layers + 1]:.3g} with the embeddings too. Half of the harm is gone after: "
-                f"{', '.join(known) or 'there was none'}."
+                f"The {len(found)} {status} runs have a median of {medians[0]:.3g} with nothing put back (from {found[:, 0].min():.3g} to "
+                f"{found[:, 0].max():.3g}), {medians[layers]:.3g} with all {layers} layers, {medians[layers + 1]:.3g} with the embeddings too."
             )
+            if known:
+                told.append(
+                    f"In {len(known)} of them the loss is above the pretrained model's; half of that is gone after "
+                    f"{steps[known[0]]} to {steps[known[-1]]}."
+                )
         return told
 
     def draw(self, numbers: Mapping[str, Any]) -> Figure:

@@ -72,7 +72,10 @@ class SurfaceOptions:
 
 
 class LossSurface(Analysis):
-    """Loss and gradient norm on the plane through a start, a failed run's end and an ok run's end."""
+    """Loss and gradient norm on the plane through a start, a failed run's end and an ok run's end.
+
+    Finished points are kept in `STUDY/analysis/loss-surface/points.jsonl`, so that the same command goes on after a kill.
+    """
 
     name = "loss-surface"
     Options = SurfaceOptions

@@ -201,6 +201,12 @@ def test_a_checkpoint_without_a_head_is_refused(tiny_model, tmp_path):
         load_masked_lm(str(tmp_path / "missing"))
 
 
+@pytest.mark.slow
+def test_a_real_sentence_encoder_has_no_head(minilm):
+    with pytest.raises(InputError, match="no trained masked-LM head"):
+        load_masked_lm(minilm)
+
+
 def test_half_of_the_harm():
     assert half_way([5.0, 4.0, 3.0, 2.9, 1.0], 1.0) == 2
     assert half_way([1.0, 1.0], 1.0) is None
