@@ -88,7 +88,8 @@ class LossSurface(Analysis):
         failed, ok = choose_pair(study, options.failed, options.ok)
         jobs = [settings_of(study, run) for run in (failed, ok)]
         with starting_trainer(jobs[1], ok.name) as trainer:
-            other_start = [value.detach().clone() for value in trainer.model.parameters()]
+            other: Any = trainer.model
+            other_start = [value.detach().clone() for value in other.parameters()]
         with starting_trainer(jobs[0], failed.name) as trainer:
             model: Any = trainer.model
             names = (failed.name, ok.name)
@@ -137,7 +138,7 @@ class LossSurface(Analysis):
             "task": failed.task,
             "failed": names[0],
             "ok": names[1],
-            "same_start": all(torch.equal(one, other.to(one)) for one, other in zip(start, other_start, strict=True)),
+            "same_start": all(torch.equal(one, value.to(one)) for one, value in zip(start, other_start, strict=True)),
             "examples": batches.examples,
             "batch_size": options.batch_size,
             "lengths": {kind: length(direction) for kind, direction in zip(("failed", "ok"), directions, strict=True)},
@@ -211,11 +212,7 @@ def choose_pair(study: FinishedStudy, failed: str | None = None, ok: str | None 
     Raises:
         InputError: there is no such run, or it has no model.
     """
-    found = [
-        _chosen(study, runs, name, kind)
-        for runs, name, kind in ((study.failed, failed, "failed"), (study.ok, ok, "ok"))
-    ]
-    pairs = itertools.product(*found)
+    pairs = itertools.product(_chosen(study, study.failed, failed, "failed"), _chosen(study, study.ok, ok, "ok"))
     return min(
         pairs,
         key=lambda pair: (

@@ -57,8 +57,8 @@ def plot_plane(
     bar.ax.minorticks_off()
     bar.set_label(label)
     for kind, path in (paths or {}).items():
-        a, b = np.asarray(path, dtype=float).reshape(-1, 2).T
-        ax.plot(a, b, color=MARKS[kind][1], linewidth=1.2, marker=".", markersize=3, zorder=3)
+        along, across = np.asarray(path, dtype=float).reshape(-1, 2).T
+        ax.plot(along, across, color=MARKS[kind][1], linewidth=1.2, marker=".", markersize=3, zorder=3)
     for kind, (a, b) in points.items():
         mark, color = MARKS[kind]
         ax.plot(a, b, mark, color=color, markeredgecolor="black", markersize=8, linestyle="none", label=kind, zorder=4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_stability.analysis import analyze
-from hf_stability.analysis.analysis import load_analysis, make_options
+from hf_stability.analysis.analysis import load_analysis, make_options, write
 from hf_stability.analysis.finished_study import FinishedStudy
 from hf_stability.analysis.kept_models import missing_models, read_model, settings_of, starting_trainer
 from hf_stability.analysis.loss_surface import choose_pair, climb, loss_batches
@@ -191,7 +191,7 @@ def test_both_analyses_on_the_demo(tmp_path, capsys):
     assert numbers["same_start"] is True  # one seed: one head
     assert "both runs began there" in capsys.readouterr().out
     names = {path.name for path in (analysis / "loss-surface").iterdir()}
-    assert {"loss-surface.json", "surface.csv", "points.csv", "paths.csv", "loss-surface.png"} <= names
+    assert {"loss-surface.json", "surface.csv", "points.csv", "loss-surface.png", "points.jsonl"} <= names
     assert main(["analyze", "layer-replacement", folder, "--texts", "20"]) == 0
     numbers = json.loads((analysis / "layer-replacement" / "layer-replacement.json").read_text())
     rows = numbers["tables"]["perplexity"]
@@ -200,6 +200,10 @@ def test_both_analyses_on_the_demo(tmp_path, capsys):
         if row["step"] == "head":
             assert row["loss"] == numbers["pretrained"]["loss"]  # bitwise
     assert numbers["pretrained"]["perplexity"] < 20 < numbers["vocabulary"]
+    for name in ("loss-surface", "layer-replacement"):  # figure and sentences come from the JSON alone
+        numbers = json.loads((analysis / name / f"{name}.json").read_text())
+        for path in write(load_analysis(name), numbers, tmp_path / name):
+            assert path.read_bytes() == (analysis / name / path.name).read_bytes()
     capsys.readouterr()
     assert main(["analyze", "layer-replacement", folder, "--text_file", "missing.txt"]) == 2
     assert "no such file" in capsys.readouterr().err
