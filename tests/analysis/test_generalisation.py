@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 
@@ -16,6 +17,7 @@ from hf_stability.analysis.generalisation import ALL_OK, ANALYSIS, Generalisatio
 from hf_stability.errors import InputError
 from hf_stability.utils.files import finite, plain
 from tests.analysis.made_study import leave_run
+from tests.prose import ROOT
 
 
 def numbers_of(folder, **options):
@@ -108,3 +110,21 @@ def test_a_bins_interval_is_students():
     assert (row["mean"], row["n"]) == (pytest.approx(0.8), 3)
     assert (row["low"], row["high"]) == (pytest.approx(0.8 - half), pytest.approx(0.8 + half))
     assert (row["loss_from"], row["loss_to"]) == (pytest.approx(0.1), pytest.approx(10**-0.5))
+
+
+def test_the_numbers_of_the_page_are_those_of_the_demo_study():
+    page = " ".join((ROOT / "docs" / "paper_experiments.md").read_text().split())
+    with (ROOT / "benchmarks" / "demo_study" / "results" / "runs.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["part"] == "confirm" and row["status"] == "ok"]
+    recipes, losses, last = (np.array([row[key] for row in rows]) for key in ("recipe", "train_loss", "last"))
+    losses, last = losses.astype(float), last.astype(float)
+    r, low, high = spearman(losses, last)
+    assert f"Over its {len(rows)} ok runs, with losses from {losses.min():.3f} to {losses.max():.2f}" in page
+    assert f"the correlation is {r:.2f} ({low:.2f} to {high:.2f})" in page
+    ends = [spearman(losses[recipes == name], last[recipes == name])[1:] for name in set(recipes)]
+    below, around = sum(high < 0 for _, high in ends), sum(low <= 0 <= high for low, high in ends)
+    assert (len(ends), below + around) == (10, 10)
+    assert f"Within its ten arms the interval is below 0 in {below} and contains 0 in {around}." in page
+    _, first, second, _ = binned(losses, last)
+    assert f"{first['mean']:.3f} for losses of 0.10 to 0.18 (n = {first['n']})" in page
+    assert f"{second['mean']:.3f} for losses of 0.32 to 0.56 (n = {second['n']})" in page
