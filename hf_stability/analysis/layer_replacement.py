@@ -222,19 +222,19 @@ class LayerReplacement(Analysis):
         layers = len(steps) - 3
         told = [
             f"On {numbers['task']}: masked-LM perplexity on {numbers['text']}, n = {numbers['masked_tokens']} masked tokens. "
-            f"The pretrained model has {numbers['pretrained']['perplexity']:.3g}; {numbers['vocabulary']} would be chance."
+            f"The pretrained model has {short(numbers['pretrained']['perplexity'])}; {numbers['vocabulary']} would be chance."
         ]
         for status, found in groups.items():
             medians = np.median(found, axis=0)
             halves = [run["half_way"] for run in numbers["tables"]["runs"] if run["status"] == status]
             known = sorted(half for half in halves if half is not None)
             told.append(
-                f"The {len(found)} {status} runs have a median of {medians[0]:.3g} with nothing put back (from {found[:, 0].min():.3g} to "
-                f"{found[:, 0].max():.3g}), {medians[layers]:.3g} with all {layers} layers, {medians[layers + 1]:.3g} with the embeddings too."
+                f"The {len(found)} {status} runs have a median of {short(medians[0])} with nothing put back (from {short(found[:, 0].min())} to "
+                f"{short(found[:, 0].max())}), {short(medians[layers])} with all {layers} layers, {short(medians[layers + 1])} with the embeddings too."
             )
             if known:
                 told.append(
-                    f"In {len(known)} of them the loss is above the pretrained model's; half of that is gone after "
+                    f"In {len(known)} of these {len(found)} runs the loss is above the pretrained model's; half of that is gone after "
                     f"{steps[known[0]]} to {steps[known[-1]]}."
                 )
         return told
@@ -291,6 +291,11 @@ def plot_replacement(
 def perplexity(loss: float) -> float:
     """exp of a loss in nats; Inf where that is too large."""
     return math.exp(loss) if loss < 700 else math.inf
+
+
+def short(value: float) -> str:
+    """A perplexity with three digits, or more from 1000 on: `11.8`, `2753`."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def check_options(options: ReplacementOptions) -> None:
