@@ -58,6 +58,9 @@ def main(argv: Sequence[str]) -> int:
         help="Region of practical equivalence: means that differ by less count as equal. In the metric's unit. Default: 0.01.",
     )
     known.add_argument("--output_dir", help="Where to write. Default: STUDY_FOLDER/report, or ./report.")
+    known.add_argument(
+        "--no_links", action="store_true", help="No links to the runs' files, for a page that leaves their folder."
+    )
     given = parse(known, argv)
     from ..study.report.page.contents import ROPE  # scipy and matplotlib are imported later, when they are used
     from ..study.report.page.page import write_report
@@ -68,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         given.get("output_dir"),
         given.get("rope", ROPE),
         given.get("examples"),
+        links=not given.get("no_links", False),
     )
     print(_verdict(paths[0]))
     print(f"\nThe page: {paths[0]}. Also Markdown, LaTeX, JSON and figures in {paths[0].parent}")

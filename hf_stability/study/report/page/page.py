@@ -51,6 +51,7 @@ def write_report(
     output_dir: str | os.PathLike | None = None,
     rope: float = ROPE,
     examples: int | None = None,
+    links: bool = True,
 ) -> list[Path]:
     """Write the report of a study, of runs made elsewhere, or of both.
 
@@ -60,6 +61,7 @@ def write_report(
         output_dir: where to write. Default: `report` below the folder, or below the current folder.
         rope: half width of the region of practical equivalence, in the metric's unit.
         examples: number of development examples. Default: as in the study's verdicts.
+        links: whether the page links to the runs' files. They lead nowhere once the page is sent to somebody.
 
     Returns:
         the files, `report.html` first.
@@ -79,7 +81,7 @@ def write_report(
     tables = [recipes_table(contents), pairs_table(contents)]
     agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
     texts = {
-        "report.html": render(contents, drawn, study, target),
+        "report.html": render(contents, drawn, study, target, links),
         "report.md": markdown(contents, [*tables, *agreement], drawn),
         **{f"{table.name}.tex": to_latex(table) for table in tables},
     }
@@ -126,7 +128,9 @@ def _agreement(
 # ---- HTML -----------------------------------------------------------------------------------------------------------
 
 
-def render(contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: Path | None, target: Path) -> str:
+def render(
+    contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: Path | None, target: Path, links: bool = True
+) -> str:
     """The page as text.
 
     Args:
@@ -134,12 +138,13 @@ def render(contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: P
         figures: see `page_figures`.
         folder: the study's folder, for links to the runs' records; None without.
         target: the folder that the page will be in; links are relative to it.
+        links: whether there are any.
     """
     from jinja2 import Environment, StrictUndefined
 
     template = files(__package__).joinpath("templates/report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
-    rows = [_run_row(run, folder, target) for run in contents["runs"]]
+    rows = [{**_run_row(run), "links": _links(run, folder, target) if links else []} for run in contents["runs"]]
     names = list(contents["settings"])
     differing = contents["differing_settings"] if 1 < len(names) <= MOST_COMPARED else []
     every = tuple(range(len(names) + 1))
@@ -207,15 +212,19 @@ def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def _run_row(run: Mapping[str, Any], folder: Path | None, target: Path) -> dict[str, Any]:
-    """A run's row, with text in place of numbers and links to its records."""
+def _links(run: Mapping[str, Any], folder: Path | None, target: Path) -> list[tuple[str, str]]:
+    """A run's records, each a name and where it is."""
     places = [] if folder is None else [folder / "runs" / run["name"]]
     places += [Path(run["id"])] if run["id"] else []  # of a run made elsewhere: its folder
     own = next((place for place in places if place.is_dir()), None)
-    links = []
-    if own is not None:
-        way = os.path.relpath(own.resolve(), target.resolve()).replace(os.sep, "/")
-        links = [(name.partition(".")[0], quote(f"{way}/{name}")) for name in RECORDS if (own / name).is_file()]
+    if own is None:
+        return []
+    way = os.path.relpath(own.resolve(), target.resolve()).replace(os.sep, "/")
+    return [(name.partition(".")[0], quote(f"{way}/{name}")) for name in RECORDS if (own / name).is_file()]
+
+
+def _run_row(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's row, with text in place of numbers."""
     steps = str(run["steps"])
     if run["planned_steps"] and run["steps"] != run["planned_steps"]:
         steps += f" of {run['planned_steps']}"
@@ -226,7 +235,6 @@ def _run_row(run: Mapping[str, Any], folder: Path | None, target: Path) -> dict[
         "train_loss": "-" if run["train_loss"] is None else loss_text(run["train_loss"]),
         "steps": steps if run["steps"] else "-",
         "bad": run["status"] in NOT_OK,
-        "links": links,
     }
 
 
