@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = 1000  # of the training set
 HALF = 500  # examples of the development set's second half, which gave the scores in runs.csv
 STOCK_SEEDS = (1, 2, 3, 4, 5)
-STOCK_RATE = 1e-3  # chosen on seeds 2000 to 2002: some of them fail
+STOCK_RATE = 1.3e-3  # tried on seeds 2000 and 2001 before: at 1.2e-3 none of the two failed, at 1.4e-3 both did
 STOCK_EPOCHS = 3
 
 

@@ -14,6 +14,7 @@ Repeated calls write the same bytes. Nothing is written into the runs' folders.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,8 +28,9 @@ from ....verdicts.verdict import NOT_OK
 from ....version import __version__
 from ...folder import read_runs
 from ...records import RunRecord
+from ..plots import name_parts
 from .agreement_tables import agreement_tables
-from .conclusion import conclusion
+from .conclusion import advice, conclusion
 from .contents import ROPE, report_contents
 from .figures import PageFigure, page_figures, write_figures
 from .predictions import PREDICTIONS, prediction_report
@@ -40,6 +42,12 @@ RECORDS = (
     "eval_results.json",
 )  # fmt: skip
 """Files of a run that the page links to, where they exist: a study's, then the Trainer's."""
+
+MOST_UNFOLDED = 100
+"""With more runs, their table is folded: it would make a printed page long."""
+
+LONGEST_PART = 24
+"""So many characters of a name in a table may be in one line on a phone."""
 
 MOST_COMPARED = 6
 """With more recipes, there is no table of the settings that differ: it would be too wide."""
@@ -77,7 +85,7 @@ def write_report(
     drawn, missing = page_figures(contents, together, study if own else None)
     contents["agreement"], reason = _agreement(study, own, contents["ranking"])
     contents["missing"] = [*missing, ["differences between seeds", reason]] if reason else missing
-    contents["verdict"] = conclusion(contents)
+    contents["advice"], contents["verdict"] = advice(contents), conclusion(contents)
     tables = [recipes_table(contents), pairs_table(contents)]
     agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
     texts = {
@@ -134,7 +142,7 @@ def render(
     """The page as text.
 
     Args:
-        contents: see `report_contents`; with `verdict`, the sentences.
+        contents: see `report_contents`; with `advice` and `verdict`, the sentences.
         figures: see `page_figures`.
         folder: the study's folder, for links to the runs' records; None without.
         target: the folder that the page will be in; links are relative to it.
@@ -144,6 +152,7 @@ def render(
 
     template = files(__package__).joinpath("templates/report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    environment.filters |= {"name": _name, "numbers": _numbers}
     rows = [{**_run_row(run), "links": _links(run, folder, target) if links else []} for run in contents["runs"]]
     names = list(contents["settings"])
     differing = contents["differing_settings"] if 1 < len(names) <= MOST_COMPARED else []
@@ -152,6 +161,7 @@ def render(
         title=title(contents),
         facts=facts(contents),
         metric=words(contents["metric"]),
+        advice=contents["advice"],
         sentences=contents["verdict"],
         recipes=recipes_table(contents),
         pairs=pairs_table(contents),
@@ -165,10 +175,28 @@ def render(
         differing=Table("differing", "", ("argument", *names), _rows(differing), every),
         versions=version_lines(contents),
         runs=rows,
+        unfolded=len(rows) <= MOST_UNFOLDED,
+        known={name for name in ("best", "train_loss", "steps") if any(row[name] != "-" for row in rows)},
         links=any(row["links"] for row in rows),
         footer=f"Made by hf_stability {__version__}. Every number is in report.json.",
     )
     return text if text.endswith("\n") else f"{text}\n"
+
+
+def _name(text: str) -> str:
+    """A recipe's name as HTML that may break after `+`, `,` and spaces; a long part of it also after `_`, `-` and `=`."""
+    from markupsafe import Markup
+
+    parts = re.split(r"(?<=[+, ])", text)
+    shorter = [[part] if len(part) <= LONGEST_PART else name_parts(part, LONGEST_PART) for part in parts]
+    return Markup("<wbr/>").join(piece for part in shorter for piece in part)
+
+
+def _numbers(text: str) -> str:
+    """A cell of numbers as HTML that may break before an interval and after `/`, and nowhere else."""
+    from markupsafe import Markup
+
+    return Markup("<wbr/>").join(re.split(r"(?<= )(?=\()|(?<=/ )|(?<=, )", text))
 
 
 def title(contents: Mapping[str, Any]) -> str:
@@ -243,7 +271,7 @@ def _run_row(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(contents: Mapping[str, Any], tables: Sequence[Table], figures: Sequence[PageFigure]) -> str:
     """The report as Markdown, with links to the figures below its folder."""
-    parts = [f"# {title(contents)}", facts(contents), "## Verdict", *contents["verdict"]]
+    parts = [f"# {title(contents)}", facts(contents), "## Verdict", f"**{contents['advice']}**", *contents["verdict"]]
     for table in tables:
         if table.rows:
             parts += [f"## {HEADINGS[table.name]}"] if table.name in HEADINGS else []
