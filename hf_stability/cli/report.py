@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     )
     known.add_argument("--output_dir", help="Where to write. Default: STUDY_FOLDER/report, or ./report.")
     known.add_argument(
-        "--no_links", action="store_true", help="No links to the runs' files, for a page that leaves their folder."
+        "--no_links", action="store_true", help="No links to the runs' files, for a page that you send or publish."
     )
     given = parse(known, argv)
     from ..study.report.page.contents import ROPE  # scipy and matplotlib are imported later, when they are used

@@ -66,7 +66,8 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
         for figures in rows
     ]
     notes = [
-        "failed: failed and diverged runs, their share, and its 95% Wilson interval.",
+        "failed: runs that ended no better than the best constant prediction, or diverged; their share, and its 95% Wilson "
+        "interval.",
         f"mean, median, lowest decile, interquartile mean and max: {metric} at the end of training, failed runs included. "
         "The interquartile mean leaves out the best and the worst quarter, and so hides failures: read it beside the failed "
         "share.",
