@@ -49,6 +49,8 @@ MOST_UNFOLDED = 100
 LONGEST_PART = 24
 """So many characters of a name in a table may be in one line on a phone."""
 
+NO_SETTINGS = "No settings and versions of the runs made elsewhere: their files do not tell them."
+
 MOST_COMPARED = 6
 """With more recipes, there is no table of the settings that differ: it would be too wide."""
 
@@ -85,6 +87,8 @@ def write_report(
     drawn, missing = page_figures(contents, together, study if own else None)
     contents["agreement"], reason = _agreement(study, own, contents["ranking"])
     contents["missing"] = [*missing, ["differences between seeds", reason]] if reason else missing
+    if runs:
+        contents["notes"].append(NO_SETTINGS)
     contents["advice"], contents["verdict"] = advice(contents), conclusion(contents)
     tables = [recipes_table(contents), pairs_table(contents)]
     agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
