@@ -146,7 +146,16 @@ def trainer(folder: Path, pages: Path) -> None:
     for seed in STOCK_SEEDS:
         train_stock(folder / "trainer" / f"stock_{rate_text(STOCK_RATE)}_seed-{seed}", seed, STOCK_RATE)
     examples = len(demo_splits("demo_pair")["validation"])
-    told = ["--metric", "accuracy", "--baseline", f"{majority_share('demo_pair'):g}", "--examples", str(examples)]
+    told = [
+        "--task_name",
+        "demo_pair",
+        "--metric",
+        "accuracy",
+        "--baseline",
+        f"{majority_share('demo_pair'):g}",
+        "--examples",
+        str(examples),
+    ]
     report("trainer", ["--runs", "trainer/*", *told], folder, pages)
 
 
@@ -155,7 +164,6 @@ def train_stock(folder: Path, seed: int, rate: float) -> None:
     if (folder / "trainer_state.json").is_file():
         return
     from transformers import (
-        AutoConfig,
         AutoModelForSequenceClassification,
         AutoTokenizer,
         DataCollatorWithPadding,
@@ -172,9 +180,6 @@ def train_stock(folder: Path, seed: int, rate: float) -> None:
         ]
         for split in ("train", "validation")
     }
-
-    # the task's name in the model's config, as run_glue.py of transformers sets it
-    config = AutoConfig.from_pretrained(demo_model_path(), num_labels=2, finetuning_task="demo_pair")
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         return {"accuracy": float((prediction.predictions.argmax(axis=1) == prediction.label_ids).mean())}
@@ -194,7 +199,7 @@ def train_stock(folder: Path, seed: int, rate: float) -> None:
         use_cpu=True,
     )
     trainer = Trainer(
-        model_init=lambda: AutoModelForSequenceClassification.from_pretrained(demo_model_path(), config=config),
+        model_init=lambda: AutoModelForSequenceClassification.from_pretrained(demo_model_path(), num_labels=2),
         args=args,
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=encoded["train"],

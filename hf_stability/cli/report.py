@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         help="With --runs or --scores: score of the best constant prediction. A run at or below it has failed. Without it, "
         "failed runs are unknown.",
     )
+    known.add_argument("--task_name", help="With --runs or --scores: name of the data, for the title and the verdict.")
     known.add_argument(
         "--examples",
         type=int,
@@ -87,7 +89,7 @@ def _elsewhere(given: dict[str, Any]) -> list[Any]:
     if not given.keys() & {"study_folder", "runs", "scores"}:
         raise InputError("report: give a study's folder, --runs or --scores; see hf-stability report --help")
     if not given.keys() & {"runs", "scores"}:
-        for name in ("metric", "baseline"):
+        for name in ("metric", "baseline", "task_name"):
             if name in given:
                 raise InputError(f"--{name}: it belongs to --runs or --scores; a study's records have it already")
         return []
@@ -95,7 +97,8 @@ def _elsewhere(given: dict[str, Any]) -> list[Any]:
 
     chosen = (given.get("metric"), given.get("baseline"))
     runs = read_trainer_folders(given["runs"], *chosen) if "runs" in given else []
-    return runs + (read_scores_file(given["scores"], *chosen) if "scores" in given else [])
+    runs += read_scores_file(given["scores"], *chosen) if "scores" in given else []
+    return [replace(run, task=given["task_name"]) for run in runs] if "task_name" in given else runs
 
 
 def _verdict(page: Path) -> str:

@@ -51,7 +51,7 @@ def advice(contents: Mapping[str, Any]) -> str:
         why = "runs were stopped" if leader["stopped"] or leader["stopped_early"] else "no baseline was given"
         return f"These runs do not tell which recipe to use: it is not known how many of them failed, because {why}."
     if not contents["pairs"]:
-        return f"{_upper(name)} is the only recipe here, so these runs do not tell whether another one is better."
+        return f"The only recipe here is {name}, so these runs do not tell whether another one is better."
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for pair in contents["pairs"]:
         if pair["a"] == name:
@@ -68,9 +68,9 @@ def advice(contents: Mapping[str, Any]) -> str:
     if left:
         parts.append(f"Against {_names(left)}, it is not decided.")
     if "equal" in groups:
-        parts.append(f"{_upper(_names(groups['equal']))} {_verb(groups['equal'], 'does', 'do')} as well.")
+        parts.append(f"As good: {_names(groups['equal'])}.")
     if "higher" in groups:
-        parts.append(f"{_upper(_names(groups['higher']))} {_verb(groups['higher'], 'has', 'have')} a higher mean.")
+        parts.append(f"A higher mean, but more failed runs: {_names(groups['higher'])}.")
     return " ".join([*parts, *_cost(leader, recipes[contents["ranking"][1]])])
 
 
@@ -85,10 +85,6 @@ def _cost(leader: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return [
         f"One of its runs takes {leader['steps']} update steps, one of {second['recipe']} takes {second['steps']}."
     ]
-
-
-def _verb(recipes: Sequence[object], one: str, several: str) -> str:
-    return one if len(recipes) == 1 else several
 
 
 # ---- failed runs ----------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_the_advice_names_the_recipe_and_how_sure_it_is():
     assert advised([*BAD, *GOOD]) == "Use good. Against bad, this is decided."
     assert advised([*GOOD, *near]) == "Use good. Against near, it is not decided."
     assert advised([*GOOD, *BAD, *near]) == "Use good. Against bad, this is decided. Against near, it is not decided."
-    assert advised([*GOOD, *recipe("other", [x + 0.001 for x in OK])]) == "Use other. Good does as well."
+    assert advised([*GOOD, *recipe("other", [x + 0.001 for x in OK])]) == "Use other. As good: good."
 
 
 def test_the_advice_counts_many_recipes():
@@ -139,7 +139,7 @@ def test_the_advice_counts_many_recipes():
 
 def test_the_advice_tells_a_higher_mean_with_more_failures():
     other = recipe("other", [0.99] * 19, [0.47])
-    assert advised([*recipe("good", (OK * 3)[:20]), *other]) == "Use good. Other has a higher mean."
+    assert advised([*recipe("good", (OK * 3)[:20]), *other]) == "Use good. A higher mean, but more failed runs: other."
 
 
 def test_the_advice_tells_what_a_run_costs():
@@ -158,7 +158,7 @@ def test_there_is_no_advice_without_failed_shares(status, words):
 
 
 def test_one_recipe_is_no_choice():
-    assert advised(GOOD) == "Good is the only recipe here, so these runs do not tell whether another one is better."
+    assert advised(GOOD) == "The only recipe here is good, so these runs do not tell whether another one is better."
     assert "would show whether these failures can be avoided" in sentences(BAD)[2]
 
 
