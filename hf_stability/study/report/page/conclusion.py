@@ -51,7 +51,10 @@ def advice(contents: Mapping[str, Any]) -> str:
         why = "runs were stopped" if leader["stopped"] or leader["stopped_early"] else "no baseline was given"
         return f"These runs do not tell which recipe to use: it is not known how many of them failed, because {why}."
     if not contents["pairs"]:
-        return f"The only recipe here is {name}, so these runs do not tell whether another one is better."
+        return (
+            f"{_count(leader)} runs of {name} failed. It is the only recipe here, so these runs do not tell whether another one "
+            "is better."
+        )
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for pair in contents["pairs"]:
         if pair["a"] == name:
