@@ -2,7 +2,7 @@
 
     python benchmarks/example_reports.py --which demo        # about 4 minutes on 2 cores
     python benchmarks/example_reports.py --which recipes     # seconds: its runs are in recipes_study/runs.csv
-    python benchmarks/example_reports.py --which trainer     # about 3 minutes on 1 core
+    python benchmarks/example_reports.py --which trainer     # about 2 minutes on 1 core
     python benchmarks/example_reports.py --which all
 
 Run again, each command keeps the runs that are finished. Runs and whole reports go to --output_dir, the pages to --pages_dir.

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
+from tests.browser import browser, needs_browser
 from tests.prose import ROOT
-from tests.study.report.page.test_page import Page
+from tests.study.report.page.test_page import Page, look_at
 
 
 PAGES = {path.stem: path for path in sorted((ROOT / "docs" / "reports").glob("*.html"))}
@@ -56,3 +57,32 @@ def test_nothing_of_the_machine_is_on_a_page(name):
     text = PAGES[name].read_text(encoding="utf-8")
     assert not re.search(r"(?<![\w.<])/(?:root|home|work|tmp|Users|usr|opt|mnt)\b", text)
     assert "site-packages" not in text and "localhost" not in text
+
+
+OVERFLOWING = """
+for (const fold of document.querySelectorAll("details")) fold.open = true;
+return [...document.querySelectorAll("td, th")].filter(cell => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  const text = range.getBoundingClientRect(), box = cell.getBoundingClientRect();
+  return text.width && (text.right > box.right + 1 || text.left < box.left - 1);
+}).map(cell => cell.textContent)"""
+"""Cells with text outside of their box, folded tables included."""
+
+SCROLLED = (
+    "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1).length"
+)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_no_text_leaves_its_cell_and_on_a_desk_no_table_is_cut(tmp_path):
+    pytest.importorskip("selenium")
+    with browser(tmp_path) as driver:
+        for path in PAGES.values():
+            for width in (400, 1400):
+                look_at(driver, path, width, "light")
+                assert driver.execute_script(OVERFLOWING) == [], (path.name, width)
+                assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+            assert driver.execute_script(SCROLLED) == 0, path.name
+            assert not driver.get_log("browser")

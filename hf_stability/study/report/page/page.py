@@ -46,7 +46,7 @@ RECORDS = (
 MOST_UNFOLDED = 100
 """With more runs, their table is folded: it would make a printed page long."""
 
-LONGEST_PART = 24
+LONGEST_PART = 20
 """So many characters of a name in a table may be in one line on a phone."""
 
 NO_SETTINGS = "No settings and versions of the runs made elsewhere: their files do not tell them."
