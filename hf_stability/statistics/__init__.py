@@ -2,7 +2,7 @@
 
 | file | figures |
 | --- | --- |
-| `shares` | failed shares: intervals, differences, Fisher's exact test |
+| `shares` | failed shares: intervals, differences, Fisher's and McNemar's exact tests |
 | `spread` | standard deviations: an interval, tests of equal spread |
 | `scores` | one recipe's scores: mean, lowest decile, interquartile mean, expected maximum |
 | `comparison` | two recipes: difference of means, probability of superiority, practical equivalence, noise floor, Holm |
@@ -32,7 +32,14 @@ from .checks import ROUNDING, check_confidence
 from .comparison import Difference, equivalence, holm, mean_difference, noise_floor, probability_of_superiority
 from .power import MOST_SEEDS, means_found, seeds_for_means, seeds_for_shares, shares_found
 from .scores import chance_among, expanded_ends, expected_maximum, interquartile_mean, lowest_decile, t_interval
-from .shares import audited_failed_share, fisher_exact_p, share_difference_interval, wilson_interval
+from .shares import (
+    audited_failed_share,
+    fisher_exact_p,
+    mcnemar_p,
+    paired_share_difference_interval,
+    share_difference_interval,
+    wilson_interval,
+)
 from .spread import SpreadTest, brown_forsythe, levene, spread_permutation_p, standard_deviation, std_interval
 
 
@@ -60,9 +67,11 @@ __all__ = [
     "jensen_shannon",
     "levene",
     "lowest_decile",
+    "mcnemar_p",
     "mean_difference",
     "means_found",
     "noise_floor",
+    "paired_share_difference_interval",
     "pairwise_disagreement",
     "probability_of_superiority",
     "seeds_for_means",
