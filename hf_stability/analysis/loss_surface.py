@@ -15,9 +15,12 @@ Li et al. scale random directions by the norm of each filter. Here both directio
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +77,8 @@ class SurfaceOptions:
 class LossSurface(Analysis):
     """Loss and gradient norm on the plane through a start, a failed run's end and an ok run's end.
 
-    Finished points are kept in `STUDY/analysis/loss-surface/points.jsonl`, so that the same command goes on after a kill.
+    Finished points are kept in `STUDY/analysis/loss-surface/points-HASH.jsonl`, so that the same command goes on after a kill.
+    Other settings have another hash.
     """
 
     name = "loss-surface"
@@ -103,7 +107,7 @@ class LossSurface(Analysis):
             axis = grid_values(options.lowest, options.highest, options.points)
             settings = {"runs": [failed.id, ok.id], "axis": axis, "examples": options.examples}
             settings |= {"batch_size": options.batch_size}
-            saved = PointsFile(study.results(self.name) / "points.jsonl", settings)
+            saved = PointsFile(points_path(study.results(self.name), settings), settings)
             start = [value.detach().clone() for value in model.parameters()]
             directions = (difference(ends[0], start), difference(ends[1], start))
             with progress_bar(len(axis) ** 2, "loss surface") as advance:
@@ -189,6 +193,12 @@ class LossSurface(Analysis):
 
 
 ANALYSIS = LossSurface()
+
+
+def points_path(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """The file of the finished points of these settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return folder / f"points-{digest[:8]}.jsonl"
 
 
 def check_options(options: SurfaceOptions) -> None:
