@@ -27,6 +27,7 @@ from ....verdicts.verdict import NOT_OK
 from ....version import __version__
 from ...folder import read_runs
 from ...records import RunRecord
+from ..until import until_notes
 from .agreement_tables import agreement_tables
 from .conclusion import conclusion
 from .contents import ROPE, report_contents
@@ -76,6 +77,9 @@ def write_report(
     contents["agreement"], reason = _agreement(study, own, contents["ranking"])
     contents["missing"] = [*missing, ["differences between seeds", reason]] if reason else missing
     contents["verdict"] = conclusion(contents)
+    if study is not None and (marks := until_notes(study, [(run.recipe, run.seed) for run in own])):
+        contents["verdict"].append(" ".join(marks))
+        contents["notes"].append(marks[0])
     tables = [recipes_table(contents), pairs_table(contents)]
     agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
     texts = {
