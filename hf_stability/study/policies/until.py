@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,14 @@ def make_plan(jobs: Sequence[Job], decides: str, looks: Sequence[int] | None) ->
         "looks": numbers,
         "test": DECIDES[decides],
         "alpha": ALPHA,
-        "level": round(statistics.pocock_level(numbers, ALPHA / pairs), 8),  # the same on every machine
+        "level": _level(tuple(numbers), ALPHA / pairs),
         "taken": [],
     }
+
+
+@lru_cache
+def _level(looks: tuple[int, ...], alpha: float) -> float:
+    return round(statistics.pocock_level(looks, alpha), 8)  # rounded: the same on every machine
 
 
 def take_look(plan: Mapping[str, Any], runs: Iterable[RunRecord], number: int) -> dict[str, Any]:
@@ -123,11 +129,17 @@ def _failed_shares(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> dict[str, 
 
 def _mean_scores(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> dict[str, Any]:
     """A diverged run without a score counts with the baseline: the recipe would look better without it."""
-    scores = [[run.baseline if run.last is None else run.last for run in runs] for runs in (a, b)]
-    if any(score is None for own in scores for score in own):
+    scores = [
+        [run.baseline if run.last is None and run.status == "diverged" else run.last for run in runs]
+        for runs in (a, b)
+    ]
+    known = [[score for score in own if score is not None] for own in scores]
+    if known != scores:
         return {"values": [None, None], "p": None}
-    means = [sum(own) / len(own) for own in scores]
-    return {"values": means, "p": statistics.mean_difference(*scores, paired=True).p}
+    return {
+        "values": [sum(own) / len(own) for own in known],
+        "p": statistics.mean_difference(*known, paired=True).p,
+    }
 
 
 def smallest_p(decides: str, seeds: int) -> float:
@@ -243,6 +255,7 @@ class Until(Policy):
         return "\n".join(until_notes(folder, [(run.recipe, run.seed) for run in read_runs(folder)]))
 
 
-def _short(values: Sequence[Any]) -> str:
-    """`1 2 3 ... 20`: the values in a message."""
-    return looks_text(values if len(values) <= 6 else [*values[:3], "...", values[-1]])
+def _short(values: Any) -> str:
+    """`failed_share`, `1 2 3 ... 20`: a part of the plan in a message."""
+    long = isinstance(values, list) and len(values) > 6
+    return looks_text([*values[:3], "...", values[-1]] if long else values)
