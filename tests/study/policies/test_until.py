@@ -347,28 +347,29 @@ def test_the_dry_run_tells_the_looks_the_level_and_which_look_can_decide_nothing
 def test_a_real_study_stops_at_its_first_look_and_can_be_completed(
     tiny_model, tiny_csv, tmp_path, capsys, no_heat_maps, no_figures
 ):
-    for name, rate in (("learns", "3e-3"), ("stands", "1e-9")):
+    for name, rate in (("learns", "1e-3"), ("stands", "1e-9")):
         (tmp_path / f"{name}.yaml").write_text(
             f"extends: devlin2019\nargs: {{learning_rate: {rate}}}\nreplaces: [learning_rate]\n"
         )
     folder = tmp_path / "study"
     command = [
         *("--model_name_or_path", tiny_model(), "--train_file", tiny_csv[0], "--validation_file", tiny_csv[1]),
-        *("--recipe", str(tmp_path / "learns.yaml"), str(tmp_path / "stands.yaml"), "--seeds", "8", "--use_cpu"),
-        *("--max_steps", "12", "--workers", "0", "--output_dir", str(folder)),
+        *("--recipe", str(tmp_path / "learns.yaml"), str(tmp_path / "stands.yaml"), "--seeds", "5", "--use_cpu"),
+        *("--max_steps", "24", "--per_device_train_batch_size", "16", "--eval_strategy", "no"),
+        *("--workers", "0", "--output_dir", str(folder)),
     ]  # fmt: skip
     until = ["--until", "failed_share", "--until_looks", "4"]
     assert cli.main([*command, *until]) == 0
     out = capsys.readouterr().out
     assert len(read_runs(folder)) == 8 and out.rstrip().endswith("hold for one look only.")
-    assert "This study stopped early, after 4 of 8 seeds per recipe (--until): look 1 of 2" in out
+    assert "This study stopped early, after 4 of 5 seeds per recipe (--until): look 1 of 2" in out
     before = results(folder)
     assert cli.main([*command, *until]) == 0
     assert "This study stopped early" in capsys.readouterr().out and results(folder) == before
-    assert cli.main([*command, "--until", "failed_share"]) == 2  # other looks
-    assert "--until_looks 4 6 8: this study was begun with 4 8" in capsys.readouterr().err
+    assert cli.main([*command, "--until", "failed_share", "--until_looks", "3"]) == 2  # other looks
+    assert "--until_looks 3 5: this study was begun with 4 5" in capsys.readouterr().err
     assert cli.main(command) == 0
-    assert len(read_runs(folder)) == 16
-    assert cli.main([*command[:-1], str(tmp_path / "plain")]) == 0
-    after, plain = results(folder), results(tmp_path / "plain")
-    assert after.pop("summary.md") != plain.pop("summary.md") and after == plain
+    after = results(folder)
+    assert len(read_runs(folder)) == 10 and {k: after[k] for k in before if "runs/" in k} == {
+        k: v for k, v in before.items() if "runs/" in k
+    }
