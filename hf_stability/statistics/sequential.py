@@ -1,7 +1,7 @@
 """Several looks at a growing study: the level of each look that keeps the chance of a false decision.
 
-Who tests after 5, 10, 15 and 20 seeds at 0.05 each finds a difference that is not there in 13% of all studies. The level of
-each look must be lower.
+Tests after 5, 10, 15 and 20 seeds, each at 0.05, find a difference that is not there in 13% of all studies. So the level of each
+look must be lower.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from .policy import AfterRound, Policy
 
 
 DECIDES = {"failed_share": "Fisher's exact test", "score": "permutation test within seeds"}
-"""What decides between two recipes, and the test."""
+"""The figure that decides between two recipes, and its test."""
 
 ALPHA = 0.05
 """Chance of any false decision, over all looks and pairs of recipes."""
@@ -133,13 +133,11 @@ def _mean_scores(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> dict[str, An
         [run.baseline if run.last is None and run.status == "diverged" else run.last for run in runs]
         for runs in (a, b)
     ]
-    known = [[score for score in own if score is not None] for own in scores]
-    if known != scores:
+    of_a, of_b = ([score for score in own if score is not None] for own in scores)
+    if [of_a, of_b] != scores:
         return {"values": [None, None], "p": None}
-    return {
-        "values": [sum(own) / len(own) for own in known],
-        "p": statistics.mean_difference(*known, paired=True).p,
-    }
+    means = [sum(own) / len(own) for own in (of_a, of_b)]
+    return {"values": means, "p": statistics.mean_difference(of_a, of_b, paired=True).p}
 
 
 def smallest_p(decides: str, seeds: int) -> float:
