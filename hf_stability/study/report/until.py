@@ -29,7 +29,7 @@ UNTIL = "until.json"
 UNTIL_SCHEMA = "hf_stability.until/1"
 
 NAMED = 4
-"""A sentence names at most so many pairs."""
+"""A sentence names at most so many pairs of a kind."""
 
 BIAS = (
     "It stopped because a difference looked large. So its failed shares and mean scores lie too far apart on average; "
@@ -46,19 +46,28 @@ def read_until(folder: Path) -> dict[str, Any]:
 
 
 def look_sentence(until: Mapping[str, Any], look: Mapping[str, Any]) -> str:
-    """A look's outcome: `look 1 of 4, 5 seeds per recipe: not decided: a 0.40 against b 0 (p = 0.444; level 0.018)`.
+    """A look in a line: `look 1 of 4, 5 seeds per recipe: not decided by failed shares: a 0.40 against b 0, p = 0.444 (...)`.
 
     Args:
         until: the content of `until.json`.
         look: one of `taken`.
     """
-    head = f"look {look['look']} of {len(until['looks'])}, {look['seeds']} seeds per recipe"
-    shown = look["pairs"] if look["decided"] else [pair for pair in look["pairs"] if not _decided(pair, until)]
-    pairs = [_pair_text(pair, until["decides"]) for pair in shown[:NAMED]]
-    if len(shown) > NAMED:
-        pairs.append(f"{len(shown) - NAMED} more pairs")
-    word = "decided" if look["decided"] else "not decided"
-    return f"{head}: {word} by {_what(until)}: {'; '.join(pairs)} ({until['test']}, level {until['level']:.3g})"
+    return f"{_place(until, look)}, {look['seeds']} seeds per recipe: {_outcome(until, look)}"
+
+
+def _place(until: Mapping[str, Any], look: Mapping[str, Any]) -> str:
+    return f"look {look['look']} of {len(until['looks'])}"
+
+
+def _outcome(until: Mapping[str, Any], look: Mapping[str, Any]) -> str:
+    """`not decided by failed shares: a 0.40 against b 0, p = 0.444 (Fisher's exact test, level 0.0182)`; first the decided pairs."""
+    parts = []
+    for word, wanted in (("decided", True), ("not decided", False)):
+        own = [pair for pair in look["pairs"] if _decided(pair, until) == wanted]
+        pairs = [_pair_text(pair, until["decides"]) for pair in own[:NAMED]]
+        pairs += [f"{len(own) - NAMED} more pairs"] if len(own) > NAMED else []
+        parts += [f"{word} by {_what(until)}: {'; '.join(pairs)}"] if own else []
+    return f"{'; '.join(parts)} ({until['test']}, level {until['level']:.3g})"
 
 
 def until_notes(folder: Path, runs: Iterable[tuple[str, int]]) -> list[str]:
@@ -73,15 +82,16 @@ def until_notes(folder: Path, runs: Iterable[tuple[str, int]]) -> list[str]:
         return []
     there, look, seeds = set(runs), until["taken"][-1], len(until["seeds"])
     complete = [seed for seed in until["seeds"] if all((recipe, seed) in there for recipe in until["recipes"])]
-    sentence = look_sentence(until, look)
+    place, outcome = f"{_place(until, look)} (--until)", _outcome(until, look)
+    outcome = f"It was {outcome}."
     if len(complete) > look["seeds"]:
-        return [f"More seeds were run after the last look of this study (--until): {sentence}.", TABLES]
+        return [f"More seeds were run after {place}, at {look['seeds']} seeds per recipe. {outcome}", TABLES]
     if look["seeds"] == seeds:
-        return [f"All {seeds} seeds were run (--until): {sentence}.", TABLES]
+        return [f"All {seeds} seeds were run, with {place}. {outcome}", TABLES]
     if look["decided"]:
-        head = f"This study stopped early, after {look['seeds']} of {seeds} seeds per recipe (--until): {sentence}."
+        head = f"This study stopped early, at {place}, after {look['seeds']} of {seeds} seeds per recipe. {outcome}"
         return [head, BIAS, TABLES]
-    return [f"This study is not complete (--until): {sentence}.", TABLES]
+    return [f"This study is not complete; {place} was at {look['seeds']} seeds per recipe. {outcome}", TABLES]
 
 
 def _decided(pair: Mapping[str, Any], until: Mapping[str, Any]) -> bool:

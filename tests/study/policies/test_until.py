@@ -22,7 +22,7 @@ from hf_stability.study.progress_file import read_progress
 from hf_stability.study.records import RunRecord
 from hf_stability.study.report.page.compare import comparison
 from hf_stability.study.report.page.page import write_report
-from hf_stability.study.report.until import UNTIL, until_notes
+from hf_stability.study.report.until import UNTIL, look_sentence, until_notes
 from hf_stability.study.status import StatusReader, status_text
 from hf_stability.study.study import run_jobs
 from hf_stability.utils.files import write_json
@@ -136,6 +136,27 @@ def test_scores_are_compared_within_seeds_and_a_diverged_run_counts_with_the_bas
     assert pair["values"] == pytest.approx([sum(a) / 8, sum(b) / 8])
 
 
+def test_a_look_names_decided_and_undecided_pairs_and_counts_the_others():
+    jobs = jobs_of("a", "b", "c")
+    runs = [record(job, job.recipe == "a" or job.seed == 1) for job in jobs]
+    plan = make_plan(jobs, "failed_share", [6])
+    assert (
+        look_sentence(plan, take_look(plan, runs, 1))
+        == (
+            "look 1 of 2, 6 seeds per recipe: not decided by failed shares: a 1 against b 0.17, p = 0.015; a 1 against c 0.17, "
+            "p = 0.015; b 0.17 against c 0.17, p = 1.000 (Fisher's exact test, level 0.0107)"  # pocock_level([6, 8], 0.05 / 3)
+        )
+    )
+    runs = [record(job, job.recipe == "a") for job in jobs]
+    assert (
+        "decided by failed shares: a 1 against b 0, p = 0.002; a 1 against c 0, p = 0.002; not decided by"
+        in look_sentence(plan, take_look(plan, runs, 1))
+    )
+    many = jobs_of(*"abcde")
+    plan = make_plan(many, "failed_share", [6])
+    assert "; 6 more pairs (" in look_sentence(plan, take_look(plan, [record(job, False) for job in many], 1))
+
+
 def test_runs_without_a_verdict_decide_nothing():
     jobs = jobs_of("a", "b")
     runs = [record(job, job.recipe == "a", **({"status": "unknown"} if job.seed == 1 else {})) for job in jobs]
@@ -156,7 +177,9 @@ def test_the_smallest_p_is_that_of_the_clearest_runs(decides, seeds, p):
 # ---- a study --------------------------------------------------------------------------------------------------------
 
 
-def test_a_decided_study_stops_and_the_same_command_says_so_again(tmp_path):
+def test_a_decided_study_stops_and_the_same_command_says_so_again(tmp_path, monkeypatch):
+    sent: list[str] = []
+    monkeypatch.setattr("hf_stability.study.study.send_summary", lambda *arguments: sent.append("once") or [])
     executed, said = study(tmp_path, BAD)
     assert executed == [f"{recipe}/seed-00{seed}" for recipe in ("bad", "good") for seed in (1, 2, 3, 4)]
     decision = (
@@ -168,6 +191,7 @@ def test_a_decided_study_stops_and_the_same_command_says_so_again(tmp_path):
     executed, said = study(tmp_path, BAD)
     assert executed == [] and said[:2] == ["8 finished runs found, kept", decision]
     assert results(tmp_path) == before and (tmp_path / UNTIL).read_bytes() == until
+    assert sent == ["once"]  # to the trackers: the second call has nothing new
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [figures["runs"] for figures in summary["recipes"]] == [4, 4]
 
@@ -186,7 +210,9 @@ def test_everything_that_shows_its_figures_says_that_it_stopped_early(tmp_path, 
     monkeypatch.setattr("hf_stability.study.report.page.page.page_figures", lambda *arguments: ([], []))
     study(tmp_path, BAD)
     said = Until("failed_share").conclusion(tmp_path, ["bad", "good"])
-    assert said.startswith("This study stopped early, after 4 of 8 seeds per recipe (--until): look 1 of 2")
+    assert said.startswith(
+        "This study stopped early, at look 1 of 2 (--until), after 4 of 8 seeds per recipe. It was decided by"
+    )
     assert "lie too far apart on average; docs/until.md" in said and "not adjusted for the looks" in said
     assert all(line in (tmp_path / "summary.md").read_text() for line in said.split("\n"))
     write_report(tmp_path)
@@ -204,7 +230,10 @@ def test_without_the_flag_the_other_seeds_are_run_and_the_mark_changes(tmp_path)
     assert len(executed) == 8 and executed[0] == "bad/seed-005" and not [line for line in said if "look" in line]
     assert read_progress(tmp_path).decided == "" and StatusReader(tmp_path).read().left == 0
     text = (tmp_path / "summary.md").read_text()
-    assert "stopped early" not in text and "More seeds were run after the last look of this study (--until)" in text
+    assert (
+        "stopped early" not in text
+        and "More seeds were run after look 1 of 2 (--until), at 4 seeds per recipe. It was decided" in text
+    )
     executed, said = study(tmp_path, BAD)
     assert executed == [] and "decided" in said[1]  # all runs are there: the first look still decides
     assert read_progress(tmp_path).decided == ""
@@ -229,7 +258,10 @@ def test_an_undecided_study_runs_all_seeds(tmp_path):
     until = json.loads((tmp_path / UNTIL).read_text())
     assert [look["decided"] for look in until["taken"]] == [False, False]
     said = Until("failed_share").conclusion(tmp_path, ["bad", "good"])
-    assert said.startswith("All 8 seeds were run (--until): look 2 of 2") and "too far apart" not in said
+    assert (
+        said.startswith("All 8 seeds were run, with look 2 of 2 (--until). It was not decided")
+        and "too far apart" not in said
+    )
 
 
 def test_a_study_that_is_killed_between_looks_goes_on_to_the_same_end(tmp_path):
@@ -362,7 +394,7 @@ def test_a_real_study_stops_at_its_first_look_and_can_be_completed(
     assert cli.main([*command, *until]) == 0
     out = capsys.readouterr().out
     assert len(read_runs(folder)) == 8 and out.rstrip().endswith("hold for one look only.")
-    assert "This study stopped early, after 4 of 5 seeds per recipe (--until): look 1 of 2" in out
+    assert "This study stopped early, at look 1 of 2 (--until), after 4 of 5 seeds per recipe. It was decided" in out
     before = results(folder)
     assert cli.main([*command, *until]) == 0
     assert "This study stopped early" in capsys.readouterr().out and results(folder) == before
