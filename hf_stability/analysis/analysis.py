@@ -56,6 +56,9 @@ class Analysis:
         """The runs that it needs beside the study's, see `more_runs`. They are trained if the user wants it."""
         return []
 
+    def prepare(self, study: FinishedStudy, jobs: list[Job], options: Any) -> None:
+        """Write what these jobs need, such as other data, before they are trained."""
+
     def missing(self, study: FinishedStudy, options: Any) -> list[str]:
         """Which runs or files it still needs, each a sentence that says how to make them. Empty: it can begin."""
         return []
@@ -134,7 +137,7 @@ def analyze(
     missing = analysis.missing(study, chosen)
     jobs = [] if missing else analysis.jobs(study, chosen)
     if jobs:
-        missing = provide(jobs, study, name, make_runs, workers)
+        missing = provide(analysis, study, jobs, chosen, make_runs, workers)
     if missing:
         raise InputError(f"analyze {name}: {' '.join(missing)}")
     head = {
@@ -147,15 +150,19 @@ def analyze(
     return Result(name, numbers, analysis.sentences(numbers), write(analysis, numbers, target))
 
 
-def provide(jobs: Sequence[Job], study: FinishedStudy, name: str, make: bool, workers: int | None) -> list[str]:
+def provide(
+    analysis: Analysis, study: FinishedStudy, jobs: list[Job], options: Any, make: bool, workers: int | None
+) -> list[str]:
     """Train the jobs that an analysis lacks, if `make`; otherwise say what is missing, as `Analysis.missing` does."""
     from . import more_runs
 
-    folder = more_runs.own_folder(study, name)
+    folder = more_runs.own_folder(study, analysis.name)
+    jobs = more_runs.not_reused(study, jobs)
     lacking = more_runs.missing_jobs(jobs, folder)
     if lacking and not make:
         return [more_runs.missing_sentence(lacking, more_runs.seconds_of(study, study.runs))]
     if lacking:
+        analysis.prepare(study, jobs, options)
         more_runs.make_runs(jobs, folder, workers)
     return []
 

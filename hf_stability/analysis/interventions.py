@@ -30,7 +30,7 @@ from ..verdicts.verdict import NOT_OK
 from .analysis import Analysis
 from .finished_study import FinishedStudy
 from .intervention import INTERVENTIONS, Intervention
-from .more_runs import changed, job_of, own_folder
+from .more_runs import changed, job_of, read_arms
 
 
 if TYPE_CHECKING:
@@ -97,14 +97,11 @@ class Interventions(Analysis):
 
     def numbers(self, study: FinishedStudy, options: InterventionsOptions) -> dict[str, Any]:
         recipe, failed = self._failed(study, options)
-        changed_study = FinishedStudy(own_folder(study, self.name))
-        wanted = arms(failed[0].planned_steps, options)
-        seeds = {run.seed for run in failed}
+        trained = read_arms(study, self.name, self.jobs(study, options))
         rows = [{"arm": UNCHANGED, "kind": UNCHANGED, "step": None, **outcome(study, failed)}]
-        for arm, args in wanted.items():
-            runs = [run for run in changed_study.by_recipe.get(arm, []) if run.seed in seeds]
+        for arm, args in arms(failed[0].planned_steps, options).items():
             kind = "collapsed" if arm in COLLAPSED else args["intervention"]
-            rows.append({"arm": arm, "kind": kind, "step": args["intervene_at"], **outcome(changed_study, runs)})
+            rows.append({"arm": arm, "kind": kind, "step": args["intervene_at"], **outcome(*trained[arm])})
         return {
             "metric": failed[0].metric,
             "recipe": recipe,

@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
+from ..statistics import standard_deviation, wilson_interval
 from ..study.devices import default_workers, visible_gpus
 from ..study.execution import Execution
 from ..study.folder import run_folder
@@ -23,6 +26,7 @@ from ..study.run import quiet as quiet_libraries
 from ..study.stop import signals_noted
 from ..study.study import run_jobs
 from ..utils.text import duration_text, joined
+from ..verdicts.verdict import NOT_OK
 from .finished_study import FinishedStudy
 
 
@@ -116,3 +120,73 @@ def seconds_of(study: FinishedStudy, runs: Sequence[RunRecord]) -> float | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return sum(found) / len(found) if found else None
+
+
+def same_but_name(job: Job) -> str:
+    """What changes a job's result, as text: its identity without the recipe's name."""
+    return json.dumps({**job.identity(), "recipe": None}, sort_keys=True)
+
+
+def reused(study: FinishedStudy, jobs: Sequence[Job]) -> dict[str, RunRecord]:
+    """Jobs that the study itself has run, under another recipe's name: name of the job -> the study's run."""
+    there: dict[str, RunRecord] = {}
+    for run in study.runs:
+        content = study.job(run)
+        if content:
+            there.setdefault(same_but_name(Job.from_dict(content)), run)
+    return {job.name: there[key] for job in jobs if (key := same_but_name(job)) in there}
+
+
+def read_arms(
+    study: FinishedStudy, name: str, jobs: Sequence[Job]
+) -> dict[str, tuple[FinishedStudy, list[RunRecord]]]:
+    """The runs of each arm, and the study that has their files: the analysis's own, or the user's where it had them all."""
+    own = own_folder(study, name)
+    arms: dict[str, list[Job]] = {}
+    for job in jobs:
+        arms.setdefault(job.recipe, []).append(job)
+    found: dict[str, tuple[FinishedStudy, list[RunRecord]]] = {}
+    for arm, planned in arms.items():
+        there = reused(study, planned)
+        if len(there) == len(planned):
+            found[arm] = study, [there[job.name] for job in planned]
+            continue
+        runs = [run for job in planned if (run := read_run(run_folder(own, job))) is not None]
+        found[arm] = FinishedStudy(own, [arm]), runs
+    return found
+
+
+def not_reused(study: FinishedStudy, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs of the arms that the study has not run whole."""
+    there = reused(study, jobs)
+    lacking = {job.recipe for job in jobs if job.name not in there}
+    return [job for job in jobs if job.recipe in lacking]
+
+
+def first_runs(study: FinishedStudy, number: int) -> list[RunRecord]:
+    """The runs of the study's first recipe, by seed, at most so many. Arms differ from these in a few arguments.
+
+    Raises:
+        InputError: this recipe has no plain seeds.
+    """
+    runs = [run for run in next(iter(study.by_recipe.values())) if run.known_seed is not None and run.cell is None]
+    if not runs:
+        raise InputError(f"{study.folder}: its first recipe has no plain seeds; give --recipe with one that has")
+    return sorted(runs, key=lambda run: run.seed)[:number]
+
+
+def counted(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """An arm's failed runs with Wilson's 95% interval, and its scores at the end of training. None where there is no number."""
+    failed, n = sum(run.status in NOT_OK for run in runs), len(runs)
+    low, high = (float(end) for end in wilson_interval(failed, n)) if n else (None, None)
+    scores = [run.last for run in runs if run.last is not None]
+    return {
+        "failed": failed,
+        "n": n,
+        "failed_share": failed / n if n else None,
+        "failed_share_low": low,
+        "failed_share_high": high,
+        "median_score": float(np.median(scores)) if scores else None,
+        "mean_score": float(np.mean(scores)) if scores else None,
+        "std_score": float(standard_deviation(scores)) if len(scores) > 1 else None,
+    }
