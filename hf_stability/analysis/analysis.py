@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError, nearest
 from ..utils.files import finite, plain, write_json, write_text
-from . import ANALYSES
 from .finished_study import FinishedStudy
+from .packaged import ANALYSES
 
 
 if TYPE_CHECKING:

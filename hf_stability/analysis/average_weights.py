@@ -103,6 +103,6 @@ def predict(folder: Path, rows: Any, weights: Mapping[str, Tensor] | None = None
     logits = []
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
-            inputs = collator([rows[i] for i in range(start, min(start + batch, len(rows)))])
+            inputs: Any = collator([rows[i] for i in range(start, min(start + batch, len(rows)))])
             logits.append(model(**inputs.to(model.device)).logits.float().cpu().numpy())
     return np.concatenate(logits)

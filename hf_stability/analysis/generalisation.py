@@ -129,7 +129,7 @@ class Generalisation(Analysis):
         return [f"No run in {study.folder} has a score and a train loss at its end. Give a study with finished runs."]
 
     def numbers(self, study: FinishedStudy, options: GeneralisationOptions) -> dict[str, Any]:
-        points = [
+        points: list[dict[str, Any]] = [
             {
                 "recipe": run.recipe,
                 "run": run.name,

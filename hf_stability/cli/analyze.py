@@ -31,7 +31,7 @@ examples:
 
 It writes NAME.json (every number), a CSV per table, NAME.png, NAME.svg and NAME.md into STUDY_FOLDER/analysis/NAME,
 never into the runs' folders. From Python: hf_stability.analysis.analyze("gradients", "results/demo_pair").
-What each analysis asks, and what came out here: docs/paper_experiments.md.
+docs/paper_experiments.md has the question of each analysis, and what came out here.
 """,
 )
 
