@@ -55,9 +55,8 @@ def changed(job: Job, arm: str, args: Mapping[str, Any], **fields: Any) -> Job:
         fields: other fields of `Job`.
     """
     sources = {**job.sources, **dict.fromkeys(args, f"arm {arm}")}
-    return replace(
-        job, recipe=arm, args={**job.args, **args}, sources=sources, policy=None, keep_model="none", **fields
-    )
+    values: dict[str, Any] = {"args": {**job.args, **args}, "sources": sources, "policy": None, "keep_model": "none"}
+    return replace(job, recipe=arm, **values, **fields)
 
 
 def own_folder(study: FinishedStudy, name: str) -> Path:
@@ -72,7 +71,7 @@ def missing_jobs(jobs: Sequence[Job], folder: Path) -> list[Job]:
 
 
 def missing_sentence(jobs: Sequence[Job], seconds: float | None) -> str:
-    """What is missing, how long it takes, and how to make it: one sentence for `Analysis.missing`.
+    """A sentence for `Analysis.missing`: what is missing, how long it takes, and how to make it.
 
     Args:
         jobs: the missing ones.
@@ -123,7 +122,7 @@ def seconds_of(study: FinishedStudy, runs: Sequence[RunRecord]) -> float | None:
 
 
 def same_but_name(job: Job) -> str:
-    """What changes a job's result, as text: its identity without the recipe's name."""
+    """Everything that changes the result of a job, as text: its identity without the name of its recipe."""
     return json.dumps({**job.identity(), "recipe": None}, sort_keys=True)
 
 
@@ -188,5 +187,5 @@ def counted(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "failed_share_high": high,
         "median_score": float(np.median(scores)) if scores else None,
         "mean_score": float(np.mean(scores)) if scores else None,
-        "std_score": float(standard_deviation(scores)) if len(scores) > 1 else None,
+        "std_score": float(standard_deviation(np.array(scores))) if len(scores) > 1 else None,
     }
