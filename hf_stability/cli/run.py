@@ -18,8 +18,9 @@ from .program import PROG, is_first_process
 USAGE = f"""{PROG} [run] [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
        [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]"""
 
-DESCRIPTION = """Fine-tune a BERT-like model with one or more recipes over many seeds. Compare their scores and failed runs; each run
-gets a verdict and a record of every layer's gradient norms."""
+DESCRIPTION = (
+    "Fine-tune a BERT-like model with recipes over many seeds; each run gets a verdict and a record of its gradients."
+)
 
 EXAMPLES = """
 examples:
