@@ -123,6 +123,12 @@ def scores_p(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # ---- the rows -------------------------------------------------------------------------------------------------------
 
 
+@cache
+def level_of(looks: tuple[int, ...], pairs: int) -> float:
+    """Level of each look."""
+    return pocock_level(looks, ALPHA / pairs)
+
+
 def measured(decides: str, setting: str, runs: np.ndarray, truths: Sequence[float], test: Test) -> dict:
     """A row.
 
@@ -134,7 +140,7 @@ def measured(decides: str, setting: str, runs: np.ndarray, truths: Sequence[floa
     """
     pairs = list(combinations(range(len(runs)), 2))
     equal = np.array([truths[a] == truths[b] for a, b in pairs])
-    level = pocock_level(LOOKS, ALPHA / len(pairs))
+    level = level_of(tuple(LOOKS), len(pairs))
     goes_on = np.ones(STUDIES, dtype=bool)
     false, found = np.zeros(STUDIES, dtype=bool), np.zeros(STUDIES, dtype=bool)
     ended, estimate = np.full(STUDIES, SEEDS), np.empty(STUDIES)
