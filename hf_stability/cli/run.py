@@ -49,6 +49,10 @@ examples:
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --validation_half both \\
       --restarts 20 --look_at 0.25 --finish 5
 
+  # stop when it is decided which recipe fails less often: at most 20 seeds per recipe, looks after 5, 10 and 15
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 mosbach2021 --seeds 20 \\
+      --until failed_share
+
   # initialisation, data order or dropout? 5 initialisations x 5 data orders x 2 dropout seeds
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 5 5 2
   hf-stability two_way --help
