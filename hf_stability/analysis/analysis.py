@@ -29,6 +29,8 @@ from .packaged import ANALYSES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..study.job import Job
+
 
 SCHEMA = "hf_stability.analysis/1"
 
@@ -49,6 +51,13 @@ class Analysis:
 
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+
+    def jobs(self, study: FinishedStudy, options: Any) -> list[Job]:
+        """The runs that it needs beside the study's, see `more_runs`. They are trained if the user wants it."""
+        return []
+
+    def prepare(self, study: FinishedStudy, jobs: list[Job], options: Any) -> None:
+        """Write what these jobs need, such as other data, before they are trained."""
 
     def missing(self, study: FinishedStudy, options: Any) -> list[str]:
         """Which runs or files it still needs, each a sentence that says how to make them. Empty: it can begin."""
@@ -93,6 +102,8 @@ def analyze(
     folder: str | os.PathLike,
     recipes: Sequence[str] | None = None,
     output_dir: str | os.PathLike | None = None,
+    make_runs: bool = False,
+    workers: int | None = None,
     **options: Any,
 ) -> Result:
     """Run an analysis on a finished study, and write its files.
@@ -102,6 +113,8 @@ def analyze(
         folder: the study's folder.
         recipes: which recipes, in this order. Default: all, sorted.
         output_dir: where to write. Default: `FOLDER/analysis/NAME`.
+        make_runs: train the runs that the analysis needs beside the study's, into `FOLDER/analysis/NAME/study`.
+        workers: how many of them at a time. Default: one per GPU, else one per core.
         options: of the analysis; the others have their defaults.
 
     Raises:
@@ -122,6 +135,9 @@ def analyze(
     target = study.results(name) if output_dir is None else Path(output_dir)
     check_target(target)
     missing = analysis.missing(study, chosen)
+    jobs = [] if missing else analysis.jobs(study, chosen)
+    if jobs:
+        missing = provide(analysis, study, jobs, chosen, make_runs, workers)
     if missing:
         raise InputError(f"analyze {name}: {' '.join(missing)}")
     head = {
@@ -132,6 +148,23 @@ def analyze(
     }
     numbers = finite(plain(head | analysis.numbers(study, chosen)))
     return Result(name, numbers, analysis.sentences(numbers), write(analysis, numbers, target))
+
+
+def provide(
+    analysis: Analysis, study: FinishedStudy, jobs: list[Job], options: Any, make: bool, workers: int | None
+) -> list[str]:
+    """Train the jobs that an analysis lacks, if `make`; otherwise say what is missing, as `Analysis.missing` does."""
+    from . import more_runs
+
+    folder = more_runs.own_folder(study, analysis.name)
+    jobs = more_runs.not_reused(study, jobs)
+    lacking = more_runs.missing_jobs(jobs, folder)
+    if lacking and not make:
+        return [more_runs.missing_sentence(lacking, more_runs.seconds_of(study, study.runs))]
+    if lacking:
+        analysis.prepare(study, jobs, options)
+        more_runs.make_runs(jobs, folder, workers)
+    return []
 
 
 def write(analysis: Analysis, numbers: Mapping[str, Any], folder: Path) -> list[Path]:

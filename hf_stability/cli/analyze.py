@@ -15,7 +15,7 @@ from .plain_parser import PlainParser, Texts, parse
 TEXTS = Texts(
     "hf-stability analyze NAME STUDY_FOLDER [--recipe R ...] [--output_dir DIR] [options of the analysis]",
     """The paper's experiments on a finished study: what came out in a few sentences, the numbers, and a figure.
-Nothing is trained. `hf-stability analyze NAME --help` lists the options of an analysis.
+Nothing is trained without --make_runs. `hf-stability analyze NAME --help` lists the options of an analysis.
 
 analyses:
 """
@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     if folder is None:
         raise InputError(f"analyze {name}: give the study's folder, its --output_dir, after the name")
     chosen = {option: given[option] for option in options if option in given}
-    result = analyze(name, folder, given.get("recipe"), given.get("output_dir"), **chosen)
+    where = given.get("recipe"), given.get("output_dir")
+    result = analyze(name, folder, *where, given.get("make_runs", False), given.get("workers"), **chosen)
     print("\n".join(result.sentences))
     print("\n" + "\n".join(map(str, result.files)))
     return 0
@@ -73,6 +74,12 @@ def _parser(texts: Texts) -> PlainParser:
     built.add_argument("study_folder", nargs="?", help="The study's folder, given to it as --output_dir.")
     built.add_argument("--recipe", nargs="+", help="Only these recipes. Default: all recipes of the study.")
     built.add_argument("--output_dir", help="Where to write. Default: STUDY_FOLDER/analysis/NAME.")
+    built.add_argument(
+        "--make_runs", action="store_true", help="Train the runs that the analysis needs beside the study's."
+    )
+    built.add_argument(
+        "--workers", type=int, help="How many of them at a time. Default: one per GPU, else one per core."
+    )
     return built
 
 
