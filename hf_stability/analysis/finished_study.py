@@ -125,8 +125,7 @@ class FinishedStudy:
         Raises:
             InputError: it cannot be read.
         """
-        from ..study.job import Job
-    from ..tasks.load import TokenizedData
+        from ..tasks.load import TokenizedData
 
         name = next(
             (Path(job["data_folder"]).name for job in map(self.job, self.runs) if job.get("data_folder")), None
