@@ -56,6 +56,12 @@ class Analysis:
         """The runs that it needs beside the study's, see `more_runs`. They are trained if the user wants it."""
         return []
 
+    def runs_folder(self, study: FinishedStudy, options: Any) -> Path:
+        """The folder of its own runs."""
+        from .more_runs import own_folder
+
+        return own_folder(study, self.name)
+
     def prepare(self, study: FinishedStudy, jobs: list[Job], options: Any) -> None:
         """Write what these jobs need, such as other data, before they are trained."""
 
@@ -134,6 +140,8 @@ def analyze(
     study = FinishedStudy(folder, recipes)
     target = study.results(name) if output_dir is None else Path(output_dir)
     check_target(target)
+    if make_runs and type(analysis).jobs is Analysis.jobs:
+        raise InputError(f"--make_runs: analyze {name} needs no runs of its own; leave it out")
     missing = analysis.missing(study, chosen)
     jobs = [] if missing else analysis.jobs(study, chosen)
     if jobs:
@@ -154,9 +162,11 @@ def provide(
     analysis: Analysis, study: FinishedStudy, jobs: list[Job], options: Any, make: bool, workers: int | None
 ) -> list[str]:
     """Train the jobs that an analysis lacks, if `make`; otherwise say what is missing, as `Analysis.missing` does."""
+    from ..study.job import check_jobs
     from . import more_runs
 
-    folder = more_runs.own_folder(study, analysis.name)
+    folder = analysis.runs_folder(study, options)
+    check_jobs(jobs)
     jobs = more_runs.not_reused(study, jobs)
     lacking = more_runs.missing_jobs(jobs, folder)
     if lacking and not make:

@@ -64,13 +64,16 @@ class DatasetSize(Analysis):
             raise InputError(f"--examples {options.examples}: they are all of one class; give more")
         return []
 
+    def runs_folder(self, study: FinishedStudy, options: DatasetSizeOptions) -> Path:
+        return own_folder(study, self.name) / f"first_{options.examples}"
+
     def jobs(self, study: FinishedStudy, options: DatasetSizeOptions) -> list[Job]:
         from ..study.prepare import fingerprint_tokens
 
         data = study.data
         few = type(data)(data.task, data.train.select(range(options.examples)), data.validation, data.truncated_share)
         hashed = fingerprint_tokens(few)
-        folder = own_folder(study, self.name) / "data" / hashed[:16]
+        folder = self.runs_folder(study, options) / "data" / hashed[:16]
         found = []
         for run in first_runs(study, options.seeds):
             job = job_of(study, run)
@@ -79,9 +82,8 @@ class DatasetSize(Analysis):
             steps = {"max_steps": run.planned_steps}
             of_few = {"data_fingerprint": hashed, "data_folder": str(folder.absolute())}
             found += [
-                changed(job, ARMS[0], {}),
-                changed(job, ARMS[1], fewer, **of_few),
-                changed(job, ARMS[2], steps, **of_few),
+                changed(job, arm, args, **fields)
+                for arm, args, fields in zip(ARMS, ({}, fewer, steps), ({}, of_few, of_few), strict=True)
             ]
         return sorted(found, key=lambda job: ARMS.index(job.recipe))
 
@@ -96,7 +98,7 @@ class DatasetSize(Analysis):
 
     def numbers(self, study: FinishedStudy, options: DatasetSizeOptions) -> dict[str, Any]:
         jobs = self.jobs(study, options)
-        arms = read_arms(study, self.name, jobs)
+        arms = read_arms(study, self.runs_folder(study, options), jobs)
         first: RunRecord = first_runs(study, 1)[0]
         rows = []
         for arm in ARMS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from ..verdicts.verdict import NOT_OK
 
 
 if TYPE_CHECKING:
+    from ..study.job import Job
     from ..tasks.load import TokenizedData
 
 
@@ -82,6 +84,17 @@ class FinishedStudy:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return job if isinstance(job, dict) else {}
+
+    def settings(self, run: RunRecord) -> Job:
+        """The job of a run, its data in the study's folder as it is now: it may have been moved.
+
+        Raises:
+            InputError: its `config.json` cannot be read.
+        """
+        from ..study.report.card.source import read_settings
+
+        job, _ = read_settings(self.run_folder(run))
+        return replace(job, data_folder=str((self.folder / "data" / Path(job.data_folder).name).absolute()))
 
     def learning_rate(self, run: RunRecord) -> float | None:
         """The learning rate after warmup; None if it is not known."""

@@ -28,8 +28,8 @@ INTERVENTIONS: dict[str, str] = {
     "quarter_rate": "the learning rate is a quarter from this step",
     "beta2_98": "Adam's beta2 is 0.98 from this step",
     "eps_1e-12": "Adam's eps is 1e-12 from this step",
-    "lower_third_back": "the lower third of the layers gets its pretrained weights again",
-    "upper_third_back": "the upper third of the layers gets its pretrained weights again",
+    "lower_third_back": "the lower third of the layers gets the weights again with which training began",
+    "upper_third_back": "the upper third of the layers gets the weights again with which training began",
 }
 """Name -> meaning."""
 
@@ -122,9 +122,8 @@ class Intervention(Method):
             intervene(name, inner_optimizer(optimizer), steps_done)
             if self._pretrained and self._model is not None:
                 put_back(self._model, self._pretrained)
-        elif (
-            steps_done == at + 1 == 1
-        ):  # the counts of the first step are made; the groups say again what the arguments say
+        elif name.startswith("correction") and at == 0 and steps_done == 1:
+            # The first step has made the counts. The groups say again what the arguments say, as a resume demands.
             _set_correction(inner_optimizer(optimizer), name == "correction_off")
 
 

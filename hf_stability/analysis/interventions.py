@@ -1,15 +1,17 @@
 """Does a change in the middle of training save a failing run? The strongest test of "vanishing gradients cause the failure".
 
 The gradients of failed runs vanish (Mosbach et al., ICLR 2021, section 5.1), but norms alone do not show what causes what. Here the
-seeds that failed are trained again, the same up to one step, and with one change from there on, see `intervention`.
+seeds that failed are trained again, the same up to one step, and with one change from there on, see `intervention`. Only the runs of
+`correction_off_K` are branches of another run: that with bias correction.
 
 | arms | question |
 | --- | --- |
+| `unchanged` | does training repeat? All of these runs must fail again |
 | `correction_on_K` | bias correction is on from step K: until when does it save a run? |
 | `correction_off_K` | it is on for the first K steps only: are the first steps enough? |
 | `reset_moments`, `quarter_rate`, `beta2_98`, `eps_1e-12`, `lower_third_back`, `upper_third_back` | the run has collapsed: can it be saved at all? |
 
-The unchanged runs are the study's own: all of them failed. So the share of ok runs of an arm is the share of saved seeds.
+All of these seeds failed. So the share of ok runs of an arm is the share of saved seeds.
 """
 
 from __future__ import annotations
@@ -22,15 +24,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..methods import source_hash
-from ..statistics import wilson_interval
 from ..study.job import Job
 from ..study.records import RunRecord
-from ..utils.text import decimal, share_text
 from ..verdicts.verdict import NOT_OK
 from .analysis import Analysis
 from .finished_study import FinishedStudy
 from .intervention import INTERVENTIONS, Intervention
-from .more_runs import changed, job_of, read_arms
+from .more_runs import changed, interval_text, job_of, read_arms, share_of
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 COLLAPSED = tuple(name for name in INTERVENTIONS if not name.startswith("correction"))
 """Changes that are made late, when the failing runs have collapsed."""
 
-WITH = {"methods": ("hf_stability.analysis.intervention:Intervention",)}
+METHOD = "hf_stability.analysis.intervention:Intervention"
 DIAGNOSTICS = ["update_ratio", "cls_variance"]
 LAST_TENTH = 0.1
 UNCHANGED = "unchanged"
@@ -56,18 +56,31 @@ class InterventionsOptions:
     branch_at: float = field(
         default=0.5, metadata={"help": "Share of training after which collapsed runs are changed."}
     )
-    most_seeds: int = field(default=20, metadata={"help": "The first so many failed seeds are trained again."})
+    seeds: int = field(default=20, metadata={"help": "The first so many failed seeds are trained again."})
 
 
-def arms(planned_steps: int, options: InterventionsOptions) -> dict[str, dict[str, Any]]:
-    """Arm -> the training arguments that differ from the failed runs'. Steps after the end of training are left out."""
-    found: dict[str, dict[str, Any]] = {}
+def arms(planned_steps: int, options: InterventionsOptions, own_layers: bool = True) -> dict[str, dict[str, Any]]:
+    """Arm -> the training arguments that differ from the failed runs'.
+
+    Args:
+        planned_steps: update steps of the whole training. Changes after its end are left out.
+        options: the analysis's.
+        own_layers: whether the model has layers of its own. ALBERT shares one among all: there is no third to put back.
+    """
+    found: dict[str, dict[str, Any]] = {UNCHANGED: {}}
     for name, corrects in (("correction_on", False), ("correction_off", True)):
         for step in sorted(set(options.steps)):
             if step < planned_steps and (step or not corrects):  # off from the first step on is the failed run itself
                 found[f"{name}_{step:04d}"] = {"bias_correction": corrects, "intervention": name, "intervene_at": step}
     at = int(options.branch_at * planned_steps)
-    return found | {name: {"intervention": name, "intervene_at": at} for name in COLLAPSED}
+    late = [name for name in COLLAPSED if own_layers or not name.endswith("_back")]
+    return found | {f"{name}_{at:04d}": {"intervention": name, "intervene_at": at} for name in late}
+
+
+def kind_of(args: Mapping[str, Any]) -> str:
+    """The kind of an arm, from its training arguments: unchanged, correction_on, correction_off, collapsed."""
+    name = args.get("intervention", UNCHANGED)
+    return "collapsed" if name in COLLAPSED else name
 
 
 class Interventions(Analysis):
@@ -82,26 +95,37 @@ class Interventions(Analysis):
         if failed:
             return []
         return [
-            f"No run without bias correction failed in {study.folder}. Give a study in which some do, for example: hf-stability "
+            f"No run with a plain seed and without bias correction failed in {study.folder}. Give a study in which some do, for example: hf-stability "
             "--task_name demo_pair --recipe devlin2019 --learning_rate 2.5e-4 --seeds 40 --output_dir pair"
         ]
 
     def jobs(self, study: FinishedStudy, options: InterventionsOptions) -> list[Job]:
         _, failed = self._failed(study, options)
-        own = {**WITH, "method_hashes": (source_hash(Intervention),)}
+        planned = [job_of(study, run) for run in failed]
         return [
-            changed(job_of(study, run), arm, {**args, "diagnostics": DIAGNOSTICS}, **own)
-            for arm, args in arms(failed[0].planned_steps, options).items()
-            for run in failed
+            changed(
+                job,
+                arm,
+                {**args, "diagnostics": DIAGNOSTICS},
+                methods=(*job.methods, METHOD),
+                method_hashes=(*job.method_hashes, source_hash(Intervention)),
+            )
+            for arm, args in self._arms(study, failed, options).items()
+            for job in planned
         ]
 
     def numbers(self, study: FinishedStudy, options: InterventionsOptions) -> dict[str, Any]:
         recipe, failed = self._failed(study, options)
-        trained = read_arms(study, self.name, self.jobs(study, options))
-        rows = [{"arm": UNCHANGED, "kind": UNCHANGED, "step": None, **outcome(study, failed)}]
-        for arm, args in arms(failed[0].planned_steps, options).items():
-            kind = "collapsed" if arm in COLLAPSED else args["intervention"]
-            rows.append({"arm": arm, "kind": kind, "step": args["intervene_at"], **outcome(*trained[arm])})
+        trained = read_arms(study, self.runs_folder(study, options), self.jobs(study, options))
+        rows = [
+            {
+                "arm": args.get("intervention", UNCHANGED),
+                "kind": kind_of(args),
+                "step": args.get("intervene_at"),
+                **outcome(*trained[arm]),
+            }
+            for arm, args in self._arms(study, failed, options).items()
+        ]
         return {
             "metric": failed[0].metric,
             "recipe": recipe,
@@ -113,10 +137,16 @@ class Interventions(Analysis):
     def sentences(self, numbers: Mapping[str, Any]) -> list[str]:
         rows = numbers["tables"]["arms"]
         n, total = rows[0]["n"], numbers["planned_steps"]
+        again = f"{n - rows[0]['ok']} of {n} fail again"
         found = [
-            f"All {n} runs of {numbers['recipe']} that were trained again had failed. Each arm has the same seeds, and {total} update "
-            "steps."
+            f"These are the failed seeds of {numbers['recipe']}, in {total} update steps. Without a change {again}, as they must where "
+            "training is repeatable."
         ]
+        if rows[0]["ok"]:
+            found[0] = (
+                f"Read this with care: training is not repeatable here. These are the failed seeds of {numbers['recipe']}, in {total} "
+                f"update steps, and without a change only {again}."
+            )
         for kind, text in (
             ("correction_on", "Bias correction on from step {step} saves {ok} of {n} ({interval})"),
             ("correction_off", "On for the first {step} steps only, it saves {ok} of {n} ({interval})"),
@@ -172,9 +202,18 @@ class Interventions(Analysis):
         """The first recipe without bias correction that has failed runs, and the first `most_seeds` of these."""
         for recipe, runs in study.by_recipe.items():
             failed = [run for run in runs if run.status in NOT_OK and run.known_seed is not None and run.cell is None]
-            if failed and study.job(failed[0]).get("args", {}).get("bias_correction", True) is False:
-                return recipe, sorted(failed, key=lambda run: run.seed)[: options.most_seeds]
+            args = study.job(failed[0]).get("args", {}) if failed else {}
+            if args.get("bias_correction", True) is False and not args.get("lr_bias_correction", False):
+                return recipe, sorted(failed, key=lambda run: run.seed)[: options.seeds]
         return "", []
+
+    @staticmethod
+    def _arms(
+        study: FinishedStudy, failed: Sequence[RunRecord], options: InterventionsOptions
+    ) -> dict[str, dict[str, Any]]:
+        record = study.steps(failed[0])
+        own_layers = record is None or any(name.startswith("layer_") for name in record["layers"])
+        return arms(failed[0].planned_steps, options, own_layers)
 
 
 ANALYSIS = Interventions()
@@ -186,8 +225,8 @@ def check(options: InterventionsOptions) -> None:
         raise InputError(f"--steps {' '.join(map(str, options.steps))}: give update steps of 0 or more")
     if not 0 < options.branch_at < 1:
         raise InputError(f"--branch_at {options.branch_at}: give a share of training between 0 and 1")
-    if options.most_seeds < 1:
-        raise InputError(f"--most_seeds {options.most_seeds}: give 1 or more")
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: give 1 or more")
 
 
 def outcome(study: FinishedStudy, runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -196,15 +235,15 @@ def outcome(study: FinishedStudy, runs: Sequence[RunRecord]) -> dict[str, Any]:
     `update_ratio` is the median over runs, layers and steps of the update's norm over the weights' norm. `cls_variance` is the
     median of the variance of the [CLS] states over the examples of a step. None if they were not recorded.
     """
-    ok, n = sum(run.status == "ok" for run in runs), len(runs)
-    low, high = (float(end) for end in wilson_interval(ok, n)) if n else (None, None)
+    ok = sum(run.status == "ok" for run in runs)
+    share = share_of(ok, len(runs))
     scores = [run.last for run in runs if run.last is not None]
     return {
         "ok": ok,
-        "n": n,
-        "share": ok / n if n else None,
-        "share_low": low,
-        "share_high": high,
+        "n": len(runs),
+        "share": share["share"],
+        "share_low": share["low"],
+        "share_high": share["high"],
         "median_score": float(np.median(scores)) if scores else None,
         "update_ratio": _late_median(study, runs, "update_ratio"),
         "cls_variance": _late_median(study, runs, "cls_variance"),
@@ -225,7 +264,4 @@ def _late_median(study: FinishedStudy, runs: Sequence[RunRecord], column: str) -
 
 
 def _words(row: Mapping[str, Any]) -> dict[str, Any]:
-    interval = (
-        f"95% interval {share_text(row['share_low'])} to {share_text(row['share_high'])}" if row["n"] else "no run"
-    )
-    return {**row, "interval": interval, "score": decimal(row["median_score"])}
+    return {**row, "interval": interval_text(row["share_low"], row["share_high"])}

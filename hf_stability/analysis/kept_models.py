@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..study.job import Job
 from ..study.records import RunRecord
 from ..study.report.card.rerun import BUNDLED, is_bundled, rerun_command
-from ..study.report.card.source import pretrained_model, read_settings
+from ..study.report.card.source import pretrained_model
 from ..utils.text import error_line
 
 
@@ -65,15 +65,9 @@ def keeping_command(study: FinishedStudy) -> str:
 
 
 def settings_of(study: FinishedStudy, run: RunRecord) -> Job:
-    """A run's job. Its data are looked for in the study's folder, which may have been moved.
-
-    Raises:
-        InputError: its `config.json` cannot be read.
-    """
-    job, _ = read_settings(study.run_folder(run))
-    here = study.folder / "data" / Path(job.data_folder).name
-    device = job.device if torch.cuda.is_available() else "cpu"
-    return replace(job, data_folder=str(here), device=device)
+    """A run's job, on a CPU where there is no GPU. Raises InputError if its `config.json` cannot be read."""
+    job = study.settings(run)
+    return job if torch.cuda.is_available() else replace(job, device="cpu")
 
 
 @contextlib.contextmanager

@@ -177,7 +177,10 @@ class LayerReplacement(Analysis):
     def numbers(self, study: FinishedStudy, options: ReplacementOptions) -> dict[str, Any]:
         chosen = [
             run
-            for runs in (study.failed, study.ok)
+            for runs in (
+                [run for run in study.failed if run.status == "failed"],
+                study.ok,
+            )  # not diverged: no finite weights
             for run in sorted(with_models(study, runs), key=lambda run: (run.seed, run.recipe))[: options.runs]
         ]
         jobs = [settings_of(study, run) for run in chosen]

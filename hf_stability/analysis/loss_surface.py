@@ -91,6 +91,10 @@ class LossSurface(Analysis):
     def numbers(self, study: FinishedStudy, options: SurfaceOptions) -> dict[str, Any]:
         failed, ok = choose_pair(study, options.failed, options.ok)
         jobs = [settings_of(study, run) for run in (failed, ok)]
+        if options.path_points and jobs[0].device != study.settings(failed).device:
+            raise InputError(
+                f"--path_points {options.path_points}: {failed.name} was trained on a GPU, and there is none here; leave it out"
+            )
         with starting_trainer(jobs[1], ok.name) as trainer:
             other: Any = trainer.model
             other_start = [value.detach().clone() for value in other.parameters()]

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ..methods.adamw import effective_step_factor
+from ..methods.adamw import TORCH_ADAMW, effective_step_factor
 from ..study.job import Job
-from ..utils.text import decimal, share_text
+from ..utils.text import decimal
 from .analysis import Analysis
 from .finished_study import FinishedStudy
-from .more_runs import changed, counted, first_runs, job_of, read_arms
+from .more_runs import changed, counted, first_runs, interval_text, job_of, read_arms
 
 
 if TYPE_CHECKING:
@@ -76,7 +76,13 @@ class LrBiasCorrection(Analysis):
             )
         if options.seeds < 1:
             raise InputError(f"--seeds {options.seeds}: give 1 or more")
-        if study.job(first_runs(study, 1)[0]).get("args", {}).get("lr_bias_correction"):
+        args = study.settings(first_runs(study, 1)[0]).args
+        if args.get("optim", TORCH_ADAMW[0]) not in TORCH_ADAMW:
+            raise InputError(
+                f"{study.folder}: its first recipe has --optim {args['optim']}, and the correction is that of torch's AdamW; give "
+                "--recipe with another one"
+            )
+        if args.get("lr_bias_correction"):
             raise InputError(
                 f"{study.folder}: its first recipe has lr_bias_correction, which is a correction of its own; give --recipe with "
                 "another one"
@@ -92,7 +98,7 @@ class LrBiasCorrection(Analysis):
         ]
 
     def numbers(self, study: FinishedStudy, options: GridOptions) -> dict[str, Any]:
-        arms = read_arms(study, self.name, self.jobs(study, options))
+        arms = read_arms(study, self.runs_folder(study, options), self.jobs(study, options))
         first = first_runs(study, 1)[0]
         beta1 = study.job(first)["args"].get("adam_beta1", 0.9)
         rows, points = [], []
@@ -204,11 +210,7 @@ def _equal_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return (
-        f"95% interval {share_text(row['failed_share_low'])} to {share_text(row['failed_share_high'])}"
-        if row["n"]
-        else "no run"
-    )
+    return interval_text(row["failed_share_low"], row["failed_share_high"])
 
 
 def _span(rows: Sequence[Mapping[str, Any]], key: str) -> str:

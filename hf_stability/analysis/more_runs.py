@@ -1,11 +1,12 @@
 """Runs that an analysis needs beside those of its study. They are trained by the study engine, in a folder of their own.
 
-That folder is a study's: `STUDY/analysis/NAME/study`. So `hf-stability status` shows how far it is, the same command goes on after
+That folder is a study's: `STUDY/analysis/NAME/study/RECIPE`. So `hf-stability status` shows how far it is, the same command goes on after
 an interruption, and finished runs are kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,31 +19,32 @@ from ..errors import InputError
 from ..statistics import standard_deviation, wilson_interval
 from ..study.devices import default_workers, visible_gpus
 from ..study.execution import Execution
-from ..study.folder import run_folder
-from ..study.job import Job, check_jobs
+from ..study.folder import check_folder, run_folder
+from ..study.given import check_main_guard, check_workers
+from ..study.job import Job
 from ..study.owner import hold_folder
 from ..study.records import RunRecord, read_run
 from ..study.run import quiet as quiet_libraries
 from ..study.stop import signals_noted
 from ..study.study import run_jobs
-from ..utils.text import duration_text, joined
+from ..utils.text import duration_text, joined, share_text
 from ..verdicts.verdict import NOT_OK
 from .finished_study import FinishedStudy
 
 
 def job_of(study: FinishedStudy, run: RunRecord) -> Job:
-    """The job of a finished run, with the study's data where the folder is now.
+    """The job of a finished run, ready to be changed and trained in one process.
 
     Raises:
-        InputError: its settings cannot be read.
+        InputError: its settings cannot be read, or several processes trained it together.
     """
-    content = study.job(run)
-    if not content:
+    job = study.settings(run)
+    if job.processes > 1:
         raise InputError(
-            f"{study.run_folder(run) / 'config.json'}: these are not a run's settings; give a whole study's folder"
+            f"{run.name}: {job.processes} processes trained it together, and --make_runs trains each run in one; give a study of one "
+            "process"
         )
-    job = Job.from_dict(content)
-    return replace(job, data_folder=str(study.folder.absolute() / "data" / Path(job.data_folder).name))
+    return job
 
 
 def changed(job: Job, arm: str, args: Mapping[str, Any], **fields: Any) -> Job:
@@ -54,14 +56,23 @@ def changed(job: Job, arm: str, args: Mapping[str, Any], **fields: Any) -> Job:
         args: training arguments that it has instead.
         fields: other fields of `Job`.
     """
-    sources = {**job.sources, **dict.fromkeys(args, f"arm {arm}")}
-    values: dict[str, Any] = {"args": {**job.args, **args}, "sources": sources, "policy": None, "keep_model": "none"}
+    args = {**job.args, **args}
+    if args.get("on_alarm") == "stop":  # every run is judged by its end
+        args["on_alarm"] = "warn"
+    sources = {**job.sources, **{name: f"arm {arm}" for name in args if args[name] != job.args.get(name)}}
+    values: dict[str, Any] = {
+        "args": args,
+        "sources": sources,
+        "policy": None,
+        "until_look": False,
+        "keep_model": "none",
+    }
     return replace(job, recipe=arm, **values, **fields)
 
 
 def own_folder(study: FinishedStudy, name: str) -> Path:
-    """The folder of an analysis's own runs."""
-    return study.results(name) / "study"
+    """The folder of an analysis's own runs; those of each recipe of the study have a folder of their own."""
+    return study.results(name) / "study" / next(iter(study.by_recipe))
 
 
 def missing_jobs(jobs: Sequence[Job], folder: Path) -> list[Job]:
@@ -96,7 +107,13 @@ def make_runs(jobs: Sequence[Job], folder: Path, workers: int | None = None, qui
         InputError: the folder has runs with other settings, another command works in it, or a run crashed.
         KeyboardInterrupt: Ctrl-C. Finished runs are kept.
     """
-    check_jobs(jobs)
+    check_main_guard()
+    if workers is not None:
+        check_workers(workers)
+    try:
+        check_folder(jobs, folder)
+    except InputError as error:
+        raise InputError(f"{folder}: has runs of other settings or of another version; delete it. {error}") from None
     if workers is None:
         gpus = visible_gpus() if jobs[0].device == "cuda" else []
         workers = min(default_workers(jobs[0].device, jobs[0].threads, len(gpus)), len(jobs))
@@ -105,7 +122,8 @@ def make_runs(jobs: Sequence[Job], folder: Path, workers: int | None = None, qui
     crashed = [run for run in runs if run.status == "crashed"]
     if crashed:
         raise InputError(
-            f"{len(crashed)} of {len(runs)} runs crashed, first {crashed[0].name} ({crashed[0].sentence}); give the command again"
+            f"{len(crashed)} of {len(runs)} runs crashed, first {crashed[0].name}: {crashed[0].sentence}; see {folder / 'runs' / crashed[0].name / 'error.txt'}, then give "
+            "the command again"
         )
 
 
@@ -130,17 +148,21 @@ def reused(study: FinishedStudy, jobs: Sequence[Job]) -> dict[str, RunRecord]:
     """Jobs that the study itself has run, under another recipe's name: name of the job -> the study's run."""
     there: dict[str, RunRecord] = {}
     for run in study.runs:
-        content = study.job(run)
-        if content:
-            there.setdefault(same_but_name(Job.from_dict(content)), run)
+        with contextlib.suppress(InputError):  # its settings cannot be read
+            there.setdefault(same_but_name(study.settings(run)), run)
     return {job.name: there[key] for job in jobs if (key := same_but_name(job)) in there}
 
 
 def read_arms(
-    study: FinishedStudy, name: str, jobs: Sequence[Job]
+    study: FinishedStudy, own: Path, jobs: Sequence[Job]
 ) -> dict[str, tuple[FinishedStudy, list[RunRecord]]]:
-    """The runs of each arm, and the study that has their files: the analysis's own, or the user's where it had them all."""
-    own = own_folder(study, name)
+    """The runs of each arm, and the study that has their files: the analysis's own, or the user's where it had them all.
+
+    Args:
+        study: the user's.
+        own: the folder of the analysis's own runs.
+        jobs: of all arms.
+    """
     arms: dict[str, list[Job]] = {}
     for job in jobs:
         arms.setdefault(job.recipe, []).append(job)
@@ -174,17 +196,28 @@ def first_runs(study: FinishedStudy, number: int) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.seed)[:number]
 
 
+def share_of(count: int, n: int) -> dict[str, float | None]:
+    """A share of runs with Wilson's 95% interval; None for all where n is 0."""
+    low, high = (float(end) for end in wilson_interval(count, n)) if n else (None, None)
+    return {"share": count / n if n else None, "low": low, "high": high}
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """`95% interval 0.51 to 1`, or `no run`."""
+    return "no run" if low is None or high is None else f"95% interval {share_text(low)} to {share_text(high)}"
+
+
 def counted(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """An arm's failed runs with Wilson's 95% interval, and its scores at the end of training. None where there is no number."""
-    failed, n = sum(run.status in NOT_OK for run in runs), len(runs)
-    low, high = (float(end) for end in wilson_interval(failed, n)) if n else (None, None)
+    failed = sum(run.status in NOT_OK for run in runs)
+    share = share_of(failed, len(runs))
     scores = [run.last for run in runs if run.last is not None]
     return {
         "failed": failed,
-        "n": n,
-        "failed_share": failed / n if n else None,
-        "failed_share_low": low,
-        "failed_share_high": high,
+        "n": len(runs),
+        "failed_share": share["share"],
+        "failed_share_low": share["low"],
+        "failed_share_high": share["high"],
         "median_score": float(np.median(scores)) if scores else None,
         "mean_score": float(np.mean(scores)) if scores else None,
         "std_score": float(standard_deviation(np.array(scores))) if len(scores) > 1 else None,

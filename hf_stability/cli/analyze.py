@@ -38,7 +38,8 @@ docs/paper_experiments.md has the question of each analysis, and what came out h
 
 def main(argv: Sequence[str]) -> int:
     """Run an analysis; print what came out, and the files."""
-    name = next((word for word in argv if not word.startswith("-")), None)
+    words = [word for word in argv if not word.startswith("-")]
+    name = next((word for word in words if word in ANALYSES), words[0] if words else None)  # flags may come first
     if name is None:
         parse(_parser(TEXTS), argv)  # --help ends here
         raise InputError(f"analyze: give an analysis, {', '.join(ANALYSES)}; see hf-stability analyze --help")

@@ -265,7 +265,7 @@ def settings_table(job: Job) -> str:
 class ReportCallback(TrainerCallback):
     """Calls a function after each update step, with the loss and the risk that are on the host already.
 
-    After every other batch, and in evaluations, it asks whether the study is to end.
+    After every batch, also of evaluations, it asks whether the study is to end.
 
     Args:
         report: the function.
@@ -282,6 +282,7 @@ class ReportCallback(TrainerCallback):
             recorder = self.stability.recorder
             loss = recorder.last_loss() if recorder is not None else None
             self.report(state.global_step, state.max_steps, loss, self.stability.monitor.risk)
+        stop_if_asked()  # in each process of a distributed run
 
     def on_substep_end(self, *args: Any, **kwargs: Any) -> None:
         stop_if_asked()

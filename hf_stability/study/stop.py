@@ -16,7 +16,8 @@ from typing import Any
 from .owner import stop_if_lost
 
 
-_came: set[int] = set()  # signals for which `stop_if_asked` has not raised
+_came: set[int] = set()  # signals so far
+_raised: set[int] = set()  # those for which `stop_if_asked` has raised
 _waits = 0  # blocks of `signals_wait` around this
 
 
@@ -30,8 +31,8 @@ def stop_if_asked() -> None:
         BaseException: the folder is lost; `hold_folder` catches it.
     """
     stop_if_lost()
-    if _came and threading.current_thread() is threading.main_thread():
-        _came.clear()
+    if _came - _raised and threading.current_thread() is threading.main_thread():
+        _raised.update(_came)
         raise KeyboardInterrupt
 
 
@@ -57,15 +58,17 @@ def signals_noted(*more: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if before:  # else an outer block still needs it
+        if before:  # else an outer block still needs them
             _came.clear()
+            _raised.clear()
 
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
     """In this block the first Ctrl-C, or SIGTERM, waits for `stop_if_asked` or for the block's end. The second one interrupts at once.
 
-    One press of Ctrl-C can come as both signals: a launcher passes it on as SIGTERM.
+    One press of Ctrl-C can come as both signals: a launcher passes it on as SIGTERM. An error after a signal is its consequence:
+    another process that trained the same run may have gone.
     """
     global _waits
     if threading.current_thread() is not threading.main_thread():
@@ -75,6 +78,9 @@ def signals_wait() -> Iterator[None]:
         _waits += 1
         try:
             yield
+        except Exception:
+            stop_if_asked()
+            raise
         finally:
             _waits -= 1
         stop_if_asked()
@@ -84,4 +90,5 @@ def _note(signum: int, frame: Any) -> None:
     first = signum not in _came
     _came.add(signum)
     if not (first and _waits):
+        _raised.discard(signum)  # Python may ignore this one
         raise KeyboardInterrupt

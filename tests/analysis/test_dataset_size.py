@@ -40,5 +40,8 @@ def test_a_tiny_study(tiny_jobs, tmp_path, capsys, counted):
     assert [rows[arm]["n"] for arm in ARMS] == [2, 2, 2]
     assert rows["all_examples"]["steps"] == rows["few_same_steps"]["steps"] == whole.planned_steps
     assert rows["few_same_epochs"]["steps"] < whole.planned_steps and rows["few_same_epochs"]["examples"] == 16
+    assert (
+        cli.main([*words[:3], "--examples", "12", "--seeds", "1", "--make_runs", "--workers", "0"]) == 0
+    )  # beside the first
     assert cli.main([*words[:3], "--examples", "100000"]) == 2
     assert "give fewer" in capsys.readouterr().err

@@ -11,7 +11,15 @@ from scipy import stats
 
 from hf_stability import cli
 from hf_stability.analysis import analyze
-from hf_stability.analysis.interventions import ANALYSIS, COLLAPSED, InterventionsOptions, arms, check, outcome
+from hf_stability.analysis.interventions import (
+    ANALYSIS,
+    COLLAPSED,
+    InterventionsOptions,
+    arms,
+    check,
+    kind_of,
+    outcome,
+)
 from hf_stability.errors import InputError
 from hf_stability.study.records import RunRecord, read_run
 from hf_stability.study.study import run_jobs
@@ -19,14 +27,18 @@ from hf_stability.study.study import run_jobs
 
 def test_the_arms_are_the_steps_that_training_has():
     found = arms(50, InterventionsOptions(steps=(0, 5, 80, 5), branch_at=0.5))
-    assert list(found) == ["correction_on_0000", "correction_on_0005", "correction_off_0005", *COLLAPSED]
+    late = [f"{name}_0025" for name in COLLAPSED]
+    assert list(found) == ["unchanged", "correction_on_0000", "correction_on_0005", "correction_off_0005", *late]
+    assert found["unchanged"] == {} and kind_of({}) == "unchanged"
     assert found["correction_on_0005"] == {
         "bias_correction": False,
         "intervention": "correction_on",
         "intervene_at": 5,
     }
     assert found["correction_off_0005"]["bias_correction"] is True
-    assert {found[name]["intervene_at"] for name in COLLAPSED} == {25}
+    assert {found[name]["intervene_at"] for name in late} == {25} and kind_of(found[late[0]]) == "collapsed"
+    shared = arms(50, InterventionsOptions(), own_layers=False)
+    assert len(COLLAPSED) - len([arm for arm in shared if kind_of(shared[arm]) == "collapsed"]) == 2  # ALBERT
 
 
 def test_an_arm_is_counted():
@@ -51,7 +63,7 @@ def test_an_arm_is_counted():
 
 @pytest.mark.parametrize(
     "values, says",
-    [({"steps": (-1,)}, "--steps -1"), ({"branch_at": 1.0}, "--branch_at 1.0"), ({"most_seeds": 0}, "--most_seeds 0")],
+    [({"steps": (-1,)}, "--steps -1"), ({"branch_at": 1.0}, "--branch_at 1.0"), ({"seeds": 0}, "--seeds 0")],
 )
 def test_options_out_of_range_are_refused(values, says):
     with pytest.raises(InputError, match=says):
@@ -68,9 +80,14 @@ def test_the_sentences_and_the_figure_come_from_the_numbers_alone():
     rows += [row("correction_on_0040", "correction_on", 40, 3), row("quarter_rate", "collapsed", 94, 1)]
     numbers = {"recipe": "devlin2019", "planned_steps": 189, "tables": {"arms": rows}}
     said = " ".join(ANALYSIS.sentences(numbers))
-    assert "All 20 runs of devlin2019" in said and "quarter_rate 1 of 20" in said
+    assert "failed seeds of devlin2019" in said and "20 of 20 fail again" in said and "quarter_rate 1 of 20" in said
     assert "on from step 0 saves 20 of 20" in said and "on from step 40 saves 3 of 20" in said
     assert len(ANALYSIS.draw(numbers).axes) == 2
+    rows[0]["ok"] = 3
+    assert (
+        "not repeatable here" in ANALYSIS.sentences(numbers)[0]
+        and "only 17 of 20 fail" in ANALYSIS.sentences(numbers)[0]
+    )
 
 
 @pytest.mark.slow
@@ -79,19 +96,21 @@ def test_a_real_study(tiny_jobs, tmp_path, capsys):
     jobs = tiny_jobs(tmp_path, seeds=(1, 2), max_steps=6, learning_rate=0.5)
     runs = run_jobs(jobs, tmp_path, quiet=True)
     assert [run.status for run in runs] == ["failed", "failed"]
-    words = ["analyze", "interventions", str(tmp_path), "--steps", "0", "2", "--most_seeds", "1"]
+    words = ["analyze", "interventions", str(tmp_path), "--steps", "0", "2", "--seeds", "1"]
     assert cli.main(words) == 2
-    assert "9 runs are missing (correction_on_0000, correction_on_0002" in (error := capsys.readouterr().err)
+    assert "10 runs are missing (unchanged, correction_on_0000, correction_on_0002" in (
+        error := capsys.readouterr().err
+    )
     assert "Add --make_runs" in error and not (tmp_path / "analysis").exists()
     assert cli.main([*words, "--make_runs", "--workers", "2"]) == 0
     out = capsys.readouterr().out
-    assert "Each arm has the same seeds" in out
+    assert "1 of 1 fail again" in out
     made = tmp_path / "analysis" / "interventions"
     numbers = json.loads((made / "interventions.json").read_text())
     assert [row["n"] for row in numbers["tables"]["arms"]] == [1] * 10
-    assert all(row["cls_variance"] is not None for row in numbers["tables"]["arms"][1:])
+    assert all(row["cls_variance"] is not None for row in numbers["tables"]["arms"])
     before = {path: path.stat().st_mtime_ns for path in made.rglob("run.json")}
-    again = analyze("interventions", tmp_path, steps=(0, 2), most_seeds=1, make_runs=True)
+    again = analyze("interventions", tmp_path, steps=(0, 2), seeds=1, make_runs=True)
     assert again.numbers == numbers and before == {path: path.stat().st_mtime_ns for path in made.rglob("run.json")}
 
     # From step 0 on it is the recipe with bias correction.
@@ -101,6 +120,9 @@ def test_a_real_study(tiny_jobs, tmp_path, capsys):
         quiet=True,
     )
     corrected = read_run(tmp_path / "on" / "runs" / "devlin2019" / "seed-001")
-    switched = read_run(made / "study" / "runs" / "correction_on_0000" / "seed-001")
+    switched = read_run(made / "study" / "devlin2019" / "runs" / "correction_on_0000" / "seed-001")
     assert (switched.train_loss, switched.metrics) == (corrected.train_loss, corrected.metrics)
     assert switched.train_loss != runs[0].train_loss
+    unchanged = read_run(made / "study" / "devlin2019" / "runs" / "unchanged" / "seed-001")
+    assert (unchanged.train_loss, unchanged.metrics) == (runs[0].train_loss, runs[0].metrics)
+    assert cli.main([*words, "--branch_at", "0.9", "--make_runs", "--workers", "0"]) == 0  # other arms beside these

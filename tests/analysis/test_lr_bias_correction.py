@@ -21,7 +21,7 @@ def linear(steps, warmup=0.1):
 
 
 @pytest.mark.parametrize("steps, beta2, share", [(468, 0.999, 0.37), (3120, 0.999, 0.76), (468, 0.98, 0.93)])
-def test_bias_correction_takes_this_share_of_the_steps(steps, beta2, share):
+def test_with_the_correction_the_sum_of_the_steps_is_this_share(steps, beta2, share):
     """RTE with 3 and 20 epochs of 156 update steps, and RoBERTa's beta2: each step's factor by the equation."""
     rates = linear(steps)
     t = np.arange(1, steps + 1)
@@ -75,6 +75,25 @@ def test_a_tiny_study_gives_its_own_runs_and_the_others_are_trained(tiny_jobs, t
     off, on = numbers["tables"]["arms"]
     assert (off["correction"], on["correction"]) == (False, True) and off["n"] == on["n"] == 2
     assert on["summed_effective_rate"] < off["summed_effective_rate"]
-    assert not (made / "study" / "runs" / arm_name(1e-3, False, 0.999)).exists()  # the study had these
+    assert not (made / "study" / "devlin2019" / "runs" / arm_name(1e-3, False, 0.999)).exists()  # the study had these
     own = read_run(tmp_path / "runs" / "devlin2019" / "seed-001")
     assert own.last in [row["score"] for row in numbers["tables"]["runs"] if not row["correction"]]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tiny_jobs, tmp_path, capsys):
+    run_jobs(tiny_jobs(tmp_path, seeds=(1,)), tmp_path, quiet=True)
+    words = ["analyze", "lr-bias-correction", str(tmp_path), "--seeds", "1", "--betas2", "0.999", "--make_runs"]
+    for more, says in (
+        (["--rates", "1e-3", "1e-3"], "planned twice"),
+        (["--rates", "1e-3", "--workers", "-1"], "--workers -1"),
+    ):
+        assert cli.main([*words, *more]) == 2 and says in capsys.readouterr().err
+    assert cli.main(["analyze", "gradients", str(tmp_path), "--make_runs"]) == 2
+    assert "needs no runs of its own" in capsys.readouterr().err
+    path = tmp_path / "runs" / "devlin2019" / "seed-001" / "config.json"
+    content = json.loads(path.read_text())
+    content["job"]["processes"] = 2
+    path.write_text(json.dumps(content))
+    assert cli.main([*words, "--rates", "1e-3"]) == 2 and "2 processes trained it" in capsys.readouterr().err
+    assert not (tmp_path / "analysis" / "lr-bias-correction" / "study" / "devlin2019" / "runs").exists()

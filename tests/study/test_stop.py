@@ -77,15 +77,33 @@ def test_while_runs_are_executed_the_first_signal_waits_and_the_second_does_not(
     stop_if_asked()
 
 
+def test_while_the_study_ends_a_second_signal_interrupts_at_once(default_signals):
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            stop_if_asked()
+        finally:
+            stop_if_asked()  # told once
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                pytest.fail("went on")
+    stop_if_asked()
+
+
+def test_an_error_after_a_signal_is_its_consequence(default_signals):
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("connection closed by peer")
+    with pytest.raises(RuntimeError), signals_wait():
+        raise RuntimeError("its own error")
+
+
 def test_a_signal_that_waits_interrupts_at_the_blocks_end(default_signals):
     ended = False
     with pytest.raises(KeyboardInterrupt):
         with signals_wait():
             with signals_wait():
                 os.kill(os.getpid(), signal.SIGINT)
-                with pytest.raises(ValueError, match="the block's own error"):
-                    with signals_wait():
-                        raise ValueError("the block's own error")
             pytest.fail("went on")
         ended = True
     assert not ended

@@ -20,7 +20,6 @@ def execute_in_process(jobs: Sequence[Job], folders: Sequence[Path], listen: Lis
 
         def report(*done: Any, job: Job = job) -> None:
             listen(Event(job, "progress", *done))
-            stop_if_asked()
 
         stop_if_asked()  # also after the import
         try:
