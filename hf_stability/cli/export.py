@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError, nearest
+from ..study.folder import read_runs
 from ..study.report.export import FORMATS, exported
 from ..study.report.scores import left_without_record, read_recipes
+from ..study.report.until import until_notes
 from ..utils.files import write_bytes
 from .plain_parser import Texts, folder_parser, parse, study_folder
 
@@ -49,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"--output {output}: no file can be written there; give one in an existing folder")
     recipes = read_recipes(folder, given.get("recipe"))
     runs = [run for own in recipes.values() for run in own]
-    content = exported(runs, to)
+    notes = until_notes(folder, [(run.recipe, run.seed) for run in read_runs(folder)])
+    content = exported(runs, to, notes)
     if output is None:
         print(content.decode(), end="")
     else:

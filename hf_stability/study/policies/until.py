@@ -40,8 +40,11 @@ ALPHA = 0.05
 FEWEST = 4
 """No default look is at fewer seeds."""
 
-FIXED = {"decides": "--until", "looks": "--until_looks", "seeds": "--seeds", "recipes": "--recipe"}
-"""Parts of the plan that cannot be changed once there are results, and their flags."""
+FIXED = {"decides": "--until", "recipes": "--recipe", "seeds": "--seeds", "looks": "--until_looks"}
+"""Parts of the plan that cannot be changed once there are results, and their flags.
+
+The looks are last: if none are given, they follow from the seeds.
+"""
 
 
 def default_looks(seeds: int) -> list[int]:
@@ -192,7 +195,8 @@ class Until(Policy):
 
     def check_runs(self, jobs: Sequence[Job], runs: Sequence[RunRecord], folder: Path) -> None:
         plan, old = make_plan(jobs, self.decides, self.looks), read_until(folder)
-        found = [run for run in runs if run.recipe in plan["recipes"]]
+        known = {*plan["recipes"], *old.get("recipes", ())}  # the old plan counts too: its looks would be lost
+        found = [run for run in runs if run.recipe in known]
         if not found:
             return
         why = "a plan that is made after results does not keep the error rate"

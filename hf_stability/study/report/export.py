@@ -5,7 +5,7 @@
 | `csv`, `parquet` | a row per run, numbers in full; `read_scores_file` reads the csv again |
 | `markdown`, `latex` | the table of recipes, as in `summary.md`; LaTeX needs the package booktabs |
 
-Finished runs only: a crashed run has no record.
+Below a table are the notes of a study with `--until`; in LaTeX they are comments. Finished runs only: a crashed run has no record.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ NUMBERS = ("last", "best", "accuracy", "baseline", "train_loss")
 """Columns of whole numbers, and of other numbers."""
 
 
-def exported(runs: Sequence[RunRecord], to: str) -> bytes:
+def exported(runs: Sequence[RunRecord], to: str, notes: Sequence[str] = ()) -> bytes:
     """The content of a file.
 
     Args:
         runs: of one task and metric, at least one, in the order of the rows.
         to: one of `FORMATS`.
+        notes: how to read the table of recipes, a sentence each, see `until_notes`. Rows of runs do without them.
     """
     if to == "csv":
         return _csv(runs).encode()
@@ -41,8 +42,10 @@ def exported(runs: Sequence[RunRecord], to: str) -> bytes:
         return _parquet(runs)
     header, rows = recipes_cells(summarize(runs))
     if to == "markdown":
-        return f"{markdown_table(header, rows)}\n".encode()
-    return f"% needs \\usepackage{{booktabs}}\n{latex_table(header, rows)}\n".encode()
+        told = f"\n{' '.join(notes)}\n" if notes else ""
+        return f"{markdown_table(header, rows)}\n{told}".encode()
+    comments = "".join(f"% {note}\n" for note in notes)
+    return f"% needs \\usepackage{{booktabs}}\n{latex_table(header, rows)}\n{comments}".encode()
 
 
 def run_rows(runs: Sequence[RunRecord]) -> tuple[list[str], list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """`until.json` in words: the looks of a study with `--until`, and how its figures are to be read.
 
 A study that stops when a difference looks large has, on average, too large a difference. So every text about such a study
-says it: what the study prints, `summary.md`, and the report.
+says it: what the study prints, `summary.md`, the report, the comparison, the model card, and the exported table of recipes.
 
 | key of `until.json` | content |
 | --- | --- |
@@ -35,6 +35,9 @@ BIAS = (
     "It stopped because a difference looked large. So its failed shares and mean scores lie too far apart on average; "
     "docs/until.md has the size of this bias."
 )
+
+ADVICE = "This takes no account of the looks of --until, see below."
+"""Goes with an advice that is not made from the looks: what the study decided has a stricter level."""
 
 TABLES = "Intervals and p-values in tables and verdicts are not adjusted for the looks, and hold for one look only."
 
@@ -84,14 +87,16 @@ def until_notes(folder: Path, runs: Iterable[tuple[str, int]]) -> list[str]:
     complete = [seed for seed in until["seeds"] if all((recipe, seed) in there for recipe in until["recipes"])]
     place, outcome = f"{_place(until, look)} (--until)", _outcome(until, look)
     outcome = f"It was {outcome}."
-    if len(complete) > look["seeds"]:
-        return [f"More seeds were run after {place}, at {look['seeds']} seeds per recipe. {outcome}", TABLES]
+    bias = [BIAS] if look["decided"] and look["seeds"] < seeds and len(complete) < seeds else []
     if look["seeds"] == seeds:
-        return [f"All {seeds} seeds were run, with {place}. {outcome}", TABLES]
-    if look["decided"]:
-        head = f"This study stopped early, at {place}, after {look['seeds']} of {seeds} seeds per recipe. {outcome}"
-        return [head, BIAS, TABLES]
-    return [f"This study is not complete; {place} was at {look['seeds']} seeds per recipe. {outcome}", TABLES]
+        head = f"All {seeds} seeds were run, with {place}."
+    elif not look["decided"] and len(complete) < seeds:
+        head = f"This study is not complete; {place} was at {look['seeds']} seeds per recipe."
+    elif len(complete) > look["seeds"]:
+        head = f"More seeds were run after {place}, at {look['seeds']} seeds per recipe."
+    else:
+        head = f"This study stopped early, at {place}, after {look['seeds']} of {seeds} seeds per recipe."
+    return [f"{head} {outcome}", *bias, TABLES]
 
 
 def _decided(pair: Mapping[str, Any], until: Mapping[str, Any]) -> bool:

@@ -221,7 +221,60 @@ def test_everything_that_shows_its_figures_says_that_it_stopped_early(tmp_path, 
     assert contents["notes"] == [said.split("\n")[0]]
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("This study stopped early") == 2 and page.count("lie too far apart") == 1
+    assert contents["advice"] == (
+        "Use good. Against bad, this is decided. This takes no account of the looks of --until, see below."
+    )
     assert comparison([tmp_path]).count("This study stopped early") == 1
+
+
+def test_more_seeds_keep_the_bias_until_all_are_there(tmp_path):
+    study(tmp_path, BAD)
+    places = {n: [(name, seed) for name in BAD for seed in range(1, n + 1)] for n in (4, 5, 8)}
+    stopped, more, whole = (" ".join(until_notes(tmp_path, own)) for own in places.values())
+    assert "stopped early" in stopped and "More seeds were run after look 1 of 2" in more and "More seeds" in whole
+    assert "too far apart" in stopped and "too far apart" in more and "too far apart" not in whole
+
+
+def test_a_study_that_ends_within_its_second_round_is_not_complete(tmp_path):
+    with pytest.raises(Killed):
+        study(tmp_path, {"bad": 1, "good": 0}, breaks={"good/seed-007": "kill"})
+    seeds = [(name, seed) for name in BAD for seed in (1, 2, 3, 4, 5)]
+    said = until_notes(tmp_path, seeds)
+    assert said[0].startswith(
+        "This study is not complete; look 1 of 2 (--until) was at 4 seeds per recipe. It was not"
+    )
+    assert "too far apart" not in " ".join(said)
+
+
+def test_a_table_for_other_programs_has_the_notes_below_it(tmp_path, capsys):
+    study(tmp_path, BAD)
+    tables = {}
+    for to in ("markdown", "latex", "csv"):
+        assert cli.main(["export", str(tmp_path), "--to", to]) == 0
+        tables[to] = capsys.readouterr().out
+    assert tables["markdown"].split("\n\n")[1].startswith("This study stopped early, at look 1 of 2")
+    last = tables["latex"].rstrip().split("\n")[-3:]
+    assert [line.split()[1] for line in last] == ["This", "It", "Intervals"] and all(x[:2] == "% " for x in last)
+    assert "stopped early" not in tables["csv"]
+
+
+def test_a_model_card_says_it_too(tmp_path):
+    pytest.importorskip("huggingface_hub")
+    from hf_stability.study.report.card.card import card_text
+    from hf_stability.study.report.card.source import read_source
+
+    study(tmp_path, BAD)
+    text = card_text(read_source(tmp_path, "good"))
+    assert "- This study stopped early, at look 1 of 2" in text and "- It stopped because a difference" in text
+
+
+def test_several_studies_are_named_with_their_notes(tmp_path):
+    study(tmp_path / "one", BAD)
+    study(tmp_path / "two", {"c": 8, "good": 0})
+    study(tmp_path / "plain", {"other": 1}, Policy())
+    text = comparison([tmp_path / "one", tmp_path / "two" / "runs" / "c", tmp_path / "plain"])
+    assert "- one (bad and good): This study stopped early" in text
+    assert "- two (c): This study stopped early" in text and "plain (" not in text
 
 
 def test_without_the_flag_the_other_seeds_are_run_and_the_mark_changes(tmp_path):
@@ -300,7 +353,11 @@ def test_a_look_is_not_taken_while_a_run_is_crashed(tmp_path):
             r"--until_looks 3 6 8: this study was begun with 4 8 .*give these",
         ),
         (Until("score", [4]), jobs_of("bad", "good"), "--until score: this study was begun with failed_share"),
-        (Until("failed_share", [4]), jobs_of("bad", "good", seeds=12), r"--until_looks 4 12: .*begun with 4 8"),
+        (
+            Until("failed_share", [4]),
+            jobs_of("bad", "good", seeds=12),
+            r"--seeds 1 2 3 \.\.\. 12: .*begun with 1 2 3 \.\.\. 8",
+        ),
         (
             Until("failed_share", [4]),
             jobs_of("bad", "good", "c"),
@@ -325,6 +382,21 @@ def test_other_seeds_of_the_same_number_are_another_plan(tmp_path):
     others = [dataclasses.replace(job, seed=job.seed + 1) for job in jobs_of("a", "b")]
     with pytest.raises(InputError, match=r"--seeds 2 3 4 \.\.\. 9: this study was begun with 1 2 3 \.\.\. 8"):
         Until("failed_share", [4]).check_runs(others, [record(others[0], False)], tmp_path)
+
+
+def test_a_plan_for_other_recipes_does_not_replace_one_with_results(tmp_path):
+    study(tmp_path, BAD)
+    before = (tmp_path / UNTIL).read_bytes()
+    with pytest.raises(InputError, match="--recipe c d: this study was begun with bad good"):
+        study(tmp_path, {"c": 8, "d": 0})
+    assert (tmp_path / UNTIL).read_bytes() == before
+
+
+def test_default_looks_do_not_hide_that_the_seeds_are_others(tmp_path):
+    write_json(tmp_path / UNTIL, make_plan(jobs_of("a", "b", seeds=20), "score", None))
+    jobs = jobs_of("a", "b", seeds=40)
+    with pytest.raises(InputError, match=r"^--seeds 1 2 3 \.\.\. 40: this study was begun with 1 2 3 \.\.\. 20"):
+        Until("score").check_runs(jobs, [record(jobs[0], False)], tmp_path)
 
 
 def test_a_folder_with_results_cannot_get_looks_afterwards(tmp_path):

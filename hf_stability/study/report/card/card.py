@@ -18,11 +18,13 @@ from ....tasks.demo.data import DEMO_TASKS
 from ....tasks.glue import GLUE_TASKS, HUB_DATASET
 from ....utils.files import write_text
 from ....utils.text import decimal, joined, markdown_table
+from ...folder import read_runs
 from ...job import Job
 from ...records import RunRecord, counting_key
 from ..scores import not_finished
 from ..summary import censored
 from ..summary_page import SCORE_COLUMNS, bounds_cell, failed_text
+from ..until import until_notes
 from .rerun import BUNDLED, is_bundled, public, rerun_section
 from .source import CardSource
 
@@ -216,6 +218,7 @@ def _notes(source: CardSource) -> list[str]:
     left = [f"{number} {what}" for what, number in apart.items() if number]
     if left:
         notes.append(f"Runs that no figure counts: {', '.join(left)}.")
+    notes += until_notes(source.folder, [(run.recipe, run.seed) for run in read_runs(source.folder)])
     if source.others:
         notes.append(
             f"The study also ran {joined(source.others)}. If this recipe was chosen by these scores, they are too high for new "

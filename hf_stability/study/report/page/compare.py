@@ -31,7 +31,7 @@ class Arm:
         runs: its finished runs, all with `name` as their recipe.
         job: a run's job from `config.json`; empty if that cannot be read.
         examples: number of development examples; None if unknown.
-        until: how to read its study, if that has `--until`.
+        until: how to read its study, if that has `--until`; with several studies its name and compared recipes come first.
     """
 
     name: str
@@ -73,13 +73,17 @@ def read_arms(paths: Sequence[str | Path]) -> list[Arm]:
                 raise InputError(f"compare {path}: its recipe {name} is given twice; give each recipe once")
             found[key] = [run for run in runs if run.recipe == name]
     recipes = [recipe for _, recipe in found]
+    names = {key: key[1] if recipes.count(key[1]) == 1 else f"{key[0].name}/{key[1]}" for key in found}
+    several = len({study for study, _ in found}) > 1
     arms = []
     for (study, recipe), runs in found.items():
-        name = recipe if recipes.count(recipe) == 1 else f"{study.name}/{recipe}"
+        name = names[study, recipe]
         jobs = (read_json(study / "runs" / run.name / "config.json").get("job") for run in runs)
         job = next((job for job in jobs if isinstance(job, dict)), {})
         examples = read_settings(study, runs).examples
         until = " ".join(until_notes(study, [(run.recipe, run.seed) for run in read_runs(study)]))
+        if until and several:
+            until = f"{study.name} ({joined([own for key, own in names.items() if key[0] == study])}): {until}"
         arms.append(Arm(name, tuple(replace(run, recipe=name) for run in runs), job, examples, until))
     return arms
 

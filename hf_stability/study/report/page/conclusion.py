@@ -13,6 +13,7 @@ from typing import Any
 from .... import statistics
 from ....errors import InputError
 from ....utils.text import apart, decimal, joined, p_text, share_text
+from ...records import UNJUDGED
 from ..sentences import LEVEL
 from .contents import POWER
 
@@ -22,6 +23,9 @@ MOST_NAMED = 4
 
 RARE = 0.05
 """A failed share below this is called rare."""
+
+MOST = 0.5
+"""With a failed share above this, most runs failed."""
 
 
 def conclusion(contents: Mapping[str, Any]) -> list[str]:
@@ -39,7 +43,8 @@ def conclusion(contents: Mapping[str, Any]) -> list[str]:
 def advice(contents: Mapping[str, Any]) -> str:
     """Which recipe to use, against which others this is decided, and the update steps of its runs.
 
-    The pairs' findings decide, see `contents.finding`: failed runs come first, then means.
+    The pairs' findings decide, see `contents.finding`: failed runs come first, then means. Nothing is decided against a recipe
+    without a known failed share.
 
     Args:
         contents: see `report_contents`.
@@ -48,18 +53,30 @@ def advice(contents: Mapping[str, Any]) -> str:
     leader = recipes[contents["ranking"][0]]
     name = leader["recipe"]
     if leader["failed_share"] is None:
-        why = "runs were stopped" if leader["stopped"] or leader["stopped_early"] else "no baseline was given"
+        why = _why_unknown(contents["recipes"])
         return f"These runs do not tell which recipe to use: it is not known how many of them failed, because {why}."
     if not contents["pairs"]:
         return (
             f"{_count(leader)} runs of {name} failed. It is the only recipe here, so these runs do not tell whether another one "
             "is better."
         )
+    if _all_failed(contents):
+        return "Use none of these recipes: every run failed."
+    if leader["failed_share"] == 1:
+        known, unknown = (
+            [f for f in recipes.values() if (f["failed_share"] is None) == want] for want in (False, True)
+        )
+        return (
+            f"These runs do not tell which recipe to use: every run of {_names(known)} failed, and the failed share of "
+            f"{_names(unknown)} is unknown."
+        )
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for pair in contents["pairs"]:
         if pair["a"] == name:
-            groups.setdefault(DECIDED.get(pair["finding"], "open"), []).append(recipes[pair["b"]])
+            groups.setdefault(_group(pair), []).append(recipes[pair["b"]])
     parts = [f"Use {name}."]
+    if leader["failed_share"] > MOST:
+        parts = [f"Use {name}, but look for a better recipe: {leader['failed']} of its {leader['runs']} runs failed."]
     beaten, left = groups.get("beaten", []), groups.get("open", [])
     if beaten and len(beaten) == len(recipes) - 1:
         others = _names(beaten) if len(beaten) < MOST_NAMED else f"all {len(beaten)} other recipes"
@@ -73,12 +90,31 @@ def advice(contents: Mapping[str, Any]) -> str:
     if "equal" in groups:
         parts.append(f"As good: {_names(groups['equal'])}.")
     if "higher" in groups:
-        parts.append(f"A higher mean, but more failed runs: {_names(groups['higher'])}.")
+        higher = groups["higher"]
+        means = "its mean is higher" if len(higher) == 1 else "their means are higher"
+        parts.append(f"Against {_names(higher)}, failed runs do not decide, and {means}.")
     return " ".join([*parts, *_cost(leader, recipes[contents["ranking"][1]])])
 
 
-DECIDED = {"fails less": "beaten", "better": "beaten", "equal": "equal", "worse": "higher", "fails more": "higher"}
-"""A finding about the leader -> what the advice says. Each other finding leaves it open."""
+DECIDED = {"fails less": "beaten", "better": "beaten", "equal": "equal", "worse": "higher"}
+"""A finding about the leader -> what the advice says. Each other finding leaves it open: the leader never fails more."""
+
+
+def _group(pair: Mapping[str, Any]) -> str:
+    """The word of `DECIDED` for a pair of the leader. Means alone do not speak for it if a failed share is unknown."""
+    group = DECIDED.get(pair["finding"], "open")
+    return "open" if pair["share"] is None and group != "higher" else group
+
+
+def _all_failed(contents: Mapping[str, Any]) -> bool:
+    return all(figures["failed_share"] == 1 for figures in contents["recipes"])
+
+
+def _why_unknown(recipes: Sequence[Mapping[str, Any]]) -> str:
+    """Why no recipe has a failed share."""
+    if any(figures["stopped"] or figures["stopped_early"] for figures in recipes):
+        return "runs were stopped"
+    return "no baseline was given" if any(figures.get(UNJUDGED) for figures in recipes) else "they have no verdict"
 
 
 def _cost(leader: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -139,8 +175,9 @@ def _without_share(contents: Mapping[str, Any], leader: Mapping[str, Any], where
         n = sum(figures["stopped"] + figures["stopped_early"] for figures in recipes)
         text = f"{where}the failed shares are unknown, because {n} {'run was' if n == 1 else 'runs were'} stopped"
         return _upper(f"{text} before the end of training.")
+    judge = ", and no baseline was given to judge them" * any(figures.get(UNJUDGED) for figures in recipes)
     return _upper(
-        f"{where}which runs failed is unknown: these scores have no verdicts, and no baseline was given to judge them "
+        f"{where}which runs failed is unknown: these scores have no verdicts{judge} "
         f"({leader['recipe']} has the highest mean of {len(recipes)} {'recipe' if len(recipes) == 1 else 'recipes'})."
     )
 
@@ -220,6 +257,8 @@ def _why_no_floor(contents: Mapping[str, Any]) -> str:
 def change_sentence(contents: Mapping[str, Any]) -> str:
     """How many more seeds would decide what is open, or bring the failed share's limit down."""
     leader, pair = _by_name(contents)[contents["ranking"][0]], _rival(contents)
+    if pair is not None and _all_failed(contents):
+        return "More seeds will hardly change that every run fails; a lower learning rate, another model or other data may."
     if (
         pair is not None
         and pair["share"] is not None
@@ -229,6 +268,11 @@ def change_sentence(contents: Mapping[str, Any]) -> str:
         return _seeds_for_shares(contents, pair)
     if pair is not None and pair["mean"] is not None and pair["finding"] in ("undecided", "within noise"):
         return _seeds_for_means(contents, pair)
+    if pair is not None and pair["share"] is None:
+        both = f"{pair['a']} and {pair['b']}"
+        return (
+            f"More seeds do not tell which of {both} to use as long as it is not known how many of their runs failed."
+        )
     low = _seeds_without_failure(leader)
     if pair is None and leader["failed"]:
         return (
@@ -278,7 +322,7 @@ def _seeds_for_means(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> st
 
 
 def _open_share(contents: Mapping[str, Any]) -> str:
-    """`; about 5 seeds ... that devlin2019 fails more often`, for the next recipe with more failed runs that is undecided."""
+    """`; if the failed shares of a and b ..., about 5 seeds ... show that b fails more often`, for the next recipe that is open."""
     for pair in contents["pairs"]:
         share = pair["share"]
         is_open = (
@@ -287,7 +331,8 @@ def _open_share(contents: Mapping[str, Any]) -> str:
         if pair["a"] == contents["ranking"][0] and is_open:
             shares = [failed / runs for failed, runs in zip(pair["failed"], pair["runs"], strict=True)]
             n = _needed(statistics.seeds_for_shares, contents, *shares)
-            return f"; {_seeds(n, pair)} show that {pair['b']} fails more often"
+            given = f"if the failed shares of {pair['a']} and {pair['b']} are those seen here"
+            return f"; {given}, {_seeds(n, pair)} show that {pair['b']} fails more often"
     return ""
 
 

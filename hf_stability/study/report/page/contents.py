@@ -3,7 +3,7 @@
 Failed runs come first in every judgement. A recipe that nearly always fails has a small standard deviation, which is no sign
 of stability. Recipes are ranked by their failed share, then by their mean score, failed runs included.
 
-The words are elsewhere: `conclusion` writes the three sentences, `report_tables` the tables, `page` the files.
+The words are elsewhere: `conclusion` writes the three sentences, `tables` the tables, `page` the files.
 """
 
 from __future__ import annotations

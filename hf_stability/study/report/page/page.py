@@ -29,7 +29,7 @@ from ....version import __version__
 from ...folder import read_runs
 from ...records import RunRecord
 from ..plots import name_parts
-from ..until import until_notes
+from ..until import ADVICE, until_notes
 from .agreement_tables import agreement_tables
 from .conclusion import advice, conclusion
 from .contents import ROPE, report_contents
@@ -92,6 +92,7 @@ def write_report(
         contents["notes"].append(NO_SETTINGS)
     contents["advice"], contents["verdict"] = advice(contents), conclusion(contents)
     if study is not None and (marks := until_notes(study, [(run.recipe, run.seed) for run in own])):
+        contents["advice"] += f" {ADVICE}"
         contents["verdict"].append(" ".join(marks))
         contents["notes"].append(marks[0])
     tables = [recipes_table(contents), pairs_table(contents)]

@@ -108,6 +108,11 @@ def test_failed_shares_that_are_not_known(status, words):
     assert words in sentences(runs)[0]
 
 
+def test_runs_without_a_verdict_do_not_ask_for_a_baseline():
+    failed = sentences([dataclasses.replace(run, status="unknown") for run in [*GOOD, *BAD]])[0]
+    assert "which runs failed is unknown: these scores have no verdicts (" in failed and "baseline" not in failed
+
+
 def test_many_recipes_are_counted():
     runs = [*GOOD, *(run for number in range(6) for run in recipe(f"bad{number}", [0.7], [0.47] * 7))]
     failed, _, _ = sentences(runs)
@@ -142,7 +147,39 @@ def test_the_advice_counts_many_recipes():
 
 def test_the_advice_tells_a_higher_mean_with_more_failures():
     other = recipe("other", [0.99] * 19, [0.47])
-    assert advised([*recipe("good", (OK * 3)[:20]), *other]) == "Use good. A higher mean, but more failed runs: other."
+    good = recipe("good", (OK * 3)[:20])
+    assert advised([*good, *other]) == "Use good. Against other, failed runs do not decide, and its mean is higher."
+    another = [dataclasses.replace(run, recipe="another") for run in other]
+    assert "Against other and another, failed runs do not decide, and their means are" in advised(
+        [*good, *other, *another]
+    )
+
+
+def test_means_alone_do_not_decide_against_an_unknown_failed_share():
+    low = [dataclasses.replace(run, status="unjudged") for run in recipe("low", [x - 0.1 for x in OK])]
+    near = [dataclasses.replace(run, status="unjudged") for run in recipe("near", [x - 0.001 for x in OK])]
+    assert advised([*GOOD, *low]) == "Use good. Against low, it is not decided."
+    assert sentences([*GOOD, *low])[2].startswith("More seeds do not tell which of good and low to use as long as it")
+    assert advised([*GOOD, *near]) == "Use good. Against near, it is not decided."
+
+
+def test_no_recipe_is_advised_if_every_run_failed():
+    failed = [*recipe("a", [], [0.47, 0.5]), *recipe("b", [], [0.46, 0.47])]
+    assert advised(failed) == "Use none of these recipes: every run failed."
+    assert sentences(failed)[2].startswith("More seeds will hardly change that every run fails; a lower learning rate")
+    unknown = [dataclasses.replace(run, status="unjudged", recipe="c") for run in failed[:2]]
+    assert advised([*failed, *unknown]).endswith(
+        "do not tell which recipe to use: every run of a and b failed, and the failed share of c is unknown."
+    )
+
+
+def test_a_recipe_with_mostly_failed_runs_is_no_good_one():
+    most = recipe("most", OK[:3], [0.47] * 5)
+    assert advised([*most, *recipe("all", [], [0.47] * 8)]) == (
+        "Use most, but look for a better recipe: 5 of its 8 runs failed. Against all, it is not decided."
+    )
+    half = recipe("half", OK[:4], [0.47] * 4)
+    assert advised([*half, *recipe("all", [], [0.47] * 8)]).startswith("Use half. ")
 
 
 def test_the_advice_tells_what_a_run_costs():
@@ -151,7 +188,12 @@ def test_the_advice_tells_what_a_run_costs():
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [("unjudged", "because no baseline was given"), ("stopped", "because runs were stopped")]
+    ("status", "words"),
+    [
+        ("unjudged", "because no baseline was given"),
+        ("stopped", "because runs were stopped"),
+        ("unknown", "because they have no verdict"),
+    ],
 )
 def test_there_is_no_advice_without_failed_shares(status, words):
     runs = [dataclasses.replace(run, status=status) for run in [*GOOD, *BAD]]
@@ -180,6 +222,8 @@ def test_another_recipe_with_open_failed_shares_is_told():
     others = recipe("other", [score + change for score, change in zip(OK, [0.09, -0.05] * 4, strict=True)])
     few = [*GOOD[:4], *others[:4], *recipe("bad", [], [0.47] * 4)]
     n = seeds_for_shares(0, 1, alpha=0.05 / 3)
-    assert (
-        f"; about {n} seeds per recipe ({n - 4} more than here) show that bad fails more often." in sentences(few)[2]
+    leader = report_contents(few)["ranking"][0]
+    assert sentences(few)[2].endswith(
+        f"; if the failed shares of {leader} and bad are those seen here, about {n} seeds per recipe ({n - 4} more than here) show "
+        "that bad fails more often."
     )
