@@ -246,6 +246,9 @@ def restarts_table(runs: Sequence[Run], chosen: Mapping[str, Any]) -> str:
         scores = np.array([run.score for run in of_arm(runs, LONG, long_rate)])
         pairs = np.array([(run.chosen_by, run.score) for run in of_arm(runs, BASE, base_rate)])
         scores, pairs = scores[np.isfinite(scores)], pairs[np.isfinite(pairs).all(1)]
+        if min(len(scores), len(pairs)) < COST:  # the others diverged
+            rows.append([place, *["-"] * 4])
+            continue
         found = against_restarts(scores, pairs[:, 0], pairs[:, 1], COST, np.random.default_rng(0), DRAWS)
         cells = [decimal(value) for value in (pairs[:, 1].mean(), found.restarts, scores.mean())]
         rows.append([place, *cells, difference_text(found.difference, found.low, found.high)])
