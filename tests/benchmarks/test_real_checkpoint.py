@@ -310,7 +310,7 @@ def test_select_choose_confirm_and_report_on_a_tiny_model(here, tmp_path, monkey
     confirm = [run for run in runs if run.part == "confirm"]
     assert {(r.arm, r.rate, r.seed) for r in confirm} == {
         (*cell, seed)
-        for cell, seeds in study.confirm_cells(chosen["stress"], chosen["best"]).items()
+        for cell, seeds in study.confirm_cells("tiny", chosen["stress"], chosen["best"]).items()
         for seed in seeds
     }
     majority = max(Counter(row["label"] for row in rows[12:]).values())  # the second half of the 24 sentences
