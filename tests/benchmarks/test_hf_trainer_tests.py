@@ -61,6 +61,7 @@ def runs(tmp_path_factory):
     return command, hf_trainer_tests.main(command)
 
 
+@pytest.mark.slow
 def test_differences_are_found(runs, capsys):
     command, code = runs
     assert code == 1
@@ -74,6 +75,7 @@ def test_differences_are_found(runs, capsys):
     assert printed.count("NOT LISTED") == 3 and "3 differences are not listed" in printed
 
 
+@pytest.mark.slow
 def test_listed_differences_are_no_errors(runs, capsys, monkeypatch):
     both = ("stable_trainer", "callback")
     listed = [(both, "*::test_callbacks", "a callback more"), (both[:1], "*::test_subclass", "a subclass")]
@@ -87,6 +89,7 @@ def test_listed_differences_are_no_errors(runs, capsys, monkeypatch):
     assert hf_trainer_tests.main(runs[0]) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_in_a_test_loses_that_test_alone(tmp_path, monkeypatch):
     """The first process ends in `b`, the second begins after it."""
     results, started = tmp_path / "results.jsonl", []
@@ -121,6 +124,7 @@ def test_a_process_that_ends_in_a_test_loses_that_test_alone(tmp_path, monkeypat
         assert started == [[], ["a", "b"]]
 
 
+@pytest.mark.slow
 def test_results_of_changed_tests_are_not_taken(tmp_path):
     (tmp_path / "test_a.py").write_text("")
     files = [tmp_path / "test_a.py"]
@@ -148,6 +152,7 @@ def test_bad_input_is_refused_in_one_line(flags, says, tmp_path, capsys):
     assert says in message and message.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_test_that_hangs_fails(tmp_path):
     folder, results = tmp_path / "tests" / "trainer", tmp_path / "results.jsonl"
     folder.mkdir(parents=True)
