@@ -156,7 +156,7 @@ def confirm_cells(data: str, stress: float | None, best: Mapping[str, float]) ->
 
 
 def missing(cells: Cells, runs: Iterable[Run]) -> Cells:
-    """What of these cells has not been run."""
+    """The runs of these cells that are not there yet."""
     there = {(run.arm, run.rate, run.seed) for run in runs}
     left = {cell: tuple(seed for seed in seeds if (*cell, seed) not in there) for cell, seeds in cells.items()}
     return {cell: seeds for cell, seeds in left.items() if seeds}
@@ -411,7 +411,7 @@ def runs_text(count: int) -> str:
 
 
 def key(run: Run) -> tuple:
-    """What tells runs apart."""
+    """A run's identity: its part, training set, arm, rate and seed."""
     return run.part, run.data, run.arm, run.rate, run.seed
 
 

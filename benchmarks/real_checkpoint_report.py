@@ -32,7 +32,7 @@ QUESTIONS = {
     "correction and 20 epochs": LONG,
     "the Trainer's defaults": "transformers_default",
 }
-"""What differs from the base at the stress rate -> the arm."""
+"""The difference from the base at the stress rate -> the arm."""
 COST = 20 / 3
 """Runs of the base that cost as many update steps as one of 20 epochs."""
 DRAWS = 2000

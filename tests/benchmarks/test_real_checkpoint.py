@@ -315,7 +315,11 @@ def test_select_choose_confirm_and_report_on_a_tiny_model(here, tmp_path, monkey
     }
     majority = max(Counter(row["label"] for row in rows[12:]).values())  # the second half of the 24 sentences
     steps = {arm: {run.steps for run in confirm if run.arm == arm} for arm in study.ARMS}
-    assert chosen["stress"] == 1.0 and steps[BASE] == {9} and steps[LONG] == steps["devlin2019_20_epochs"] == {60}
+    assert (
+        chosen["stress"] in study.STRESS_GRID
+        and steps[BASE] == {9}
+        and steps[LONG] == steps["devlin2019_20_epochs"] == {60}
+    )
     for run in confirm:
         assert run.failed == (run.status == "diverged" or round(run.accuracy * 12) <= majority)
     assert (here / "tiny.png").read_bytes()[:4] == b"\x89PNG"
