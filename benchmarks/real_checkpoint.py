@@ -279,7 +279,11 @@ def write_arm(folder: Path, arm: str, rate: float) -> str:
 
 
 def run_cells(part: str, data: str, cells: Cells, options: argparse.Namespace) -> None:
-    """Run what is missing of these cells, cheap arms first, and say how far the part is."""
+    """Run what is missing of these cells, cheap arms first, and say how far the part is.
+
+    Raises:
+        InputError: runs crashed.
+    """
     folder = options.output_dir / part / data
     left = missing(cells, read_study(options.output_dir, part, data))
     planned, lacking = (sum(map(len, some.values())) for some in (cells, left))
@@ -302,6 +306,11 @@ def run_cells(part: str, data: str, cells: Cells, options: argparse.Namespace) -
             output_dir=folder,
             use_cpu=True,
             eval_strategy="no",  # a study evaluates the last step; more evaluations would cost up to a quarter of the time
+        )
+    crashed = sum(map(len, missing(cells, read_study(options.output_dir, part, data)).values()))
+    if crashed:  # without this, part `select` would try them for ever
+        raise InputError(
+            f"{folder}: {runs_text(crashed)} crashed; read error.txt in the folders of runs/, then repeat the command"
         )
 
 

@@ -219,6 +219,16 @@ def test_confirm_refuses_a_set_without_a_choice(here, tmp_path):
         study.confirm(study.parsed(["confirm", "--tasks", "rte"]))
 
 
+def test_crashed_runs_end_the_part_and_are_not_tried_for_ever(here, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(study, "run_study", lambda **settings: calls.append(settings))  # leaves no finished run
+    place = ["--data_dir", "glue", "--model", "model", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="5 runs crashed; read error.txt"):
+        study.main(["select", *place])
+    assert len(calls) == 1 and calls[0]["seeds"] == list(study.STRESS_SEEDS) and calls[0]["validation_half"] == "first"
+    assert [Path(recipe).stem for recipe in calls[0]["recipes"]] == ["devlin2019_at_5e-5"]
+
+
 def test_the_plan_counts_runs_and_hours(capsys, monkeypatch):
     monkeypatch.setattr(study, "SECONDS", {DATA: 36.0, "rte": 36.0})  # 0.01 hours
     assert study.main(["plan", "--tasks", DATA, "rte"]) == 0
