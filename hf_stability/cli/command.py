@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "a study that runs, or ran: how far is it?",
     "show": "one run: verdict, figures, settings",
     "report": "a finished study, or runs made elsewhere: one page to publish",
+    "analyze": "a finished study: the paper's experiments, each with its figure",
     "compare": "recipes of one or several studies, on equal terms",
     "export": "its runs as csv or parquet, its table as latex or markdown",
     "card": "a model card for the hub, and its upload if you ask for it",

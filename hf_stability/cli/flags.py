@@ -12,6 +12,7 @@ from ..methods import argument_names
 from ..recipe import recipe_names
 from ..study.execution import EXECUTORS, PARALLEL
 from ..study.job import KEEP_MODEL
+from ..study.policies.until import DECIDES
 from ..study.pretrained import DTYPES
 from ..training_args import StableTrainingArguments
 
@@ -195,7 +196,7 @@ class ExecutionArguments:
 
 @dataclass
 class PolicyArguments:
-    """Other ways to run seeds than each to its end: two-way seeds, and restarts with early stopping."""
+    """Other ways to run seeds than each to its end: two-way seeds, restarts with early stopping, stop when decided."""
 
     two_way: list[int] | None = field(
         default=None,
@@ -218,6 +219,22 @@ class PolicyArguments:
     finish: int | None = field(
         default=None,
         metadata={"help": "With --restarts: how many seeds to finish, those with the best scores at --look_at."},
+    )
+    until: str | None = field(
+        default=None,
+        metadata={
+            "help": "Stop the study when each pair of recipes is decided: by their failed shares, or by their mean scores. The "
+            "test has a stricter level than 0.05, because it looks several times. The estimates of a study that stopped early are "
+            "marked, because they are biased. See docs/until.md.",
+            "choices": list(DECIDES),
+        },
+    )
+    until_looks: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "With --until: the numbers of seeds per recipe after which to look, such as 5 10 20. The last look is always "
+            "at all seeds. Default: quarters of the seeds, none below 4. They cannot be changed once there are results."
+        },
     )
 
 

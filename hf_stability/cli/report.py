@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         help="With --runs or --scores: score of the best constant prediction. A run at or below it has failed. Without it, "
         "failed runs are unknown.",
     )
+    known.add_argument("--task_name", help="With --runs or --scores: name of the data, for the title and the verdict.")
     known.add_argument(
         "--examples",
         type=int,
@@ -58,6 +60,9 @@ def main(argv: Sequence[str]) -> int:
         help="Region of practical equivalence: means that differ by less count as equal. In the metric's unit. Default: 0.01.",
     )
     known.add_argument("--output_dir", help="Where to write. Default: STUDY_FOLDER/report, or ./report.")
+    known.add_argument(
+        "--no_links", action="store_true", help="No links to the runs' files, for a page that you send or publish."
+    )
     given = parse(known, argv)
     from ..study.report.page.contents import ROPE  # scipy and matplotlib are imported later, when they are used
     from ..study.report.page.page import write_report
@@ -68,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         given.get("output_dir"),
         given.get("rope", ROPE),
         given.get("examples"),
+        links=not given.get("no_links", False),
     )
     print(_verdict(paths[0]))
     print(f"\nThe page: {paths[0]}. Also Markdown, LaTeX, JSON and figures in {paths[0].parent}")
@@ -83,7 +89,7 @@ def _elsewhere(given: dict[str, Any]) -> list[Any]:
     if not given.keys() & {"study_folder", "runs", "scores"}:
         raise InputError("report: give a study's folder, --runs or --scores; see hf-stability report --help")
     if not given.keys() & {"runs", "scores"}:
-        for name in ("metric", "baseline"):
+        for name in ("metric", "baseline", "task_name"):
             if name in given:
                 raise InputError(f"--{name}: it belongs to --runs or --scores; a study's records have it already")
         return []
@@ -91,7 +97,8 @@ def _elsewhere(given: dict[str, Any]) -> list[Any]:
 
     chosen = (given.get("metric"), given.get("baseline"))
     runs = read_trainer_folders(given["runs"], *chosen) if "runs" in given else []
-    return runs + (read_scores_file(given["scores"], *chosen) if "scores" in given else [])
+    runs += read_scores_file(given["scores"], *chosen) if "scores" in given else []
+    return [replace(run, task=given["task_name"]) for run in runs] if "task_name" in given else runs
 
 
 def _verdict(page: Path) -> str:

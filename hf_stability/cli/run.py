@@ -18,8 +18,9 @@ from .program import PROG, is_first_process
 USAGE = f"""{PROG} [run] [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
        [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]"""
 
-DESCRIPTION = """Fine-tune a BERT-like model with one or more recipes over many seeds. Compare their scores and failed runs; each run
-gets a verdict and a record of every layer's gradient norms."""
+DESCRIPTION = (
+    "Fine-tune a BERT-like model with recipes over many seeds; each run gets a verdict and a record of its gradients."
+)
 
 EXAMPLES = """
 examples:
@@ -47,6 +48,10 @@ examples:
   # restarts that save compute: start 20 seeds, compare them after a quarter of training, finish the best 5
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --validation_half both \\
       --restarts 20 --look_at 0.25 --finish 5
+
+  # stop when it is decided which recipe fails less often: at most 20 seeds per recipe, looks after 5, 10 and 15
+  hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 mosbach2021 --seeds 20 \\
+      --until failed_share
 
   # initialisation, data order or dropout? 5 initialisations x 5 data orders x 2 dropout seeds
   hf-stability --model_name_or_path bert-large-uncased --task_name rte --recipe devlin2019 --two_way 5 5 2

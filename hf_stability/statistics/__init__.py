@@ -2,12 +2,13 @@
 
 | file | figures |
 | --- | --- |
-| `shares` | failed shares: intervals, differences, Fisher's exact test |
+| `shares` | failed shares: intervals, differences, Fisher's and McNemar's exact tests |
 | `spread` | standard deviations: an interval, tests of equal spread |
 | `scores` | one recipe's scores: mean, lowest decile, interquartile mean, expected maximum |
 | `comparison` | two recipes: difference of means, probability of superiority, practical equivalence, noise floor, Holm |
 | `agreement` | what differs between runs on single examples: disagreement, kappa, divergence, hard examples, ensemble |
 | `power` | seeds needed for a difference |
+| `sequential` | several looks at a growing study: the level of each |
 | `checks`, `permutation` | helpers: checks of the input, random permutations |
 
 Scores of one recipe are `(runs,)`. Where a function also takes several tasks, they are `(runs, tasks)`. Tests are two-sided.
@@ -32,7 +33,15 @@ from .checks import ROUNDING, check_confidence
 from .comparison import Difference, equivalence, holm, mean_difference, noise_floor, probability_of_superiority
 from .power import MOST_SEEDS, means_found, seeds_for_means, seeds_for_shares, shares_found
 from .scores import chance_among, expanded_ends, expected_maximum, interquartile_mean, lowest_decile, t_interval
-from .shares import audited_failed_share, fisher_exact_p, share_difference_interval, wilson_interval
+from .sequential import pocock_level
+from .shares import (
+    audited_failed_share,
+    fisher_exact_p,
+    mcnemar_p,
+    paired_share_difference_interval,
+    share_difference_interval,
+    wilson_interval,
+)
 from .spread import SpreadTest, brown_forsythe, levene, spread_permutation_p, standard_deviation, std_interval
 
 
@@ -60,10 +69,13 @@ __all__ = [
     "jensen_shannon",
     "levene",
     "lowest_decile",
+    "mcnemar_p",
     "mean_difference",
     "means_found",
     "noise_floor",
+    "paired_share_difference_interval",
     "pairwise_disagreement",
+    "pocock_level",
     "probability_of_superiority",
     "seeds_for_means",
     "seeds_for_shares",

@@ -1,4 +1,4 @@
-"""Failed shares: intervals of one share and of a difference, Fisher's exact test, the estimate from audited runs."""
+"""Failed shares: intervals of one share and of a difference, tests, also paired; the estimate from audited runs."""
 
 from __future__ import annotations
 
@@ -65,6 +65,75 @@ def share_difference_interval(
     low_b, high_b = wilson_interval(count_b, n_b, confidence)
     a, b = (count / n for count, n in (_checked(count_a, n_a), _checked(count_b, n_b)))
     return a - b - np.hypot(a - low_a, high_b - b), a - b + np.hypot(high_a - a, b - low_b)
+
+
+def paired_share_difference_interval(
+    both: ArrayLike, only_a: ArrayLike, only_b: ArrayLike, neither: ArrayLike, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Newcombe's interval of the difference a - b of two shares, where A and B have the same seeds.
+
+    The four counts are of seeds. With e = both, f = only_a, g = only_b, h = neither and n = e + f + g + h, the shares are
+    a = (e + f) / n and b = (e + g) / n. From their Wilson intervals (l_a, u_a) and (l_b, u_b):
+
+        low  = a - b - sqrt((a - l_a)^2 - 2 phi (a - l_a) (u_b - b) + (u_b - b)^2)
+        high = a - b + sqrt((u_a - a)^2 - 2 phi (u_a - a) (b - l_b) + (b - l_b)^2)
+
+    phi is the correlation of the two, corrected so that chance alone does not make the interval narrow:
+
+        phi = c / sqrt((e + f) (g + h) (e + g) (f + h)),    d = e h - f g
+
+    with c = d if d < 0, c = d - n / 2 if d > n / 2, and else c = 0. If a share is 0 or 1, phi is 0. Method 10 of Newcombe
+    1998, Statistics in Medicine 17, p. 2635. With phi = 0 it is `share_difference_interval`.
+
+    Args:
+        both: (...), number of seeds with which both failed, for example.
+        only_a: (...), with which only A failed.
+        only_b: (...), with which only B failed.
+        neither: (...), with which neither failed; all four together at least 1.
+        confidence: in (0, 1).
+
+    Returns:
+        low (...) and high (...), in [-1, 1], with `low <= a - b <= high`.
+
+    Raises:
+        InputError: a count is negative, there are no seeds, or the confidence is outside (0, 1).
+    """
+    e, f, g, h = np.broadcast_arrays(*(np.asarray(count, dtype=float) for count in (both, only_a, only_b, neither)))
+    n = e + f + g + h
+    if not ((np.minimum(np.minimum(e, f), np.minimum(g, h)) >= 0) & (n >= 1)).all():
+        raise InputError("counts of paired seeds: need four counts of at least 0, together at least 1 seed")
+    low_a, high_a = wilson_interval(e + f, n, confidence)
+    low_b, high_b = wilson_interval(e + g, n, confidence)
+    product = (e + f) * (g + h) * (e + g) * (f + h)
+    d = e * h - f * g
+    corrected = np.where(d < 0, d, np.maximum(d - n / 2, 0.0))
+    phi = np.where(product > 0, corrected / np.sqrt(np.where(product > 0, product, 1.0)), 0.0)
+    a, b = (e + f) / n, (e + g) / n
+    below, above = (a - low_a, high_b - b), (high_a - a, b - low_b)
+    low, high = (np.sqrt(np.maximum(x**2 - 2 * phi * x * y + y**2, 0.0)) for x, y in (below, above))
+    return (a - b - low)[()], (a - b + high)[()]
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """McNemar's exact test: do two recipes with the same seeds fail equally often?
+
+    Only the seeds count with which one of the two failed. If both fail equally often, each of these is A's with probability
+    1/2: `scipy.stats.binomtest(only_a, only_a + only_b, 0.5)`, two-sided (McNemar 1947, Psychometrika 12, p. 153).
+
+    Args:
+        only_a: number of seeds with which only A failed.
+        only_b: with which only B failed.
+
+    Returns:
+        p in (0, 1]; 1 if there is no such seed. Fewer than 6 such seeds cannot give p <= 0.05.
+    """
+    from scipy.stats import binomtest
+
+    if min(only_a, only_b) < 0:
+        raise InputError(
+            f"{only_a} and {only_b} seeds with which one of two recipes failed: need counts of at least 0"
+        )
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def fisher_exact_p(count_a: int, n_a: int, count_b: int, n_b: int) -> float:

@@ -125,7 +125,8 @@ class StudyPlan:
         data: the training and development sets as text.
         tokens: the same sets as tokens.
         stages: the intermediate trainings that recipes with `stages` start from.
-        policy: which seeds the study runs, and how far: each to its end, two-way seeds, or restarts with early stopping.
+        policy: which seeds the study runs, and how far: each to its end, two-way seeds, restarts with early stopping, or only
+            until the comparison is decided.
         execution: where the runs are executed, and how many at a time.
         doubts: sentences about what looks wrong with the data, and about memory and GPUs.
         refusal: why `run()` is refused: a run does not fit into memory; else empty. `run(workers=...)` tries it anyway.
@@ -143,7 +144,8 @@ class StudyPlan:
 
     def describe(self) -> str:
         """The text of `--dry_run`: the runs, and each setting with its source."""
-        return describe_study(self.jobs, self.data, self.stages, self.refusal)
+        policy = self.policy.describe(self.jobs)
+        return describe_study(self.jobs, self.data, self.stages, self.refusal, policy)
 
     def run(
         self, workers: int | None = None, quiet: bool = False, say: Callable[[str], None] | None = None
@@ -199,7 +201,7 @@ class StudyPlan:
             self.stages.save_data()
             drop_claims(self.folder)
         with quiet_libraries(ours=False), execution.session([run_folder(self.folder, job) for job in self.jobs]):
-            runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs)
+            runs = run_jobs(self.jobs, self.folder, execution, quiet, say, self.stages.jobs, self.policy)
         pictures: list[Path] = []
         problem = conclusion = ""
         if main:
@@ -219,12 +221,12 @@ class StudyResult:
 
     Attributes:
         folder: the study's folder.
-        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Under a
-            launcher with several processes, only the main process has them.
+        runs: the records of the planned runs, in the plan's order. A crashed run has the status `crashed`. Runs that `until`
+            left out have none. Under a launcher with several processes, only the main process has them.
         summary: `summary.json` as a dict. It covers all runs in the folder.
         pictures: the PNG files of the figures.
         picture_error: why no figures were drawn, in one line; empty if they were.
-        conclusion: with `two_way`, each source's share of the variance as a table; otherwise empty.
+        conclusion: with `two_way`, each source's share of the variance as a table; with `until`, the decision; else empty.
     """
 
     folder: Path
@@ -273,6 +275,8 @@ def plan_study(
     restarts: int | None = None,
     look_at: float | None = None,
     finish: int | None = None,
+    until: str | None = None,
+    until_looks: Sequence[int] | None = None,
     workers: int | None = None,
     threads_per_run: int = 1,
     executor: str = "local",
@@ -316,6 +320,8 @@ def plan_study(
         restarts: number of seeds to start per recipe. Give `look_at` and `finish` too.
         look_at: fraction of the update steps after which these runs are compared, between 0 and 1.
         finish: number of runs per recipe that go on after the look.
+        until: stop the study when each pair of recipes is decided by `"failed_share"` or by `"score"`; see `docs/until.md`.
+        until_looks: numbers of seeds per recipe after which this is tested. Default: quarters of the seeds, none below 4.
         workers: number of runs at a time, each in a process of its own. Default: `runs_per_gpu` on each GPU, else one per core;
             fewer if they do not fit into memory; on a Ray cluster, as many as it has room for. 0 runs them one after the other
             in this process.
@@ -350,7 +356,7 @@ def plan_study(
     check_retries(retry_crashed)
     if two_way is not None and seeds is not None:
         raise InputError(f"--two_way {' '.join(map(str, two_way))}: makes its own seeds; leave out --seeds")
-    policy = policy_of(two_way, restarts, look_at, finish)
+    policy = policy_of(two_way, restarts, look_at, finish, until, until_looks)
     seeds = seeds_of(seeds, policy)
     loaded = [recipe for name in names_of(recipes, "recipes") for recipe in load_recipes(name)]
     method_names = [method_name(method) for method in names_of(methods, "methods")]
@@ -423,7 +429,7 @@ def plan_study(
         raise InputError("no run is planned: give at least one recipe and one seed")
     check_jobs(jobs)
     check_retries(retry_crashed, jobs[0].processes)
-    policy.check_runs(jobs, finished := check_folder(jobs, folder, stages.jobs))
+    policy.check_runs(jobs, finished := check_folder(jobs, folder, stages.jobs), folder)
     if nodes:
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
     room = plan_workers(jobs, {run.name for run in finished}, stages, config, tokens, workers, runs_per_gpu, executor)

@@ -16,6 +16,7 @@ from ..utils.text import joined
 from .policies.early_stopping import EarlyStopping, check_policy
 from .policies.policy import Policy
 from .policies.two_way import TwoWay, check_sizes
+from .policies.until import DECIDES, Until, looks_text
 from .prepare import parse_seeds
 
 
@@ -24,9 +25,24 @@ SEEDS = 5
 
 
 def policy_of(
-    two_way: Sequence[int] | None, restarts: int | None, look_at: float | None, finish: int | None
+    two_way: Sequence[int] | None,
+    restarts: int | None,
+    look_at: float | None,
+    finish: int | None,
+    until: str | None = None,
+    until_looks: Sequence[int] | None = None,
 ) -> Policy:
     """The study's policy; the plain `Policy` runs every seed of each recipe to its end."""
+    if until is not None or until_looks is not None:
+        others = {"--restarts": restarts, "--look_at": look_at, "--finish": finish, "--two_way": two_way}
+        other = next((flag for flag, value in others.items() if value is not None), None)
+        if until is None:
+            raise InputError(
+                f"--until_looks {looks_text(until_looks)}: also give --until {' or --until '.join(DECIDES)}"
+            )
+        if other is not None:
+            raise InputError(f"--until {until} with {other}: give only one of them")
+        return Until(until, until_looks)
     if any(value is not None for value in (restarts, look_at, finish)):
         check_policy(restarts, look_at, finish)
         if two_way is not None:

@@ -123,6 +123,16 @@ class Progress:
             self.tally.end(run)
         self.say(f"{run.name}: {sentence}")
 
+    def leave_out(self, names: Sequence[str], why: str) -> None:
+        """Take runs out of the plan, because a policy does not need them any more.
+
+        Args:
+            names: of jobs that have not begun.
+            why: in a few words, for `status`.
+        """
+        with self._counting:
+            self.tally.leave_out(names, why)
+
     # ---- drawing and writing -------------------------------------------------------------------------------------------
 
     def tick(self) -> None:

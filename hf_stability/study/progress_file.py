@@ -15,6 +15,7 @@ It is no result: it changes with time, and a study does not need it. `hf-stabili
 | `crashed` | name of each crashed run -> its error in one line |
 | `share` | done share of this call's work, in [0, 1] |
 | `seconds_left` | estimated; null where unknown |
+| `decided` | why the study ended before all its seeds, `decided after 10 of 20 seeds`; only with `--until` |
 """
 
 from __future__ import annotations
@@ -76,11 +77,12 @@ class Snapshot:
     crashed: dict[str, str] = field(default_factory=dict)
     share: float = 0.0
     seconds_left: float | None = None
+    decided: str = ""
     schema: str = PROGRESS_SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON. A loss that is not finite becomes None."""
-        return finite(asdict(self))
+        return finite({key: value for key, value in asdict(self).items() if key != "decided" or value})
 
 
 def write_progress(folder: Path, snapshot: Snapshot) -> None:
@@ -109,6 +111,7 @@ def _snapshot(content: Mapping[str, Any]) -> Snapshot:
         crashed={str(name): str(error) for name, error in dict(content["crashed"]).items()},
         share=float(content["share"]),
         seconds_left=_number(content["seconds_left"]),
+        decided=str(content.get("decided", "")),
     )
 
 

@@ -40,7 +40,7 @@ from .job import Job
 from .look import LookCallback
 from .model import load_model, model_config, save_encoder
 from .records import RunRecord
-from .report.trackers import trackers_in
+from .report.trackers import closing_runs, trackers_in
 from .results import write_results
 from .saving import SavingCallback, pass_over, save_limit, save_strategy
 from .stop import stop_if_asked
@@ -83,7 +83,7 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
     threads = torch.get_num_threads()
     torch.set_num_threads(job.threads)
     try:
-        with quiet():
+        with quiet(), closing_runs(job.args.get("report_to")):
             trainer = _train(job, folder, report)
             if job.is_stage:
                 save_encoder(trainer, job.model, folder / "encoder")

@@ -256,7 +256,7 @@ def _first_sentence(status: Status) -> str:
     return f"{status.folder}: " + {
         "running": f"running, {where}, since {told.since}",
         "waiting": f"not known yet whether it runs: {where}, last seen {told.written}",
-        "ended": f"ended at {told.written}",
+        "ended": f"ended at {told.written}{f', {told.decided}' if told.decided else ''}",
         "interrupted": f"interrupted at {told.written}",
         "not running": f"not running: {where} is gone, {seen}",
         "unknown": f"no {PROGRESS}: the study is of an earlier version, or has not begun",

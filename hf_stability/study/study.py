@@ -14,6 +14,7 @@ from .executors.joining import joined
 from .folder import check_folder, encoder_folder, prune_models, read_runs, run_folder
 from .job import Job, check_jobs
 from .policies.early_stopping import end_the_others, jobs_to_look_at
+from .policies.policy import Policy
 from .progress import Progress
 from .records import RunRecord, read_run
 from .report.printed import printed_summary
@@ -29,6 +30,7 @@ def run_jobs(
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
     stages: Sequence[Job] = (),
+    policy: Policy | None = None,
 ) -> list[RunRecord]:
     """Run the jobs of a study that are not finished in its folder, and write its tables.
 
@@ -49,16 +51,17 @@ def run_jobs(
         say: a function that takes each line about a finished run, and the table at the end. Default: print it.
         stages: the stages of these jobs. If missing runs need a stage that is not in the folder, it is trained first. No
             table has the stages' runs.
+        policy: divides the jobs into rounds, and may end the study after one. Default: all jobs in one round.
 
     Returns:
-        the records of `jobs`, in their order. A crashed run has the status `crashed`.
+        the records of `jobs`, in their order, without jobs that the policy left out. A crashed run has the status `crashed`.
 
     Raises:
         InputError: two jobs have the same recipe and seed, or the folder has one of them with other settings.
         StageFailed: a stage that missing runs need is not ok. No run was started from it.
         KeyboardInterrupt: Ctrl-C, after all workers have ended.
     """
-    folder = Path(folder)
+    folder, policy = Path(folder), policy or Policy()
     main = is_main_process(jobs)
     check_jobs(jobs)
     check_folder(jobs, folder, stages)
@@ -67,6 +70,8 @@ def run_jobs(
     if jobs and jobs[0].processes > 1:
         missing = _of_main_process(missing)
     _run_stages(missing, stages, folder, execution, quiet or not main, say)
+    if main:
+        policy.start(folder, jobs)
     runs = dict(done)
     without_model = [
         job
@@ -95,11 +100,22 @@ def run_jobs(
             execution.execute(jobs, [run_folder(folder, job) for job in jobs], listen)
 
         try:
-            execute(jobs_to_look_at(missing, folder))
-            for run, sentence in end_the_others(missing, folder):
-                runs[run.name] = run
-                progress.end(run, sentence)
-            execute([job for job in missing if job.name not in runs])
+            for number, group in enumerate(policy.rounds(jobs), 1):
+                names = {job.name for job in group}
+                now = [job for job in missing if job.name in names]
+                execute(jobs_to_look_at(now, folder))
+                for run, sentence in end_the_others(now, folder):
+                    runs[run.name] = run
+                    progress.end(run, sentence)
+                execute([job for job in now if job.name not in runs])
+                after = policy.after_round(folder, number, jobs, runs)
+                left = [job.name for job in missing if job.name not in runs]
+                if after.decided and left:
+                    progress.leave_out(left, after.decided)
+                if after.line:
+                    progress.say(after.line)
+                if not after.go_on:
+                    break
         except KeyboardInterrupt:
             if main and read_runs(folder):
                 _write_tables(folder, jobs, runs)
@@ -107,10 +123,10 @@ def run_jobs(
     if not main:
         return []
     summary = _write_tables(folder, jobs, runs)
-    sent = send_summary(summary, jobs, folder) if missing else []
+    sent = send_summary(summary, jobs, folder) if any(job.name in runs for job in missing) else []
     if not quiet:
         progress.say("\n".join([f"\n{printed_summary(summary, folder)}", *sent]))
-    return [runs[job.name] for job in jobs]
+    return [runs[job.name] for job in jobs if job.name in runs]
 
 
 class StageFailed(RuntimeError):

@@ -60,6 +60,7 @@ class Tally:
         self.began: float | None = None  # the first update step: imports come once
         self.work_here = 0.0
         self.since, self.beat = utc_now(), 0
+        self.decided = ""
 
     def take(self, event: Event) -> None:
         """Count an event."""
@@ -89,6 +90,15 @@ class Tally:
             self.finished += 1
             self.failed += run.status in NOT_OK
         self._over(name or run.name)
+
+    def leave_out(self, names: Sequence[str], why: str) -> None:
+        """Take jobs out of the plan that have not begun; `why` is for the snapshot."""
+        self.decided = why
+        for name in names:
+            del self.shares[name], self.fractions[name]
+        self.planned = tuple(name for name in self.planned if name not in names)
+        left = sum(self.shares.values())
+        self.shares = {name: share / left for name, share in self.shares.items()}
 
     def _over(self, name: str) -> None:
         self.running.pop(name, None)
@@ -149,6 +159,7 @@ class Tally:
             crashed=dict(self.crashed),
             share=self.share,
             seconds_left=self.seconds_left if state == "running" else None,
+            decided=self.decided,
         )
 
 

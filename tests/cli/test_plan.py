@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -46,6 +47,33 @@ def test_several_comparisons_need_more_seeds(capsys):
     assert f"test: {seeds_for_shares(0.3, 0.05, alpha=0.05 / 13)}\n" in out
 
 
+def test_json_has_the_numbers_of_the_text_and_of_the_functions(capsys):
+    argv = ["--difference", "-0.02", "--std", "0.03", "--paired", "--failed", "0.5", "0.1", "--comparisons", "13"]
+    text, found = printed(capsys, *argv), json.loads(printed(capsys, *argv, "--json"))
+    assert {**found, "questions": None} == {
+        "schema": "hf_stability.plan/1", "power": 0.8, "alpha": 0.05, "comparisons": 13, "level": 0.05 / 13, "questions": None,
+    }  # fmt: skip
+    shares, means = found["questions"]
+    assert (shares["question"], shares["failed"], shares["test"]) == (
+        "failed shares",
+        [0.5, 0.1],
+        "Fisher's exact test",
+    )
+    assert (means["difference"], means["std"], means["paired"]) == (-0.02, 0.03, True)
+    assert shares["seeds"] == seeds_for_shares(0.5, 0.1, alpha=0.05 / 13)
+    assert means["seeds"] == seeds_for_means(0.02, 0.03, alpha=0.05 / 13, paired=True)
+    for question in (shares, means):
+        assert f"- {question['name']}, {question['test']}: {question['seeds']}\n" in text
+    rows = [(int(n), *map(float, cells)) for n, *cells in re.findall(r"^\| (\d+) +\| (\S+) +\| (\S+) +\|", text, re.M)]
+    for (n, *cells), *own in zip(rows, shares["found"], means["found"], strict=True):
+        assert [one["seeds"] for one in own] == [n, n] and [one["power"] for one in own] == pytest.approx(
+            cells, abs=0.00501
+        )
+    assert [one["power"] for one in means["found"]] == [
+        means_found(0.02, 0.03, one["seeds"], 0.05 / 13, paired=True) for one in means["found"]
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -59,6 +87,7 @@ def test_several_comparisons_need_more_seeds(capsys):
         (["--failed", "0.3", "0.29"], "failed shares 0.3 and 0.29: needs more than 1000 runs per recipe"),
         (["--failed", "0.3", "0.1", "--power", "80"], "power 80.0: need a number between 0 and 1"),
         (["--failed", "0.3", "0.1", "--comparisons", "0"], "--comparisons 0: need at least 1"),
+        (["--failed", "0.3", "0.3", "--json"], "failed shares 0.3 and 0.3: they are the same"),
         (["--faild", "0.3", "0.1"], "--faild: no such argument (did you mean --failed?)"),
     ],
 )

@@ -40,6 +40,7 @@ print(code, sorted({"torch", "transformers", "datasets", "ray", "pandas"} & set(
         (["."], "report .: no finished run of a study"),
         ([".", "--rop", "1"], "--rop: no such argument (did you mean --rope?)"),
         ([".", "--rope", "x"], "argument --rope: invalid float value: 'x'"),
+        ([".", "--task_name", "rte"], "--task_name: it belongs to --runs or --scores"),
         ([".", "--baseline", "0.5"], "--baseline: it belongs to --runs or --scores"),
     ],
 )
@@ -49,3 +50,12 @@ def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsy
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"hf-stability: error: {message}") and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_task_is_named_in_the_verdict(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scores.csv").write_text("recipe,seed,accuracy\na,1,0.7\na,2,0.5\n")
+    assert cli.main(["report", "--scores", "scores.csv", "--baseline", "0.5", "--task_name", "my reviews"]) == 0
+    assert capsys.readouterr().out.startswith("On my reviews, a failed in 1 of 2 ")
+    assert "<title>Stability over seeds: my reviews</title>" in (tmp_path / "report" / "report.html").read_text()

@@ -88,6 +88,26 @@ def rows_of_dry_run(text: str) -> dict[str, dict[str, tuple[str, str]]]:
     return recipes
 
 
+def test_dry_run_shows_the_looks_of_until_and_their_level(run, tiny, tmp_path):
+    given = [
+        "--recipe",
+        "devlin2019",
+        "mosbach2021",
+        "--seeds",
+        "20",
+        "--until",
+        "failed_share",
+        "--until_looks",
+        "10",
+    ]
+    code, out, _ = run(*tiny, *given, "--dry_run")
+    assert code == 0 and list(tmp_path.iterdir()) == []
+    assert "--until failed_share: looks after 10 and 20 seeds per recipe; it stops when the pair" in out
+    assert "(Fisher's exact test, p <= 0.0294 at each look: 0.05 over all looks)" in out
+    code, _, err = run(*tiny, "--recipe", "devlin2019", "mosbach2021", "--until", "accuracy")
+    assert code == 2 and "--until" in err and "failed_share" in err
+
+
 def test_dry_run_shows_each_value_with_its_source_and_writes_nothing(run, tiny, tmp_path):
     code, out, err = run(*tiny, "--recipe", "devlin2019", "transformers_default", "--seeds", "3", "--dry_run")
     assert code == 0 and err == "" and list(tmp_path.iterdir()) == []

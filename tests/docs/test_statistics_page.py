@@ -7,6 +7,7 @@ import re
 import pytest
 
 from benchmarks import statistics_coverage as benchmark
+from benchmarks import statistics_pairs as pairs
 from hf_stability import statistics
 from hf_stability.statistics import noise_floor, seeds_for_shares, shares_found, wilson_interval
 from tests.prose import ROOT
@@ -53,6 +54,40 @@ def test_the_measured_figures_in_the_text():
     assert set(shares("exchanges within seeds", "power", 5, "method").values()) == {0} and 2 / 32 > 0.05
     levene = [row["share"] for row in benchmark.rows_of_tests("size") if row["method"] == "Levene (mean)"]
     assert f"in up to {max(levene):.0%} of the studies" in PAGE
+
+
+def test_what_the_text_says_of_the_same_seeds():
+    failed = pairs.failures().values()
+    phis = [float(phi) for own in failed for phi in pairs.phis(own)]
+    assert f"failures is {sum(phis) / len(phis):.2f} over 20 seeds ({len(phis)} pairs of recipes" in PAGE
+    rows = [row for row in pairs.read() if row["figure"] == pairs.SAME_SEEDS]
+    assert "covers at least 0.94 in every setting" in PAGE
+    assert min(row["share"] for row in rows if row["method"] == pairs.PAIRED) == pytest.approx(0.94, abs=0.005)
+    width = {(row["method"], row["scores"]): float(row["width"]) for row in rows
+        if row["what"] == "coverage" and row["n"] == 20 and row["correlation"] == "0.5"}  # fmt: skip
+    ratios = [
+        own / width[pairs.INDEPENDENT, scores] for (method, scores), own in width.items() if method == pairs.PAIRED
+    ]
+    assert f"up to {1 - min(ratios):.0%} narrower with 20 seeds" in PAGE
+
+    def power(method, n):
+        found = [row for row in rows if (row["what"], row["method"], row["n"]) == ("power", method, n)]
+        return {(row["scores"], row["correlation"]): row["share"] for row in found}
+
+    exact, mid, fisher = (
+        {n: power(method, n) for n in (10, 20)} for method in (pairs.MCNEMAR, pairs.MID_P, pairs.FISHER)
+    )
+    assert all(exact[10][place] < fisher[10][place] for place in fisher[10])
+    better = {
+        scores
+        for scores, correlation in fisher[20]
+        if exact[20][scores, correlation] > fisher[20][scores, correlation]
+    }
+    assert better == {"0.5 and 0.2 fail", "0.5 and 0.05 fail"}
+    assert all(mid[20][place] > max(exact[20][place], fisher[20][place]) for place in fisher[20])
+    assert max(row["share"] for row in rows if row["what"] == "size") < 0.05
+    means = [row["share"] for row in pairs.read() if row["figure"] == pairs.MEANS and row["what"] == "coverage"]
+    assert f"covers only {min(means):.2f} with 5" in PAGE
 
 
 def test_the_chances_in_the_text():

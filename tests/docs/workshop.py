@@ -57,7 +57,7 @@ trainer = Trainer(
 """Name -> what a reader's own script has before a block."""
 
 NO_TRAINING = (
-    "card", "compare", "diagnose", "export", "plan", "recipes", "report", "restarts", "show", "status", "two_way",
+    "analyze", "card", "compare", "diagnose", "export", "plan", "recipes", "report", "restarts", "show", "status", "two_way",
 )  # fmt: skip
 """Subcommands that take no flags of a training."""
 

@@ -18,12 +18,15 @@ from hf_stability.errors import InputError
 from hf_stability.statistics import (
     audited_failed_share,
     fisher_exact_p,
+    mcnemar_p,
+    paired_share_difference_interval,
     share_difference_interval,
     wilson_interval,
 )
 
 
 counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+pairs = st.lists(st.integers(0, 30), min_size=4, max_size=4).filter(any)
 small_counts = st.integers(1, 25).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
@@ -144,6 +147,96 @@ def test_fisher_on_known_tables():
 def test_fisher_of_no_runs_is_refused(bad):
     with pytest.raises(InputError, match="0 <= count <= n and n >= 1"):
         fisher_exact_p(*bad)
+
+
+# ---- the same seeds -------------------------------------------------------------------------------------------------
+
+
+PUBLISHED = {
+    (36, 12, 2, 0): (0.0569, 0.3404),  # Newcombe 1998, Statistics in Medicine 17, p. 2635, method 10
+    (14, 5, 0, 22): (0.011, 0.226),  # Altman et al. 2000, "Statistics with Confidence", p. 52
+    (1, 1, 7, 12): (-0.507, -0.026),  # Fagerland et al. 2014, Statistics in Medicine 33, p. 2850
+}
+
+
+@pytest.mark.parametrize("counts", PUBLISHED, ids=str)
+def test_published_examples_of_the_paired_interval(counts):
+    assert paired_share_difference_interval(*counts) == pytest.approx(PUBLISHED[counts], abs=5.1e-4)
+
+
+def newcombe_paired(e, f, g, h):
+    """Method 10, in plain Python, from the roots of Wilson's quadratic equation."""
+    n, z = e + f + g + h, norm.ppf(0.975)
+
+    def wilson(k):
+        roots = np.roots([n * n + n * z * z, -(2 * k * n + n * z * z), k * k]).real
+        return float(roots.min()), float(roots.max())
+
+    (low_a, high_a), (low_b, high_b), a, b = wilson(e + f), wilson(e + g), (e + f) / n, (e + g) / n
+    margins, d = (e + f, g + h, e + g, f + h), e * h - f * g
+    corrected = d if d < 0 else max(d - n / 2, 0)
+    phi = corrected / math.sqrt(math.prod(margins)) if all(margins) else 0
+
+    def half(x, y):
+        return math.sqrt(max(x * x - 2 * phi * x * y + y * y, 0))
+
+    return a - b - half(a - low_a, high_b - b), a - b + half(high_a - a, b - low_b)
+
+
+@settings(deadline=None)
+@given(pairs)
+def test_the_paired_interval_is_that_of_plain_python(counts):
+    assert paired_share_difference_interval(*counts) == pytest.approx(newcombe_paired(*counts), abs=1e-7)
+
+
+@settings(deadline=None)
+@given(pairs, st.sampled_from([0.8, 0.95]))
+def test_the_paired_interval_holds_the_difference_and_turns_with_the_order_and_with_failed_and_ok(counts, confidence):
+    e, f, g, h = counts
+    low, high = paired_share_difference_interval(e, f, g, h, confidence)
+    assert -1 - 1e-12 <= low <= (f - g) / sum(counts) <= high <= 1 + 1e-12
+    turned = pytest.approx(-high, abs=1e-12), pytest.approx(-low, abs=1e-12)
+    assert paired_share_difference_interval(e, g, f, h, confidence) == turned
+    assert paired_share_difference_interval(h, g, f, e, confidence) == turned
+
+
+def test_pairs_that_are_uncorrelated_or_that_all_fail_alike_have_the_interval_of_independent_shares():
+    for e, f, g, h in (
+        (4, 8, 4, 8),
+        (3, 3, 3, 4),
+        (0, 5, 0, 15),
+        (0, 0, 0, 20),
+    ):  # d = 0, 0 < d < n / 2, a margin is 0
+        expected = share_difference_interval(e + f, e + f + g + h, e + g, e + f + g + h)
+        assert paired_share_difference_interval(e, f, g, h) == pytest.approx(expected)
+    low, high = paired_share_difference_interval(10, 2, 0, 8)  # failures often come together
+    assert high - low < np.diff(share_difference_interval(12, 20, 10, 20))[0]
+
+
+def test_the_paired_interval_takes_arrays():
+    low, high = paired_share_difference_interval(np.array([[1], [6]]), 2, np.array([0, 5]), 7)
+    assert low.shape == high.shape == (2, 2)
+    assert (low[1, 0], high[1, 0]) == paired_share_difference_interval(6, 2, 0, 7)
+
+
+@pytest.mark.parametrize("bad", [(0, 0, 0, 0), (1, -1, 2, 3)])
+def test_paired_counts_without_a_seed_or_below_0_are_refused(bad):
+    with pytest.raises(InputError, match="need four counts of at least 0"):
+        paired_share_difference_interval(*bad)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_twice_the_tail_of_a_fair_coin(only_a, only_b):
+    n, least = only_a + only_b, min(only_a, only_b)
+    tail = Fraction(sum(math.comb(n, k) for k in range(least + 1)), 2**n)
+    assert mcnemar_p(only_a, only_b) == pytest.approx(float(min(2 * tail, 1)))
+
+
+def test_six_seeds_are_the_fewest_that_mcnemars_test_can_tell():
+    assert mcnemar_p(0, 5) == 2 / 32 > 0.05 > mcnemar_p(6, 0) == 2 / 64
+    assert mcnemar_p(0, 0) == 1
+    with pytest.raises(InputError, match="at least 0"):
+        mcnemar_p(-1, 2)
 
 
 # ---- audited estimate -----------------------------------------------------------------------------------------------

@@ -218,6 +218,11 @@ def test_training_arguments_have_the_types_of_the_command_line(tiny, tmp_path):
         ({"restarts": 3}, "--restarts 3: also give --look_at and --finish"),
         ({"restarts": 3, "look_at": 0.5, "finish": 1, "seeds": 2}, "--restarts 3: --seeds 2 makes 2; give 3 seeds"),
         ({"restarts": 3, "look_at": 0.5, "finish": 1, "two_way": [2, 2]}, "--restarts 3 with --two_way"),
+        ({"until": "failed_share"}, "--until failed_share: compares recipes, but there is one"),
+        ({"until": "mean", "recipes": ["devlin2019", "mosbach2021"]}, "--until mean: give failed_share or score"),
+        ({"until_looks": [4]}, "--until_looks 4: also give --until failed_share or --until score"),
+        ({"until": "score", "two_way": [2, 2]}, "--until score with --two_way: give only one of them"),
+        ({"until": "score", "restarts": 3, "look_at": 0.5, "finish": 1}, "--until score with --restarts: give only"),
         ({"output_dir": "/proc/study"}, "--output_dir /proc/study: cannot write to /proc"),
     ],
 )

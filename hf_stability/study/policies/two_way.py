@@ -167,7 +167,7 @@ class TwoWay(Policy):
     def jobs(self, planned: Sequence[Job]) -> list[Job]:
         return two_way_jobs(planned, self.inits, self.orders, self.replicates)
 
-    def check_runs(self, jobs: Sequence[Job], runs: Sequence[RunRecord]) -> None:
+    def check_runs(self, jobs: Sequence[Job], runs: Sequence[RunRecord], folder: Path) -> None:
         check_growth(jobs, runs)
 
     def conclusion(self, folder: Path, recipes: Sequence[str]) -> str:

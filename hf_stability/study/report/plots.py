@@ -307,12 +307,17 @@ def _color_and_marker(number: int) -> tuple[str, str]:
     return COLORS[number % 8], MARKERS[(number + number // 8) % 8]
 
 
+def name_parts(name: str, width: int) -> list[str]:
+    """A recipe's name in parts of at most `width` characters, cut after `_-,+=` and at spaces, not inside of `4e-5`."""
+    parts = re.split(r"(?<=[_,+= ])|(?<=-)(?<!\de-)", name)
+    return [part[i : i + width] for part in parts for i in range(0, len(part), width)]
+
+
 def wrap_name(name: str, width: int) -> list[str]:
-    """A recipe's name in lines of at most `width` characters, cut after `_-,+=` and at spaces where possible."""
+    """A recipe's name in lines of at most `width` characters, cut as in `name_parts` where possible."""
     width = max(width, 8)
-    parts = re.findall(r"[^-_,+= ]*[-_,+= ]|[^-_,+= ]+", name)
     lines = [""]
-    for piece in (part[i : i + width] for part in parts for i in range(0, len(part), width)):
+    for piece in name_parts(name, width):
         if len(lines[-1] + piece) > width:
             lines.append(piece)
         else:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from ...errors import InputError
+from ...utils.trainer_files import read_object
 from ..records import RunRecord
 
 
@@ -41,12 +43,11 @@ class StudySettings:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if it is missing, damaged, or not a dict."""
+    """As `read_object`; empty if the file is missing, damaged, or has no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def settings_rows(config: Mapping[str, Any]) -> list[list[str]]:

@@ -17,6 +17,7 @@ from ..job import run_name
 from ..records import seed_text
 from .sentences import BOUNDS, LEVEL, UNJUDGED_NOTE
 from .summary import ALL_PAIRS_UP_TO, censored
+from .until import until_notes
 
 
 RUN_COLUMNS = (
@@ -77,7 +78,10 @@ def recipes_cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json, summary.csv (a row for each run) and summary.md, each atomically."""
+    """Write summary.json, summary.csv (a row for each run) and summary.md, each atomically.
+
+    If the folder has `until.json`, summary.md begins with how to read a study with `--until`.
+    """
     write_json(folder / "summary.json", summary)
     table = io.StringIO()
     writer = csv.DictWriter(table, RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -89,7 +93,9 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
         [r["recipe"], _seed(r), decimal(r["last"]), decimal(r["best"]), str(r["evaluations"]), r["sentence"]]
         for r in summary["runs"]
     ]
-    text = f"# Scores over seeds\n\n{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
+    ended = [(run["recipe"], run["seed"]) for run in summary["runs"] if run["status"] != "crashed"]
+    until = "".join(f"{note}\n\n" for note in until_notes(folder, ended))
+    text = f"# Scores over seeds\n\n{until}{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
     for name, content in (("summary.csv", table.getvalue()), ("summary.md", text)):
         write_text(folder / name, content)
 

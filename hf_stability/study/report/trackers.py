@@ -3,8 +3,8 @@
 A study reports to no tracker unless `--report_to` names one. Then each run's Trainer has that tracker's callback, and logs
 its own run. This module adds one more run for the study: the figures of each recipe. It calls the same callback with the
 events of a training that logs once and has no model: `on_train_begin`, `on_log`, `on_train_end`. So projects, servers and
-offline modes are set as for any Trainer. As for a training, wandb's callback continues a run that is open in this process.
-TensorBoard has the study's own file, see `tensorboard`.
+offline modes are set as for any Trainer. A run that is open in this process before is continued, by the callbacks of wandb and
+MLflow. TensorBoard has the study's own file, see `tensorboard`.
 
 | key | meaning |
 | --- | --- |
@@ -13,12 +13,17 @@ TensorBoard has the study's own file, see `tensorboard`.
 | `eval_study/RECIPE/runs`, `failed`, `crashed`, `stopped`, `stopped_early` | numbers of runs |
 
 `summarize` defines them. Figures without a value are left out. Trackers other than MLflow show `eval_` as `eval/`. The
-prefix keeps them from taking the figures for training metrics.
+prefix keeps them from taking the figures for training metrics. MLflow shows `_` for a character that it does not take, such as
+`+`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,8 @@ from ...utils.text import error_line
 from ..job import Job
 
 
+logger = logging.getLogger(__name__)
+
 TRACKERS = ("mlflow", "trackio", "wandb")
 """The integrations that get the summary."""
 
@@ -38,6 +45,10 @@ SCORES = ("mean", "std", "std_ok", "median", "max")
 
 OF_TRACKERS = ("project", "hub_private_repo", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 """Training arguments that tell a tracker where to put a run."""
+
+
+OF_A_MODEL = ("WANDB_LOG_MODEL", "WANDB_WATCH")
+"""Environment variables with which wandb's callback wants a model. The summary has none."""
 
 
 class SummaryArguments(TrainingArguments):
@@ -70,6 +81,49 @@ def trackers_in(report_to: str | Sequence[str] | None) -> list[str]:
     return [name for name in TRACKERS if name in given]
 
 
+@contextlib.contextmanager
+def closing_runs(report_to: str | Sequence[str] | None) -> Iterator[None]:
+    """End the trackers' runs that begin in this block. One that was open before stays open.
+
+    The Trainer's callbacks leave this to the end of the process: wandb's always, the others after an error. But a worker process
+    ends too abruptly for that, and a later run in the same process would continue an open one.
+
+    Args:
+        report_to: as a Trainer takes it.
+    """
+    names = [name for name in trackers_in(report_to) if not _has_open_run(name)]
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for name in names:
+            try:
+                if _has_open_run(name):
+                    _end_run(name, failed)
+            except Exception as error:  # of a tracker's library, its server, or the network
+                logger.error(f"{name}: its run could not be ended ({error_line(error, kind=True, first=True)})")
+
+
+def _has_open_run(name: str) -> bool:
+    library = importlib.import_module(name)
+    if name == "wandb":
+        return library.run is not None
+    if name == "mlflow":
+        return library.active_run() is not None
+    return library.context_vars.current_run.get() is not None
+
+
+def _end_run(name: str, failed: bool) -> None:
+    library = importlib.import_module(name)
+    if name == "wandb":
+        library.finish(exit_code=int(failed))
+    elif name == "mlflow":
+        library.end_run("FAILED" if failed else "FINISHED")
+    else:
+        library.finish()
+
+
 def summary_logs(summary: Mapping[str, Any]) -> dict[str, float]:
     """The figures of each recipe, as a Trainer logs numbers. The module's table has the keys."""
     logs = {}
@@ -98,7 +152,8 @@ def send_summary(summary: Mapping[str, Any], jobs: Sequence[Job], folder: Path) 
     for name in dict.fromkeys(name for job in jobs for name in trackers_in(job.args.get("report_to"))):
         run_name = f"{folder.absolute().name} (study)"
         try:
-            _send(name, run_name, summary, jobs, folder)
+            with closing_runs(name), _without_model():
+                _send(name, run_name, summary, jobs, folder)
         except Exception as error:  # of a tracker's library, its server, or the network
             lines.append(
                 f"--report_to {name}: the study's summary was not sent ({error_line(error, kind=True, first=True)})"
@@ -106,6 +161,15 @@ def send_summary(summary: Mapping[str, Any], jobs: Sequence[Job], folder: Path) 
         else:
             lines.append(f"The study's summary was sent to {name}: run {run_name}.")
     return lines
+
+
+@contextlib.contextmanager
+def _without_model() -> Iterator[None]:
+    given = {name: os.environ.pop(name) for name in OF_A_MODEL if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(given)
 
 
 def _send(name: str, run_name: str, summary: Mapping[str, Any], jobs: Sequence[Job], folder: Path) -> None:

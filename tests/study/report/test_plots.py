@@ -148,6 +148,8 @@ def test_a_name_is_cut_where_its_parts_meet():
     assert wrap_name("lee2020_mixout_0.9", 12) == ["lee2020_", "mixout_0.9"]
     assert wrap_name("devlin2019+mixout,p=0.9", 12) == ["devlin2019+", "mixout,p=0.9"]
     assert wrap_name("grid,bias_correction=false", 15) == ["grid,bias_", "correction=", "false"]
+    assert wrap_name("mixout+at_4e-5", 13) == ["mixout+at_", "4e-5"]  # never 4e- and 5
+    assert wrap_name("a-b-c-d-e-f", 8) == ["a-b-c-d-", "e-f"]
 
 
 # ---- gradient norms -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ....utils.text import joined, markdown_table
 from ...folder import read_runs
 from ...records import RunRecord
 from ..settings import read_json, read_settings
+from ..until import until_notes
 from .conclusion import conclusion
 from .contents import ROPE, report_contents
 from .tables import pairs_table, recipes_table, to_markdown
@@ -30,12 +31,14 @@ class Arm:
         runs: its finished runs, all with `name` as their recipe.
         job: a run's job from `config.json`; empty if that cannot be read.
         examples: number of development examples; None if unknown.
+        until: how to read its study, if that has `--until`.
     """
 
     name: str
     runs: tuple[RunRecord, ...]
     job: dict[str, Any]
     examples: int | None
+    until: str = ""
 
     @property
     def steps(self) -> str:
@@ -76,7 +79,8 @@ def read_arms(paths: Sequence[str | Path]) -> list[Arm]:
         jobs = (read_json(study / "runs" / run.name / "config.json").get("job") for run in runs)
         job = next((job for job in jobs if isinstance(job, dict)), {})
         examples = read_settings(study, runs).examples
-        arms.append(Arm(name, tuple(replace(run, recipe=name) for run in runs), job, examples))
+        until = " ".join(until_notes(study, [(run.recipe, run.seed) for run in read_runs(study)]))
+        arms.append(Arm(name, tuple(replace(run, recipe=name) for run in runs), job, examples, until))
     return arms
 
 
@@ -124,6 +128,7 @@ def comparison(paths: Sequence[str | Path], rope: float = ROPE) -> str:
     contents = report_contents(runs, rope=rope, examples=arms[0].examples)
     rows = [[arm.name, str(len(arm.runs)), arm.steps, arm.evaluations] for arm in arms]
     told = [f"- {sentence}" for sentence in terms] or ["- Data, model, update steps, evaluations and seeds are equal."]
+    told += [f"- {text}" for text in dict.fromkeys(arm.until for arm in arms) if text]
     parts = [
         " ".join(conclusion(contents)),
         markdown_table(["recipe", "runs", "update steps", "evaluations"], rows),

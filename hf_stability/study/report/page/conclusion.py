@@ -1,7 +1,8 @@
-"""The verdict of a report: three sentences that can be pasted into a paper, from the report's numbers alone.
+"""The verdict of a report: an advice, and three sentences that can be pasted into a paper, from the report's numbers alone.
 
-The first is about failed runs, the second about the means, the third says what would change the verdict. Numbers of seeds are
-estimates: they take the shares, the difference and the std of these runs for the true ones.
+The advice names the recipe to use, and how sure that is. The first sentence is about failed runs, the second about the means, the
+third says what would change the verdict. Numbers of seeds are estimates: they take the shares, the difference and the std of these
+runs for the true ones.
 """
 
 from __future__ import annotations
@@ -30,6 +31,63 @@ def conclusion(contents: Mapping[str, Any]) -> list[str]:
         contents: see `report_contents`.
     """
     return [failed_sentence(contents), mean_sentence(contents), change_sentence(contents)]
+
+
+# ---- which recipe to use --------------------------------------------------------------------------------------------
+
+
+def advice(contents: Mapping[str, Any]) -> str:
+    """Which recipe to use, against which others this is decided, and the update steps of its runs.
+
+    The pairs' findings decide, see `contents.finding`: failed runs come first, then means.
+
+    Args:
+        contents: see `report_contents`.
+    """
+    recipes = _by_name(contents)
+    leader = recipes[contents["ranking"][0]]
+    name = leader["recipe"]
+    if leader["failed_share"] is None:
+        why = "runs were stopped" if leader["stopped"] or leader["stopped_early"] else "no baseline was given"
+        return f"These runs do not tell which recipe to use: it is not known how many of them failed, because {why}."
+    if not contents["pairs"]:
+        return (
+            f"{_count(leader)} runs of {name} failed. It is the only recipe here, so these runs do not tell whether another one "
+            "is better."
+        )
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in contents["pairs"]:
+        if pair["a"] == name:
+            groups.setdefault(DECIDED.get(pair["finding"], "open"), []).append(recipes[pair["b"]])
+    parts = [f"Use {name}."]
+    beaten, left = groups.get("beaten", []), groups.get("open", [])
+    if beaten and len(beaten) == len(recipes) - 1:
+        others = _names(beaten) if len(beaten) < MOST_NAMED else f"all {len(beaten)} other recipes"
+        parts.append(f"Against {others}, this is decided.")
+    elif beaten:
+        parts.append(
+            f"Against {_names(beaten) if len(beaten) < MOST_NAMED else f'{len(beaten)} others'}, this is decided."
+        )
+    if left:
+        parts.append(f"Against {_names(left)}, it is not decided.")
+    if "equal" in groups:
+        parts.append(f"As good: {_names(groups['equal'])}.")
+    if "higher" in groups:
+        parts.append(f"A higher mean, but more failed runs: {_names(groups['higher'])}.")
+    return " ".join([*parts, *_cost(leader, recipes[contents["ranking"][1]])])
+
+
+DECIDED = {"fails less": "beaten", "better": "beaten", "equal": "equal", "worse": "higher", "fails more": "higher"}
+"""A finding about the leader -> what the advice says. Each other finding leaves it open."""
+
+
+def _cost(leader: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """A sentence on the update steps of both recipes, if they are known and differ."""
+    if not leader["steps"] or not second["steps"] or leader["steps"] == second["steps"]:
+        return []
+    return [
+        f"One of its runs takes {leader['steps']} update steps, one of {second['recipe']} takes {second['steps']}."
+    ]
 
 
 # ---- failed runs ----------------------------------------------------------------------------------------------------
@@ -172,6 +230,11 @@ def change_sentence(contents: Mapping[str, Any]) -> str:
     if pair is not None and pair["mean"] is not None and pair["finding"] in ("undecided", "within noise"):
         return _seeds_for_means(contents, pair)
     low = _seeds_without_failure(leader)
+    if pair is None and leader["failed"]:
+        return (
+            "A second recipe, run with the same seeds, would show whether these failures can be avoided; a lower learning rate "
+            "may avoid them too."
+        )
     if pair is None:
         head = "A second recipe, run with the same seeds, would make this a comparison"
     else:
@@ -185,9 +248,13 @@ def _seeds_for_shares(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> s
     shares = [failed / runs for failed, runs in zip(pair["failed"], pair["runs"], strict=True)]
     counts = " and ".join(f"{failed} of {runs}" for failed, runs in zip(pair["failed"], pair["runs"], strict=True))
     n = _needed(statistics.seeds_for_shares, contents, *shares)
-    return (
-        f"If the true failed shares of {pair['a']} and {pair['b']} are those seen here ({counts}), {_seeds(n, pair)} decide "
-        f"between them with power {POWER}{_level(contents)}."
+    both, head = f"{pair['a']} and {pair['b']}", ""
+    if pair["finding"] == "better":
+        both = "both"
+        head = f"More seeds will hardly change that {pair['a']} is better than {pair['b']}, because the means decide; "
+    return _upper(
+        f"{head}if the true failed shares of {both} are those seen here ({counts}), "
+        f"{_seeds(n, pair)} decide between them with power {POWER}{_level(contents)}."
     )
 
 
@@ -202,10 +269,26 @@ def _seeds_for_means(contents: Mapping[str, Any], pair: Mapping[str, Any]) -> st
     difference, std = abs(test["estimate"]), test["std"]
     n = _needed(statistics.seeds_for_means, contents, abs(difference - rope), std, paired=test["paired"])
     aim = f"that it is {'larger' if difference > rope else 'smaller'} than {_plain(rope)}" if rope else "it"
+    noise = "; ranking them also needs more development examples" if pair["above_noise"] is False else ""
     return (
         f"If the true difference between {pair['a']} and {pair['b']} is that seen here ({decimal(difference)}, std"
-        f"{' of the differences' * test['paired']} {decimal(std)}), {_seeds(n, pair)} show {aim} with power {POWER}{_level(contents)}."
+        f"{' of the differences' * test['paired']} {decimal(std)}), {_seeds(n, pair)} show {aim} with power {POWER}{_level(contents)}{noise}"
+        f"{_open_share(contents)}."
     )
+
+
+def _open_share(contents: Mapping[str, Any]) -> str:
+    """`; about 5 seeds ... that devlin2019 fails more often`, for the next recipe with more failed runs that is undecided."""
+    for pair in contents["pairs"]:
+        share = pair["share"]
+        is_open = (
+            pair["finding"] == "undecided" and share is not None and share["estimate"] and share["p_holm"] >= LEVEL
+        )
+        if pair["a"] == contents["ranking"][0] and is_open:
+            shares = [failed / runs for failed, runs in zip(pair["failed"], pair["runs"], strict=True)]
+            n = _needed(statistics.seeds_for_shares, contents, *shares)
+            return f"; {_seeds(n, pair)} show that {pair['b']} fails more often"
+    return ""
 
 
 def _needed(function: Callable[..., int], contents: Mapping[str, Any], *values: float, **how: bool) -> int | None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 IN_A_ROW = 7  # boxes of scores: wider figures cannot be read on a page
 NARROW = 4.7  # inches: such a figure can be read on a phone, and two stand side by side on a page
+WIDE = 6.8  # inches
+MANY_LINES = 6  # with more recipes, a figure with a line for each is wide
 POINTS = 40  # of a curve in a panel
 PANELS = 3  # panels of learning curves per row
 LAYERS = 4  # panels of gradient norms per row
@@ -165,7 +167,8 @@ def _failed_shares(contents: Mapping[str, Any]) -> PageFigure | str:
     rows = [figures for figures in _ranked(contents) if figures["failed_share"] is not None]
     if not rows:
         return "no failed share is known: there are no verdicts, or runs were stopped"
-    figure = empty_figure(NARROW, 0.9 + 0.4 * len(rows), None)
+    many = len(rows) > MANY_LINES
+    figure = empty_figure(WIDE if many else NARROW, 0.9 + (0.3 if many else 0.4) * len(rows), None)
     plot_failed_shares(
         figure.subplots(),
         *([row[key] for row in rows] for key in ("recipe", "failed", "runs", "failed_share_low", "failed_share_high")),
@@ -185,10 +188,11 @@ def _maximum(contents: Mapping[str, Any]) -> PageFigure | str:
     in_steps = all(values["cost"] is not None for values in found.values())
     costs = {name: values["cost"] if in_steps else values["n"] for name, values in found.items()}
     unit = "update steps" if in_steps else "runs (their update steps are unknown)"
-    figure = empty_figure(NARROW, 3.2 + 0.17 * len(found), None)
+    width = NARROW if len(found) <= MANY_LINES else WIDE
+    figure = empty_figure(width, 3.2 + 0.17 * len(found), None)
     scores = {name: values["scores"] for name, values in found.items()}
     ax = plot_expected_maximum(figure.subplots(), costs, scores, contents["metric"], unit)
-    _legend_below(ax, len(found))
+    _legend_below(ax, [len(name) for name in found])
     if all(values["on_second_half"] for values in found.values()):
         where = "on the second half of the development set, which selects nothing"
     else:
@@ -205,7 +209,7 @@ def _gradients(contents: Mapping[str, Any], steps: Mapping[str, StepSummary]) ->
     if not layers:
         return "these runs have no records of gradient norms"
     layers = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, LAYERS).round().astype(int))]
-    figure = empty_figure(6.8, 0.7 + 1.5 * len(steps), None)
+    figure = empty_figure(WIDE, 0.7 + 1.5 * len(steps), None)
     axes = figure.subplots(len(steps), len(layers), sharey=True, sharex="row", squeeze=False)
     for row, (recipe, summary) in zip(axes, steps.items(), strict=True):
         stride = -(-len(summary.steps) // POINTS)
@@ -269,7 +273,7 @@ def _curves(
         return reasons[0] if reasons else "these runs were evaluated only once, at their end"
     rows = -(-len(found) // PANELS)
     columns = min(PANELS, len(found))
-    figure = empty_figure(6.8 if columns > 1 else NARROW, 0.7 + 2.0 * rows, None)
+    figure = empty_figure(WIDE if columns > 1 else NARROW, 0.7 + 2.0 * rows, None)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for ax, (name, (points, values, failed)) in zip(axes.flat, found.items(), strict=False):
         plot_bands(ax, points, values[failed], values[~failed])
@@ -320,11 +324,17 @@ def _words(contents: Mapping[str, Any]) -> str:
     return contents["metric"].replace("_", " ")
 
 
-def _legend_below(ax: Any, entries: int) -> None:
+def _legend_below(ax: Any, lengths: Sequence[int]) -> None:
+    """A legend in two columns if they fit.
+
+    Args:
+        lengths: characters of each entry.
+    """
+    room = 13 * ax.figure.get_size_inches()[0]  # small characters beside the axis
+    columns = 2 if len(lengths) > 1 and 2 * (max(lengths) + 5) <= room else 1
     ax.legend(
-        loc="upper left", bbox_to_anchor=(0, -0.22), frameon=False, fontsize="small", ncols=1 + (entries > 1),
-        borderaxespad=0,
-    )  # fmt: skip
+        loc="upper left", bbox_to_anchor=(0, -0.22), frameon=False, fontsize="small", ncols=columns, borderaxespad=0
+    )
 
 
 def _legend_of_groups(figure: Figure) -> None:

@@ -14,6 +14,7 @@ Repeated calls write the same bytes. Nothing is written into the runs' folders.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,8 +28,10 @@ from ....verdicts.verdict import NOT_OK
 from ....version import __version__
 from ...folder import read_runs
 from ...records import RunRecord
+from ..plots import name_parts
+from ..until import until_notes
 from .agreement_tables import agreement_tables
-from .conclusion import conclusion
+from .conclusion import advice, conclusion
 from .contents import ROPE, report_contents
 from .figures import PageFigure, page_figures, write_figures
 from .predictions import PREDICTIONS, prediction_report
@@ -41,6 +44,14 @@ RECORDS = (
 )  # fmt: skip
 """Files of a run that the page links to, where they exist: a study's, then the Trainer's."""
 
+MOST_UNFOLDED = 100
+"""With more runs, their table is folded: it would make a printed page long."""
+
+LONGEST_PART = 20
+"""So many characters of a name in a table may be in one line on a phone."""
+
+NO_SETTINGS = "No settings and versions of the runs made elsewhere: their files do not tell them."
+
 MOST_COMPARED = 6
 """With more recipes, there is no table of the settings that differ: it would be too wide."""
 
@@ -51,6 +62,7 @@ def write_report(
     output_dir: str | os.PathLike | None = None,
     rope: float = ROPE,
     examples: int | None = None,
+    links: bool = True,
 ) -> list[Path]:
     """Write the report of a study, of runs made elsewhere, or of both.
 
@@ -60,6 +72,7 @@ def write_report(
         output_dir: where to write. Default: `report` below the folder, or below the current folder.
         rope: half width of the region of practical equivalence, in the metric's unit.
         examples: number of development examples. Default: as in the study's verdicts.
+        links: whether the page links to the runs' files. They lead nowhere once the page is sent to somebody.
 
     Returns:
         the files, `report.html` first.
@@ -75,11 +88,16 @@ def write_report(
     drawn, missing = page_figures(contents, together, study if own else None)
     contents["agreement"], reason = _agreement(study, own, contents["ranking"])
     contents["missing"] = [*missing, ["differences between seeds", reason]] if reason else missing
-    contents["verdict"] = conclusion(contents)
+    if runs:
+        contents["notes"].append(NO_SETTINGS)
+    contents["advice"], contents["verdict"] = advice(contents), conclusion(contents)
+    if study is not None and (marks := until_notes(study, [(run.recipe, run.seed) for run in own])):
+        contents["verdict"].append(" ".join(marks))
+        contents["notes"].append(marks[0])
     tables = [recipes_table(contents), pairs_table(contents)]
     agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
     texts = {
-        "report.html": render(contents, drawn, study, target),
+        "report.html": render(contents, drawn, study, target, links),
         "report.md": markdown(contents, [*tables, *agreement], drawn),
         **{f"{table.name}.tex": to_latex(table) for table in tables},
     }
@@ -126,20 +144,24 @@ def _agreement(
 # ---- HTML -----------------------------------------------------------------------------------------------------------
 
 
-def render(contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: Path | None, target: Path) -> str:
+def render(
+    contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: Path | None, target: Path, links: bool = True
+) -> str:
     """The page as text.
 
     Args:
-        contents: see `report_contents`; with `verdict`, the sentences.
+        contents: see `report_contents`; with `advice` and `verdict`, the sentences.
         figures: see `page_figures`.
         folder: the study's folder, for links to the runs' records; None without.
         target: the folder that the page will be in; links are relative to it.
+        links: whether there are any.
     """
     from jinja2 import Environment, StrictUndefined
 
     template = files(__package__).joinpath("templates/report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
-    rows = [_run_row(run, folder, target) for run in contents["runs"]]
+    environment.filters |= {"name": _name, "numbers": _numbers}
+    rows = [{**_run_row(run), "links": _links(run, folder, target) if links else []} for run in contents["runs"]]
     names = list(contents["settings"])
     differing = contents["differing_settings"] if 1 < len(names) <= MOST_COMPARED else []
     every = tuple(range(len(names) + 1))
@@ -147,6 +169,7 @@ def render(contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: P
         title=title(contents),
         facts=facts(contents),
         metric=words(contents["metric"]),
+        advice=contents["advice"],
         sentences=contents["verdict"],
         recipes=recipes_table(contents),
         pairs=pairs_table(contents),
@@ -160,10 +183,28 @@ def render(contents: Mapping[str, Any], figures: Sequence[PageFigure], folder: P
         differing=Table("differing", "", ("argument", *names), _rows(differing), every),
         versions=version_lines(contents),
         runs=rows,
+        unfolded=len(rows) <= MOST_UNFOLDED,
+        known={name for name in ("best", "train_loss", "steps") if any(row[name] != "-" for row in rows)},
         links=any(row["links"] for row in rows),
         footer=f"Made by hf_stability {__version__}. Every number is in report.json.",
     )
     return text if text.endswith("\n") else f"{text}\n"
+
+
+def _name(text: str) -> str:
+    """A recipe's name as HTML that may break after `+`, `,` and spaces; a long part of it also after `_`, `-` and `=`."""
+    from markupsafe import Markup
+
+    parts = re.split(r"(?<=[+, ])", text)
+    shorter = [[part] if len(part) <= LONGEST_PART else name_parts(part, LONGEST_PART) for part in parts]
+    return Markup("<wbr/>").join(piece for part in shorter for piece in part)
+
+
+def _numbers(text: str) -> str:
+    """A cell of numbers as HTML that may break before an interval and after `/`, and nowhere else."""
+    from markupsafe import Markup
+
+    return Markup("<wbr/>").join(re.split(r"(?<= )(?=\()|(?<=/ )|(?<=, )", text))
 
 
 def title(contents: Mapping[str, Any]) -> str:
@@ -207,15 +248,19 @@ def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def _run_row(run: Mapping[str, Any], folder: Path | None, target: Path) -> dict[str, Any]:
-    """A run's row, with text in place of numbers and links to its records."""
+def _links(run: Mapping[str, Any], folder: Path | None, target: Path) -> list[tuple[str, str]]:
+    """A run's records, each a name and where it is."""
     places = [] if folder is None else [folder / "runs" / run["name"]]
     places += [Path(run["id"])] if run["id"] else []  # of a run made elsewhere: its folder
     own = next((place for place in places if place.is_dir()), None)
-    links = []
-    if own is not None:
-        way = os.path.relpath(own.resolve(), target.resolve()).replace(os.sep, "/")
-        links = [(name.partition(".")[0], quote(f"{way}/{name}")) for name in RECORDS if (own / name).is_file()]
+    if own is None:
+        return []
+    way = os.path.relpath(own.resolve(), target.resolve()).replace(os.sep, "/")
+    return [(name.partition(".")[0], quote(f"{way}/{name}")) for name in RECORDS if (own / name).is_file()]
+
+
+def _run_row(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's row, with text in place of numbers."""
     steps = str(run["steps"])
     if run["planned_steps"] and run["steps"] != run["planned_steps"]:
         steps += f" of {run['planned_steps']}"
@@ -226,7 +271,6 @@ def _run_row(run: Mapping[str, Any], folder: Path | None, target: Path) -> dict[
         "train_loss": "-" if run["train_loss"] is None else loss_text(run["train_loss"]),
         "steps": steps if run["steps"] else "-",
         "bad": run["status"] in NOT_OK,
-        "links": links,
     }
 
 
@@ -235,7 +279,7 @@ def _run_row(run: Mapping[str, Any], folder: Path | None, target: Path) -> dict[
 
 def markdown(contents: Mapping[str, Any], tables: Sequence[Table], figures: Sequence[PageFigure]) -> str:
     """The report as Markdown, with links to the figures below its folder."""
-    parts = [f"# {title(contents)}", facts(contents), "## Verdict", *contents["verdict"]]
+    parts = [f"# {title(contents)}", facts(contents), "## Verdict", f"**{contents['advice']}**", *contents["verdict"]]
     for table in tables:
         if table.rows:
             parts += [f"## {HEADINGS[table.name]}"] if table.name in HEADINGS else []

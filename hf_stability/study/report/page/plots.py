@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-NAME_WIDTH = 24
+NAME_WIDTH = 26
 """Characters of a recipe's name per line."""
+
+MANY_COSTS = 300
+"""From this ratio of the largest to the smallest cost on, only powers of ten have a label, because more would overlap."""
 
 
 def plot_failed_shares(
@@ -75,7 +78,8 @@ def plot_expected_maximum(
             markevery=[0, -1] if len(scores) > 1 else None, label=plain(recipe),
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    smallest, largest = min(map(min, costs_by_recipe.values())), max(map(max, costs_by_recipe.values()))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if largest < MANY_COSTS * smallest else (1,)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(f"cost of n = 1, 2, ... runs, in {unit}")

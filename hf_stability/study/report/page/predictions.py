@@ -317,13 +317,13 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str]) 
 
 def _classes_ensemble(kept: _Predictions, whole: Sequence[int], metric: str) -> dict[str, Any]:
     labels = kept.labels.astype(np.int64)
-    name, score = _scorer(metric, labels, kept.classes)
+    name, score = headline_scorer(metric, labels, kept.classes)
     together = ensemble(kept.logits(whole)).argmax(1)
     own = np.array([score(confusion(labels, kept.values[index], kept.classes)) for index in whole])
     return _against(kept, whole, name, float(score(confusion(labels, together, kept.classes))), own)
 
 
-def _scorer(metric: str, labels: np.ndarray, classes: int) -> tuple[str, Callable[[np.ndarray], Any]]:
+def headline_scorer(metric: str, labels: np.ndarray, classes: int) -> tuple[str, Callable[[np.ndarray], Any]]:
     """A metric of confusion matrices, with its name: the headline metric, or accuracy if that needs more than classes."""
     if metric == "acc_and_f1" and classes == 2:
         return metric, lambda matrix: (accuracy(matrix) + f1(matrix, 1)) / 2

@@ -47,6 +47,8 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
     by_name = {figures["recipe"]: figures for figures in contents["recipes"]}
     rows = [by_name[name] for name in contents["ranking"]]
     more = _more_means(rows)
+    steps = [figures["steps"] for figures in rows]
+    with_steps = None not in steps and len(set(steps)) > 1
     cells = [
         (
             figures["recipe"],
@@ -59,11 +61,13 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
                 decimal(figures[key])
                 for key in ("median", "lowest_decile", "interquartile_mean", "max", *more.values())
             ),
+            *([str(figures["steps"])] if with_steps else []),
         )
         for figures in rows
     ]
     notes = [
-        "failed: failed and diverged runs, their share, and its 95% Wilson interval.",
+        "failed: runs that ended no better than the best constant prediction, or diverged; their share, and its 95% Wilson "
+        "interval.",
         f"mean, median, lowest decile, interquartile mean and max: {metric} at the end of training, failed runs included. "
         "The interquartile mean leaves out the best and the worst quarter, and so hides failures: read it beside the failed "
         "share.",
@@ -76,11 +80,13 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
         )
     if "best_mean" in more.values():
         notes.append("Best of the evaluations: chosen on the same examples, so it is too high for new ones.")
+    if with_steps:
+        notes.append("update steps: of one run. They differ, so these recipes do not have the same compute.")
     if any(_mostly_failed(figures) for figures in rows):
         notes.append(f"{MARK} Half of the runs or more failed. A small std is no sign of stability there.")
     header = (
         "recipe", "runs", "failed", "mean", "std (not failed)", "std (all)", "median", "lowest decile",
-        "interquartile mean", "max", *more,
+        "interquartile mean", "max", *more, *(["update steps"] if with_steps else []),
     )  # fmt: skip
     caption = f"{_upper(metric)} and failed runs per recipe, over seeds{_on(contents)}."
     return Table("recipes", caption, header, tuple(cells), notes=tuple(notes))

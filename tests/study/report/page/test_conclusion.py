@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from hf_stability.statistics import seeds_for_means, seeds_for_shares, wilson_interval
-from hf_stability.study.report.page.conclusion import conclusion
+from hf_stability.study.report.page.conclusion import advice, conclusion
 from hf_stability.study.report.page.contents import report_contents
 from tests.prose import Text, faults
 from tests.study.report.page.test_contents import BAD, GOOD, OK, recipe, run
@@ -112,3 +112,74 @@ def test_many_recipes_are_counted():
     runs = [*GOOD, *(run for number in range(6) for run in recipe(f"bad{number}", [0.7], [0.47] * 7))]
     failed, _, _ = sentences(runs)
     assert "bad2 (7 of 8; p = " in failed and "and 3 others." in failed and "bad4" not in failed
+
+
+# ---- the advice -----------------------------------------------------------------------------------------------------
+
+
+def advised(runs, **given):
+    text = advice(report_contents(runs, **given))
+    assert text.endswith(".") and not faults(Text("page", 1, "page", text))
+    return text
+
+
+def test_the_advice_names_the_recipe_and_how_sure_it_is():
+    near = recipe("near", OK[:6], [0.47, 0.5])
+    assert advised([*BAD, *GOOD]) == "Use good. Against bad, this is decided."
+    assert advised([*GOOD, *near]) == "Use good. Against near, it is not decided."
+    assert advised([*GOOD, *BAD, *near]) == "Use good. Against bad, this is decided. Against near, it is not decided."
+    better = recipe("other", [x + 0.1 for x in OK])
+    assert advised([*GOOD, *better], examples=10_000) == "Use other. Against good, this is decided."
+    assert advised([*GOOD, *better], examples=20) == "Use other. Against good, it is not decided."  # within noise
+    assert advised([*GOOD, *recipe("other", [x + 0.001 for x in OK])]) == "Use other. As good: good."
+
+
+def test_the_advice_counts_many_recipes():
+    bad = [run for number in range(4) for run in recipe(f"bad{number}", [0.7] * 2, [0.47] * 18)]
+    good = recipe("good", [x + 0.001 * k for k in range(5) for x in OK[:4]])
+    assert advised([*good, *bad]) == "Use good. Against all 4 other recipes, this is decided."
+
+
+def test_the_advice_tells_a_higher_mean_with_more_failures():
+    other = recipe("other", [0.99] * 19, [0.47])
+    assert advised([*recipe("good", (OK * 3)[:20]), *other]) == "Use good. A higher mean, but more failed runs: other."
+
+
+def test_the_advice_tells_what_a_run_costs():
+    long = recipe("long", [0.9] * 8, steps=300, planned_steps=300)
+    assert advised([*GOOD, *long]).endswith(" One of its runs takes 300 update steps, one of good takes 100.")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [("unjudged", "because no baseline was given"), ("stopped", "because runs were stopped")]
+)
+def test_there_is_no_advice_without_failed_shares(status, words):
+    runs = [dataclasses.replace(run, status=status) for run in [*GOOD, *BAD]]
+    if status == "stopped":
+        runs = [dataclasses.replace(run, last=None, best=None) for run in runs]
+    assert words in advised(runs) and "Use " not in advised(runs)
+
+
+def test_one_recipe_is_no_choice():
+    assert advised(GOOD) == (
+        "0 of 8 runs of good failed. It is the only recipe here, so these runs do not tell whether another one is better."
+    )
+    assert "would show whether these failures can be avoided" in sentences(BAD)[2]
+
+
+def test_means_that_decide_are_told_beside_open_failed_shares():
+    _, _, change = sentences([*recipe("good", [x + 0.2 for x in OK]), *recipe("near", OK[:7], [0.47])])
+    n = seeds_for_shares(0, 0.125)
+    assert change.startswith(
+        "More seeds will hardly change that good is better than near, because the means decide; if the"
+    )
+    assert f"of both are those seen here (0 of 8 and 1 of 8), about {n} seeds per recipe" in change
+
+
+def test_another_recipe_with_open_failed_shares_is_told():
+    others = recipe("other", [score + change for score, change in zip(OK, [0.09, -0.05] * 4, strict=True)])
+    few = [*GOOD[:4], *others[:4], *recipe("bad", [], [0.47] * 4)]
+    n = seeds_for_shares(0, 1, alpha=0.05 / 3)
+    assert (
+        f"; about {n} seeds per recipe ({n - 4} more than here) show that bad fails more often." in sentences(few)[2]
+    )

@@ -27,6 +27,16 @@ def test_the_recipes_are_in_the_order_of_the_ranking():
     assert any("no sign of stability" in note for note in table.notes)
 
 
+def test_update_steps_are_told_where_they_differ():
+    assert "update steps" not in recipes_table(report_contents([*BAD, *GOOD])).header
+    long = recipe("long", [0.9] * 8, steps=300, planned_steps=300)
+    table = recipes_table(report_contents([*GOOD, *long]))
+    assert [cells(table, row)["update steps"] for row in (0, 1)] == ["300", "100"]
+    assert any("do not have the same compute" in note for note in table.notes)
+    unknown = recipe("long", [0.9] * 8, steps=0, planned_steps=0)
+    assert "update steps" not in recipes_table(report_contents([*GOOD, *unknown])).header
+
+
 def test_stopped_runs_have_bounds():
     table = recipes_table(report_contents([*GOOD, *BAD, run("bad", 30, None, "stopped")]))
     assert cells(table, 1)["failed"] == "6 to 7 of 9" and cells(table, 1)["mean"] == "-"

@@ -1,0 +1,231 @@
+"""Does a change in the middle of training save a failing run? The strongest test of "vanishing gradients cause the failure".
+
+The gradients of failed runs vanish (Mosbach et al., ICLR 2021, section 5.1), but norms alone do not show what causes what. Here the
+seeds that failed are trained again, the same up to one step, and with one change from there on, see `intervention`.
+
+| arms | question |
+| --- | --- |
+| `correction_on_K` | bias correction is on from step K: until when does it save a run? |
+| `correction_off_K` | it is on for the first K steps only: are the first steps enough? |
+| `reset_moments`, `quarter_rate`, `beta2_98`, `eps_1e-12`, `lower_third_back`, `upper_third_back` | the run has collapsed: can it be saved at all? |
+
+The unchanged runs are the study's own: all of them failed. So the share of ok runs of an arm is the share of saved seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..methods import source_hash
+from ..statistics import wilson_interval
+from ..study.job import Job
+from ..study.records import RunRecord
+from ..utils.text import decimal, share_text
+from ..verdicts.verdict import NOT_OK
+from .analysis import Analysis
+from .finished_study import FinishedStudy
+from .intervention import INTERVENTIONS, Intervention
+from .more_runs import changed, job_of, read_arms
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+COLLAPSED = tuple(name for name in INTERVENTIONS if not name.startswith("correction"))
+"""Changes that are made late, when the failing runs have collapsed."""
+
+WITH = {"methods": ("hf_stability.analysis.intervention:Intervention",)}
+DIAGNOSTICS = ["update_ratio", "cls_variance"]
+LAST_TENTH = 0.1
+UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True)
+class InterventionsOptions:
+    """The options of `Interventions`."""
+
+    steps: tuple[int, ...] = field(
+        default=(0, 5, 10, 20, 40, 80), metadata={"help": "Update steps at which bias correction is switched."}
+    )
+    branch_at: float = field(
+        default=0.5, metadata={"help": "Share of training after which collapsed runs are changed."}
+    )
+    most_seeds: int = field(default=20, metadata={"help": "The first so many failed seeds are trained again."})
+
+
+def arms(planned_steps: int, options: InterventionsOptions) -> dict[str, dict[str, Any]]:
+    """Arm -> the training arguments that differ from the failed runs'. Steps after the end of training are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, corrects in (("correction_on", False), ("correction_off", True)):
+        for step in sorted(set(options.steps)):
+            if step < planned_steps and (step or not corrects):  # off from the first step on is the failed run itself
+                found[f"{name}_{step:04d}"] = {"bias_correction": corrects, "intervention": name, "intervene_at": step}
+    at = int(options.branch_at * planned_steps)
+    return found | {name: {"intervention": name, "intervene_at": at} for name in COLLAPSED}
+
+
+class Interventions(Analysis):
+    """Failed seeds again, each with one change."""
+
+    name = "interventions"
+    Options = InterventionsOptions
+
+    def missing(self, study: FinishedStudy, options: InterventionsOptions) -> list[str]:
+        check(options)
+        recipe, failed = self._failed(study, options)
+        if failed:
+            return []
+        return [
+            f"No run without bias correction failed in {study.folder}. Give a study in which some do, for example: hf-stability "
+            "--task_name demo_pair --recipe devlin2019 --learning_rate 2.5e-4 --seeds 40 --output_dir pair"
+        ]
+
+    def jobs(self, study: FinishedStudy, options: InterventionsOptions) -> list[Job]:
+        _, failed = self._failed(study, options)
+        own = {**WITH, "method_hashes": (source_hash(Intervention),)}
+        return [
+            changed(job_of(study, run), arm, {**args, "diagnostics": DIAGNOSTICS}, **own)
+            for arm, args in arms(failed[0].planned_steps, options).items()
+            for run in failed
+        ]
+
+    def numbers(self, study: FinishedStudy, options: InterventionsOptions) -> dict[str, Any]:
+        recipe, failed = self._failed(study, options)
+        trained = read_arms(study, self.name, self.jobs(study, options))
+        rows = [{"arm": UNCHANGED, "kind": UNCHANGED, "step": None, **outcome(study, failed)}]
+        for arm, args in arms(failed[0].planned_steps, options).items():
+            kind = "collapsed" if arm in COLLAPSED else args["intervention"]
+            rows.append({"arm": arm, "kind": kind, "step": args["intervene_at"], **outcome(*trained[arm])})
+        return {
+            "metric": failed[0].metric,
+            "recipe": recipe,
+            "planned_steps": failed[0].planned_steps,
+            "baseline": failed[0].baseline,
+            "tables": {"arms": rows},
+        }
+
+    def sentences(self, numbers: Mapping[str, Any]) -> list[str]:
+        rows = numbers["tables"]["arms"]
+        n, total = rows[0]["n"], numbers["planned_steps"]
+        found = [
+            f"All {n} runs of {numbers['recipe']} that were trained again had failed. Each arm has the same seeds, and {total} update "
+            "steps."
+        ]
+        for kind, text in (
+            ("correction_on", "Bias correction on from step {step} saves {ok} of {n} ({interval})"),
+            ("correction_off", "On for the first {step} steps only, it saves {ok} of {n} ({interval})"),
+        ):
+            own = [row for row in rows if row["kind"] == kind]
+            if own:
+                said = [text.format(**_words(row)) for row in (own if len(own) < 3 else [own[0], own[-1]])]
+                found.append("; ".join([said[0], *(each[0].lower() + each[1:] for each in said[1:])]) + ".")
+        late = [row for row in rows if row["kind"] == "collapsed"]
+        if late:
+            named = [f"{row['arm']} {row['ok']} of {row['n']}" for row in sorted(late, key=lambda row: -row["ok"])]
+            found.append(f"Changed at step {late[0]['step']}, saved: {', '.join(named)}.")
+        return found
+
+    def draw(self, numbers: Mapping[str, Any]) -> Figure:
+        from matplotlib.figure import Figure
+
+        rows = [row for row in numbers["tables"]["arms"] if row["kind"] != UNCHANGED]
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        marks = (
+            ("correction_on", "o", "tab:blue", "on from this step"),
+            ("correction_off", "s", "tab:orange", "on until this step"),
+        )
+        for kind, marker, color, label in marks:
+            own = [row for row in rows if row["kind"] == kind]
+            if own:
+                self._bars(left, [row["step"] for row in own], own, marker=marker, color=color, label=label)
+        left.set_xscale("symlog", linthresh=5)
+        steps = sorted({row["step"] for row in rows if row["kind"] != "collapsed"})
+        left.set_xticks(steps, [str(step) for step in steps])
+        left.set_xlabel("update step at which bias correction is switched")
+        left.set_ylabel("share of failing seeds that end ok")
+        left.legend(frameon=False, fontsize="small")
+        late = [row for row in rows if row["kind"] == "collapsed"]
+        self._bars(right, range(len(late)), late, marker="o", color="tab:green")
+        right.set_xticks(
+            range(len(late)), [row["arm"].replace("_", "\n", 1).replace("_", " ") for row in late], fontsize="small"
+        )
+        right.set_xlabel(f"change of collapsed runs at step {late[0]['step']}" if late else "")
+        left.set_ylim(-0.05, 1.05)
+        return figure
+
+    @staticmethod
+    def _bars(ax: Any, places: Sequence[float], rows: Sequence[Mapping[str, Any]], **style: Any) -> None:
+        shares = np.array([row["share"] for row in rows], float)
+        low, high = (np.array([row[end] for row in rows], float) for end in ("share_low", "share_high"))
+        ax.errorbar(list(places), shares, [shares - low, high - shares], linestyle="none", capsize=3, **style)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
+
+    def _failed(self, study: FinishedStudy, options: InterventionsOptions) -> tuple[str, list[RunRecord]]:
+        """The first recipe without bias correction that has failed runs, and the first `most_seeds` of these."""
+        for recipe, runs in study.by_recipe.items():
+            failed = [run for run in runs if run.status in NOT_OK and run.known_seed is not None and run.cell is None]
+            if failed and study.job(failed[0]).get("args", {}).get("bias_correction", True) is False:
+                return recipe, sorted(failed, key=lambda run: run.seed)[: options.most_seeds]
+        return "", []
+
+
+ANALYSIS = Interventions()
+
+
+def check(options: InterventionsOptions) -> None:
+    """Raise InputError for an option out of its range."""
+    if min(options.steps, default=-1) < 0:
+        raise InputError(f"--steps {' '.join(map(str, options.steps))}: give update steps of 0 or more")
+    if not 0 < options.branch_at < 1:
+        raise InputError(f"--branch_at {options.branch_at}: give a share of training between 0 and 1")
+    if options.most_seeds < 1:
+        raise InputError(f"--most_seeds {options.most_seeds}: give 1 or more")
+
+
+def outcome(study: FinishedStudy, runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """How an arm's runs ended: saved seeds with Wilson's interval, scores, and what the last tenth of training shows.
+
+    `update_ratio` is the median over runs, layers and steps of the update's norm over the weights' norm. `cls_variance` is the
+    median of the variance of the [CLS] states over the examples of a step. None if they were not recorded.
+    """
+    ok, n = sum(run.status == "ok" for run in runs), len(runs)
+    low, high = (float(end) for end in wilson_interval(ok, n)) if n else (None, None)
+    scores = [run.last for run in runs if run.last is not None]
+    return {
+        "ok": ok,
+        "n": n,
+        "share": ok / n if n else None,
+        "share_low": low,
+        "share_high": high,
+        "median_score": float(np.median(scores)) if scores else None,
+        "update_ratio": _late_median(study, runs, "update_ratio"),
+        "cls_variance": _late_median(study, runs, "cls_variance"),
+    }
+
+
+def _late_median(study: FinishedStudy, runs: Sequence[RunRecord], column: str) -> float | None:
+    """Median of a recorded number over the last tenth of the runs' update steps, and over layers if it has some."""
+    found = [np.array([])]
+    for run in runs:
+        record = study.steps(run)
+        if record is not None and column in record:
+            late = record["step"] > (1 - LAST_TENTH) * run.planned_steps
+            found.append(np.asarray(record[column][late], dtype=float).ravel())
+    values = np.concatenate(found)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else None
+
+
+def _words(row: Mapping[str, Any]) -> dict[str, Any]:
+    interval = (
+        f"95% interval {share_text(row['share_low'])} to {share_text(row['share_high'])}" if row["n"] else "no run"
+    )
+    return {**row, "interval": interval, "score": decimal(row["median_score"])}
