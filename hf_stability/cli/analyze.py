@@ -15,7 +15,7 @@ from .plain_parser import PlainParser, Texts, parse
 TEXTS = Texts(
     "hf-stability analyze NAME STUDY_FOLDER [--recipe R ...] [--output_dir DIR] [options of the analysis]",
     """The paper's experiments on a finished study: what came out in a few sentences, the numbers, and a figure.
-Nothing is trained without --make_runs. `hf-stability analyze NAME --help` lists the options of an analysis.
+Only --make_runs and --path_points train. `hf-stability analyze NAME --help` lists the options of an analysis.
 
 analyses:
 """

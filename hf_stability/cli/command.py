@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _kept(argv: Sequence[str]) -> str:
-    return " Finished runs are kept. Run the same command again to continue." if _trains(argv) else ""
+    goes_on = _trains(argv) or argv[0] == "analyze"
+    return " Finished runs are kept. Run the same command again to continue." if goes_on else ""
 
 
 def _trains(argv: Sequence[str]) -> bool:
