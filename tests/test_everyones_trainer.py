@@ -274,6 +274,7 @@ def test_the_callback_adds_nothing_to_compile(tmp_path):
     assert graphs_of(tmp_path, [StabilityCallback(tensorboard=False, heat_map=False)], 4) == plain > 0
 
 
+@pytest.mark.slow
 def test_the_probes_do_not_compile_again_for_each_micro_batch(tmp_path):
     one, many = (
         graphs_of(tmp_path, [StabilityCallback(tensorboard=False, heat_map=False, diagnostics="all")], accumulation)

@@ -55,6 +55,7 @@ def test_a_run_that_fails_raises_the_alarm_before_its_verdict(tmp_path, script, 
 OWN_METHOD = EXAMPLES / "own_method.py"
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_runs_through_a_study_in_worker_processes(tmp_path):
     out = run("own_method", tmp_path, "--max_steps", "2", "--seeds", "2")
     assert OWN_METHOD.read_text().count("\n") < 60

@@ -167,6 +167,7 @@ def test_the_papers_loop_has_each_norm_before_and_after_clipping(tmp_path):
 # ---- the whole
 
 
+@pytest.mark.slow
 def test_the_demo_is_timed_on_its_own_data():
     data, collate = overhead.make_data("demo", 1005, 16)
     assert len(data) == 1005 and data[1000] == data[0]

@@ -170,7 +170,7 @@ def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     torch.testing.assert_close(toy.weights(parts), toy.weights(whole), rtol=1e-4, atol=1e-6)
 
 
-QUICK = ("mixout", "component_clip", "child_tuning_f")  # one each that is in the forward pass, before and in the step
+QUICK = ("component_clip",)
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK]
 
 

@@ -204,6 +204,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="fork")
 def test_many_processes_share_a_fresh_cache(tmp_path):
     home = tmp_path / "home"

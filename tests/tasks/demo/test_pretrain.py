@@ -106,6 +106,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, arc
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_bitwise(tmp_path):
     """SIGKILL in mid-training, then the same call again; beside it one that was never killed."""
     script = tmp_path / "run.py"
