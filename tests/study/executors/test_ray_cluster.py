@@ -308,7 +308,7 @@ def test_fetched_files_replace_what_was_there_and_the_record_comes_last(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True], ids=["shared", "fetched"])
 def test_the_same_bytes_as_in_this_process(both, joined, hidden):
-    jobs, folder, expected = both(seeds=(1, 2, 3))
+    jobs, folder, expected = both(seeds=(1, 2, 3), max_steps=150)  # so long that progress is seen
     heard = Heard()
     execute_on_ray(jobs, folders(jobs, folder), heard, workers=int(hidden), hidden=hidden)
     assert heard.ends() == [(1, "finished"), (2, "finished"), (3, "finished")]
