@@ -155,7 +155,9 @@ def _run(terminal: str, words: list[str], env: dict[str, str]) -> None:
     for number in range(3):
         os.dup2(stream, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores Ctrl-C
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the server blocks it if a test with workers started it
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGINT}
+    )  # the server blocks it if a test with workers started it
     for name in ("COLUMNS", "LINES", "NO_COLOR"):
         os.environ.pop(name, None)
     os.environ.update(env)

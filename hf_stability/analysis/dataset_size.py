@@ -13,7 +13,7 @@ steps as the full data set has are nearly as stable as the full data set. So the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ from .more_runs import changed, counted, first_runs, job_of, own_folder, read_ar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..tasks.load import TokenizedData
+
 
 ARMS = ("all_examples", "few_same_epochs", "few_same_steps")
 
@@ -44,6 +46,11 @@ class DatasetSizeOptions:
         default=1000, metadata={"help": "Number of training examples of the small arms, the first ones."}
     )
     seeds: int = field(default=20, metadata={"help": "Seeds per arm: the first so many of the study's."})
+
+
+def first_examples(data: TokenizedData, number: int) -> TokenizedData:
+    """The same data with only the first so many training examples."""
+    return replace(data, train=data.train.select(range(number)))
 
 
 class DatasetSize(Analysis):
@@ -71,8 +78,7 @@ class DatasetSize(Analysis):
         from ..study.prepare import fingerprint_tokens
 
         data = study.data
-        few = type(data)(data.task, data.train.select(range(options.examples)), data.validation, data.truncated_share)
-        hashed = fingerprint_tokens(few)
+        hashed = fingerprint_tokens(first_examples(data, options.examples))
         folder = self.runs_folder(study, options) / "data" / hashed[:16]
         found = []
         for run in first_runs(study, options.seeds):
@@ -90,11 +96,9 @@ class DatasetSize(Analysis):
     def prepare(self, study: FinishedStudy, jobs: list[Job], options: DatasetSizeOptions) -> None:
         from ..tasks.load import is_saved
 
-        data = study.data
         for folder in {job.data_folder for job in jobs if job.recipe != ARMS[0]}:
             if not is_saved(Path(folder)):
-                few = data.train.select(range(options.examples))
-                type(data)(data.task, few, data.validation, data.truncated_share).save(folder)
+                first_examples(study.data, options.examples).save(folder)
 
     def numbers(self, study: FinishedStudy, options: DatasetSizeOptions) -> dict[str, Any]:
         jobs = self.jobs(study, options)

@@ -26,11 +26,12 @@ from ..errors import InputError
 from ..methods import source_hash
 from ..study.job import Job
 from ..study.records import RunRecord
+from ..study.report.summary import with_interval
 from ..verdicts.verdict import NOT_OK
 from .analysis import Analysis
 from .finished_study import FinishedStudy
 from .intervention import INTERVENTIONS, Intervention
-from .more_runs import changed, interval_text, job_of, read_arms, share_of
+from .more_runs import changed, interval_text, job_of, read_arms
 
 
 if TYPE_CHECKING:
@@ -236,14 +237,11 @@ def outcome(study: FinishedStudy, runs: Sequence[RunRecord]) -> dict[str, Any]:
     median of the variance of the [CLS] states over the examples of a step. None if they were not recorded.
     """
     ok = sum(run.status == "ok" for run in runs)
-    share = share_of(ok, len(runs))
     scores = [run.last for run in runs if run.last is not None]
     return {
         "ok": ok,
         "n": len(runs),
-        "share": share["share"],
-        "share_low": share["low"],
-        "share_high": share["high"],
+        **with_interval("share", ok, len(runs)),
         "median_score": float(np.median(scores)) if scores else None,
         "update_ratio": _late_median(study, runs, "update_ratio"),
         "cls_variance": _late_median(study, runs, "cls_variance"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..statistics import standard_deviation, wilson_interval
+from ..statistics import standard_deviation
 from ..study.devices import default_workers, visible_gpus
 from ..study.execution import Execution
 from ..study.folder import check_folder, run_folder
@@ -24,6 +24,8 @@ from ..study.given import check_main_guard, check_workers
 from ..study.job import Job
 from ..study.owner import hold_folder
 from ..study.records import RunRecord, read_run
+from ..study.report.settings import read_json
+from ..study.report.summary import with_interval
 from ..study.run import quiet as quiet_libraries
 from ..study.stop import signals_noted
 from ..study.study import run_jobs
@@ -129,14 +131,9 @@ def make_runs(jobs: Sequence[Job], folder: Path, workers: int | None = None, qui
 
 def seconds_of(study: FinishedStudy, runs: Sequence[RunRecord]) -> float | None:
     """Mean seconds of these runs; None if no run tells."""
-    found = []
-    for run in runs:
-        try:
-            timing = json.loads((study.run_folder(run) / "times.json").read_text(encoding="utf-8"))
-            found.append(float(timing["wall"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return sum(found) / len(found) if found else None
+    times = [read_json(study.run_folder(run) / "times.json").get("wall") for run in runs]
+    known = [seconds for seconds in times if isinstance(seconds, (int, float))]
+    return sum(known) / len(known) if known else None
 
 
 def same_but_name(job: Job) -> str:
@@ -167,9 +164,9 @@ def read_arms(
     for job in jobs:
         arms.setdefault(job.recipe, []).append(job)
     found: dict[str, tuple[FinishedStudy, list[RunRecord]]] = {}
+    there = reused(study, jobs)
     for arm, planned in arms.items():
-        there = reused(study, planned)
-        if len(there) == len(planned):
+        if all(job.name in there for job in planned):
             found[arm] = study, [there[job.name] for job in planned]
             continue
         runs = [run for job in planned if (run := read_run(run_folder(own, job))) is not None]
@@ -196,12 +193,6 @@ def first_runs(study: FinishedStudy, number: int) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.seed)[:number]
 
 
-def share_of(count: int, n: int) -> dict[str, float | None]:
-    """A share of runs with Wilson's 95% interval; None for all where n is 0."""
-    low, high = (float(end) for end in wilson_interval(count, n)) if n else (None, None)
-    return {"share": count / n if n else None, "low": low, "high": high}
-
-
 def interval_text(low: float | None, high: float | None) -> str:
     """`95% interval 0.51 to 1`, or `no run`."""
     return "no run" if low is None or high is None else f"95% interval {share_text(low)} to {share_text(high)}"
@@ -210,14 +201,11 @@ def interval_text(low: float | None, high: float | None) -> str:
 def counted(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """An arm's failed runs with Wilson's 95% interval, and its scores at the end of training. None where there is no number."""
     failed = sum(run.status in NOT_OK for run in runs)
-    share = share_of(failed, len(runs))
     scores = [run.last for run in runs if run.last is not None]
     return {
         "failed": failed,
         "n": len(runs),
-        "failed_share": share["share"],
-        "failed_share_low": share["low"],
-        "failed_share_high": share["high"],
+        **with_interval("failed_share", failed, len(runs)),
         "median_score": float(np.median(scores)) if scores else None,
         "mean_score": float(np.mean(scores)) if scores else None,
         "std_score": float(standard_deviation(np.array(scores))) if len(scores) > 1 else None,

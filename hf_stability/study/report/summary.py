@@ -130,7 +130,7 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         **({"unknown": unknown} if unknown else {}),
         "failed": failed,
         **({"unjudged": unjudged} if unjudged else {}),
-        **_with_interval("failed_share", failed, 0 if unjudged else len(whole)),
+        **with_interval("failed_share", failed, 0 if unjudged else len(whole)),
         "std_ok": None if unjudged else _std(_last_scores([run for run in whole if run.status == "ok"])),
         "std": _std(scores),
         "mean": float(scores.mean()) if len(scores) else None,
@@ -167,8 +167,8 @@ def _alarm_figures(judged: list[RunRecord], failed: int) -> dict[str, Any]:
         "alarmed": sum(run.alarm_step is not None for run in judged),
         "audited": len(audited),
         "audited_failed": audited_failed,
-        **_with_interval("failed_share_if_all_heal", failed, len(judged)),
-        **_with_interval("failed_share_if_all_fail", failed + stopped + early + unjudged, len(judged)),
+        **with_interval("failed_share_if_all_heal", failed, len(judged)),
+        **with_interval("failed_share_if_all_fail", failed + stopped + early + unjudged, len(judged)),
         **_named(
             "failed_share_audited", audited_failed_share(failed, stopped, audited_failed, len(audited), len(judged))
         ),
@@ -177,7 +177,7 @@ def _alarm_figures(judged: list[RunRecord], failed: int) -> dict[str, Any]:
     }
 
 
-def _with_interval(name: str, count: int, n: int) -> dict[str, float | None]:
+def with_interval(name: str, count: int, n: int) -> dict[str, float | None]:
     """A share with its 95% Wilson interval; None for all where n is 0."""
     if not n:
         return _named(name, None)
