@@ -28,7 +28,9 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 SMALL = {
     **dict.fromkeys(("vocab_size", "type_vocab_size"), 60),
-    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size", "pooler_hidden_size"), 48),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size", "pooler_hidden_size"), 48
+    ),
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_decoder_layers"), 2),
     **dict.fromkeys(("encoder_layers", "decoder_layers", "attn_layer_period", "full_attention_interval"), 2),
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_heads", "n_head", "num_key_value_heads"), 2),

@@ -96,6 +96,17 @@ def test_the_groups_of_a_few_small_classifiers(model_type):
     check_groups(model_type, classifiers.built(classifiers.tiny_config(model_type), "meta"))
 
 
+def test_the_norm_of_deberta_v3s_relative_positions_has_its_own_name():
+    """DeBERTa-v3 has it beside the layers; the default config of this type has none."""
+    config = classifiers.tiny_config("deberta-v2")
+    config.update({"relative_attention": True, "norm_rel_ebd": "layer_norm", "pos_att_type": ["p2c", "c2p"]})
+    model = classifiers.built(config, "meta")
+    assert set(layers_of(model)) == {"embeddings", "layer_00", "layer_01", "LayerNorm", "pooler", "classifier"}
+    names = {name: layer for layer, name, _ in parameters_with_layers(model)}
+    assert names["deberta.encoder.LayerNorm.weight"] == "LayerNorm"
+    assert names["deberta.encoder.rel_embeddings.weight"] == "embeddings"
+
+
 def test_few_types_have_odd_groups():
     assert len(ODD) <= 5 and set(classifiers.NOT_HERE) <= set(ODD)
 
@@ -116,7 +127,9 @@ def token_data(rows=12, length=10):
     ids = rng.integers(5, 60, (rows, length))
     ids[:, -1] = 1
     mask = np.ones_like(ids).tolist()
-    return Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": mask, "label": (ids[:, 1] > 32).astype(int)})
+    return Dataset.from_dict(
+        {"input_ids": ids.tolist(), "attention_mask": mask, "label": (ids[:, 1] > 32).astype(int)}
+    )
 
 
 def total_norm(model):
@@ -160,8 +173,8 @@ def test_every_classifier_trains_with_the_callback_and_with_the_stable_trainer(m
         np.testing.assert_allclose(squares.sum(1), np.square(slow.totals), rtol=1e-4)
         np.testing.assert_allclose(record["grad_norm"], slow.totals, rtol=1e-4)
         assert min(slow.totals) > 0 and np.isfinite(record["loss"]).all()
-        assert {"classifier"} <= {name for name, square in zip(record["layers"], squares[0], strict=True) if square > 0} or (
-            model_type in ODD
-        )
+        assert {"classifier"} <= {
+            name for name, square in zip(record["layers"], squares[0], strict=True) if square > 0
+        } or (model_type in ODD)
         del trainer, model
     gc.collect()

@@ -92,7 +92,7 @@ def _places_of_layers(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]
     holders, places = {}, {}
     for stack, lists in stacks.items():
         side = sides.get(stack, "")
-        holders.update({holder: side for holder in _ancestors(stack.split("."))})
+        holders.update(dict.fromkeys(_ancestors(stack.split(".")), side))
         for beside in lists:
             numbered = enumerate(_flat(beside, model.get_submodule(beside)))
             places.update({path: f"{side}{shared}layer_{number:02d}" for number, path in numbered})
@@ -104,7 +104,9 @@ def _places_of_layers(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]
 def _layer_stacks(model: nn.Module) -> dict[str, list[str]]:
     """The outermost module lists that contain a model's layers, each with the lists beside it that hold parts of the same layers."""
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
+    lists = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
+    }
     sizes: dict[str, int] = {}
     for name, module in lists.items():
         inside = any(name.startswith(stack + ".") for stack in sizes)
@@ -116,7 +118,8 @@ def _layer_stacks(model: nn.Module) -> dict[str, list[str]]:
     stacks: dict[str, list[str]] = {}
     for name, size in sizes.items():
         beside = [other for other in lists if _are_beside(name, other) and len(lists[other]) == len(lists[name])]
-        if 10 * size >= largest and not any(other in stacks for other in beside):  # a list of small heads is not an encoder
+        is_encoder = 10 * size >= largest  # and not a list of small heads
+        if is_encoder and not any(other in stacks for other in beside):
             stacks[name] = beside
     return stacks
 
@@ -126,7 +129,7 @@ def _are_beside(a: str, b: str) -> bool:
 
 
 def _sides(stacks: list[list[str]]) -> dict[str, str]:
-    """What tells each stack of layers from the others: the first part of their paths in which they differ."""
+    """A prefix that tells each stack of layers from the others: the first part of their paths in which they differ."""
     first = next(i for i, parts in enumerate(zip(*stacks, strict=False)) if len(set(parts)) > 1)
     return {".".join(parts): f"{parts[first]}_" if len(parts) - 1 > first else "" for parts in stacks}
 
@@ -163,10 +166,10 @@ def _other_name(
         return parts[0]
     if prefix not in parts:
         return "classifier"
-    own = next((i for i, place in enumerate(_ancestors(parts)) if place not in holders), None)
     inside = parts.index(prefix) + 1
-    if own is None:  # the base model's own parameter, such as a mask's vector; or its stack's
-        return "embeddings" if len(parts) == inside else parts[-1]
+    if len(parts) == inside:  # the base model's own parameter, such as the vector for a mask
+        return "embeddings"
+    own = next((i for i, place in enumerate(_ancestors(parts)) if place not in holders), len(parts) - 1)
     name = parts[max(own, inside)]
     if "norm" in name.lower():  # the final norm, or one of the embeddings
         of_embeddings = before_layers and (own <= inside or EMBEDDING_WORDS & set(name.split("_")))
