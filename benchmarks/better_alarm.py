@@ -381,7 +381,7 @@ def unbalanced_table() -> list[str]:
     alarmed: dict[tuple[str, str], dict[tuple, bool]] = {}
     for row in rows:
         values = {name: float(row[name]) for name in FOUR}
-        now = early_warning.risk(values, min(row["fraction"], 1.0)) >= early_warning.THRESHOLD
+        now = early_warning.risk(values, progress=row["fraction"]) >= early_warning.THRESHOLD
         for rule, raised in (("first rule", first_test.risk_of(row) >= first_test.THRESHOLD), ("now", bool(now))):
             own = alarmed.setdefault((rule, row["kind"]), {})
             run = row["setting"], row["seed"]

@@ -532,7 +532,7 @@ def fit_threshold(rows: list[dict[str, Any]], weights: dict[str, float], false_a
 def risk_of(row: dict[str, Any], weights: dict[str, float] | None = None) -> float:
     """The risk of a row; default: with the weights of fit.json."""
     weights = WEIGHTS if weights is None else weights
-    return float(early_warning.risk({name: float(row[name]) for name in weights if name != "bias"}, 0.0, weights))
+    return float(early_warning.risk({name: float(row[name]) for name in weights if name != "bias"}, weights))
 
 
 def fit(output_dir: Path) -> None:

@@ -155,15 +155,17 @@ def _prior_losses(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return (labels * np.where(np.isfinite(nats), nats, 0)[..., None, :]).sum(-1) / labels.sum(-1)
 
 
-def risk(evidence: Mapping[str, ArrayLike], progress: ArrayLike, weights: Mapping[str, float] = WEIGHTS) -> np.ndarray:
+def risk(
+    evidence: Mapping[str, ArrayLike], weights: Mapping[str, float] = WEIGHTS, progress: ArrayLike = HALF
+) -> np.ndarray:
     """How much a run looks like one that fails, `(...)` in [0, 1]; NaN if any evidence is missing.
 
     The module's docstring has the equation. The risk is a probability only if half of the runs fail, as in the fit.
 
     Args:
         evidence: the four quantities, each `(...)`.
-        progress: share of training done, `(...)` or one number.
         weights: of the risk's logit. Without `progress` among them the share of training does not count.
+        progress: share of training done, `(...)` or one number. Default: half, which is the same as any later share.
     """
     logit = weights["bias"] + sum(weights[name] * np.asarray(value) for name, value in evidence.items())
     logit = logit + weights.get("progress", 0.0) * np.minimum(progress, HALF)
@@ -246,7 +248,7 @@ def check(
     found = evidence(norms, losses, record["logit_std"][until], labels, layers, total_steps)
     numbers = {name: float(value) for name, value in found.items()}
     diverged = _diverged(losses, norms)
-    value = 1.0 if diverged else float(risk(numbers, step / total_steps))
+    value = 1.0 if diverged else float(risk(numbers, progress=step / total_steps))
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
