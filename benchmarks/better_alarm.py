@@ -302,7 +302,7 @@ def ideas_table(everything: Mapping[str, Runs]) -> list[str]:
     """A row per idea, each setting held out."""
     header = ["idea"]
     for name in everything:
-        header += [f"{name}: recall", "false alarms", "precision", "AUC at 30%"]
+        header += [f"{name}: {what}" for what in ("recall", "false alarms", "precision", "AUC at 30%")]
     body = []
     for idea in IDEAS:
         cells = [idea.name]
