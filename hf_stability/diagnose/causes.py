@@ -16,7 +16,7 @@ cited where they are set. The other bounds are judgement. No bound was fitted to
 | `missing_weights`, `base_prefix` | names of weights that the pretrained files lack; what the encoder's names begin with |
 | `trainable`, `frozen` | numbers of parameters by layer, as in `layers_of` |
 | `adapters` | kind of the trained adapters, by PEFT's name (`LORA`, `IA3` ...) |
-| `frozen_parts` | frozen modules of head, pooler and embeddings -> `new`, `loaded`, `kept`, `new tokens`, `unknown` |
+| `frozen_parts` | frozen modules of head, pooler and embeddings -> `new`, `adapted`, `loaded`, `kept`, `new tokens`, `unknown` |
 | `weights_dtype`, `precision` | `torch.float32` ...; `no`, `bf16` or `fp16` (mixed precision) |
 | `steps`, `losses`, `grad_norms`, `layers`, `layer_norms` | the record: `(T,)`, `(T,)`, `(T,)`, L names, `(T, L)` |
 | `logged_losses`, `logged_norms`, `nan_filter` | the Trainer's log; whether `logging_nan_inf_filter` was on |
@@ -25,6 +25,7 @@ cited where they are set. The other bounds are judgement. No bound was fitted to
 | `rate_note` | which parameter group has these rates, in words |
 | `corrected_rates` | the rates at which AdamW with bias correction makes the same steps, see `methods/adamw.py` |
 | `optimizer`, `bias_correction` | training arguments |
+| `uncorrected_beta2` | Adam's beta2, if it has no bias correction, not even in the learning rate |
 | `hidden_size` | the model's width, in units |
 | `status`, `evidence`, `alarm` | the verdict's; the early warning's |
 | `memorized` | the result of `memorize` |
