@@ -98,9 +98,9 @@ class StabilityCallback(Readings, TrainerCallback):
             is finished and judged as usual. Default: `on_alarm` of
             [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments] if they are used, else `"warn"`.
         audited: with `on_alarm="stop"`, finish the run in spite of an alarm, to learn how often alarms are right.
-        preflight: `"warn"`: before the first step, log one line for each
-            [setting that often makes runs fail][hf_stability.diagnostics.preflight]. `"none"`: do not. Default: `preflight`
-            of [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments] if they are used, else `"warn"`.
+        preflight: `"warn"`: before the first step, log one line for each setting that often makes runs fail (half precision,
+            too large steps, no bias correction, few steps, a head that is lost; see `docs/diagnostics.md`). `"none"`: log
+            none. Default: that of [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments].
 
     Attributes:
         verdict (Verdict | None): the verdict after training. None before, and in all processes but the main one.

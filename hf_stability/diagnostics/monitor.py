@@ -97,17 +97,15 @@ class Monitor:
             self.sinks.tell("open", self.recorder.record.columns)
 
     def _check_settings(self, optimizer: Any) -> None:
-        """Say which settings often make a training fail. Each line is said once per callback, in the main process."""
+        """Log which settings often make a training fail: each line once per callback, in the main process."""
         check = "the check of the precision"
         self._half_precision = self.guard.run(check, half_precision_weights, self.model, default="")
         wanted = self.callback.preflight or getattr(self.args, "preflight", "warn")
         if wanted == "none" or not self.state.is_world_process_zero:
             return
-        values = self.args, self.state.max_steps, self.model, optimizer, self._half_precision
+        values = self.args, self.state.max_steps, self.model, optimizer, self._half_precision, self.on_alarm
         known = [self._half_precision] if self._half_precision else []
-        alarms = self.on_alarm != "none"
-        lines = self.guard.run("the check before the first step", preflight, *values, alarms, default=known)
-        for line in lines:
+        for line in self.guard.run("the check before the first step", preflight, *values, default=known):
             if line not in self.callback.said:
                 self.callback.said.add(line)
                 logger.warning(line)

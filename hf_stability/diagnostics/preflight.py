@@ -18,7 +18,7 @@ for other models and beside adapters. The second and the third also need an Adam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -113,29 +113,38 @@ def check_update_steps(total_steps: int) -> str:
 
 
 def check_arguments(
-    args: Mapping[str, Any], total_steps: int, width: int | None = None, peak: float | None = None
+    args: Mapping[str, Any],
+    total_steps: int,
+    width: int | None = None,
+    peak: float | None = None,
+    new_head: bool = True,
 ) -> list[str]:
-    """The lines on rate, warmup and update steps of a pretrained model with a new head, from its training arguments.
+    """The lines that training arguments alone give: on rate, warmup, update steps and label smoothing.
 
     Args:
         args: training arguments by name. A missing one has the Trainer's default.
         total_steps: update steps of the run.
         width: hidden size, in units; None if unknown.
         peak: the encoder's learning rate after warmup. Default: `learning_rate`.
+        new_head: whether a pretrained encoder is fine-tuned with a new head. If not, only label smoothing is checked.
 
     Returns:
-        at most three lines.
+        a line for each finding.
     """
-    optimizer = args.get("optim", "adamw")
     lines = []
-    if "adam" in str(getattr(optimizer, "value", optimizer)):
+    optimizer = args.get("optim", "adamw")
+    if new_head and "adam" in str(getattr(optimizer, "value", optimizer)):
         warmup = warmup_of(args, total_steps)
         betas = args.get("adam_beta1", 0.9), args.get("adam_beta2", 0.999)
         corrects = bool(args.get("bias_correction", True) or args.get("lr_bias_correction"))
         peak = args.get("learning_rate", 5e-5) if peak is None else peak
         lines.append(check_rate(peak, total_steps, warmup, corrects, *betas, width))
         lines += [] if corrects else [check_warmup(warmup, total_steps, betas[1])]
-    return [line for line in [*lines, check_update_steps(total_steps)] if line]
+    if new_head:
+        lines.append(check_update_steps(total_steps))
+    if args.get("label_smoothing_factor") and args.get("on_alarm") != "none":
+        lines.append(smoothing_sentence(args["label_smoothing_factor"]))
+    return [line for line in lines if line]
 
 
 def preflight(
@@ -144,7 +153,7 @@ def preflight(
     model: torch.nn.Module,
     optimizer: Any = None,
     half_precision: str = "",
-    alarms: bool = True,
+    on_alarm: Any = "warn",
 ) -> list[str]:
     """The lines on a training that is about to begin.
 
@@ -154,26 +163,22 @@ def preflight(
         model: the model to be trained.
         optimizer: the training's optimizer, perhaps the user's own.
         half_precision: the line of `half_precision_weights`; empty for none.
-        alarms: whether an alarm would do something.
+        on_alarm: what an alarm does; see `StabilityCallback`.
 
     Returns:
         one line for each finding; empty if there is none.
     """
-    lines: list[str] = [half_precision] if half_precision else []
-    if is_fine_tuned(model) and adapters_of(model) is None:
-        width = getattr(getattr(model, "config", None), "hidden_size", None)
-        values, peak = vars(args), None
-        inner = inner_optimizer(optimizer)
-        groups: Sequence[Any] = getattr(inner, "param_groups", ())
-        if groups:
-            group = groups[encoder_group(groups, model)]
-            beta1, beta2 = group.get("betas", (0.9, 0.999))
-            peak, own = peak_rate(group), {"adam_beta1": float(beta1), "adam_beta2": float(beta2)}
-            own |= {"optim": type(inner).__name__.lower(), "bias_correction": group.get("bias_correction", True)}
-            values = {**values, **own}
-        lines += check_arguments(values, total_steps, width, peak)
+    lines = [half_precision] if half_precision else []
+    values, peak = {**vars(args), "on_alarm": on_alarm}, None
+    inner = inner_optimizer(optimizer)
+    if groups := getattr(inner, "param_groups", ()):
+        group = groups[encoder_group(groups, model)]
+        peak, betas = peak_rate(group), group.get("betas", (0.9, 0.999))
+        values |= {"optim": type(inner).__name__.lower(), "bias_correction": group.get("bias_correction", True)}
+        values |= {"adam_beta1": float(betas[0]), "adam_beta2": float(betas[1])}
+    width = getattr(getattr(model, "config", None), "hidden_size", None)
+    new_head = is_fine_tuned(model) and adapters_of(model) is None
+    lines += check_arguments(values, total_steps, width, peak, new_head)
     if heads := adapted_new_heads(model):
         lines.append(f"{lost_head_sentence(heads)} {save_the_head(heads)}")
-    if alarms and args.label_smoothing_factor:
-        lines.append(smoothing_sentence(args.label_smoothing_factor))
     return lines

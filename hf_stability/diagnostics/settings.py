@@ -102,7 +102,7 @@ WARM_UP = "Raise the learning rate over the first 10% of the update steps."
 
 
 def warmup_remedy(faults: Sequence[str]) -> tuple[str, str]:
-    """What to do about a warmup, and the flag for it.
+    """The way out for a warmup, and the flag for it.
 
     Args:
         faults: `none`, `short`, or `uncorrected` (too short without bias correction), or several of them.
