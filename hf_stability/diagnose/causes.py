@@ -20,6 +20,7 @@ cited where they are set. The other bounds are judgement. No bound was fitted to
 | `weights_dtype`, `precision` | `torch.float32` ...; `no`, `bf16` or `fp16` (mixed precision) |
 | `steps`, `losses`, `grad_norms`, `layers`, `layer_norms` | the record: `(T,)`, `(T,)`, `(T,)`, L names, `(T, L)` |
 | `logged_losses`, `logged_norms`, `nan_filter` | the Trainer's log; whether `logging_nan_inf_filter` was on |
+| `evaluations` | a model card's rows: `(step, training loss, evaluation loss, accuracy)`, None for what is not there |
 | `step`, `total_steps`, `warmup_steps` | update steps |
 | `rate_steps`, `rates` | update steps and the encoder's learning rate at each |
 | `rate_note` | which parameter group has these rates, in words |
@@ -55,6 +56,7 @@ CHECKS: dict[str, Callable[..., Checked | None]] = {
     "skipped steps": training.check_skipped_steps,
     "train and dev": training.check_generalisation,
     "vanished gradients": training.check_gradients,
+    "stuck loss": training.check_stuck_loss,
     "early warning": training.check_alarm,
     "learning rate": training.check_rate,
     "update steps": training.check_update_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ LORA_FACTOR = 10  # judgement: a rate more than 10 times above or below these is
 
 VERY_FEW_STEPS = 100  # update steps
 SHORT_WARMUP = 0.05
+AT_LN_K, MAX_CLASSES = 0.02, 16  # nats; up to 16 classes ln K and ln (K + 1) differ by more than twice that
 SKIPPED = 0.05
 
 
@@ -206,6 +208,31 @@ def check_generalisation(status: str | None = None, evidence: Mapping[str, Any] 
     faults = [Fault("dev not learned", "likely")] if status == "failed" and learned else []
     figures = {"train_loss": evidence["train_loss"], "constant_loss": evidence["constant_loss"]}
     return Checked("train and dev", figures, faults, {"learned": learned})
+
+
+def check_stuck_loss(
+    evaluations: Sequence[tuple[int, float | None, float, float | None]] | None = None, num_labels: int | None = None
+) -> Checked | None:
+    """An evaluation loss that stays at ln K, the loss of a model that ignores its input if K classes are equally frequent.
+
+    It stays there if all evaluations of the second half of training, at least two, are within 0.02 of it, and none before is
+    lower. A training loss more than 0.05 below it, or an accuracy more than 0.1 above 1 / K, speaks against it. If K is not
+    known, it is that of the nearest ln K, from 2 to 16.
+    """
+    rows = [row for row in evaluations or () if math.isfinite(row[2])]
+    if len(rows) < 2:
+        return None
+    losses = np.array([row[2] for row in rows])
+    late = losses[min(len(rows) // 2, len(rows) - 2) :]
+    known = num_labels is not None and num_labels > 1
+    number = num_labels if known else min(range(2, MAX_CLASSES + 1), key=lambda k: abs(math.log(k) - np.median(late)))
+    entropy, (step, train_loss, _, accuracy) = math.log(number), rows[-1]
+    stuck = bool((np.abs(late - entropy) <= AT_LN_K).all() and losses.min() >= entropy - AT_LN_K)
+    stuck &= train_loss is None or train_loss >= entropy - 0.05
+    stuck &= accuracy is None or accuracy <= 1 / number + 0.1
+    figures = {"loss": float(losses[-1]), "classes": number, "evaluations": len(rows)}
+    more = {"from_step": rows[len(rows) - len(late)][0], "to_step": step, "inferred": not known}
+    return Checked("stuck loss", figures, [Fault("at ln K", "likely")] if stuck else [], more)
 
 
 def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = None) -> Checked | None:

@@ -14,11 +14,11 @@ from ..diagnostics import settings
 from ..diagnostics.precision import WAY_OUT, rounding_sentences
 from ..verdicts.constants import IGNORED_LABEL
 from .finding import LIKELIHOODS, Checked, Finding
+from .rate_words import RATE_REMEDIES, STABLE_RECIPE, rate_flags, rate_sentence
 
 
 Text = str | Callable[[Mapping[str, Any]], str]
 
-STABLE_RECIPE = "--recipe mosbach2021"
 DATA, MODEL = "--task_name, or --train_file with --validation_file", "--model_name_or_path (the pretrained model)"
 RECORD = "a record (steps.rec of StabilityCallback)"
 
@@ -153,44 +153,13 @@ def _all_finite(values: Mapping[str, Any]) -> str:
     return f"No logged loss is NaN or Inf.{hidden}"
 
 
-RATE_MEANINGS = {
-    "small": "At so small a rate the weights hardly move.",
-    "large": settings.LARGE_STEPS,
-    "small for adapters": "This is a whole model's rate, at which adapters hardly learn.",
-    "large for adapters": "This is far above the usual range.",
-}
-"""The meaning of each fault of the rate."""
-
-RATE_REMEDIES = {
-    "small": "Raise the learning rate.",
-    "large": settings.SMALLER_STEPS,
-    "small for adapters": "Raise the learning rate.",
-    "large for adapters": "Use a third of the rate and 10% warmup.",
-}
-
-
-def _rate(values: Mapping[str, Any]) -> str:
-    text = "The peak learning rate is {peak:.2g}"
-    if values["bias_correction"] and values["assumed"]:
-        text += " (bias correction is assumed on)"
-    text += ", for {adapters} adapters." if values["adapters"] else "."
-    if not values["bias_correction"]:
-        text += f" {settings.uncorrected_sentence(values['effective_peak'], values['at_step'])}"
-    if values["adapters"]:
-        text += " Adapters take higher rates than a whole model, and the paper has no bound for them."
-        if "reference" in values:
-            text += " LoRA's authors use {reference[0]:.0e} to {reference[1]:.0e}."
-    else:
-        text += f" {settings.ratio_sentence(values['ratio'], values['hidden_size'])}"
-    meaning = "".join(f" {RATE_MEANINGS[kind]}" for kind in values["kinds"])
-    return text.format(**values) + meaning + (f" {values['note']}" if values["note"] else "")
-
-
-def _rate_recipe(values: Mapping[str, Any]) -> str:
-    (kind,) = values["kinds"]
-    if kind == "small":
-        return f"--learning_rate {values['reference']:.2g}"
-    return f"{STABLE_RECIPE} --learning_rate {values['lower_rate']:.2g}" if kind == "large" else ""
+def _stuck(values: Mapping[str, Any]) -> str:
+    text = (
+        "The evaluation loss stays at {loss:.2g} from step {from_step} to step {to_step}. This is ln {classes}: the loss of a "
+        "model that ignores its input, if {classes} classes are equally frequent."
+    )
+    text += " The number of classes is not known; it is inferred from the loss." if values["inferred"] else ""
+    return text.format(**values)
 
 
 def _vanished(values: Mapping[str, Any]) -> str:
@@ -380,6 +349,13 @@ WORDS: dict[str, Words] = {
         recipe=STABLE_RECIPE,
         needs="a record (steps.rec) of a run that has not fitted its data",
     ),
+    "stuck loss": Words(
+        faults={"at ln K": _stuck},
+        in_order="The evaluation loss ends at {loss:.2g} and does not stay at the loss of equally frequent classes.",
+        remedy="Make smaller steps at the start: a lower learning rate, bias correction, warmup. If it fails with every seed, "
+        "look for a bug: --memorize, with model and data.",
+        recipe=STABLE_RECIPE,
+    ),
     "early warning": Words(
         faults={
             "alarm": "The early warning raised an alarm at step {step} of {total_steps}, with an estimated risk of failure of "
@@ -390,10 +366,10 @@ WORDS: dict[str, Words] = {
         recipe=f"{STABLE_RECIPE}, or --on_alarm stop",
     ),
     "learning rate": Words(
-        faults=dict.fromkeys(RATE_REMEDIES, _rate),
-        in_order=_rate,
+        faults=dict.fromkeys(RATE_REMEDIES, rate_sentence),
+        in_order=rate_sentence,
         remedy=lambda values: RATE_REMEDIES[values["kinds"][0]],
-        recipe=_rate_recipe,
+        recipe=rate_flags,
         needs="--learning_rate, with an AdamW",
     ),
     "update steps": Words(
