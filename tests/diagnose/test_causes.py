@@ -383,6 +383,18 @@ CASES = {
     "warmup": ("warmup", {"warmup_steps": 10, "total_steps": 100}, "unlikely", "Warmup is 10 of 100 update steps (10%)"),
     "short warmup": ("warmup", {"warmup_steps": 2, "total_steps": 100}, "possible", "(2%)"),
     "There is no warmup": ("warmup", {"warmup_steps": 0, "total_steps": 100}, "possible", "There is no warmup"),
+    "a loss at ln 3": (
+        "stuck loss",
+        {"evaluations": [(100, None, 1.0986, None), (200, 1.1, 1.0986, 0.34)]},
+        "likely",
+        "stays at 1.1 from step 100 to step 200. This is ln 3: the loss of a model",
+    ),
+    "a loss that fell": (
+        "stuck loss",
+        {"evaluations": [(100, None, 1.0986, None), (200, 0.6, 0.7, 0.8)]},
+        "unlikely",
+        "ends at 0.7 and does not stay",
+    ),
     "a warmup without correction": (
         "warmup",
         {"warmup_steps": 47, "total_steps": 468, "uncorrected_beta2": 0.999},
