@@ -13,6 +13,7 @@
 | `model/` | the model after the last step, with `--keep_model` |
 | `encoder/` | only of a stage: the model after the last step without its head, with the tokenizer |
 | `error.txt` | the traceback of a run that crashed; such a run has no `run.json` and is run again |
+| `attempts.json`, `attempt-0/` ... | with `--on_alarm restart`: the attempts so far, and the `steps.rec` of those that ended |
 | `audit/` | with `--on_alarm restart`: the first attempt, trained to its end in spite of its alarm, see `--audit_alarms` |
 | `look.json` | with `--restarts`: the run's record at the look |
 | `run.json` | the run's record |

@@ -138,7 +138,7 @@ def _train(job: Job, folder: Path, report: Report | None) -> StableTrainer:
             return trainer
         except Exception as error:
             saving = next(each for each in trainer.callback_handler.callbacks if isinstance(each, SavingCallback))
-            if checkpoint is None or saving.has_begun or isinstance(error, NOT_OF_A_CHECKPOINT):
+            if not isinstance(checkpoint, str) or saving.has_begun or isinstance(error, NOT_OF_A_CHECKPOINT):
                 raise
             if args.should_save:
                 pass_over(Path(checkpoint))
