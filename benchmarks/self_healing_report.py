@@ -254,5 +254,6 @@ def draw(runs: Sequence[Run], chosen: Mapping[str, float]) -> Figure:
         ax.set_title(name)
         ax.set_xlabel("cost, in runs of 3 epochs (grey: the goal)")
         ax.set_ylabel("failed share")
-        ax.legend(fontsize="small", frameon=False)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize="small", frameon=False)
     return figure

@@ -6,13 +6,17 @@ import csv
 import dataclasses
 import io
 import json
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
+from hf_stability.callback import StabilityCallback
+from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.errors import InputError
+from hf_stability.study import run as run_module
 from hf_stability.study.attempts import (
     MARK,
     attempt_text,
@@ -28,19 +32,24 @@ from hf_stability.study.live import minute_text, table_lines
 from hf_stability.study.policies.early_stopping import EarlyStopping
 from hf_stability.study.policies.two_way import TwoWay
 from hf_stability.study.policies.until import Until
+from hf_stability.study.prepare import _check_restarts
 from hf_stability.study.progress_file import read_progress, write_progress
 from hf_stability.study.records import ATTEMPT_FIELDS, RUN_SCHEMA, WITH_ATTEMPTS, RunRecord, read_run
 from hf_stability.study.report.elsewhere.read import read_scores_file
 from hf_stability.study.report.export import exported
 from hf_stability.study.report.page.contents import report_contents
+from hf_stability.study.report.pictures import draw_study
 from hf_stability.study.report.printed import printed_summary
 from hf_stability.study.report.summary import summarize
 from hf_stability.study.report.summary_page import to_markdown, write_summary
 from hf_stability.study.report.timeline import timeline_lines
 from hf_stability.study.report.trackers import summary_logs
+from hf_stability.study.run import run_job
+from hf_stability.study.study import run_jobs
 from hf_stability.study.tally import Tally
 from hf_stability.utils.files import write_json
 from tests.study.made_up import STEPS, restarted_run
+from tests.study.tools import Killed, results
 
 
 REASONS = ("alarm", "non-finite loss", "non-finite gradients")
@@ -199,7 +208,7 @@ def test_tables_without_restarts_have_no_word_of_them(tmp_path):
     write_summary(tmp_path, summary)
     text = json.dumps(summary) + to_markdown(summary) + printed_summary(summary, tmp_path) + str(summary_logs(summary))
     text += (tmp_path / "summary.csv").read_text()
-    assert not any(word in text for word in (MARK, "restart", "attempt", "steps_spent", "again"))
+    assert not any(word in text for word in (MARK, "restart", "attempt", "steps_spent", "began again"))
 
 
 def test_the_columns_of_first_attempts(tmp_path):
@@ -278,3 +287,123 @@ def test_progress_tells_the_attempt(tmp_path):
     plain.take(Event(own, "progress", 40, 100, 0.7, 0.9))
     write_progress(tmp_path, plain.snapshot())
     assert "attempt" not in (tmp_path / "progress.json").read_text() and read_progress(tmp_path) is not None
+
+
+# ---- trained ----------------------------------------------------------------------------------------------------------
+
+
+class AlarmInFirstAttempt(StabilityCallback):
+    """Raises its alarm after the second update step of seed 1's first attempt. It can be killed in a later attempt."""
+
+    kill_at: int | None = None
+    began: ClassVar[list[int]] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.began.append(len(self.attempts))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        super().on_step_begin(args, state, control, **kwargs)
+        if self.attempts and state.global_step == self.kill_at:
+            raise Killed
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step == 2 and args.seed == 1:  # a restart has another seed
+            self.monitor.flush()  # as before every look
+            self.monitor.alarm = Alarm(2, state.max_steps, 0.9, "layer_00", {}, "looks like one that fails")
+            if self.monitor.on_alarm == "restart":
+                self.monitor._begin_again("alarm", 2, control)
+
+
+@pytest.fixture
+def forced(monkeypatch):
+    """Alarms of seed 1; no audits."""
+    monkeypatch.setattr(run_module, "StabilityCallback", AlarmInFirstAttempt)
+    monkeypatch.setattr(run_module, "audits", lambda seed, share: False)
+    monkeypatch.setattr(AlarmInFirstAttempt, "began", [])
+    monkeypatch.setattr(AlarmInFirstAttempt, "kill_at", None)
+    return monkeypatch
+
+
+def folders_in(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+@pytest.mark.slow
+def test_a_study_whose_first_seed_begins_again(tiny_jobs, tmp_path, forced):
+    said: list[str] = []
+    jobs = tiny_jobs(tmp_path, seeds=(1, 2), on_alarm="restart")
+    runs = run_jobs(jobs, tmp_path, say=said.append)
+    assert [len(run.attempts) for run in runs] == [2, 1] and [run.steps_spent for run in runs] == [6, 4]
+    assert [run.first_status for run in runs] == ["stopped", runs[1].status] and AlarmInFirstAttempt.began == [0, 1, 0]
+    assert runs[0].attempts[0]["alarm"]["step"] == 2 and "after 1 restart" in runs[0].sentence
+    assert read_run(tmp_path / "runs" / runs[0].name) == runs[0]
+    assert f"devlin2019{MARK}" in said[-1] and "began again on an alarm" in said[-1]
+    pictures, problem = draw_study(tmp_path)
+    assert not problem and "attempts.png" in [path.name for path in pictures]
+    before = results(tmp_path)
+    assert run_jobs(jobs, tmp_path, quiet=True) == runs and results(tmp_path) == before
+    # the seed without an alarm is the run of a study without restarts
+    (plain,) = run_jobs(tiny_jobs(tmp_path / "plain", seeds=(2,)), tmp_path / "plain", quiet=True)
+    own = dict.fromkeys(ATTEMPT_FIELDS) | {"id": plain.id, "schema": plain.schema}
+    assert dataclasses.replace(runs[1], **own) == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("saves", "began"), [({}, [0, 1, 1]), ({"save_strategy": "steps", "save_steps": 1}, [0, 1, 1]), ({"kill_early": 0}, [0, 1, 1])]
+)  # fmt: skip
+def test_a_killed_run_goes_on_in_its_attempt(tiny_jobs, tmp_path, forced, saves, began):
+    saves = dict(saves)
+    kill_at = saves.pop("kill_early", 3)
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), on_alarm="restart", **saves)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_job(job, whole)
+    AlarmInFirstAttempt.began.clear()
+    with pytest.raises(Killed), forced.context() as patch:
+        patch.setattr(AlarmInFirstAttempt, "kill_at", kill_at)
+        run_job(job, cut)
+    assert bool(list(cut.glob("checkpoint-*"))) == bool(saves)
+    run = run_job(job, cut)
+    assert AlarmInFirstAttempt.began == began  # the first attempt is not trained again
+    assert results(cut) == results(whole) and run.steps_spent == 6
+    assert folders_in(cut) == folders_in(whole) == ["attempt-0"]
+
+
+@pytest.mark.slow
+def test_an_audit_trains_the_first_attempt_to_the_end_of_the_plain_run(tiny_jobs, tmp_path, forced):
+    forced.setattr(run_module, "audits", lambda seed, share: True)
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), on_alarm="restart")
+    told: list[tuple] = []
+    run = run_job(job, tmp_path / "run", lambda *done: told.append(done))
+    (plain_job,) = tiny_jobs(tmp_path, seeds=(1,))
+    plain = run_job(plain_job, tmp_path / "plain")
+    assert run.audited and run.first_status == plain.status and run.steps_spent == 6
+    assert read_run(tmp_path / "run") == run and not list((tmp_path / "run").rglob("checkpoint-*"))
+    audit = tmp_path / "run" / "audit"
+    assert (audit / "steps.rec").read_bytes() == (tmp_path / "plain" / "steps.rec").read_bytes()
+    assert [done[4] for done in told[::2]] == ["attempt 1 of 3", "attempt 2 of 3", "attempt 2 of 3", "", ""]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_its_audit_keeps_its_attempts(tiny_jobs, tmp_path, forced):
+    forced.setattr(run_module, "audits", lambda seed, share: True)
+    (job,) = tiny_jobs(tmp_path, seeds=(1,), on_alarm="restart")
+    run = run_job(job, tmp_path / "whole")
+
+    def killed(*_):
+        raise Killed
+
+    with pytest.raises(Killed), forced.context() as patch:
+        patch.setattr(run_module, "_audit", killed)
+        run_job(job, tmp_path / "cut")
+    assert read_run(tmp_path / "cut") is None
+    assert run_job(job, tmp_path / "cut") == run and results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("restart_with", "why"), [("mine.yaml", "packaged recipe"), ("stilts", "stages")])
+def test_a_restart_that_a_study_cannot_repeat_is_refused(restart_with, why):
+    with pytest.raises(InputError, match=rf"^--restart_with {restart_with}: .*{why}"):
+        _check_restarts(restart_with)
+    assert _check_restarts("mosbach2021") is None
