@@ -30,7 +30,11 @@ def test_the_seeds_are_children_of_the_first_attempts_seeds():
 
 def test_without_streams_the_trainers_seed_changes_and_a_data_seed_too():
     plain, given = (changed_arguments(arguments(seed=3, **more), 1, {}) for more in ({}, {"data_seed": 5}))
-    assert plain.data_seed is None and seeds_of(plain) == {"init": plain.seed, "data": plain.seed, "dropout": plain.seed}
+    assert plain.data_seed is None and seeds_of(plain) == {
+        "init": plain.seed,
+        "data": plain.seed,
+        "dropout": plain.seed,
+    }
     assert given.data_seed == seed_streams(given.seed)["data_seed"]
 
 
