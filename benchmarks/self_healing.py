@@ -53,7 +53,7 @@ RESTARTS = {SEED: "seed", GENTLE: "gentle"}
 """Arms with restarts -> `restart_with`."""
 SEEDS = tuple(range(8001, 8041))
 LONG_SEEDS = SEEDS[:10]
-"""Of `mosbach2021`, where no runs of another study do: one run of it costs 6.67 runs."""
+"""Seeds of `mosbach2021` where no other study has its runs: one run of it costs 6.67 runs."""
 CHOICE_SEEDS = tuple(range(8101, 8105))
 CHECKED = 2
 """Seeds without an alarm that the restart arms run all the same: they must be the plain runs, bit for bit."""
@@ -196,7 +196,7 @@ def seeds_of(arm: str, plain: Sequence[Run]) -> tuple[int, ...]:
 
 
 def data_of(folder: Path, setting: Setting) -> dict[str, Any]:
-    """What is trained on, as keywords of a study. A task's larger training set is written as .csv files."""
+    """The data to train on, as keywords of a study. A task's larger training set is written as .csv files."""
     if setting.split == "train":
         return {"task_name": setting.task, "max_train_samples": setting.examples}
     splits = demo_splits(setting.task)

@@ -29,7 +29,7 @@ MARK_NOTE = (
     f"{MARK} Runs of this recipe began again on an alarm (--on_alarm restart). Its figures are of the final results, after the "
     "last attempt. These runs had more than one try, so a smaller std is no sign that the recipe is more stable."
 )
-"""What the mark means."""
+"""The note about the mark."""
 
 
 def restarts(args: Mapping[str, Any]) -> bool:

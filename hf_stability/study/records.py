@@ -36,7 +36,7 @@ from .job import run_name
 SCHEMAS = "hf_stability.run/"
 RUN_SCHEMA = f"{SCHEMAS}3"
 WITH_ATTEMPTS = f"{SCHEMAS}4"
-"""Of a record with `attempts`, which earlier versions cannot read. All other records have `RUN_SCHEMA`."""
+"""The schema of a record with `attempts`: earlier versions cannot read it. All other records have `RUN_SCHEMA`."""
 LOOK = "look.json"
 UNJUDGED = "unjudged"
 """Status of a run made elsewhere that has a score, but no known baseline. Whether it failed is not known."""
