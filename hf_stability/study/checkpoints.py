@@ -44,7 +44,7 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
     if os.path.lexists(folder) and not folder.is_dir():  # every process sees it and ends; none waits for another
         raise InputError(f"{folder} is a file, but the run needs a folder there; move it away")
     unfinished = unfinished_job_id(folder) == job.id
-    checkpoint = _where_to_resume(job, folder) if unfinished and args.should_save else None
+    checkpoint: str | bool | None = _where_to_resume(job, folder) if unfinished and args.should_save else None
     if unfinished and checkpoint is None and args.should_save and restarts(job.args) and is_in_a_later_attempt(folder):
         checkpoint = True
     checkpoint = of_the_main_process(checkpoint, args)
@@ -56,7 +56,7 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)
         for passed_over in _newer_checkpoints(
-            folder, None if checkpoint is True else checkpoint
+            folder, checkpoint if isinstance(checkpoint, str) else None
         ):  # the Trainer would write into their folders
             shutil.rmtree(passed_over, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)

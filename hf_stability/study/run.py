@@ -106,8 +106,10 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
 
 def _audits_first(job: Job, trainer: StableTrainer) -> bool:
     """Whether the first attempt of a run that restarted is trained to its end, too, to learn whether its alarm was right."""
-    share = trainer.args.audit_alarms
-    return restarts(job.args) and first_was_stopped(trainer.stability.attempts) and audits(job.seed, share)
+    args: Any = trainer.args
+    if not restarts(job.args) or not first_was_stopped(trainer.stability.attempts):
+        return False
+    return audits(job.seed, args.audit_alarms)
 
 
 def _audit(job: Job, folder: Path, report: Report | None) -> str:
