@@ -210,7 +210,7 @@ class StabilityMixin(_Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as the Trainer does; arguments and result are the same. `on_alarm="restart"` may take several attempts."""
-        return train_stable_trainer(self, self._train_once, *args, **kwargs)
+        return train_stable_trainer(self, self._train_once, args, kwargs)
 
     def _train_once(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._final_history = None
