@@ -162,11 +162,10 @@ class StabilityMixin(_Trainer):
 
     # ---- gradient norms before clipping --------------------------------------------------------------------------------
     #
-    # The Trainer calls _clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_. That computes the
-    # norm of each parameter, the norm of these, and then multiplies. Here the norms of the parameters are kept and grouped
-    # by layer. The kernels and their order are the same, so that weights stay bitwise those of the Trainer. With
-    # max_grad_norm 0 the Trainer computes the norm in _get_grad_norm. If this process does not have whole gradients, the
-    # Trainer's own code runs.
+    # The Trainer calls _clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_. That computes the norm of
+    # each parameter, the norm of these, and then multiplies. Here the norms of the parameters are kept and grouped by layer. The
+    # kernels and their order are the same, so that weights stay bitwise those of the Trainer. With max_grad_norm 0 the Trainer
+    # computes the norm in _get_grad_norm. If this process does not have whole gradients, the Trainer's own code runs.
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         total, meter = self._measure_gradients(), self.stability.meter
@@ -210,7 +209,7 @@ class StabilityMixin(_Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as the Trainer does; arguments and result are the same. `on_alarm="restart"` may take several attempts."""
-        return train_stable_trainer(self, self._train_once, *args, **kwargs)
+        return train_stable_trainer(self, self._train_once, args, kwargs)
 
     def _train_once(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._final_history = None

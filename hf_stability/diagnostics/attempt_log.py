@@ -66,14 +66,20 @@ class AttemptLog:
         """Update steps of the abandoned attempts."""
         return steps_spent(attempt for attempt in self.attempts if attempt.was_abandoned)
 
-    def begin(self) -> None:
-        """Begin a new run: remove what an earlier run left in the folder."""
+    def begin(self, resumed: bool = False) -> None:
+        """Begin a new run: remove what an earlier run left in the folder.
+
+        Args:
+            resumed: whether it continues from a checkpoint of a run without this file. All checkpoints are then its own.
+        """
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("attempt-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         self._write()
+        if resumed:
+            return
         self.began = (self.folder / FILE).stat().st_mtime  # the clock of the file system, as for the checkpoints
         self._write()
 

@@ -201,7 +201,8 @@ class Monitor:
             if not flow and self.recorder.pending < self.callback.block_steps:
                 return
             self.flush()  # before a save, so that a kill after it leaves no gap in the resumed run's record
-        if self.on_alarm == "restart":
+        restarts = self.callback.restarts
+        if self.on_alarm == "restart" and not (restarts is not None and restarts.is_last):
             self._check_finite(step, control)
         if looks:
             self._look(step, control)

@@ -78,7 +78,7 @@ def open_log(trainer: Any, max_restarts: int, checkpoint: Checkpoint) -> Attempt
     content = of_the_main_process(read_attempts(folder) if main and checkpoint else None, args)
     log = AttemptLog(folder if main else None, Path(args.output_dir), max_restarts, content)
     if content is None:
-        log.begin()
+        log.begin(resumed=bool(checkpoint))
     return log
 
 

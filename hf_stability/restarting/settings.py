@@ -1,4 +1,4 @@
-"""What changes when a run begins again: its seeds, and the arguments that `--restart_with` names.
+"""The changes when a run begins again: its seeds, and the arguments that `--restart_with` names.
 
 The settings of restart n (1, 2 ...) are made from the first attempt's arguments:
 

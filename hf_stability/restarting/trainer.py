@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,21 @@ from transformers.trainer_utils import TrainOutput
 from ..diagnostics.attempt_log import AttemptLog
 from ..errors import InputError
 from ..methods import make_methods
-from .attempts import Checkpoint, train_in_attempts
+from .attempts import train_in_attempts
 from .initial_weights import InitialWeights
 from .settings import READ_ONCE, changed_arguments, recipe_model_config, restart_settings, seeds_of
 
 
 def train_stable_trainer(
-    trainer: Any,
-    train_once: Callable[..., TrainOutput],
-    resume_from_checkpoint: Checkpoint = None,
-    trial: Any = None,
-    **kwargs: Any,
+    trainer: Any, train_once: Callable[..., TrainOutput], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> TrainOutput:
     """Train a StableTrainer: once, or with `on_alarm="restart"` until an attempt reaches its end.
 
     Args:
         trainer: the trainer.
         train_once: trains one attempt, with the arguments of the Trainer's `train`.
-        resume_from_checkpoint: as the Trainer's argument.
-        trial: as the Trainer's argument.
-        **kwargs: other arguments of the Trainer's `train`.
+        args: positional arguments of the Trainer's `train`: `resume_from_checkpoint`, `trial` and others.
+        kwargs: its keywords.
 
     Returns:
         the last attempt's output.
@@ -43,15 +38,17 @@ def train_stable_trainer(
     """
     if (trainer.stability.on_alarm or getattr(trainer.args, "on_alarm", "warn")) != "restart":
         trainer.stability.restarts = None
-        return train_once(resume_from_checkpoint, trial, **kwargs)
-    attempts = Attempts(trainer, trial)
+        return train_once(*args, **kwargs)
+    others = dict(kwargs)
+    checkpoint, *rest = args or (others.pop("resume_from_checkpoint", None),)
+    attempts = Attempts(trainer, rest[0] if rest else others.get("trial"))
     try:
         _, output = train_in_attempts(
             trainer,
             attempts.prepare,
-            lambda trainer, checkpoint: train_once(checkpoint, trial, **kwargs),
+            lambda trainer, checkpoint: train_once(checkpoint, *rest, **others),
             getattr(trainer.args, "max_restarts", 2),
-            resume_from_checkpoint,
+            checkpoint,
         )
         return output
     finally:
@@ -77,10 +74,6 @@ class Attempts:
         self.model_type = getattr(getattr(trainer.model, "config", None), "model_type", None)
         self._refuse(trial)
         self.initial: InitialWeights | None = None
-        if trainer.model_init is None and getattr(self.first, "max_restarts", 2):
-            folder = Path(self.first.output_dir, "stability")
-            self.initial = InitialWeights(trainer.model, folder, self.first.process_index)
-        self._is_first = True
 
     def _refuse(self, trial: Any) -> None:
         trainer, settings = self.trainer, restart_settings(self.first, 1, self.restart_with, 0, self.model_type)
@@ -88,7 +81,7 @@ class Attempts:
             raise InputError(
                 "--on_alarm restart: not in a hyperparameter search, where the search decides which trials end; give warn or stop"
             )
-        if trainer.optimizer is not None and not trainer.state.global_step:
+        if (trainer.optimizer or trainer.lr_scheduler) is not None and not trainer.state.global_step:
             raise InputError(
                 "--on_alarm restart: an optimizer was passed to the Trainer, and a restart needs a new one; pass "
                 "optimizer_cls_and_kwargs, or none"
@@ -116,6 +109,11 @@ class Attempts:
         settings = restart_settings(self.first, log.number, self.restart_with, total_steps, self.model_type)
         args = changed_arguments(self.first, log.number, settings)
         log.settings, log.seeds = settings, seeds_of(args)
+        if (
+            trainer.model_init is None and self.initial is None and not log.is_last
+        ):  # the weights as `train` found them
+            folder = Path(self.first.output_dir, "stability")
+            self.initial = InitialWeights(trainer.model, folder, self.first.process_index)
         if log.number:
             if settings and hasattr(args, "recipe_model_config"):
                 args.recipe_model_config = (
@@ -132,13 +130,14 @@ class Attempts:
         trainer._first_args, trainer._changed_args = self.first, args
         trainer.optimizer = trainer.lr_scheduler = None
         trainer._created_lr_scheduler = False
-        trainer.model_wrapped = trainer.model
+        trainer.model_wrapped, trainer.current_flos = trainer.model, 0
         trainer.control = TrainerControl()
         begin_callbacks_again(trainer.callback_handler.callbacks)
         if trainer.neftune_noise_alpha is not None and hasattr(trainer, "neftune_hook_handle"):
             trainer.neftune_hook_handle.remove()
-        if self.initial is not None:
-            self.initial.put_back()
+        if trainer.model_init is None:
+            if self.initial is not None:  # None if a killed run continues in its last attempt
+                self.initial.put_back()
             enable_full_determinism(args.seed) if args.full_determinism else set_seed(
                 args.seed
             )  # as in the Trainer's __init__

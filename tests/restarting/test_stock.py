@@ -28,14 +28,10 @@ def factory(folder, cls=Trainer, callbacks=None, given=None, **values):
 def test_the_last_attempt_equals_a_fresh_run(tmp_path, alarming, restart_with):
     callback = StabilityCallback(tensorboard=False, heat_map=False)
     trainer = train_with_restarts(factory(tmp_path / "r", callbacks=[callback]), 2, restart_with)
-    assert trainer.stability is callback and trainer.stability.verdict.sentence.endswith(
-        "after 2 restarts, 23 update steps in all."
-    )
-    assert [(a.reason, a.steps) for a in callback.attempts] == [
-        ("alarm", 5),
-        ("alarm", 6),
-        (None, 12),
-    ] or restart_with == "seed"
+    steps = [5, 5, 12] if restart_with == "seed" else [5, 7, 12]  # the first check comes after the warmup
+    assert [(a.reason, a.steps) for a in callback.attempts] == list(zip(("alarm", "alarm", None), steps, strict=True))
+    assert trainer.stability is callback
+    assert callback.verdict.sentence.endswith(f"after 2 restarts, {sum(steps)} update steps in all.")
     settings = callback.attempts[-1].settings
     assert settings == (
         {} if restart_with == "seed" else {"learning_rate": pytest.approx(1e-3 / 9), "warmup_steps": 0.1}
