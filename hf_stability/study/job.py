@@ -112,7 +112,7 @@ class Job:
         `ALARM_ARGS` and `RESTART_ARGS` unless alarms stop or restart runs."""
         content = {key: value for key, value in self.to_dict().items() if key not in IGNORED_FIELDS}
         on_alarm = self.args.get("on_alarm")
-        ignored = IGNORED_ARGS if on_alarm in ENDS_A_TRAINING else IGNORED_ARGS + ALARM_ARGS
+        ignored: tuple[str, ...] = IGNORED_ARGS if on_alarm in ENDS_A_TRAINING else IGNORED_ARGS + ALARM_ARGS
         ignored += () if on_alarm == RESTART else RESTART_ARGS
         content["args"] = {key: value for key, value in self.args.items() if key not in ignored}
         return json.loads(json.dumps(content))

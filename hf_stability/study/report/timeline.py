@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...diagnostics.attempt import ALARM
 from ...verdicts.verdict import NOT_OK
@@ -92,7 +92,7 @@ def plot_timeline(ax: Axes, lines: Mapping[str, Sequence[TimelineLine]]) -> Axes
             for bar in line.bars:
                 color, hatch, _ = LOOKS[bar.end]
                 used[bar.end] = True
-                look = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
+                look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
                 ax.barh(place, bar.steps, left=bar.start, height=0.72, **look)
                 if bar.alarm is not None:
                     ax.plot(bar.alarm, place, marker="v", color="black", markersize=4, clip_on=False)
