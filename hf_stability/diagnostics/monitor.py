@@ -239,9 +239,9 @@ class Monitor:
         new = list(takewhile(lambda rows: rows[-1, 0] > self._finite.last_step, reversed(record.blocks)))
         if not new:
             return None
-        columns = (record.file_columns.index(name) for name in ("step", "loss", "grad_norm"))
         rows = np.concatenate(new[::-1])
-        return self._finite.look(*(rows[:, column] for column in columns), saw_loss=self.recorder.saw_loss)
+        steps, losses, norms = (rows[:, record.file_columns.index(name)] for name in ("step", "loss", "grad_norm"))
+        return self._finite.look(steps, losses, norms, self.recorder.saw_loss)
 
     def _begin_again(self, reason: str, step: int, control: TrainerControl) -> bool:
         """Abandon this attempt, unless it is the last one.

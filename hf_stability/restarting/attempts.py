@@ -67,7 +67,7 @@ def train_in_attempts(
         checkpoint = None
         if trainer.args.should_log:
             logger.warning(begins_again(reason, steps, total_steps, log.number, log.max_restarts))
-        trainer = callback = None  # a new trainer's model may need their memory
+        del trainer, callback  # a new trainer's model may need their memory
 
 
 def open_log(trainer: Any, max_restarts: int, checkpoint: Checkpoint) -> AttemptLog:

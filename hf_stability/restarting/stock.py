@@ -87,7 +87,6 @@ def train_with_restarts(
         InputError: a value is not allowed, the factory returned a StableTrainer, or it does not use `start.arguments`.
     """
     check_restarts(max_restarts, restart_with)
-    trainers: list[Trainer] = []
 
     def make(number: int, total_steps: int, model_type: str | None) -> tuple[Trainer, Start]:
         start = Start(number, restart_with, total_steps, model_type)
@@ -111,13 +110,12 @@ def train_with_restarts(
         return trainer, start
 
     def prepare(log: AttemptLog) -> Trainer:
-        nonlocal start
         if log.number:
-            model_type = getattr(getattr(trainers.pop().model, "config", None), "model_type", None)
-            trainer, start = make(log.number, log.attempts[0].total_steps, model_type)
-            trainers.append(trainer)
-        log.settings, log.seeds = dict(start._settings or {}), seeds_of(trainers[0].args)
-        return trainers[0]
+            model_type = getattr(getattr(current.pop()[0].model, "config", None), "model_type", None)
+            current.append(make(log.number, log.attempts[0].total_steps, model_type))
+        trainer, start = current[0]
+        log.settings, log.seeds = dict(start._settings or {}), seeds_of(trainer.args)
+        return trainer
 
     def train(trainer: Trainer, checkpoint: Checkpoint) -> Any:
         try:
@@ -125,9 +123,7 @@ def train_with_restarts(
         finally:
             callback_of(trainer).release()
 
-    first, start = make(0, 0, None)
-    trainers.append(first)
-    del first
-    last, _ = train_in_attempts(trainers[0], prepare, train, max_restarts, resume_from_checkpoint)
+    current = [make(0, 0, None)]
+    last, _ = train_in_attempts(current[0][0], prepare, train, max_restarts, resume_from_checkpoint)
     last.stability = callback_of(last)  # as a StableTrainer's
     return last

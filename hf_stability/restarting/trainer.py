@@ -112,7 +112,7 @@ class Attempts:
         if (
             trainer.model_init is None and self.initial is None and not log.is_last
         ):  # the weights as `train` found them
-            folder = Path(self.first.output_dir, "stability")
+            folder = Path(str(self.first.output_dir), "stability")
             self.initial = InitialWeights(trainer.model, folder, self.first.process_index)
         if log.number:
             if settings and hasattr(args, "recipe_model_config"):
