@@ -35,8 +35,11 @@ from hf_stability.study.policies.until import Until
 from hf_stability.study.prepare import _check_restarts
 from hf_stability.study.progress_file import read_progress, write_progress
 from hf_stability.study.records import ATTEMPT_FIELDS, RUN_SCHEMA, WITH_ATTEMPTS, RunRecord, read_run
+from hf_stability.study.report.card.card import card_text
+from hf_stability.study.report.card.source import read_source
 from hf_stability.study.report.elsewhere.read import read_scores_file
 from hf_stability.study.report.export import exported
+from hf_stability.study.report.page.compare import comparison
 from hf_stability.study.report.page.contents import report_contents
 from hf_stability.study.report.pictures import draw_study
 from hf_stability.study.report.printed import printed_summary
@@ -49,6 +52,7 @@ from hf_stability.study.study import run_jobs
 from hf_stability.study.tally import Tally
 from hf_stability.utils.files import write_json
 from tests.study.made_up import STEPS, restarted_run
+from tests.study.report.card.test_card import JOB, leave_run
 from tests.study.tools import Killed, results
 
 
@@ -201,6 +205,23 @@ def test_every_table_with_a_std_marks_the_recipe_and_says_what_the_mark_means(tm
     logs = summary_logs(summary)
     assert "eval_study/restarted after restarts/accuracy_std" in logs and "eval_study/plain/accuracy_std" in logs
     assert not any(key.startswith("eval_study/restarted/") for key in logs)
+
+
+def test_the_card_and_a_comparison_of_studies_mark_it_too(tmp_path):
+    for seed, last in ((1, 0.7), (2, 0.72), (3, 0.53)):
+        leave_run(tmp_path / "again", seed, last)
+        leave_run(tmp_path / "plain", seed, last, job=dataclasses.replace(JOB, recipe="devlin2019"))
+    for path in (tmp_path / "again").rglob("run.json"):
+        run = read_run(path.parent)
+        made = restarted_run(run.seed, ("alarm",) if run.seed > 1 else (), run.status)
+        fields = {name: getattr(made, name) for name in (*ATTEMPT_FIELDS, "schema")}
+        write_json(path, dataclasses.replace(run, **fields).to_dict())
+    card = card_text(read_source(tmp_path / "again"))
+    assert f"| std of all runs{MARK} " in card and "standard deviation of accuracy, 3 runs, after restarts" in card
+    assert any("final results" in line for line in lines_with(card, MARK))
+    compared = comparison([tmp_path / "again", tmp_path / "plain"])
+    assert lines_with(compared, "| mosbach2021") == lines_with(compared, f"| mosbach2021{MARK}") != []
+    assert f"devlin2019{MARK}" not in compared
 
 
 def test_tables_without_restarts_have_no_word_of_them(tmp_path):
