@@ -70,6 +70,8 @@ class Monitor:
         self.is_training = False
         self._loop: TrainingLoop | None = None
         self._epoch_has_steps = False
+        self.on_alarm: Any = "none"
+        self._finite = FiniteCheck()
 
     # ---- the beginning ---------------------------------------------------------------------------------------------------
 
