@@ -90,7 +90,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
         The values that a recipe sets in the model's config (dropout ...) are no training arguments. They are in
         `args.recipe_model_config`: pass them to `from_pretrained(..., **args.recipe_model_config)`. Their names are those of
-        BERT, RoBERTa and ALBERT; DistilBERT has others. StableTrainer warns if a model has other values or no such field.
+        the model type, if the recipe has a part for it, else those of BERT. StableTrainer warns if a model has other values or
+        no such field.
 
         Only a study trains a recipe's `stages`. A recipe with stages gives a warning here. A recipe's own `methods` bring
         their arguments with them.

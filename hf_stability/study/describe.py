@@ -18,7 +18,7 @@ from .stages import StagePlan, describe_stage
 
 
 def describe_study(
-    jobs: Sequence[Job], data: TaskData, stages: StagePlan, refusal: str = "", policy: Sequence[str] = ()
+    jobs: Sequence[Job], data: TaskData, stages: StagePlan, refusal: str = "", notes: Sequence[str] = ()
 ) -> str:
     """The data, then each stage, then each recipe with its runs: every setting with its source.
 
@@ -26,7 +26,7 @@ def describe_study(
         jobs: at least one.
         data, stages: the study's.
         refusal: why the study would be refused now; empty if it would not.
-        policy: lines about the study's policy.
+        notes: lines about the study's policy and its recipes.
     """
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
@@ -36,7 +36,7 @@ def describe_study(
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += dict.fromkeys(saving_sentence(job.args) for job in jobs)
-    lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)", *policy]
+    lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)", *notes]
     for stage in stages.jobs:
         lines += ["", describe_stage(stage, stages), settings_table(stage), *describe_methods(stage, stages.model)]
     names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
