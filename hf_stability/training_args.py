@@ -16,7 +16,7 @@ from .diagnostics.probes import make_probes
 from .errors import InputError
 from .methods import Method, check_methods, load_method, methods_of
 from .recipe import load_recipe
-from .recipe.arguments import StabilityArguments, argument_types
+from .recipe.arguments import GENTLE, SEED, StabilityArguments, argument_types
 from .recipe.resolve import resolve, resolve_model_config
 from .utils.batches import derived_batch_size
 
@@ -43,7 +43,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
     Raises:
         InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
-            `on_alarm`, `audit_alarms`, `preflight` or `diagnostics` has an unknown value; or a method's argument is out of its range
+            `on_alarm`, `audit_alarms`, `max_restarts`, `restart_with`, `preflight` or `diagnostics` has a value that is not
+            allowed; or a method's argument is out of its range
             or contradicts another argument.
     """
 
@@ -68,6 +69,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
                 raise InputError(f"--{name} {getattr(self, name)}: give one of {', '.join(choices)}")
         if not 0 <= self.audit_alarms <= 1:
             raise InputError(f"--audit_alarms {self.audit_alarms}: give a probability from 0 to 1")
+        check_restarts(self.max_restarts, self.restart_with)
         try:
             make_probes(self.diagnostics or ())
         except InputError as error:
@@ -121,6 +123,17 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         config = resolve_model_config(loaded, model_type)
         args.recipe_model_config = {name: resolved.value for name, resolved in config.items()}
         return args
+
+
+def check_restarts(max_restarts: int, restart_with: str) -> None:
+    """Raises InputError for a negative number of restarts, or if `restart_with` is neither `seed`, `gentle` nor a recipe."""
+    if max_restarts < 0:
+        raise InputError(f"--max_restarts {max_restarts}: give 0 or more")
+    if restart_with not in (SEED, GENTLE):
+        try:
+            load_recipe(restart_with)
+        except InputError as error:
+            raise InputError(f"--restart_with {restart_with}: give seed, gentle or a recipe ({error})") from None
 
 
 def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> None:

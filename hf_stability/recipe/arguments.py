@@ -15,6 +15,10 @@ from ..errors import InputError
 from ..methods import Method, MethodArguments
 
 
+SEED, GENTLE = "seed", "gentle"
+"""Values of `restart_with` besides the names of recipes."""
+
+
 @dataclass
 class StabilityArguments(MethodArguments):
     """Our own arguments. They come after those of the methods."""
@@ -44,9 +48,25 @@ class StabilityArguments(MethodArguments):
     on_alarm: str = field(
         default="warn",
         metadata={
-            "help": "Reaction to an alarm: only record it, log it too, or also stop the run. A stopped run counts as "
-            "censored, not failed. Default: warn.",
-            "choices": ["none", "warn", "stop"],
+            "help": "Reaction to an alarm: only record it, log it too, also stop the run, or restart it from its first step. A "
+            "stopped run counts as censored, not failed. restart also reacts to a loss or gradients that are NaN or Inf. "
+            "Default: warn.",
+            "choices": ["none", "warn", "stop", "restart"],
+        },
+    )
+    max_restarts: int = field(
+        default=2,
+        metadata={
+            "help": "With --on_alarm restart: how often a run may begin again. Default: 2. Its last attempt is trained to the "
+            "end and judged as any run."
+        },
+    )
+    restart_with: str = field(
+        default="gentle",
+        metadata={
+            "help": "With --on_alarm restart: what changes, besides the seeds. seed: nothing else. gentle: bias correction on, a "
+            "third of the learning rate at each restart, warmup over at least a tenth of training. A recipe's name: its values. "
+            "Default: gentle."
         },
     )
     audit_alarms: float = field(
