@@ -53,7 +53,7 @@ def assert_equals_a_fresh_run(trainer, folder, **values):
 @pytest.mark.parametrize(
     ("init", "values"),
     [
-        (True, {"seed_streams": True}),
+        pytest.param(True, {"seed_streams": True}, marks=pytest.mark.slow),
         pytest.param(True, {}, marks=pytest.mark.slow),
         pytest.param(False, {"logging_steps": 1}, marks=pytest.mark.slow),
         pytest.param(False, {"seed_streams": True, "prior_decay": 0.01}, marks=pytest.mark.slow),
