@@ -58,7 +58,7 @@ SECONDS_PER_STEP = 0.063
 STEPS = 189
 """Update steps of a run of devlin2019: 3 epochs of 1000 examples, 16 in a batch."""
 LONG_STEPS = 1260
-"""Of mosbach2021: 20 epochs."""
+"""Update steps of a run of mosbach2021: 20 epochs."""
 
 
 # ---- the settings ---------------------------------------------------------------------------------------------------

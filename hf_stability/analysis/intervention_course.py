@@ -124,7 +124,7 @@ def draw_course(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots(len(QUANTITIES), len(kinds), squeeze=False, sharex=True, sharey="row")
     for place, kind in enumerate(kinds):
         arms = list(dict.fromkeys((row["arm"], row["step"]) for row in rows if row["kind"] == kind))
-        colors = colormaps["turbo"](np.linspace(0.05, 0.9, max(len(arms), 1)))
+        colors = colormaps["turbo"](np.linspace(0.05, 0.9, len(arms)))
         unchanged = [(row["arm"], row["step"]) for row in rows if row["kind"] not in PANELS][:1]
         for line, (quantity, label) in enumerate(QUANTITIES.items()):
             ax = axes[line, place]

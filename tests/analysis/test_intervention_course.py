@@ -74,4 +74,3 @@ def test_saved_and_failed_runs_are_apart_and_drawn():
     assert len(figure.axes) == 4  # two kinds of arms, two quantities
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [line.get_xdata()[0] for line in dots] == [6, 6]  # the step after the change, saved and failed
-    assert draw_course([]).axes

@@ -61,7 +61,10 @@ def test_what_is_finished_is_collected(elsewhere, capsys):
     assert "0.12346" in (elsewhere / "results" / "lr_bias_correction_arms.csv").read_text()
     assert (elsewhere / "figures" / "lr_bias_correction.png").read_bytes() == b"png"
     page = (elsewhere / "page.md").read_text()
-    assert "| bert | 0.999 | 0.0001 | 1 of 10 (0.02 to 0.40) | 1 of 10 (0.02 to 0.40) | 0.800 | 0.800 | 0.50 |" in page
+    assert (
+        "| bert | 0.999 | 0.0001 | 1 of 10 (0.02 to 0.40) | 1 of 10 (0.02 to 0.40) | 0.800 | 0.800 | 0.50 |"
+        in " ".join(page.split())
+    )
     assert page.count("old\n") == 3 and benchmark.with_tables(page) == page
 
 
@@ -88,7 +91,8 @@ def test_a_tiny_run_of_every_part(elsewhere, monkeypatch, capsys):
     assert runs == {path: path.stat().st_mtime_ns for path in elsewhere.rglob("run.json")}
     assert benchmark.collect(list(parts), elsewhere / "out") == list(parts)
     page = (elsewhere / "page.md").read_text()
-    assert "old\n" not in page and page.count("| correction on |") == 2 and "albert | 0.999" in page
+    cells = " ".join(page.split())
+    assert "old\n" not in page and cells.count("| correction on |") == 2 and "| albert | 0.999 |" in cells
     made = elsewhere / "results"
     assert {path.name for path in made.glob("interventions_*.csv")} == {
         f"interventions_{table}.csv" for table in ("arms", "course", "runs")
