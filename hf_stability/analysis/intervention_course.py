@@ -148,7 +148,7 @@ def draw_course(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _line(ax: Any, rows: Sequence[Mapping[str, Any]], quantity: str, color: Any, style: str) -> None:
-    known = [row for row in rows if row[quantity] is not None]
+    known = [row for row in rows if row[quantity]]  # a log scale has no 0
     ax.plot([_middle(row) for row in known], [row[quantity] for row in known], style, color=color, linewidth=1.2)
     after = [row for row in known if row["step"] is not None and row["to_step"] > row["step"]][:1]
     ax.plot([_middle(row) for row in after], [row[quantity] for row in after], "o", color=color, markersize=4)

@@ -70,13 +70,13 @@ def test_what_is_finished_is_collected(elsewhere, capsys):
 
 @pytest.mark.slow
 def test_a_tiny_run_of_every_part(elsewhere, monkeypatch, capsys):
-    """6 update steps: all runs are as good as random. One fails by hand, so that it can be changed."""
+    """At this rate the run of devlin2019 fails, so that it can be changed."""
     monkeypatch.setattr(benchmark, "STUDIES", {
-        name: benchmark.Study({**study.settings, "seeds": 2}, architecture=study.architecture) for name, study in benchmark.STUDIES.items()
+        name: benchmark.Study({**study.settings, "seeds": 1}, architecture=study.architecture) for name, study in benchmark.STUDIES.items()
     })  # fmt: skip
     options = {
-        "interventions": {"seeds": 1, "steps": (0, 2)},
-        "lr-bias-correction": {"seeds": 1, "rates": (1e-4,), "betas2": (0.98, 0.999)},
+        "interventions": {"seeds": 1, "steps": (0,)},
+        "lr-bias-correction": {"seeds": 1, "rates": (1e-4,), "betas2": (0.999,)},
         "dataset-size": {"seeds": 1, "examples": 40},
         "generalisation": {"seeds": 1, "times_longer": (2,)},
     }
@@ -87,12 +87,12 @@ def test_a_tiny_run_of_every_part(elsewhere, monkeypatch, capsys):
     more = {"max_steps": 6, "max_train_samples": 96, "max_eval_samples": 40, "learning_rate": 0.05, "quiet": True}
     benchmark.run_parts(list(parts), elsewhere / "out", workers=0, **more)
     runs = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("run.json")}
-    benchmark.run_parts(list(parts), elsewhere / "out", workers=0, **more)
+    benchmark.run_parts(["interventions"], elsewhere / "out", workers=0, **more)
     assert runs == {path: path.stat().st_mtime_ns for path in elsewhere.rglob("run.json")}
     assert benchmark.collect(list(parts), elsewhere / "out") == list(parts)
     page = (elsewhere / "page.md").read_text()
     cells = " ".join(page.split())
-    assert "old\n" not in page and cells.count("| correction on |") == 2 and "| albert | 0.999 |" in cells
+    assert "old\n" not in page and cells.count("| correction on |") == 1 and "| albert | 0.999 |" in cells
     made = elsewhere / "results"
     assert {path.name for path in made.glob("interventions_*.csv")} == {
         f"interventions_{table}.csv" for table in ("arms", "course", "runs")
