@@ -370,16 +370,21 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def with_tables(page: str) -> str:
-    """The page with each table between its comments made from the committed files. Without files a table stays as it is."""
+    """The page with each table, and figures that are nowhere else on it, between its comments. Without files nothing changes there."""
     for name, make in TABLES.items():
         table = make()
-        if table:
-            pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)"
-            page, count = re.subn(
-                pattern, lambda found, text=table: f"{found[1]}\n{text.strip()}\n\n{found[2]}", page, flags=re.S
-            )
-            if count != 1:
-                raise InputError(f"{PAGE}: {count} places for the table {name}; one is needed")
+        if not table:
+            continue
+        pattern = rf"(<!-- table: {name} -->\n)(.*?)(<!-- end of table -->)"
+        blocks = re.findall(pattern, page, flags=re.DOTALL)
+        if len(blocks) != 1:
+            raise InputError(f"{PAGE}: {len(blocks)} places for the table {name}; one is needed")
+        rest = page.replace(blocks[0][1], "") if blocks[0][1] else page
+        paths = [f"paper_experiments/{path.name}" for path in sorted(FIGURES.glob(f"{file_name(name)}*.png"))]
+        titles = [Path(path).stem.replace("_", " ") for path in paths]
+        figures = [f"![{title}]({path})" for title, path in zip(titles, paths, strict=True) if f"({path})" not in rest]
+        block = "".join(f"\n{part}\n" for part in (table.strip(), *figures))
+        page = page.replace("".join(blocks[0]), f"{blocks[0][0]}{block}\n{blocks[0][2]}")
     return page
 
 

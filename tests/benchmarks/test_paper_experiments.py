@@ -65,6 +65,7 @@ def test_what_is_finished_is_collected(elsewhere, capsys):
         "| bert | 0.999 | 0.0001 | 1 of 10 (0.02 to 0.40) | 1 of 10 (0.02 to 0.40) | 0.800 | 0.800 | 0.50 |"
         in " ".join(page.split())
     )
+    assert page.count("![lr bias correction](paper_experiments/lr_bias_correction.png)") == 1
     assert page.count("old\n") == 3 and benchmark.with_tables(page) == page
 
 
