@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from .diagnostics.early_warning import Alarm
 from .diagnostics.loggers import loggers_of, move_to_end
 from .diagnostics.monitor import Monitor
+from .diagnostics.preflight import known_choice
 from .diagnostics.probes import make_probes
 from .diagnostics.readings import Readings
 from .errors import InputError
@@ -97,6 +98,9 @@ class StabilityCallback(Readings, TrainerCallback):
             is finished and judged as usual. Default: `on_alarm` of
             [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments] if they are used, else `"warn"`.
         audited: with `on_alarm="stop"`, finish the run in spite of an alarm, to learn how often alarms are right.
+        preflight: `"warn"`: before the first step, log one line for each setting that often makes runs fail (half precision,
+            too large steps, no bias correction, few steps, a head that is lost; see `docs/diagnostics.md`). `"none"`: log
+            none. Default: that of [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments].
 
     Attributes:
         verdict (Verdict | None): the verdict after training. None before, and in all processes but the main one.
@@ -118,7 +122,7 @@ class StabilityCallback(Readings, TrainerCallback):
         monitor (Monitor): follows the current training, or the last one.
 
     Raises:
-        InputError: `on_alarm`, `baseline` or `diagnostics` has a value that is not allowed.
+        InputError: `on_alarm`, `baseline`, `preflight` or `diagnostics` has a value that is not allowed.
     """
 
     sends_to_loggers = True  # not a logger itself
@@ -138,6 +142,7 @@ class StabilityCallback(Readings, TrainerCallback):
         heat_map: bool = True,
         on_alarm: str | Callable[[Alarm, TrainerControl], None] | None = None,
         audited: bool = False,
+        preflight: str | None = None,
     ) -> None:
         if on_alarm is not None and not callable(on_alarm) and on_alarm not in ON_ALARM:
             raise InputError(
@@ -156,11 +161,11 @@ class StabilityCallback(Readings, TrainerCallback):
         self.block_steps = block_steps
         self.diagnostics = diagnostics
         make_probes(diagnostics or ())  # refuses a wrong name
-        self.heat_map = heat_map
+        self.heat_map, self.preflight = heat_map, known_choice(preflight)
         self.on_alarm = on_alarm
         self.audited = audited
-        self.adds_loss_terms = False
-        self.stopped_early = False
+        self.adds_loss_terms = self.stopped_early = False
+        self.said: set[str] = set()  # the lines of the preflight so far
         self.verdicts: list[Verdict] = []
         self.trainers_tensorboard: TensorBoardCallback | None = None  # see share_tensorboard
         self.trainers_handler: Any = None  # the Trainer's callback handler, see attach
@@ -283,12 +288,7 @@ class StabilityCallback(Readings, TrainerCallback):
             self.monitor.flush()
 
     def on_evaluate(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
         if args.world_size == 1:
             self.monitor.flush()

@@ -43,7 +43,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
     Raises:
         InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
-            `on_alarm`, `audit_alarms` or `diagnostics` has an unknown value; or a method's argument is out of its range
+            `on_alarm`, `audit_alarms`, `preflight` or `diagnostics` has an unknown value; or a method's argument is out of its range
             or contradicts another argument.
     """
 
@@ -62,9 +62,10 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
                 self.total_train_batch_size, devices, self.gradient_accumulation_steps, given
             )
         check_methods(vars(self), methods_of(self))
-        choices = type(self).__dataclass_fields__["on_alarm"].metadata["choices"]
-        if self.on_alarm not in choices:
-            raise InputError(f"--on_alarm {self.on_alarm}: give one of {', '.join(choices)}")
+        for name in ("on_alarm", "preflight"):
+            choices = type(self).__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} {getattr(self, name)}: give one of {', '.join(choices)}")
         if not 0 <= self.audit_alarms <= 1:
             raise InputError(f"--audit_alarms {self.audit_alarms}: give a probability from 0 to 1")
         try:
@@ -89,7 +90,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
         The values that a recipe sets in the model's config (dropout ...) are no training arguments. They are in
         `args.recipe_model_config`: pass them to `from_pretrained(..., **args.recipe_model_config)`. Their names are those of
-        BERT, RoBERTa and ALBERT; DistilBERT has others. StableTrainer warns if a model has other values or no such field.
+        the model type, if the recipe has a part for it, else those of BERT. StableTrainer warns if a model has other values or
+        no such field.
 
         Only a study trains a recipe's `stages`. A recipe with stages gives a warning here. A recipe's own `methods` bring
         their arguments with them.

@@ -32,7 +32,7 @@ defaults."""
 ALWAYS_SAID = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
 """Always named: bundled tasks have other defaults, and the reader wants to see these values."""
 
-NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics")
+NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics", "preflight")
 """A study's arguments that a rescue leaves out: all its runs must finish, at full speed."""
 
 

@@ -21,6 +21,7 @@ from .judging import judge_run
 from .loggers import Loggers
 from .outcome import Outcome, facts_of, final_scores
 from .precision import half_precision_weights
+from .preflight import preflight
 from .probes import Probe, make_probes
 from .recorder import RECORD, Recorder
 from .sinks import Sink, Sinks
@@ -82,7 +83,7 @@ class Monitor:
         self.evaluations = TrainersEvaluation(self._loop, state, model, whole)
         self.guard.run("reading the log", self.evaluations.read_log)
         self.on_alarm = self.callback.on_alarm or getattr(args, "on_alarm", "warn")
-        self._warn()
+        self._check_settings(optimizer)
         probes = self._make_probes()
         main = state.is_world_process_zero
         self.folder = self.guard.run("writing to the folder", self._make_folder, settings=True) if main else None
@@ -95,18 +96,19 @@ class Monitor:
         if self.recorder is not None:
             self.sinks.tell("open", self.recorder.record.columns)
 
-    def _warn(self) -> None:
-        """Warn about settings that hide something from the diagnostics."""
-        smoothing = self.args.label_smoothing_factor
-        if smoothing and self.on_alarm != "none":
-            logger.warning(
-                f"--label_smoothing_factor {smoothing}: the model does not see the labels. Loss and classes are not "
-                "recorded, and the early warning is silent."
-            )
+    def _check_settings(self, optimizer: Any) -> None:
+        """Log which settings often make a training fail: each line once per callback, in the main process."""
         check = "the check of the precision"
         self._half_precision = self.guard.run(check, half_precision_weights, self.model, default="")
-        if self._half_precision and self.state.is_world_process_zero:
-            logger.warning(self._half_precision)
+        wanted = self.callback.preflight or getattr(self.args, "preflight", "warn")
+        if wanted == "none" or not self.state.is_world_process_zero:
+            return
+        values = self.args, self.state.max_steps, self.model, optimizer, self._half_precision, self.on_alarm
+        known = [self._half_precision] if self._half_precision else []
+        for line in self.guard.run("the check before the first step", preflight, *values, default=known):
+            if line not in self.callback.said:
+                self.callback.said.add(line)
+                logger.warning(line)
 
     def _make_probes(self) -> list[Probe]:
         wanted = self.callback.diagnostics

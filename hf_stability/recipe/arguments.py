@@ -63,6 +63,14 @@ class StabilityArguments(MethodArguments):
             "Default: none."
         },
     )
+    preflight: str = field(
+        default="warn",
+        metadata={
+            "help": "Before the first step, log a line for each setting that often makes runs fail: or none. A study says these "
+            "lines in --dry_run. Default: warn.",
+            "choices": ["warn", "none"],
+        },
+    )
 
 
 @lru_cache

@@ -7,7 +7,8 @@ packaged recipes, which have values for full-size models. Values in your own rec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from ..errors import InputError
@@ -114,11 +115,30 @@ def resolve_stage(
 
 
 def resolve_model_config(recipe: Recipe | None, model_type: str | None = None) -> dict[str, Resolved]:
-    """The values that a recipe sets in the model's config for this model type, with their sources."""
+    """The values that a recipe sets in the model's config for this model type, with their sources.
+
+    Where a packaged recipe has a part for the type, its common values for fields that such configs lack are left out: the
+    part has the fields that they have instead (DistilBERT: `dropout`).
+    """
     files = () if recipe is None else recipe.files
-    layers = [layer for part in files for layer in _layers(part, "model_config", model_type)]
+    layers = [
+        layer
+        for part in map(_with_known_fields, files, repeat(model_type))
+        for layer in _layers(part, "model_config", model_type)
+    ]
     values = {name: Resolved(value, source) for values, source in layers for name, value in values.items()}
     return values | _point(recipe, "model_config")
+
+
+def _with_known_fields(part: Recipe, model_type: str | None) -> Recipe:
+    if not part.is_packaged or model_type not in part.model_types or not part.model_config:
+        return part
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(model_type)
+    return replace(
+        part, model_config={name: value for name, value in part.model_config.items() if hasattr(config, name)}
+    )
 
 
 def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Mapping[str, Any], str]]:

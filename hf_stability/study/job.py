@@ -27,7 +27,7 @@ IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", 
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
     "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
-    "save_only_model", "seed", "use_cpu", "diagnostics",
+    "save_only_model", "seed", "use_cpu", "diagnostics", "preflight",
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
 """These change a result only with `on_alarm="stop"`: `none`, `warn` and the default give the same run."""

@@ -326,6 +326,12 @@ def _known_to(config: Any, recipe: Recipe, values: dict[str, Resolved]) -> dict[
     return {name: r for name, r in values.items() if name not in unknown}
 
 
+def common_values_notes(recipes: Sequence[Recipe], model_type: str) -> list[str]:
+    """A line for each recipe that has values for some model types, but none for this one."""
+    without = [recipe.name for recipe in recipes if recipe.model_types and model_type not in recipe.model_types]
+    return [f"{name} has no values for {model_type} models: its common ones count" for name in without]
+
+
 def parse_seeds(words: Sequence[str]) -> list[int]:
     """`25` -> 1 ... 25; `3 7 9` -> these; `1000-1019` -> this range; ranges and numbers can be mixed.
 
