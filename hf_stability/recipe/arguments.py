@@ -48,9 +48,9 @@ class StabilityArguments(MethodArguments):
     on_alarm: str = field(
         default="warn",
         metadata={
-            "help": "Reaction to an alarm: only record it, log it too, also stop the run, or restart it from its first step. A "
-            "stopped run counts as censored, not failed. restart also reacts to a loss or gradients that are NaN or Inf. "
-            "Default: warn.",
+            "help": "Reaction to an alarm: none, a warning, or also stop the run or restart it. Default: warn. A stopped run counts "
+            "as censored, not failed. A restart begins again at update step 0, with other seeds and --restart_with; it also reacts "
+            "to a loss or gradients that are NaN or Inf.",
             "choices": ["none", "warn", "stop", "restart"],
         },
     )
@@ -72,8 +72,8 @@ class StabilityArguments(MethodArguments):
     audit_alarms: float = field(
         default=0.2,
         metadata={
-            "help": "With --on_alarm stop, in a study: the probability of finishing a run in spite of its alarm. The finished ones "
-            "show how many stopped runs would have failed. The run's seed decides. Default: 0.2."
+            "help": "With --on_alarm stop or restart, in a study: the probability of finishing a run (or its first attempt) in spite of "
+            "its alarm. The finished ones show how many of the others would have failed. The run's seed decides. Default: 0.2."
         },
     )
     diagnostics: list[str] | None = field(
