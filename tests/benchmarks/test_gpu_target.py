@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from scipy.stats import binomtest, fisher_exact
+from transformers import TrainerCallback
 
 from benchmarks import gpu_target
 from benchmarks.gpu_target import BERT, FAILED, ROBERTA, Timed, beside, how_many, interrupt_after, seconds_of_a_run
 from hf_stability.recipe import load_recipe
 from hf_stability.recipe.resolve import resolve
+from hf_stability.study import run as study_run
 from hf_stability.study.records import RunRecord
 
 
@@ -116,12 +119,12 @@ def test_calls_add_up_and_finished_runs_are_kept(place, capsys, monkeypatch):
     assert gpu_target.main(words(place, "plan")) == 0
     assert "not known yet" in capsys.readouterr().out
     starts = iter([1, 0])
-    monkeypatch.setattr(gpu_target, "how_many", lambda *_: next(starts))
-    assert gpu_target.main(words(place)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_target, "how_many", lambda *_: next(starts))
+        assert gpu_target.main(words(place)) == 0
     assert "1 of 2 runs are finished. Time for the others: about" in capsys.readouterr().out
     first = place / "out" / "epochs-1" / BERT / "rte" / "runs" / "du_nguyen2023" / "seed-000"
     before = (first / "run.json").stat().st_mtime_ns
-    monkeypatch.undo()
     assert gpu_target.main(words(place)) == 0
     assert "All 2 runs are finished: nothing is left." in capsys.readouterr().out
     assert (first / "run.json").stat().st_mtime_ns == before
@@ -136,35 +139,36 @@ def test_calls_add_up_and_finished_runs_are_kept(place, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_of_several_calls_continues_from_its_checkpoint(place, capsys, monkeypatch):
-    from transformers import TrainerCallback
+    steps: list[int] = []
+    rang: list[bool] = []
 
-    from hf_stability.study import run as study_run
+    @contextlib.contextmanager
+    def interrupt_after(seconds, told):
+        yield rang.append(told)
 
-    class Slow(TrainerCallback):
-        steps = 0
-
-        def on_step_end(self, *args, **kwargs):
-            Slow.steps += 1
-            time.sleep(0.1)
+    class Alarm(TrainerCallback):  # the time is up after 14 update steps of each call
+        def on_step_end(self, args, state, control, **kwargs):
+            steps[-1] += 1
+            if steps[-1] == 14:
+                rang[-1].append(True)
+                signal.raise_signal(signal.SIGINT)
 
     made = study_run.make_trainer
 
-    def make_trainer(*args, **kwargs):
-        trainer = made(*args, **kwargs)
-        trainer.add_callback(Slow())
+    def make_trainer(*args):
+        trainer = made(*args)
+        trainer.add_callback(Alarm())
         return trainer
 
+    monkeypatch.setattr(gpu_target, "interrupt_after", interrupt_after)
     monkeypatch.setattr(study_run, "make_trainer", make_trainer)
-    calls = 0
-    options = words(place, seeds=1, epochs=30, minutes=3 / 60)
-    while "nothing is left" not in capsys.readouterr().out:
-        assert gpu_target.main(options) == 0
-        calls += 1
-        assert calls < 12
-    assert calls > 2
-    assert Slow.steps < 60 * 2  # the first call saved nothing; the others lost at most a tenth each
-    record = json.loads(next((place / "out").rglob("run.json")).read_text())
-    assert record["steps"] == 60
+    while "All 1 runs are finished" not in capsys.readouterr().out:
+        steps.append(0)
+        assert gpu_target.main(words(place, seeds=1, epochs=30)) == 0
+        assert len(steps) < 7
+    # Each tenth of 60 update steps is saved, in the first call only if it is worth it. Each later call continues at least 12 further on.
+    assert set(steps[:-1]) == {14} and steps[-1] <= 12 and len(steps) in (5, 6)
+    assert json.loads(next((place / "out").rglob("run.json")).read_text())["steps"] == 60
 
 
 # ---- the table --------------------------------------------------------------------------------------------------------
