@@ -195,14 +195,14 @@ def how_many(left: int, at_a_time: int, seconds: float | None, remaining: float,
 
 def run(options: argparse.Namespace) -> int:
     """Part `run`: run what is missing, as far as the time allows. Returns the exit code."""
+    code, whole, began = 0, 60 * options.minutes, time.monotonic()
     lines = refusals(options)
     if lines:
         print("\n".join(lines), file=sys.stderr)
         return 2
-    code, whole, began = 0, 60 * options.minutes, time.monotonic()
     rang: list[bool] = []
     try:
-        with interrupt_after(whole, rang):
+        with interrupt_after(max(1.0, began + whole - time.monotonic()), rang):
             for cell in cells_of(options):
                 if not run_cell(options, cell, whole, began + whole):
                     break
