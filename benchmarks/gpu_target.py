@@ -17,7 +17,7 @@ learning rate, with bias correction on. Their code is github.com/nlpsoc/instabil
 | batch, length | 16; at most 128 tokens, each batch padded to its longest | ft_save_model.py, data_loader.py |
 | epochs | 1, see below | ft_save_model.py, `--num_train_epochs` |
 | schedule | linear warmup over 10% of the update steps, linear decay to 0 | ft_save_model.py, model_utils.py |
-| optimizer | AdamW of transformers 4.14.1 with its defaults: betas .9 and .999, eps 1e-6, bias correction | model_utils.py, README |
+| optimizer | AdamW of transformers 4.14.1 with its defaults: betas 0.9 and 0.999, eps 1e-6, bias correction | model_utils.py, README |
 | weight decay | 0.01, not for biases and LayerNorm weights | ft_save_model.py, model_utils.py |
 | clipping | 1.0 | ft_save_model.py |
 | precision | float32 | ft_save_model.py has no mixed precision |
@@ -237,6 +237,8 @@ def run_cell(options: argparse.Namespace, cell: Cell, whole: float, deadline: fl
         if plan is None:
             stopped = not done[cell] and any(study_folder(options, cell).glob("runs/*/*/config.json"))
             plan = planned(options, cell, left, saves=stopped or needs_a_whole_call(seconds, whole))
+            for sentence in plan.doubts:
+                print(sentence)
         at_a_time = max(1, plan.execution.workers)
         number = how_many(len(left), at_a_time, seconds, deadline - time.monotonic(), whole)
         if not number:
@@ -246,9 +248,16 @@ def run_cell(options: argparse.Namespace, cell: Cell, whole: float, deadline: fl
         folder = study_folder(options, cell)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "machine.json", {**machine(), **gpu(), "at_a_time": at_a_time})
-        crashed = [one for one in replace(plan, jobs=jobs).run(quiet=True).runs if one.status == "crashed"]
+        made = replace(plan, jobs=jobs).run(say=say_line).runs
+        crashed = [one for one in made if one.status == "crashed"]
         if crashed:
             raise InputError(f"{folder}: {crashed[0].name} {crashed[0].sentence}")
+
+
+def say_line(text: str) -> None:
+    """Print a study's lines about runs, but not its tables: the report has its own."""
+    if "\n" not in text:
+        print(text, flush=True)
 
 
 def planned(options: argparse.Namespace, cell: Cell, seeds: Sequence[int], saves: bool) -> Any:
