@@ -21,7 +21,7 @@ from ..study.devices import default_workers, visible_gpus
 from ..study.execution import Execution
 from ..study.folder import check_folder, run_folder
 from ..study.given import check_main_guard, check_workers
-from ..study.job import Job
+from ..study.job import ENDS_A_TRAINING, RESTART_ARGS, Job
 from ..study.owner import hold_folder
 from ..study.records import RunRecord, read_run
 from ..study.report.settings import read_json
@@ -59,8 +59,8 @@ def changed(job: Job, arm: str, args: Mapping[str, Any], **fields: Any) -> Job:
         fields: other fields of `Job`.
     """
     args = {**job.args, **args}
-    if args.get("on_alarm") == "stop":  # every run is judged by its end
-        args["on_alarm"] = "warn"
+    if args.get("on_alarm") in ENDS_A_TRAINING:  # every run is judged by the end of its first training
+        args = {name: value for name, value in args.items() if name not in RESTART_ARGS} | {"on_alarm": "warn"}
     sources = {**job.sources, **{name: f"arm {arm}" for name in args if args[name] != job.args.get(name)}}
     values: dict[str, Any] = {
         "args": args,

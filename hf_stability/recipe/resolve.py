@@ -16,7 +16,7 @@ from .schema import CONFIG, LENGTH, Recipe, Stage
 
 
 # A stage ignores these: no alarm stops it.
-NOT_A_STAGES = ("on_alarm", "audit_alarms")
+NOT_A_STAGES = ("on_alarm", "audit_alarms", "max_restarts", "restart_with")
 # A stage ignores these on the command line: they count update steps of the target.
 TARGETS_CADENCE = ("eval_strategy", "eval_steps", "eval_delay")
 # If the stage sets the first, ignore an inherited second.
@@ -92,7 +92,7 @@ def resolve_stage(
     They are those of the recipe, its grid and the command line (see `resolve`). The stage's own `args` override all of
     these, because a flag on the command line is meant for the target task. A stage does not inherit:
 
-    - `on_alarm` and `audit_alarms`: no alarm stops it;
+    - `on_alarm`, `audit_alarms`, `max_restarts` and `restart_with`: no alarm stops it;
     - the command line's `eval_strategy`, `eval_steps` and `eval_delay`, which would evaluate a long stage very often;
     - `max_steps`, if it sets `num_train_epochs`;
     - `per_device_train_batch_size`, if it sets `total_train_batch_size`.

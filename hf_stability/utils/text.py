@@ -150,6 +150,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], lined_u
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$",
+    "†": r"$\dagger$",
 }  # fmt: skip
 """Characters that mean something else in LaTeX."""
 
