@@ -44,8 +44,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
     Raises:
         InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
             `on_alarm`, `audit_alarms`, `max_restarts`, `restart_with`, `preflight` or `diagnostics` has a value that is not
-            allowed; or a method's argument is out of its range
-            or contradicts another argument.
+            allowed; or a method's argument is out of its range or contradicts another argument.
     """
 
     base_class: ClassVar[type[StableTrainingArguments]]
