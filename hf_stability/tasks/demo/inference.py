@@ -30,7 +30,9 @@ from .grammar import (
 
 def bare(phrase: NounPhrase) -> NounPhrase:
     """The determiner and the noun alone."""
-    return NounPhrase(phrase.kind, phrase.noun, phrase.plural, phrase.determiner)  # a task needs a million: `replace` is slow
+    return NounPhrase(
+        phrase.kind, phrase.noun, phrase.plural, phrase.determiner
+    )  # a task needs a million: `replace` is slow
 
 
 def facts(sentence: Sentence) -> list[Sentence]:
