@@ -64,9 +64,8 @@ def test_the_command_memorises_a_runs_own_examples(run, study, monkeypatch):
         out.split()
     )
     assert "memorizing 32 examples" in err  # the bar
-    monkeypatch.setattr(
-        memorize_module, "memorize", partial(memorize_module.memorize, steps=24)
-    )  # at this rate for nothing
+    fewer_steps = partial(memorize_module.memorize, steps=24)  # at this rate more teach it no more
+    monkeypatch.setattr(memorize_module, "memorize", fewer_steps)
     report = diagnose(run_of(study), memorize=True, memorize_rate=1e-9)
     assert of(report, "memorize").likelihood == "likely" and of(report, "memorize").figures["rate"] <= 1e-9
     assert any("Fix first: memorize" in step for step in report.next_steps)

@@ -116,7 +116,7 @@ _DRAW = {"demo_pair": draw_pair_example, "demo_cola": draw_cola_example, "demo_n
 def demo_splits(name: str) -> dict[str, list[dict]]:
     """All data of a task, as lists of rows: `train`, `validation`, `test`, and `train_full` (not for `demo_nli`).
 
-    The rows are the caller's own, to be changed at will. A process draws a task once.
+    A process draws a task once. The caller gets copies of the rows.
 
     No first sentence comes twice, within a split or in two splits, nor in both `demo_nli` and `demo_pair`. `train_full` does
     not contain `train`: it is another, larger draw from the same source.
