@@ -30,7 +30,7 @@ from .grammar import (
 
 def bare(phrase: NounPhrase) -> NounPhrase:
     """The determiner and the noun alone."""
-    # A task needs hundreds of thousands of these; `replace` takes three times as long.
+    # A task needs hundreds of thousands of these; `replace` takes twice as long.
     return NounPhrase(phrase.kind, phrase.noun, phrase.plural, phrase.determiner)
 
 
