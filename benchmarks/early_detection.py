@@ -7,7 +7,8 @@
     python benchmarks/early_detection.py test_unbalanced --output_dir studies    # unbalanced classes: fresh runs
     python benchmarks/early_detection.py report --output_dir studies   # the tables, from the runs of both tests
 
-Without the runs, `report` makes the tables again from `benchmarks/early_warning/runs.csv` and `unbalanced.csv`. These have a row
+All parts measure the first rule: the weights and the threshold of fit.json. `benchmarks/better_alarm.py` has the rule that the
+package uses now. Without the runs, `report` makes the tables again from `benchmarks/early_warning/runs.csv` and `unbalanced.csv`. These have a row
 per run and check. The protocol is benchmarks/early_warning/PROTOCOL.md. After an interruption, the same command resumes a study.
 """
 
@@ -46,6 +47,9 @@ from hf_stability.verdicts.constants import label_entropy
 
 RESULTS = Path(__file__).resolve().parent / "early_warning"
 TITLES = {"bert": "BERT", "roberta": "RoBERTa", "albert": "ALBERT (not in the fit)"}
+FITTED = json.loads((RESULTS / "fit.json").read_text(encoding="utf-8"))
+WEIGHTS, THRESHOLD = FITTED["weights"]["risk"], FITTED["threshold"]
+"""The rule that both tests measured."""
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 PREVALENCES = (0.1, 0.3, 0.5)
 ENOUGH, MOST_RUNS, BATCH_OF_RUNS = 50, 240, 20  # wanted failed and ok runs per setting; most runs; runs per batch
@@ -84,6 +88,7 @@ SETTINGS = {
     "roberta": Setting("roberta", "demo_cola", "train", 1000, 3, 9e-4),
     "albert": Setting("albert", "demo_cola", "train_full", 2000, 3, 9e-4, {"bias_correction": True}),
 }
+FRESH = {**SETTINGS, "bert_cola": Setting("bert", "demo_cola", "train", 1000, 3, 1e-4)}  # of PROTOCOL2.md
 CHOICE = {  # settings of the fit; RoBERTa's was amended for the test, see PROTOCOL.md
     "bert": SETTINGS["bert"],
     "roberta": Setting("roberta", "demo_cola", "train", 1000, 4, 5e-4),
@@ -175,8 +180,8 @@ def study_folder(output_dir: Path, name: str, part: str) -> Path:
 
 
 def settings_of(part: str) -> dict[str, Setting]:
-    """The settings of part `choose` or `test`."""
-    return CHOICE if part == "choose" else SETTINGS
+    """The settings of part `choose` or `test`, or of the fresh test of `better_alarm.py`."""
+    return {"choose": CHOICE, "fresh": FRESH}.get(part, SETTINGS)
 
 
 def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], more: Sequence[str] = ()) -> Path:
@@ -444,7 +449,7 @@ def first_alarms(rows: list[dict[str, Any]], kind: str, rule: str) -> dict[tuple
             continue
         run = row["setting"], row["seed"]
         loss = row["loss_before"] if rule == "before" else row["loss"]
-        raised = risk_of({**row, "loss": loss}) >= early_warning.THRESHOLD
+        raised = risk_of({**row, "loss": loss}) >= THRESHOLD
         found[run] = row["fraction"] if found.get(run) is None and raised else found.get(run)
     return found
 
@@ -525,8 +530,8 @@ def fit_threshold(rows: list[dict[str, Any]], weights: dict[str, float], false_a
 
 
 def risk_of(row: dict[str, Any], weights: dict[str, float] | None = None) -> float:
-    """The risk of a row; default: with the package's weights."""
-    weights = early_warning.WEIGHTS if weights is None else weights
+    """The risk of a row; default: with the weights of fit.json."""
+    weights = WEIGHTS if weights is None else weights
     return float(early_warning.risk({name: float(row[name]) for name in weights if name != "bias"}, weights))
 
 
@@ -631,8 +636,7 @@ def scores(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Each score's values over runs: the early warning, its parts, the alternatives."""
     fitted = json.loads((RESULTS / "fit.json").read_text(encoding="utf-8"))["weights"]
     ours = {
-        name: np.array([risk_of(r, early_warning.WEIGHTS if name == "risk" else fitted[name]) for r in rows])
-        for name in EVIDENCE
+        name: np.array([risk_of(r, WEIGHTS if name == "risk" else fitted[name]) for r in rows]) for name in EVIDENCE
     }
     theirs = {name: np.array([r[key] for r in rows], float) for name, key in ALTERNATIVES.items()}
     return ours | {name: np.nan_to_num(values, nan=0.0) for name, values in theirs.items()}  # no evaluation yet
@@ -772,7 +776,7 @@ def report(output_dir: Path) -> None:
     looked = [row for name, folder in done for row in unbalanced_looks(folder, name)]
     if looked:
         write_rows(looked, "unbalanced.csv")
-    rows, threshold = read_rows(), early_warning.THRESHOLD
+    rows, threshold = read_rows(), THRESHOLD
     draw_alarms(rows, threshold)
     text = [
         "# Early detection: the tables",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from ..verdicts.sentence import NOT_COUNTED
+from .alarm_odds import share_of_right_alarms
 
 
 REMEDY = "Try a third of the learning rate, bias correction, 10% warmup and more epochs (recipe mosbach2021), or another seed."
@@ -25,7 +28,16 @@ def alarm_sentence(
         f"step {step} of {total_steps}: this run looks like one that fails (risk {risk:.2f}). "
         f"The gradients of the lower layers are {to_top:.2g} times the classifier's and {to_peak:.2g} times their own highest "
         f"level ({layer} fell furthest). The logits differ by {spread:.2g} nats between examples. "
-        f"The train loss is {loss:.2f} times the label entropy. {REMEDY}"
+        f"The train loss is {loss:.2f} times the label entropy. {_how_often_right(step / total_steps)} {REMEDY}"
+    )
+
+
+def _how_often_right(progress: float) -> str:
+    """How many of ten such alarms are right, rounded down. `progress` is the share of training."""
+    few, half = (math.floor(10 * share_of_right_alarms(progress, failing)) for failing in (0.1, 0.5))
+    return (
+        f"In our runs of the bundled models, {few} of 10 such alarms are right where one run in ten fails, "
+        f"and {half} of 10 where half of the runs fail."
     )
 
 

@@ -61,20 +61,20 @@ def test_precision_at_a_prevalence():
 
 def test_an_alarm_is_raised_at_any_check_up_to_a_fraction():
     made = rows(["failed", "ok"], alarmed=[0])
-    threshold = early_warning.THRESHOLD
+    threshold = bench.THRESHOLD
     assert bench.alarmed_by(made, 0.2, threshold) == {0: False, 1: False}
     assert bench.alarmed_by(made, 0.3, threshold) == bench.alarmed_by(made, 0.5, threshold) == {0: True, 1: False}
 
 
 def test_the_alarms_table_keeps_healed_and_borderline_runs_apart():
     made = rows(["failed"] * 4 + ["ok"] * 5 + ["healed"] * 2 + ["borderline"], alarmed=[0, 1, 2, 9])
-    last = bench.alarm_table(made, "bert", early_warning.THRESHOLD)[-1].split(" | ")
+    last = bench.alarm_table(made, "bert", bench.THRESHOLD)[-1].split(" | ")
     assert [cell.split(" =")[0] for cell in last[1:6]] == ["3/4", "3/3", "0/5", "1/2", "0/1"]
 
 
 def test_the_precision_in_use_counts_all_runs_that_did_not_fail():
     made = rows(["failed"] * 4 + ["ok"] * 5 + ["healed"] * 2 + ["borderline"], alarmed=[0, 1, 2, 9])
-    first, *_, last = bench.alarm_table_in_use(made, "bert", early_warning.THRESHOLD)[2:]
+    first, *_, last = bench.alarm_table_in_use(made, "bert", bench.THRESHOLD)[2:]
     cells = last.strip("| ").split(" | ")
     assert [cell.split(" =")[0] for cell in cells[1:3]] == ["1/8", "3/4"]
     assert cells[3].startswith(f"{0.1 * 0.75 / (0.1 * 0.75 + 0.9 / 8):.2f} (")
@@ -143,7 +143,7 @@ def test_the_threshold_lets_a_tenth_of_all_ok_runs_but_one_be_alarmed(number, al
     made = rows(["ok"] * number)
     for row in made:
         row["loss"] = row["seed"] / number
-    threshold = bench.fit_threshold(made, early_warning.WEIGHTS)
+    threshold = bench.fit_threshold(made, bench.WEIGHTS)
     raised = bench.alarmed_by(made, 0.5, threshold)
     assert sorted(raised.values()).count(True) == alarmed
     highest_left = max(bench.risk_of(r) for r in made if not raised[r["seed"]])
@@ -162,11 +162,6 @@ def test_fitting_finds_what_tells_the_runs_apart():
         for seed in range(6, 12)
     ]
     assert max(highest) < threshold <= max(highest) + 0.001
-
-
-def test_the_package_holds_what_was_fitted():
-    fitted = json.loads((bench.RESULTS / "fit.json").read_text(encoding="utf-8"))
-    assert early_warning.WEIGHTS == fitted["weights"]["risk"] and early_warning.THRESHOLD == fitted["threshold"]
 
 
 @pytest.mark.skipif(not (bench.RESULTS / "runs.csv").is_file(), reason="the test's runs are not there yet")

@@ -157,11 +157,46 @@ def test_a_loss_that_is_not_finite_is_an_alarm():
     json.dumps(alarm.to_dict(), allow_nan=False)
 
 
-def test_more_evidence_of_failure_is_more_risk():
+NUMBERS = st.floats(-20, 20)
+EVIDENCE = st.fixed_dictionaries({"level": NUMBERS, "trend": NUMBERS, "spread": NUMBERS, "loss": st.floats(0, 3)})
+WORSE = {"level": -1, "trend": -1, "spread": -1, "loss": 1}
+
+
+@given(found=EVIDENCE, by=st.floats(0, 10), name=st.sampled_from(list(WORSE)), progress=st.floats(0, 1))
+def test_more_evidence_of_failure_is_never_less_risk(found, by, name, progress):
+    worse = {**found, name: found[name] + by * WORSE[name]}
+    assert 0 <= risk(found, progress=progress) <= risk(worse, progress=progress) <= 1
+
+
+@given(found=EVIDENCE, early=st.floats(0, 1), late=st.floats(0, 1))
+def test_the_same_evidence_later_is_never_less_risk_and_after_half_the_same(found, early, late):
+    early, late = sorted((early, late))
+    first, second = risk(found, progress=early), risk(found, progress=late)
+    assert first <= second and (early < 0.5 or first == second)
+    assert risk(found) == risk(found, progress=0.5)
+
+
+@given(found=EVIDENCE, progress=st.floats(0, 1))
+def test_the_risk_follows_the_equation(found, progress):
+    b, w = early_warning.WEIGHTS["bias"], -early_warning.WEIGHTS["level"]
+    fall = -(found["level"] + found["trend"])
+    logit = b + w * fall + 10 * w * found["loss"] + 10 * w * min(progress, 0.5)
+    assert float(risk(found, progress=progress)) == pytest.approx(1 / (1 + math.exp(-logit)))
+
+
+def test_a_missing_quantity_leaves_no_risk():
     base = {"level": -1.0, "trend": -0.5, "spread": -1.0, "loss": 0.9}
-    for name, worse in (("level", -4.0), ("trend", -3.0), ("spread", -4.0), ("loss", 1.1)):
-        assert risk({**base, name: worse}) >= risk(base)
+    assert all(math.isnan(risk({**base, name: math.nan})) for name in base)
     assert risk({name: np.float64(-1e6) for name in base}) <= 1
+
+
+def test_an_alarm_of_an_older_version_is_read():
+    sentence = "step 30 of 200: this run looks like one that fails (risk 0.83)."
+    evidence_then = {"level": -2.1, "trend": -0.9, "spread": -2.5, "loss": 1.01}
+    old = {"step": 30, "total_steps": 200, "risk": 0.83, "layer": "layer_00", "evidence": evidence_then}
+    alarm = Alarm.from_dict({**old, "sentence": sentence, "schema": "hf_stability.alarm/1"})
+    assert alarm.risk < early_warning.THRESHOLD and alarm.sentence == sentence
+    assert "risk 0.83" in with_alarm(judge(score=0.9, baseline=0.5, metric="accuracy"), alarm, stopped=False).sentence
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def warned():
 
 
 def test_the_tables_of_the_early_warning_are_those_of_its_results(warned):
-    aucs, alarms = tables("docs/early_warning.md")
+    *_, aucs, alarms = tables("docs/early_warning.md")
     for row in aucs:
         name, counts = row["model (failed, ok, healed, borderline runs)"].split(" (", 1)
         risks = {cells["AUC (95% interval)"]: cells for cells in warned[SETTINGS[name]][0]}
@@ -158,6 +158,28 @@ def test_the_tables_of_the_early_warning_are_those_of_its_results(warned):
             used["precision if 10% fail"],
             used["precision, all of these as negatives"].partition(" = ")[2],
         ]
+
+
+def test_the_tables_of_the_new_alarm_are_those_of_its_benchmark():
+    ideas, rules, kinds, odds, unbalanced = tables("benchmarks/early_warning/better_alarm.md")
+    held_out, right, *_ = tables("docs/early_warning.md")
+    first, chosen = ideas[0], next(list(row.values()) for row in ideas if row["idea"].startswith("**"))
+    for i, (name, row) in enumerate(zip(("BERT", "RoBERTa", "ALBERT"), held_out, strict=True)):
+        assert list(row.values()) == [name, *chosen[4 * i + 1 : 4 * i + 4], list(first.values())[4 * i + 3]]
+    assert [list(row.values())[1:] for row in right] == [list(row.values())[1:] for row in odds]
+    page = prose("docs/early_warning.md")
+    before, now = ([row for row in rules if row["rule"] == rule] for rule in ("first rule", "now"))
+    early = [row["median first alarm"] for row in before]
+    assert "With the first rule it was {}, {} and {}.".format(*early) in page
+    assert [row["median first alarm"] for row in now] == ["40%", "40%", "30%"]
+    parts = {
+        kind: np.array([[int(n) for n in row[kind].partition(" ")[0].split("/")] for row in kinds]).sum(0).tolist()
+        for kind in ("ok", "healed", "borderline")
+    }
+    assert parts == {"ok": [0, 139], "healed": [1, 17], "borderline": [7, 75]}
+    assert "Not one plainly ok run of 139 raised" in page and "7 of 75 runs near the baseline did, and 1 of 17" in page
+    sound = unbalanced[1]["sound"].partition(" ")[0].replace("/", " of ")
+    assert f"the new rule alarms {sound} sound runs, and all 26 failed ones" in page
 
 
 def test_the_early_warnings_words_are_its_results(warned):
