@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME
     from .diagnostics.step_record import steps_frame as steps_frame
     from .methods.adamw import AdamW as AdamW
     from .recipe import load_recipe as load_recipe
+    from .restarting.stock import train_with_restarts as train_with_restarts
     from .study.api import StudyPlan as StudyPlan
     from .study.api import plan_study as plan_study
     from .study.api import run_study as run_study
@@ -38,6 +39,7 @@ _HOME = {
     "read_steps": ".diagnostics.step_record",
     "run_study": ".study.api",
     "steps_frame": ".diagnostics.step_record",
+    "train_with_restarts": ".restarting.stock",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from .diagnostics.early_warning import Alarm
 from .diagnostics.loggers import loggers_of, move_to_end
 from .diagnostics.monitor import Monitor
+from .diagnostics.preflight import known_choice
 from .diagnostics.probes import make_probes
 from .diagnostics.readings import Readings
 from .errors import InputError
@@ -25,7 +26,7 @@ from .verdicts.verdict import Verdict
 if TYPE_CHECKING:  # takes long to import
     from transformers import Trainer
 
-ON_ALARM = ("none", "warn", "stop")
+ON_ALARM = ("none", "warn", "stop", "restart")
 
 
 class StabilityCallback(Readings, TrainerCallback):
@@ -48,12 +49,11 @@ class StabilityCallback(Readings, TrainerCallback):
     | `gradients.png` | heat map of the gradient norms, layers by update steps |
     | `tensorboard/` | TensorBoard's event file, unless it is [shared][hf_stability.callback.StabilityCallback.share_tensorboard] with the Trainer's |
 
-    **The early warning** looks at the run every 5% of training, once the warmup is over. It raises at most one alarm per
-    run. The alarm names the layer, the step, the figures, and what to change. The early warning covers single-label
-    classification with up to 16 classes, the plain cross entropy, and gradient norms that can be read. With another loss
-    (label smoothing, class weights, a custom function) it stays silent. It detects such a loss by its gradient at the
-    logits. With unbalanced classes it looks only from half of training on: until then a healthy loss is still coming down
-    from ln K, K the number of classes, to the label entropy.
+    **The early warning** looks at the run every 5% of training, once the warmup is over. It raises at most one alarm per run.
+    The alarm names the layer, the step, the figures, and what to change. The early warning covers single-label classification
+    with up to 16 classes, the plain cross entropy, and gradient norms that can be read. With another loss (label smoothing,
+    class weights, a custom function) it stays silent. It detects such a loss by its gradient at the logits. With unbalanced
+    classes it looks only from half of training on: until then a healthy loss still falls from ln K to the label entropy.
 
     **The verdict** rests on the last evaluation that the Trainer itself makes during training. With several evaluation
     sets the first one counts. Evaluations and predictions that your own code makes in between do not count. The status is
@@ -63,9 +63,9 @@ class StabilityCallback(Readings, TrainerCallback):
     in the column `clipped`. Vanishing gradients are below the limit, so clipping does not hide them.
     [`StableTrainer`][hf_stability.trainer.StableTrainer] records the norms before clipping.
 
-    **Errors and cost.** An error in the callback never ends a training. The part that raised gives one warning and is
-    off for the rest of the training. Rows stay on the device until the Trainer logs, evaluates or saves, or until there
-    are `block_steps` rows. Apart from that only the early warning synchronises with the host, every 5% of training.
+    **Errors and cost.** An error in the callback never ends a training. The part that raised gives one warning and is off for
+    the rest of the training. Rows stay on the device until the Trainer logs, evaluates or saves, or until there are
+    `block_steps` rows. Apart from that only the early warning synchronises with the host, every 5% of training.
 
     Args:
         compute_metrics: the function that `baseline="compute_metrics"` calls. Default: the Trainer's own. Nothing else
@@ -94,15 +94,19 @@ class StabilityCallback(Readings, TrainerCallback):
             function is called with the alarm and the Trainer's `control`, in every process with the same alarm; it may
             set `control.should_training_stop`. The alarm is recorded in any case. A stopped run is censored: its verdict
             is `stopped`, not `failed`. If checkpoints are saved at all, one is saved at the stop; a run resumed from it
-            is finished and judged as usual. Default: `on_alarm` of
+            is judged as usual. `"restart"`: `StableTrainer` and `train_with_restarts` begin again, others stop. Default: that of
             [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments] if they are used, else `"warn"`.
         audited: with `on_alarm="stop"`, finish the run in spite of an alarm, to learn how often alarms are right.
+        preflight: `"warn"`: before the first step, log one line for each setting that often makes runs fail (half precision,
+            too large steps, no bias correction, few steps, a head that is lost; see `docs/diagnostics.md`). `"none"`: log
+            none. Default: that of [`StableTrainingArguments`][hf_stability.training_args.StableTrainingArguments].
 
     Attributes:
         verdict (Verdict | None): the verdict after training. None before, and in all processes but the main one.
         verdicts (list[Verdict]): the verdicts of all trainings so far, in order: one per trial of a hyperparameter search.
         alarm (Alarm | None): the alarm, once it was raised.
         stopped (bool): whether the alarm ended the training.
+        attempts (list[Attempt]): with `on_alarm="restart"`, the run's attempts. The last one counts.
         stopped_early (bool): set this if your code ends the training before its last update step for another reason. The
             verdict is then `stopped early`, not `failed`.
         constant (dict | None): the baseline, known after training: the `score` of the best constant prediction in the
@@ -118,7 +122,7 @@ class StabilityCallback(Readings, TrainerCallback):
         monitor (Monitor): follows the current training, or the last one.
 
     Raises:
-        InputError: `on_alarm`, `baseline` or `diagnostics` has a value that is not allowed.
+        InputError: `on_alarm`, `baseline`, `preflight` or `diagnostics` has a value that is not allowed.
     """
 
     sends_to_loggers = True  # not a logger itself
@@ -138,6 +142,7 @@ class StabilityCallback(Readings, TrainerCallback):
         heat_map: bool = True,
         on_alarm: str | Callable[[Alarm, TrainerControl], None] | None = None,
         audited: bool = False,
+        preflight: str | None = None,
     ) -> None:
         if on_alarm is not None and not callable(on_alarm) and on_alarm not in ON_ALARM:
             raise InputError(
@@ -156,11 +161,11 @@ class StabilityCallback(Readings, TrainerCallback):
         self.block_steps = block_steps
         self.diagnostics = diagnostics
         make_probes(diagnostics or ())  # refuses a wrong name
-        self.heat_map = heat_map
+        self.heat_map, self.preflight = heat_map, known_choice(preflight)
         self.on_alarm = on_alarm
         self.audited = audited
-        self.adds_loss_terms = False
-        self.stopped_early = False
+        self.adds_loss_terms = self.stopped_early = False
+        self.said: set[str] = set()  # the lines of the preflight so far
         self.verdicts: list[Verdict] = []
         self.trainers_tensorboard: TensorBoardCallback | None = None  # see share_tensorboard
         self.trainers_handler: Any = None  # the Trainer's callback handler, see attach
@@ -283,12 +288,7 @@ class StabilityCallback(Readings, TrainerCallback):
             self.monitor.flush()
 
     def on_evaluate(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
         if args.world_size == 1:
             self.monitor.flush()

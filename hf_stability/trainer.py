@@ -17,12 +17,13 @@ from .callback import StabilityCallback
 from .diagnostics.history import best_evaluation, evaluations_of
 from .methods import Method, check_methods, make_methods, methods_of
 from .methods.active import ActiveMethods
+from .restarting.attempts import callback_of
+from .restarting.trainer import train_stable_trainer
 from .training_args import warn_of_another_config
 from .utils.optimizers import inner_optimizer
 
 
 logger = logging.getLogger(__name__)
-
 if TYPE_CHECKING:  # a type checker sees the Trainer that it is mixed into
     _Trainer = Trainer
 else:
@@ -42,9 +43,11 @@ class StabilityMixin(_Trainer):
     - With `args.total_train_batch_size`, the gradient is the mean over that many examples, however they are split. For a
       `...ForSequenceClassification`, which has a mean over the batch as its loss, the stock Trainer would sum over accumulation
       steps and processes.
-    - Each method of `hf_stability.methods` is switched on by its argument (`mixout`, `bias_correction` ...). `methods` takes
-      your own. Methods change a model after each call of `model_init`, or, if you pass a ready `model`, once in `__init__`. The
-      weights at that time count as the pretrained ones: in a study with stages, those of the last stage.
+    - Each method of `hf_stability.methods` is switched on by its argument (`mixout` ...). `methods` takes your own. Methods
+      change a model after each call of `model_init`, or, if you pass a ready `model`, once in `__init__`. The weights at that
+      time count as the pretrained ones: in a study with stages, those of the last stage.
+
+    - With `args.on_alarm` "restart", a run begins again after an alarm, NaN or Inf: see the page "A run that mends itself".
 
     If the arguments set none of these, the weights are those of the stock Trainer, bit for bit.
 
@@ -61,11 +64,7 @@ class StabilityMixin(_Trainer):
     def __init__(self, *args: Any, methods: Sequence[Method] | Method = (), **kwargs: Any) -> None:
         self._passed_methods: list[Any] = list(methods) if isinstance(methods, (list, tuple)) else [methods]
         super().__init__(*args, **kwargs)
-        found = [c for c in self.callback_handler.callbacks if isinstance(c, StabilityCallback)]
-        if not found:
-            found = [StabilityCallback()]
-            self.add_callback(found[0])
-        self.stability = found[0]
+        self.stability = callback_of(self)
         self._final_history: list[dict] | None = None  # the log at the end of training
         self._flow = StableFlowCallback()
         self.add_callback(self._flow)
@@ -163,11 +162,10 @@ class StabilityMixin(_Trainer):
 
     # ---- gradient norms before clipping --------------------------------------------------------------------------------
     #
-    # The Trainer calls _clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_. That computes the
-    # norm of each parameter, the norm of these, and then multiplies. Here the norms of the parameters are kept and grouped
-    # by layer. The kernels and their order are the same, so that weights stay bitwise those of the Trainer. With
-    # max_grad_norm 0 the Trainer computes the norm in _get_grad_norm. If this process does not have whole gradients, the
-    # Trainer's own code runs.
+    # The Trainer calls _clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_. That computes the norm of
+    # each parameter, the norm of these, and then multiplies. Here the norms of the parameters are kept and grouped by layer. The
+    # kernels and their order are the same, so that weights stay bitwise those of the Trainer. With max_grad_norm 0 the Trainer
+    # computes the norm in _get_grad_norm. If this process does not have whole gradients, the Trainer's own code runs.
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         total, meter = self._measure_gradients(), self.stability.meter
@@ -210,7 +208,10 @@ class StabilityMixin(_Trainer):
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as the Trainer does; arguments and result are the same."""
+        """Train as the Trainer does; arguments and result are the same. `on_alarm="restart"` may take several attempts."""
+        return train_stable_trainer(self, self._train_once, args, kwargs)
+
+    def _train_once(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._final_history = None
         self.stability.share_tensorboard(self)
         self.stability.adds_loss_terms = self.methods.change_loss

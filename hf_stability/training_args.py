@@ -16,7 +16,7 @@ from .diagnostics.probes import make_probes
 from .errors import InputError
 from .methods import Method, check_methods, load_method, methods_of
 from .recipe import load_recipe
-from .recipe.arguments import StabilityArguments, argument_types
+from .recipe.arguments import GENTLE, SEED, StabilityArguments, argument_types
 from .recipe.resolve import resolve, resolve_model_config
 from .utils.batches import derived_batch_size
 
@@ -43,8 +43,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
     Raises:
         InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
-            `on_alarm`, `audit_alarms` or `diagnostics` has an unknown value; or a method's argument is out of its range
-            or contradicts another argument.
+            `on_alarm`, `audit_alarms`, `max_restarts`, `restart_with`, `preflight` or `diagnostics` has a value that is not
+            allowed; or a method's argument is out of its range or contradicts another argument.
     """
 
     base_class: ClassVar[type[StableTrainingArguments]]
@@ -62,11 +62,13 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
                 self.total_train_batch_size, devices, self.gradient_accumulation_steps, given
             )
         check_methods(vars(self), methods_of(self))
-        choices = type(self).__dataclass_fields__["on_alarm"].metadata["choices"]
-        if self.on_alarm not in choices:
-            raise InputError(f"--on_alarm {self.on_alarm}: give one of {', '.join(choices)}")
+        for name in ("on_alarm", "preflight"):
+            choices = type(self).__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} {getattr(self, name)}: give one of {', '.join(choices)}")
         if not 0 <= self.audit_alarms <= 1:
             raise InputError(f"--audit_alarms {self.audit_alarms}: give a probability from 0 to 1")
+        check_restarts(self.max_restarts, self.restart_with)
         try:
             make_probes(self.diagnostics or ())
         except InputError as error:
@@ -89,7 +91,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
         The values that a recipe sets in the model's config (dropout ...) are no training arguments. They are in
         `args.recipe_model_config`: pass them to `from_pretrained(..., **args.recipe_model_config)`. Their names are those of
-        BERT, RoBERTa and ALBERT; DistilBERT has others. StableTrainer warns if a model has other values or no such field.
+        the model type, if the recipe has a part for it, else those of BERT. StableTrainer warns if a model has other values or
+        no such field.
 
         Only a study trains a recipe's `stages`. A recipe with stages gives a warning here. A recipe's own `methods` bring
         their arguments with them.
@@ -119,6 +122,17 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         config = resolve_model_config(loaded, model_type)
         args.recipe_model_config = {name: resolved.value for name, resolved in config.items()}
         return args
+
+
+def check_restarts(max_restarts: int, restart_with: str) -> None:
+    """Raises InputError for a negative number of restarts, or if `restart_with` is neither `seed`, `gentle` nor a recipe."""
+    if max_restarts < 0:
+        raise InputError(f"--max_restarts {max_restarts}: give 0 or more")
+    if restart_with not in (SEED, GENTLE):
+        try:
+            load_recipe(restart_with)
+        except InputError as error:
+            raise InputError(f"--restart_with {restart_with}: give seed, gentle or a recipe ({error})") from None
 
 
 def warn_of_another_config(args: TrainingArguments, model: torch.nn.Module) -> None:

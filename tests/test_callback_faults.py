@@ -25,6 +25,7 @@ PIECES = {
     "the meter": ("The step record", f"{DIAGNOSTICS}.gradients.GradientMeter.layer_norms"),
     "the check of the loss": ("The check of the loss", f"{DIAGNOSTICS}.own_loss.differs"),
     "the check of the precision": ("The check of the precision", f"{DIAGNOSTICS}.monitor.half_precision_weights"),
+    "the preflight": ("The check before the first step", f"{DIAGNOSTICS}.preflight.is_fine_tuned"),
     "the early warning: a look": ("The early warning", f"{DIAGNOSTICS}.watch.check"),
     "the early warning: earlier steps": ("The early warning", f"{DIAGNOSTICS}.watch.find_alarm"),
     "the evaluation": ("Reading the evaluation", f"{DIAGNOSTICS}.trainers_evaluation.calling_evaluation"),

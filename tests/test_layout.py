@@ -23,6 +23,7 @@ ORDER = [
     "recipe",
     "training_args",
     "callback",
+    "restarting",
     "trainer",
     "study",
     "analysis",

@@ -42,8 +42,11 @@ def test_only_our_own_fields_are_added():
         "child_tuning",
         "child_tuning_share",
         "on_alarm",
+        "max_restarts",
+        "restart_with",
         "audit_alarms",
         "diagnostics",
+        "preflight",
     }
 
 
@@ -55,10 +58,10 @@ def test_a_step_is_not_corrected_twice(tmp_path):
 
 def test_runs_are_warned_of_and_not_stopped_unless_asked_for(tmp_path):
     args = make(tmp_path)
-    assert (args.on_alarm, args.audit_alarms, args.diagnostics) == ("warn", 0.2, None)
-    for on_alarm in ("none", "warn", "stop"):
+    assert (args.on_alarm, args.audit_alarms, args.diagnostics, args.preflight) == ("warn", 0.2, None, "warn")
+    for on_alarm in ("none", "warn", "stop", "restart"):
         assert make(tmp_path, on_alarm=on_alarm, audit_alarms=1).on_alarm == on_alarm
-    with pytest.raises(InputError, match="--on_alarm halt: give one of none, warn, stop"):
+    with pytest.raises(InputError, match="--on_alarm halt: give one of none, warn, stop, restart"):
         make(tmp_path, on_alarm="halt")
 
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | `NAME.json` | every number, with its metric and its n |
 | `TABLE.csv` | a table of these numbers, one file each; a table without rows has none |
-| `NAME.png`, `NAME.svg` | the figure, drawn from the numbers alone |
+| `NAME.png`, `NAME.svg` | the figure, drawn from the numbers alone; a second one is `NAME_TITLE.png` |
 | `NAME.md` | what came out, in a few sentences |
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError, nearest
 from ..utils.files import finite, plain, write_json, write_text
-from .finished_study import FinishedStudy
+from .finished_study import Arms, FinishedStudy
 from .packaged import ANALYSES
 
 
@@ -43,6 +43,8 @@ class NoOptions:
 class Analysis:
     """An experiment of the paper on a finished study. A subclass overrides `numbers`, `sentences` and `draw`.
 
+    An analysis with runs of its own overrides `jobs` and `numbers_of_arms` too.
+
     Attributes:
         name: as in `ANALYSES`.
         Options: a frozen dataclass. Its fields are the options, with `help` (and `choices`) in their metadata. They become
@@ -52,8 +54,12 @@ class Analysis:
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
 
+    def beside(self, study: FinishedStudy, options: Any) -> list[FinishedStudy]:
+        """Further studies, such as those of other models. Each one has its own runs."""
+        return []
+
     def jobs(self, study: FinishedStudy, options: Any) -> list[Job]:
-        """The runs that it needs beside the study's, see `more_runs`. They are trained if the user wants it."""
+        """The runs that it needs beside the study's, see `more_runs`. They are trained if the user wants it. Called once."""
         return []
 
     def runs_folder(self, study: FinishedStudy, options: Any) -> Path:
@@ -77,6 +83,25 @@ class Analysis:
         """
         raise NotImplementedError
 
+    def numbers_of_arms(self, study: FinishedStudy, arms: Arms, options: Any) -> dict[str, Any]:
+        """As `numbers`, of an analysis with runs of its own.
+
+        Args:
+            study: the user's.
+            arms: the runs of all `jobs`, by the jobs' recipe.
+            options: the analysis's.
+        """
+        raise NotImplementedError
+
+    def together(self, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The numbers of all studies together: those of the first, each table with the rows of all.
+
+        Args:
+            found: the numbers of the study, then of those `beside` it.
+        """
+        tables = {name: [row for each in found for row in each["tables"][name]] for name in found[0].get("tables", {})}
+        return {**found[0], **({"tables": tables} if len(found) > 1 else {})}
+
     def sentences(self, numbers: Mapping[str, Any]) -> list[str]:
         """Two or three plain sentences on what came out, with n. From the numbers alone, as read from the JSON file."""
         raise NotImplementedError
@@ -84,6 +109,10 @@ class Analysis:
     def draw(self, numbers: Mapping[str, Any]) -> Figure:
         """The figure. From the numbers alone, as read from the JSON file."""
         raise NotImplementedError
+
+    def figures(self, numbers: Mapping[str, Any]) -> dict[str, Figure]:
+        """All figures, by the names of their files. Default: that of `draw`."""
+        return {self.name: self.draw(numbers)}
 
 
 @dataclass(frozen=True)
@@ -142,20 +171,31 @@ def analyze(
     check_target(target)
     if make_runs and type(analysis).jobs is Analysis.jobs:
         raise InputError(f"--make_runs: analyze {name} needs no runs of its own; leave it out")
-    missing = analysis.missing(study, chosen)
-    jobs = [] if missing else analysis.jobs(study, chosen)
-    if jobs:
-        missing = provide(analysis, study, jobs, chosen, make_runs, workers)
+    studies = [study, *analysis.beside(study, chosen)]
+    missing = [sentence for each in studies for sentence in analysis.missing(each, chosen)]
+    planned = [] if missing else [analysis.jobs(each, chosen) for each in studies]
+    for each, jobs in zip(studies, planned, strict=False):
+        missing += provide(analysis, each, jobs, chosen, make_runs, workers) if jobs else []
     if missing:
         raise InputError(f"analyze {name}: {' '.join(missing)}")
+    found = [_numbers(analysis, each, jobs, chosen) for each, jobs in zip(studies, planned, strict=True)]
     head = {
         "schema": SCHEMA,
         "analysis": name,
         "options": dataclasses.asdict(chosen),
         "recipes": {recipe: len(runs) for recipe, runs in study.by_recipe.items()},
     }
-    numbers = finite(plain(head | analysis.numbers(study, chosen)))
+    numbers = finite(plain(head | analysis.together(found)))
     return Result(name, numbers, analysis.sentences(numbers), write(analysis, numbers, target))
+
+
+def _numbers(analysis: Analysis, study: FinishedStudy, jobs: Sequence[Job], options: Any) -> dict[str, Any]:
+    if not jobs:
+        return analysis.numbers(study, options)
+    from .more_runs import read_arms
+
+    arms = read_arms(study, analysis.runs_folder(study, options), jobs)
+    return analysis.numbers_of_arms(study, arms, options)
 
 
 def provide(
@@ -170,7 +210,7 @@ def provide(
     jobs = more_runs.not_reused(study, jobs)
     lacking = more_runs.missing_jobs(jobs, folder)
     if lacking and not make:
-        return [more_runs.missing_sentence(lacking, more_runs.seconds_of(study, study.runs))]
+        return [more_runs.missing_sentence(lacking, more_runs.seconds_of(study, lacking))]
     if lacking:
         analysis.prepare(study, jobs, options)
         more_runs.make_runs(jobs, folder, workers)
@@ -199,10 +239,12 @@ def write(analysis: Analysis, numbers: Mapping[str, Any], folder: Path) -> list[
         else:
             path.unlink(missing_ok=True)  # of an earlier call
     with own_style():
-        files += write_figure(analysis.draw(numbers), folder, analysis.name)
+        figures = analysis.figures(numbers)
+        for name, figure in figures.items():
+            files += write_figure(figure, folder, name)
     files.append(folder / f"{analysis.name}.md")
-    sentences = "\n\n".join(analysis.sentences(numbers))
-    write_text(files[-1], f"# {analysis.name}\n\n{sentences}\n\n![{analysis.name}]({analysis.name}.png)\n")
+    parts = [f"# {analysis.name}", *analysis.sentences(numbers), *(f"![{name}]({name}.png)" for name in figures)]
+    write_text(files[-1], "\n\n".join(parts) + "\n")
     return files
 
 

@@ -25,8 +25,8 @@ from ..study.job import Job
 from ..study.records import RunRecord
 from ..utils.text import decimal, p_text, share_text
 from .analysis import Analysis
-from .finished_study import FinishedStudy
-from .more_runs import changed, counted, first_runs, job_of, own_folder, read_arms
+from .finished_study import Arms, FinishedStudy
+from .more_runs import changed, counted, first_runs, job_of, own_folder
 
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ class DatasetSize(Analysis):
             if not is_saved(Path(folder)):
                 first_examples(study.data, options.examples).save(folder)
 
-    def numbers(self, study: FinishedStudy, options: DatasetSizeOptions) -> dict[str, Any]:
-        jobs = self.jobs(study, options)
-        arms = read_arms(study, self.runs_folder(study, options), jobs)
+    def numbers_of_arms(self, study: FinishedStudy, arms: Arms, options: DatasetSizeOptions) -> dict[str, Any]:
         first: RunRecord = first_runs(study, 1)[0]
         rows = []
         for arm in ARMS:

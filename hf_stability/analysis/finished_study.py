@@ -141,3 +141,7 @@ class FinishedStudy:
                 f"{self.folder / 'data' / name}: the study's data cannot be read ({error_line(error)}); run the study's "
                 "command again"
             ) from None
+
+
+Arms = dict[str, tuple[FinishedStudy, list[RunRecord]]]
+"""Arm -> its runs, and the study that has their files: that of the analysis, or the user's where it has them all."""

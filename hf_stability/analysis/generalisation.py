@@ -2,6 +2,9 @@
 
 The paper trained 450 models on RTE. Their development accuracy did not decline even at a train loss of 1e-5. So overfitting, in
 the sense of a lower development score, does not explain failed runs.
+
+`times_longer` trains the first recipe longer, to reach such a loss: arms `5_times_longer` and so on. All else stays, the shape of the
+learning rate's schedule too.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ from ..study.report.plots import plot_score_against_train_loss
 from ..utils.text import decimal, loss_text
 from ..verdicts.verdict import NOT_OK
 from .analysis import Analysis
-from .finished_study import FinishedStudy
+from .finished_study import Arms, FinishedStudy
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ..study.job import Job
+    from ..study.records import RunRecord
 
 
 FEWEST_RUNS = 4
@@ -113,6 +119,12 @@ class GeneralisationOptions:
     """The options of `Generalisation`."""
 
     bins: int = field(default=4, metadata={"help": "Bins of train loss per factor of ten."})
+    times_longer: tuple[int, ...] = field(
+        default=(), metadata={"help": "Also train the first recipe so many times longer; needs --make_runs."}
+    )
+    seeds: int = field(
+        default=5, metadata={"help": "Seeds of each longer training: the first so many of the study's."}
+    )
 
 
 class Generalisation(Analysis):
@@ -124,14 +136,45 @@ class Generalisation(Analysis):
     def missing(self, study: FinishedStudy, options: GeneralisationOptions) -> list[str]:
         if options.bins < 1:
             raise InputError(f"--bins {options.bins}: give 1 or more")
+        if min(options.times_longer, default=2) < 2:
+            raise InputError(
+                f"--times_longer {' '.join(map(str, options.times_longer))}: give 2 or more, such as 5 20"
+            )
+        if options.seeds < 1:
+            raise InputError(f"--seeds {options.seeds}: give 1 or more")
         if any(run.last is not None and run.train_loss is not None for run in study.runs):
             return []
         return [f"No run in {study.folder} has a score and a train loss at its end. Give a study with finished runs."]
 
+    def jobs(self, study: FinishedStudy, options: GeneralisationOptions) -> list[Job]:
+        if not options.times_longer:
+            return []
+        from .more_runs import changed, first_runs, job_of
+
+        return [
+            changed(job_of(study, run), arm_name(times), {"max_steps": times * run.planned_steps})
+            for times in sorted(set(options.times_longer))
+            for run in first_runs(study, options.seeds)
+        ]
+
     def numbers(self, study: FinishedStudy, options: GeneralisationOptions) -> dict[str, Any]:
+        return self._numbers(study, study.by_recipe, options)
+
+    def numbers_of_arms(self, study: FinishedStudy, arms: Arms, options: GeneralisationOptions) -> dict[str, Any]:
+        from .more_runs import first_runs
+
+        longer = {arm: runs for arm, (_, runs) in arms.items()}
+        numbers = self._numbers(study, study.by_recipe | longer, options)
+        same_seeds = {run.seed: run for run in first_runs(study, options.seeds)}
+        numbers["tables"]["longer"] = [_against_short(arm, runs, same_seeds) for arm, runs in longer.items()]
+        return numbers
+
+    def _numbers(
+        self, study: FinishedStudy, by_recipe: Mapping[str, Sequence[RunRecord]], options: GeneralisationOptions
+    ) -> dict[str, Any]:
         points: list[dict[str, Any]] = [
             {
-                "recipe": run.recipe,
+                "recipe": recipe,
                 "run": run.name,
                 "status": run.status,
                 "train_loss": run.train_loss,
@@ -139,12 +182,13 @@ class Generalisation(Analysis):
                 "best_evaluation": run.best,
                 "steps": run.steps,
             }
-            for run in study.runs
+            for recipe, runs in by_recipe.items()
+            for run in runs
         ]
         known = [point for point in points if point["train_loss"] is not None and point["score"] is not None]
         ok = [point for point in known if point["status"] == "ok"]
         groups = {ALL_OK: ok} | {
-            name: own for name in study.by_recipe if (own := [point for point in ok if point["recipe"] == name])
+            name: own for name in by_recipe if (own := [point for point in ok if point["recipe"] == name])
         }
         positive = [point for point in ok if point["train_loss"] > 0]
         losses = [point["train_loss"] for point in ok]
@@ -208,7 +252,7 @@ class Generalisation(Analysis):
                     f"The bin with the smallest train loss ({_bin(first)}) has a mean {metric} of {decimal(first['mean'])} (n = "
                     f"{first['n']}); the best bin ({_bin(best)}) has {decimal(best['mean'])} (n = {best['n']})."
                 )
-        return found
+        return found + [_longer_text(row, metric) for row in numbers["tables"].get("longer", ())]
 
     def draw(self, numbers: Mapping[str, Any]) -> Figure:
         """A mark per run, and the mean of each bin of the ok runs."""
@@ -232,6 +276,54 @@ class Generalisation(Analysis):
 
 
 ANALYSIS = Generalisation()
+
+
+def arm_name(times: int) -> str:
+    """The name of an arm of longer training: `5_times_longer`."""
+    return f"{times}_times_longer"
+
+
+def _against_short(arm: str, runs: Sequence[RunRecord], short: Mapping[int, RunRecord]) -> dict[str, Any]:
+    """A longer training against the study's runs with the same seeds; pairs in which both are ok and have a score."""
+    pairs = [
+        (short[run.seed].last, run.last, run.best)
+        for run in runs
+        if run.status == short[run.seed].status == "ok" and None not in (short[run.seed].last, run.last)
+    ]
+    columns = np.array([[last, longer, np.nan if best is None else best] for last, longer, best in pairs], dtype=float)
+    difference = columns[:, 1] - columns[:, 0] if pairs else np.array([])
+    low, high = t_interval(difference) if len(pairs) > 1 else (math.nan, math.nan)
+    losses = [run.train_loss for run in runs if run.train_loss is not None and run.status == "ok"]
+    return {
+        "arm": arm,
+        "steps": runs[0].planned_steps if runs else None,
+        "n": len(runs),
+        "failed": sum(run.status in NOT_OK for run in runs),
+        "median_train_loss": float(np.median(losses)) if losses else None,
+        "n_at_papers_loss": sum(loss <= PAPER for loss in losses),
+        "pairs": len(pairs),
+        "mean_short": columns[:, 0].mean() if pairs else None,
+        "mean_longer": columns[:, 1].mean() if pairs else None,
+        "mean_best_evaluation": columns[:, 2].mean() if pairs else None,
+        "difference": difference.mean() if pairs else None,
+        "difference_low": low,
+        "difference_high": high,
+    }
+
+
+def _longer_text(row: Mapping[str, Any], metric: str) -> str:
+    if not row["pairs"]:
+        return f"{row['arm']}: no seed is ok in both trainings, so they are not compared."
+    between = (
+        ""
+        if row["difference_low"] is None
+        else f", 95% interval {row['difference_low']:+.3f} to {row['difference_high']:+.3f}"
+    )
+    return (
+        f"{row['arm']} ({row['steps']} steps): the median train loss is {_loss(row['median_train_loss'])}, and {row['n_at_papers_loss']} of "
+        f"{row['n']} runs are at or below 1e-5. On the same seeds the mean {metric} is {decimal(row['mean_longer'])}, against "
+        f"{decimal(row['mean_short'])} ({row['difference']:+.3f}{between}, n = {row['pairs']})."
+    )
 
 
 def _columns(points: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

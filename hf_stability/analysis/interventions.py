@@ -27,11 +27,13 @@ from ..methods import source_hash
 from ..study.job import Job
 from ..study.records import RunRecord
 from ..study.report.summary import with_interval
+from ..utils.text import interval_text
 from ..verdicts.verdict import NOT_OK
 from .analysis import Analysis
-from .finished_study import FinishedStudy
+from .finished_study import Arms, FinishedStudy
 from .intervention import INTERVENTIONS, Intervention
-from .more_runs import changed, interval_text, job_of, read_arms
+from .intervention_course import FAILED, SAVED, arm_course, by_end, draw_course, median_of
+from .more_runs import changed, job_of
 
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ COLLAPSED = tuple(name for name in INTERVENTIONS if not name.startswith("correct
 METHOD = "hf_stability.analysis.intervention:Intervention"
 DIAGNOSTICS = ["update_ratio", "cls_variance"]
 LAST_TENTH = 0.1
+DODGE = 0.1
+"""Marks of two kinds at the same step are so far from it, in places of the axis."""
 UNCHANGED = "unchanged"
 
 
@@ -85,7 +89,7 @@ def kind_of(args: Mapping[str, Any]) -> str:
 
 
 class Interventions(Analysis):
-    """Failed seeds again, each with one change."""
+    """Failed seeds again, each with one change. The table `course` and the second figure show training before and after it."""
 
     name = "interventions"
     Options = InterventionsOptions
@@ -115,24 +119,24 @@ class Interventions(Analysis):
             for job in planned
         ]
 
-    def numbers(self, study: FinishedStudy, options: InterventionsOptions) -> dict[str, Any]:
+    def numbers_of_arms(self, study: FinishedStudy, arms: Arms, options: InterventionsOptions) -> dict[str, Any]:
         recipe, failed = self._failed(study, options)
-        trained = read_arms(study, self.runs_folder(study, options), self.jobs(study, options))
-        rows = [
-            {
-                "arm": args.get("intervention", UNCHANGED),
-                "kind": kind_of(args),
-                "step": args.get("intervene_at"),
-                **outcome(*trained[arm]),
-            }
-            for arm, args in self._arms(study, failed, options).items()
-        ]
+        total = failed[0].planned_steps
+        rows, windows, points = [], [], []
+        for arm, args in self._arms(study, failed, options).items():
+            own, runs = arms[arm]
+            name = args.get("intervention", UNCHANGED)
+            head = {"arm": name, "kind": kind_of(args), "step": args.get("intervene_at")}
+            rows.append({**head, **outcome(own, runs)})
+            windows += arm_course(own, runs, head, total)
+            points += [{**head, "seed": run.seed, "status": run.status, "score": run.last} for run in runs]
         return {
             "metric": failed[0].metric,
             "recipe": recipe,
-            "planned_steps": failed[0].planned_steps,
+            "planned_steps": total,
             "baseline": failed[0].baseline,
-            "tables": {"arms": rows},
+            "ends": ends(list(arms.values())),
+            "tables": {"arms": rows, "course": windows, "runs": points},
         }
 
     def sentences(self, numbers: Mapping[str, Any]) -> list[str]:
@@ -160,7 +164,20 @@ class Interventions(Analysis):
         if late:
             named = [f"{row['arm']} {row['ok']} of {row['n']}" for row in sorted(late, key=lambda row: -row["ok"])]
             found.append(f"Changed at step {late[0]['step']}, saved: {', '.join(named)}.")
+        saved, lost = (numbers.get("ends", {}).get(end, {}) for end in (SAVED, FAILED))
+        if saved.get("cls_variance") is not None and lost.get("cls_variance") is not None:
+            found.append(
+                f"In the last tenth of training the median variance of [CLS] over inputs is {saved['cls_variance']:.2g} in saved runs "
+                f"(n = {saved['n']}) and {lost['cls_variance']:.2g} in runs that fail again (n = {lost['n']}). An update is "
+                f"{saved['update_ratio']:.1g} and {lost['update_ratio']:.1g} of the weights."
+            )
         return found
+
+    def figures(self, numbers: Mapping[str, Any]) -> dict[str, Figure]:
+        return {
+            self.name: self.draw(numbers),
+            f"{self.name}_course": draw_course(numbers["tables"]["course"]),
+        }
 
     def draw(self, numbers: Mapping[str, Any]) -> Figure:
         from matplotlib.figure import Figure
@@ -172,13 +189,13 @@ class Interventions(Analysis):
             ("correction_on", "o", "tab:blue", "on from this step"),
             ("correction_off", "s", "tab:orange", "on until this step"),
         )
-        for kind, marker, color, label in marks:
+        steps = sorted({row["step"] for row in rows if row["kind"] != "collapsed"})
+        for (kind, marker, color, label), aside in zip(marks, (-DODGE, DODGE), strict=True):
             own = [row for row in rows if row["kind"] == kind]
             if own:
-                self._bars(left, [row["step"] for row in own], own, marker=marker, color=color, label=label)
-        left.set_xscale("symlog", linthresh=5)
-        steps = sorted({row["step"] for row in rows if row["kind"] != "collapsed"})
-        left.set_xticks(steps, [str(step) for step in steps])
+                places = [steps.index(row["step"]) + aside for row in own]
+                self._bars(left, places, own, marker=marker, color=color, label=label)
+        left.set_xticks(range(len(steps)), [str(step) for step in steps])
         left.set_xlabel("update step at which bias correction is switched")
         left.set_ylabel("share of failing seeds that end ok")
         left.legend(frameon=False, fontsize="small")
@@ -243,22 +260,33 @@ def outcome(study: FinishedStudy, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "n": len(runs),
         **with_interval("share", ok, len(runs)),
         "median_score": float(np.median(scores)) if scores else None,
-        "update_ratio": _late_median(study, runs, "update_ratio"),
-        "cls_variance": _late_median(study, runs, "cls_variance"),
+        "update_ratio": median_of(_late(study, runs, "update_ratio")),
+        "cls_variance": median_of(_late(study, runs, "cls_variance")),
     }
 
 
-def _late_median(study: FinishedStudy, runs: Sequence[RunRecord], column: str) -> float | None:
-    """Median of a recorded number over the last tenth of the runs' update steps, and over layers if it has some."""
+def ends(arms: Sequence[tuple[FinishedStudy, list[RunRecord]]]) -> dict[str, dict[str, Any]]:
+    """The last tenth of training, over the runs of all arms: `saved` and `failed` -> `n`, `update_ratio`, `cls_variance`."""
+    found: dict[str, dict[str, Any]] = {}
+    for end in (SAVED, FAILED):
+        own = [(study, by_end(runs).get(end, [])) for study, runs in arms]
+        values = {
+            column: np.concatenate([_late(study, runs, column) for study, runs in own] or [np.array([])])
+            for column in DIAGNOSTICS
+        }
+        found[end] = {"n": sum(len(runs) for _, runs in own), **{c: median_of(late) for c, late in values.items()}}
+    return found
+
+
+def _late(study: FinishedStudy, runs: Sequence[RunRecord], column: str) -> np.ndarray:
+    """A recorded number over the last tenth of the runs' update steps, and over layers if it has some."""
     found = [np.array([])]
     for run in runs:
         record = study.steps(run)
         if record is not None and column in record:
             late = record["step"] > (1 - LAST_TENTH) * run.planned_steps
             found.append(np.asarray(record[column][late], dtype=float).ravel())
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else None
+    return np.concatenate(found)
 
 
 def _words(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..study.devices import default_workers, visible_gpus
 from ..study.execution import Execution
 from ..study.folder import check_folder, run_folder
 from ..study.given import check_main_guard, check_workers
-from ..study.job import Job
+from ..study.job import ENDS_A_TRAINING, RESTART_ARGS, Job
 from ..study.owner import hold_folder
 from ..study.records import RunRecord, read_run
 from ..study.report.settings import read_json
@@ -29,9 +29,9 @@ from ..study.report.summary import with_interval
 from ..study.run import quiet as quiet_libraries
 from ..study.stop import signals_noted
 from ..study.study import run_jobs
-from ..utils.text import duration_text, joined, share_text
+from ..utils.text import duration_text, joined
 from ..verdicts.verdict import NOT_OK
-from .finished_study import FinishedStudy
+from .finished_study import Arms, FinishedStudy
 
 
 def job_of(study: FinishedStudy, run: RunRecord) -> Job:
@@ -59,8 +59,8 @@ def changed(job: Job, arm: str, args: Mapping[str, Any], **fields: Any) -> Job:
         fields: other fields of `Job`.
     """
     args = {**job.args, **args}
-    if args.get("on_alarm") == "stop":  # every run is judged by its end
-        args["on_alarm"] = "warn"
+    if args.get("on_alarm") in ENDS_A_TRAINING:  # every run is judged by the end of its first training
+        args = {name: value for name, value in args.items() if name not in RESTART_ARGS} | {"on_alarm": "warn"}
     sources = {**job.sources, **{name: f"arm {arm}" for name in args if args[name] != job.args.get(name)}}
     values: dict[str, Any] = {
         "args": args,
@@ -88,10 +88,10 @@ def missing_sentence(jobs: Sequence[Job], seconds: float | None) -> str:
 
     Args:
         jobs: the missing ones.
-        seconds: of one run; None if it is not known.
+        seconds: of all of them together; None if it is not known.
     """
     arms = list(dict.fromkeys(job.recipe for job in jobs))
-    work = "" if seconds is None else f", about {duration_text(seconds * len(jobs))} of work for one worker"
+    work = "" if seconds is None else f", about {duration_text(seconds)} of work for one worker"
     named = joined(arms if len(arms) <= 4 else [*arms[:3], f"{len(arms) - 3} other arms"])
     return f"{len(jobs)} runs are missing ({named}{work}). Add --make_runs to train them."
 
@@ -129,11 +129,15 @@ def make_runs(jobs: Sequence[Job], folder: Path, workers: int | None = None, qui
         )
 
 
-def seconds_of(study: FinishedStudy, runs: Sequence[RunRecord]) -> float | None:
-    """Mean seconds of these runs; None if no run tells."""
-    times = [read_json(study.run_folder(run) / "times.json").get("wall") for run in runs]
-    known = [seconds for seconds in times if isinstance(seconds, (int, float))]
-    return sum(known) / len(known) if known else None
+def seconds_of(study: FinishedStudy, jobs: Sequence[Job]) -> float | None:
+    """About how many seconds these jobs take, as the study's runs did for an update step; None if no run tells."""
+    times = [(read_json(study.run_folder(run) / "times.json").get("wall"), run) for run in study.runs]
+    known = [(seconds, run.steps) for seconds, run in times if isinstance(seconds, (int, float)) and run.steps]
+    if not known:
+        return None
+    seconds, steps = (sum(column) for column in zip(*known, strict=True))
+    planned = study.runs[0].planned_steps
+    return seconds / steps * sum(given if (given := job.args.get("max_steps", -1)) > 0 else planned for job in jobs)
 
 
 def same_but_name(job: Job) -> str:
@@ -150,10 +154,8 @@ def reused(study: FinishedStudy, jobs: Sequence[Job]) -> dict[str, RunRecord]:
     return {job.name: there[key] for job in jobs if (key := same_but_name(job)) in there}
 
 
-def read_arms(
-    study: FinishedStudy, own: Path, jobs: Sequence[Job]
-) -> dict[str, tuple[FinishedStudy, list[RunRecord]]]:
-    """The runs of each arm, and the study that has their files: the analysis's own, or the user's where it had them all.
+def read_arms(study: FinishedStudy, own: Path, jobs: Sequence[Job]) -> Arms:
+    """The runs of each arm, see `Arms`.
 
     Args:
         study: the user's.
@@ -163,7 +165,7 @@ def read_arms(
     arms: dict[str, list[Job]] = {}
     for job in jobs:
         arms.setdefault(job.recipe, []).append(job)
-    found: dict[str, tuple[FinishedStudy, list[RunRecord]]] = {}
+    found: Arms = {}
     there = reused(study, jobs)
     for arm, planned in arms.items():
         if all(job.name in there for job in planned):
@@ -191,11 +193,6 @@ def first_runs(study: FinishedStudy, number: int) -> list[RunRecord]:
     if not runs:
         raise InputError(f"{study.folder}: its first recipe has no plain seeds; give --recipe with one that has")
     return sorted(runs, key=lambda run: run.seed)[:number]
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    """`95% interval 0.51 to 1`, or `no run`."""
-    return "no run" if low is None or high is None else f"95% interval {share_text(low)} to {share_text(high)}"
 
 
 def counted(runs: Sequence[RunRecord]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ Trains nothing without --memorize; writes nothing without --json FILE. docs/my_r
 PATH is one of
   an output folder or checkpoint of any Trainer, or its trainer_state.json;
   a steps.rec of StabilityCallback;
-  a run's folder in a study, such as results/rte/runs/devlin2019/seed-003. It records its model and data itself.
+  a run's folder in a study, such as results/rte/runs/devlin2019/seed-003. It records its model and data itself;
+  a README.md with the Trainer's table of training results, or the name of a model on the hub that has one.
 The files beside PATH are read too. Give model and data to have them checked as well. Give training flags that the
 files do not record.
 

@@ -17,7 +17,7 @@ from ..study.pretrained import DTYPES
 from ..training_args import StableTrainingArguments
 
 
-DIAGNOSTICS = ("on_alarm", "audit_alarms", "diagnostics")
+DIAGNOSTICS = ("on_alarm", "audit_alarms", "max_restarts", "restart_with", "diagnostics", "preflight")
 """The training arguments in the group `diagnostics`."""
 
 

@@ -16,15 +16,17 @@ cited where they are set. The other bounds are judgement. No bound was fitted to
 | `missing_weights`, `base_prefix` | names of weights that the pretrained files lack; what the encoder's names begin with |
 | `trainable`, `frozen` | numbers of parameters by layer, as in `layers_of` |
 | `adapters` | kind of the trained adapters, by PEFT's name (`LORA`, `IA3` ...) |
-| `frozen_parts` | frozen modules of head, pooler and embeddings -> `new`, `loaded`, `kept`, `new tokens`, `unknown` |
+| `frozen_parts` | frozen modules of head, pooler and embeddings -> `new`, `adapted`, `loaded`, `kept`, `new tokens`, `unknown` |
 | `weights_dtype`, `precision` | `torch.float32` ...; `no`, `bf16` or `fp16` (mixed precision) |
 | `steps`, `losses`, `grad_norms`, `layers`, `layer_norms` | the record: `(T,)`, `(T,)`, `(T,)`, L names, `(T, L)` |
 | `logged_losses`, `logged_norms`, `nan_filter` | the Trainer's log; whether `logging_nan_inf_filter` was on |
+| `evaluations` | a model card's rows: `(step, training loss, evaluation loss, accuracy)`, None for what is not there |
 | `step`, `total_steps`, `warmup_steps` | update steps |
 | `rate_steps`, `rates` | update steps and the encoder's learning rate at each |
 | `rate_note` | which parameter group has these rates, in words |
 | `corrected_rates` | the rates at which AdamW with bias correction makes the same steps, see `methods/adamw.py` |
 | `optimizer`, `bias_correction` | training arguments |
+| `uncorrected_beta2` | Adam's beta2, if it has no bias correction, not even in the learning rate |
 | `hidden_size` | the model's width, in units |
 | `status`, `evidence`, `alarm` | the verdict's; the early warning's |
 | `memorized` | the result of `memorize` |
@@ -54,6 +56,7 @@ CHECKS: dict[str, Callable[..., Checked | None]] = {
     "skipped steps": training.check_skipped_steps,
     "train and dev": training.check_generalisation,
     "vanished gradients": training.check_gradients,
+    "stuck loss": training.check_stuck_loss,
     "early warning": training.check_alarm,
     "learning rate": training.check_rate,
     "update steps": training.check_update_steps,

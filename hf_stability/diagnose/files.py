@@ -34,6 +34,7 @@ class Run:
         certain: names in `args` that need no check against the log. The user gave them, or a live optimizer has them.
         group_rates: the optimizer's peak learning rates, one per parameter group, if known.
         versions: library versions that the run was made with, if it is a study's.
+        is_card: whether all this is from a model card.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Run:
     certain: set[str] = field(default_factory=set)
     group_rates: list[float] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    is_card: bool = False
 
 
 def read_run_files(path: str | os.PathLike) -> Run:

@@ -18,6 +18,8 @@ MAJORITY, SHIFT, LARGE_SHIFT = 0.9, 0.1, 0.3  # shares of the examples
 SHIFT_P = 0.001  # chi-square test
 TRUNCATED, MUCH_TRUNCATED = 0.05, 0.5
 UNKNOWN, MUCH_UNKNOWN = 0.05, 0.2
+TO_SAVE = ("new", "adapted", "unknown")
+"""Origins of frozen parts that PEFT should train and save as they are."""
 
 
 # ---- the data -------------------------------------------------------------------------------------------------------
@@ -224,7 +226,7 @@ def check_frozen(
         "share": share,
         "adapters": adapters,
         "all_trained": not (adapters and (frozen or not trainable)),
-        "to_save": sorted({_module_to_save(name) for name, origin in parts.items() if origin in ("new", "unknown")}),
+        "to_save": sorted({_module_to_save(name) for name, origin in parts.items() if origin in TO_SAVE}),
     }
     return Checked("frozen weights", figures, faults, more)
 
@@ -236,8 +238,10 @@ def _module_to_save(part: str) -> str:
 
 
 def _origin(part: str, origin: str, missing_weights: Sequence[str] | None) -> str:
-    """Where a frozen part's values come from: `new` if the pretrained files lack them."""
-    return "new" if any(name.startswith(f"{part}.") for name in missing_weights or ()) else origin
+    """Where a frozen part's values come from: `new` if the pretrained files lack them, unless they have adapters."""
+    return (
+        "new" if origin != "adapted" and any(name.startswith(f"{part}.") for name in missing_weights or ()) else origin
+    )
 
 
 def _frozen_part_faults(parts: Mapping[str, str], adapters: bool) -> list[Fault]:
@@ -250,6 +254,7 @@ def _frozen_part_faults(parts: Mapping[str, str], adapters: bool) -> list[Fault]
     found = {
         "new head": ("likely", [name for name in of("new") if name not in poolers]),
         "new pooler": ("likely", poolers),
+        "adapted head": ("possible", of("adapted")),
         "unknown head": ("possible", of("unknown")),
         "loaded head": ("possible", [] if adapters else of("loaded")),
         "new tokens": ("possible", of("new tokens")),

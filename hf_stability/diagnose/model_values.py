@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from ..utils.adapters import adapted_new_heads, adapters_of, is_adapted, never_trained, plain_name, was_loaded
 from ..utils.layers import base_model, parameters_with_layers
 
 
@@ -63,7 +64,7 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
         "trainable": trainable,
         "frozen": frozen,
         "frozen_parts": frozen_parts(model),
-        "adapters": _adapters_of(model),
+        "adapters": adapters_of(model),
         "weights_dtype": half[0] if half else next(iter(dtypes), None),
     }
 
@@ -71,33 +72,34 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
 def frozen_parts(model: torch.nn.Module) -> dict[str, str]:
     """Frozen modules of the head, the pooler and the token embeddings -> the origin of their values.
 
-    Fine-tuning often draws these at random. A module with trained adapters does not count as frozen.
+    Fine-tuning often draws these at random. A module with trained adapters does not count as frozen, unless it is `adapted`.
 
     | value | what |
     | --- | --- |
     | `new` | drawn at random: its bias is 0 throughout, or the pretrained files lack it |
+    | `adapted` | head: drawn at random, with trained adapters; see `adapted_new_heads` |
     | `loaded` | from the pretrained files |
     | `kept` | pooler and embeddings: no sign that they are new |
     | `unknown` | head: no sign of where its values come from |
     """
     (prefix, _), found = base_model(model), {}
     modules = dict(model.named_modules(remove_duplicate=False))
-    some_loaded = any(map(_was_loaded, model.parameters()))
+    some_loaded = any(map(was_loaded, model.parameters()))
     token_embeddings = _token_embeddings(model)
     for path, module in modules.items():
         own = dict(module.named_parameters(recurse=False))
         matrices = [p for p in own.values() if p.ndim > 1 and not p.requires_grad]
-        if not matrices or _is_replaced(f"{path}.") or _is_adapted(path, modules):
+        if not matrices or _is_replaced(f"{path}.") or is_adapted(path, modules):
             continue
-        name, weight, bias = _plain_name(path, model), matrices[0], own.get("bias")
+        name, weight, bias = plain_name(path, model), matrices[0], own.get("bias")
         if token_embeddings is not None and weight is token_embeddings:
             found[name] = "kept"
         elif prefix and not f"{path}.".startswith(prefix):
             found[name] = _head_origin(weight, bias, some_loaded)
         elif "pooler" in name.split("."):
-            new = _never_trained(bias) and some_loaded and not _was_loaded(weight)
+            new = never_trained(bias) and some_loaded and not was_loaded(weight)
             found[name] = "new" if new else "kept"
-    return found
+    return found | dict.fromkeys(adapted_new_heads(model), "adapted")
 
 
 def _token_embeddings(model: Any) -> torch.Tensor | None:
@@ -115,42 +117,17 @@ def _head_origin(weight: torch.Tensor, bias: torch.Tensor | None, some_loaded: b
     Args:
         some_loaded: whether from_pretrained loaded any weight of the model.
     """
-    if _never_trained(bias):
+    if never_trained(bias):
         return "new"
-    if _was_loaded(weight):
+    if was_loaded(weight):
         return "loaded"
     # A frozen bias that is not 0 and has no mark: perhaps the user loaded the head by hand.
     return "new" if some_loaded and (bias is None or bias.requires_grad) else "unknown"
 
 
-def _never_trained(bias: torch.Tensor | None) -> bool:
-    """Whether a bias is 0 throughout, its initial value."""
-    return bias is not None and bias.numel() > 0 and not bias.is_meta and not bool(bias.any())
-
-
-def _was_loaded(parameter: torch.Tensor) -> bool:
-    """Whether from_pretrained found it in the files. transformers 5 marks the weights that it loads."""
-    return bool(getattr(parameter, "_is_hf_initialized", False))
-
-
 def _is_replaced(name: str) -> bool:
     """Whether it is PEFT's unused copy of a module in `modules_to_save`."""
     return ".original_module." in name
-
-
-def _is_adapted(path: str, modules: Mapping[str, torch.nn.Module]) -> bool:
-    """Whether PEFT has wrapped this module, with trained adapters."""
-    parent, _, last = path.rpartition(".")
-    return last == "base_layer" and any(p.requires_grad for p in modules[parent].parameters())
-
-
-def _adapters_of(model: torch.nn.Module) -> str | None:
-    """The kind of a model's adapters, by PEFT's name (`LORA` ...); None if it has none."""
-    configs = getattr(model, "peft_config", None)
-    if not configs:
-        return None
-    kind = getattr(next(iter(configs.values())) if isinstance(configs, dict) else configs, "peft_type", "PEFT")
-    return str(getattr(kind, "value", kind))
 
 
 def adapter_values(config: Mapping[str, Any], missing_weights: list[str] | None, base_prefix: str) -> dict[str, Any]:
@@ -161,32 +138,28 @@ def adapter_values(config: Mapping[str, Any], missing_weights: list[str] | None,
         missing_weights, base_prefix: of the pretrained model, as in `causes`; None and "" if unknown.
     """
     values = {"adapters": str(config.get("peft_type") or "PEFT"), "frozen_parts": {}}
-    trained, targets = list(config.get("modules_to_save") or []), config.get("target_modules") or []
-    if not isinstance(targets, str):  # else a pattern
-        trained += targets
+    trained, targets = set(config.get("modules_to_save") or []), config.get("target_modules") or []
 
-    def is_trained(module: str) -> bool:
-        return bool(set(module.split(".")) & set(trained)) or (
-            isinstance(targets, str) and re.fullmatch(targets, module) is not None
-        )
+    def is_target(module: str) -> bool:
+        if isinstance(targets, str):  # a pattern
+            return re.fullmatch(targets, module) is not None
+        return any(module == name or module.endswith(f".{name}") for name in targets)
 
     if config.get("task_type") not in (None, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
         return values  # a language model's head is not new
     new = sorted({name.rpartition(".")[0] for name in missing_weights or ()})
     new = [name for name in new if not name.startswith(f"{base_prefix}.") or "pooler" in name.split(".")]
     if new:
-        values["frozen_parts"] = {name: "new" for name in new if not is_trained(name)}
+        left = [name for name in new if not trained & set(name.split("."))]
+        # A new pooler counts as trained if it has adapters: its own weights are lost at a reload, too, but it is no head.
+        values["frozen_parts"] = {
+            name: "adapted" if is_target(name) else "new"
+            for name in left
+            if not (is_target(name) and "pooler" in name.split("."))
+        }
     elif missing_weights is None and not config.get("modules_to_save"):
         values["frozen_parts"] = {"no modules_to_save": "unknown"}
     return values
-
-
-def _plain_name(name: str, model: torch.nn.Module) -> str:
-    """A module's name without the wrappers of torch.compile and PEFT."""
-    name = re.sub(r"^(_orig_mod\.)+", "", name)
-    if hasattr(model, "get_base_model"):  # a PeftModel
-        name = re.sub(r"^base_model\.(model\.)?", "", name)
-    return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)", "", name)
 
 
 def tokenizer_values(tokenizer: Any) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from ..utils.files import finite
 from ..utils.text import share_text
 from .causes import run_checks
 from .environment import environment
-from .files import Run, read_run_files
+from .files import Run
 from .finding import BUGS, LIKELIHOODS, Finding
 from .inputs import MAX_SEQ_LENGTH, Inputs, Named, load_inputs
 from .live import live_inputs, read_trainer
 from .memorize import try_memorize
+from .model_card import card_values, read_path
 from .model_values import adapter_values
 from .rescue_command import rescue_command
 from .run_verdict import alarm_of, judge_run, status_and_sentence
@@ -191,8 +192,8 @@ def diagnose(
     ```
 
     Args:
-        source: a `trainer_state.json`, a `steps.rec`, a checkpoint, an output folder, a run's folder in a study, or a
-            live Trainer.
+        source: a `trainer_state.json`, a `steps.rec`, a checkpoint, an output folder, a run's folder in a study, a live
+            Trainer, or a model card: a README.md with the Trainer's table, or a model's name on the hub.
         model_name_or_path: the PRETRAINED model, not the fine-tuned one.
         tokenizer_name: its tokenizer. Default: the model's.
         task_name: a GLUE task or a demo task, as the study command takes it.
@@ -228,12 +229,12 @@ def diagnose(
         max_seq_length=max_seq_length,
         dtype=dtype,
     )
-    run = read_trainer(source) if isinstance(source, Trainer) else read_run_files(source)
+    run = read_trainer(source) if isinstance(source, Trainer) else read_path(source)
     run.args |= training or {}
     run.certain |= set(training or ())
     with quiet():
         inputs = _inputs_of(source, run, named)
-        values = {**inputs.values, **training_values(run)}
+        values = {**inputs.values, **training_values(run), **card_values(run)}
         if run.adapter:
             values |= adapter_values(run.adapter, values.get("missing_weights"), values.get("base_prefix", ""))
         needs = inputs.no_memorize

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import InputError
 from ..methods.reinit import check_config
 from ..statistics import wilson_interval
-from ..study.job import Job
+from ..study.job import ENDS_A_TRAINING, Job
 from ..study.records import RunRecord
 from ..utils.batches import planned_steps, steps_per_epoch
 from ..utils.text import decimal
@@ -44,7 +44,7 @@ def rescue_jobs(
         the jobs, arm by arm; one sentence for each omitted arm.
 
     Raises:
-        InputError: there is more than one recipe, `min_steps` is below 1, the rate is not above 0, or alarms stop runs.
+        InputError: there is more than one recipe, `min_steps` is below 1, the rate is not above 0, or alarms stop or restart runs.
     """
     recipes = list(dict.fromkeys(job.recipe for job in planned))
     if len(recipes) != 1:
@@ -52,9 +52,9 @@ def rescue_jobs(
     if min_steps < 1:
         raise InputError(f"--min_steps {min_steps}: must be 1 or more")
     args, processes = planned[0].args, planned[0].processes
-    if args.get("on_alarm") == "stop":
+    if args.get("on_alarm") in ENDS_A_TRAINING:
         raise InputError(
-            "--on_alarm stop: a rescue counts failed runs, so it must finish them all; give --on_alarm warn"
+            f"--on_alarm {args['on_alarm']}: a rescue counts failed runs, so it must finish them all; give --on_alarm warn"
         )
     steps = planned_steps(args, examples, processes)
     rate = args.get("learning_rate", 5e-5)  # the Trainer's default

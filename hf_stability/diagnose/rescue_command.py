@@ -12,7 +12,7 @@ from ..methods import argument_names
 from ..recipe import load_recipe
 from ..recipe.arguments import argument_types
 from ..recipe.schema import coerce
-from ..study.job import ALARM_ARGS, Job
+from ..study.job import ALARM_ARGS, RESTART_ARGS, Job
 from ..training_args import StableTrainingArguments
 from ..utils.batches import total_batch_size
 from .files import Run
@@ -32,7 +32,7 @@ defaults."""
 ALWAYS_SAID = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size")
 """Always named: bundled tasks have other defaults, and the reader wants to see these values."""
 
-NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics")
+NOT_A_RESCUES = (*ALARM_ARGS, "diagnostics", "preflight")
 """A study's arguments that a rescue leaves out: all its runs must finish, at full speed."""
 
 
@@ -81,7 +81,9 @@ def _arguments_of_job(job: Job) -> dict[str, Any]:
     flags: dict[str, Any] = {"recipe": job.recipe} if packaged else {}
     for name, value in job.args.items():
         source = job.sources.get(name)
-        if name not in NOT_A_RESCUES and (source == f"--{name}" or not (packaged or source == "study default")):
+        if name not in (*NOT_A_RESCUES, *RESTART_ARGS) and (
+            source == f"--{name}" or not (packaged or source == "study default")
+        ):
             flags[name] = value
     if job.processes > 1 and not job.args.get("total_train_batch_size"):  # the rescue may have fewer processes
         flags.pop("per_device_train_batch_size", None)

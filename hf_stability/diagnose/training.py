@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from ..diagnostics.settings import as_corrected, linear_rates, warmup_of
 from ..methods.adamw import effective_step_factor
 from .files import Run
 
@@ -19,6 +19,7 @@ def training_values(run: Run) -> dict[str, Any]:
     warmup = info.get("warmup_steps")
     warmup = _warmup_steps(run, total) if warmup is None else warmup
     rate_steps, rates = _rates(run, total, warmup)
+    corrects = args.get("bias_correction", True) or args.get("lr_bias_correction", False)
     evaluated = [entry["eval_loss"] for entry in run.history if "eval_loss" in entry]
     values = {
         "step": max(run.step or 0, int(record["step"][-1]) if record else 0) or None,
@@ -29,6 +30,7 @@ def training_values(run: Run) -> dict[str, Any]:
         "rate_note": _rate_note(run),
         "optimizer": args.get("optimizer", args.get("optim")),
         "bias_correction": args.get("bias_correction"),
+        "uncorrected_beta2": None if corrects else _betas(run)[1],
         "corrected_rates": _as_corrected(run, rate_steps, rates),
         "precision": next((name for name in ("fp16", "bf16") if args.get(name)), args.get("mixed_precision")),
         "nan_filter": args.get("logging_nan_inf_filter"),
@@ -51,8 +53,7 @@ def training_values(run: Run) -> dict[str, Any]:
 def _warmup_steps(run: Run, total: int | None) -> int | None:
     """From the arguments, else the step of the highest logged rate; None if neither is known."""
     if "warmup_steps" in run.args and total:
-        given = run.args["warmup_steps"] or run.args.get("warmup_ratio") or 0  # warmup_ratio: an older Trainer's
-        return int(given) if given >= 1 else math.ceil(given * total)
+        return warmup_of(run.args, total)
     logged = [(entry["step"], entry["learning_rate"]) for entry in run.history if "learning_rate" in entry]
     if len(logged) < 2 or not total:
         return None
@@ -69,10 +70,7 @@ def _rates(run: Run, total: int | None, warmup: int | None) -> tuple[np.ndarray 
     peak = _logged_peak(run) or run.args.get("learning_rate")
     if peak is None or not total:
         return None, None
-    steps, warmup = np.arange(1, total + 1), warmup or 0
-    rates = peak * np.minimum((steps - 1) / max(1, warmup), (total - steps + 1) / max(1, total - warmup))
-    if not warmup:
-        rates = peak * (total - steps + 1) / total
+    steps, rates = np.arange(1, total + 1), linear_rates(peak, total, warmup or 0)
     if run.args.get("lr_bias_correction"):
         rates = rates * effective_step_factor(steps, *_betas(run))
     return steps, rates
@@ -104,7 +102,7 @@ def _as_corrected(run: Run, steps: np.ndarray | None, rates: np.ndarray | None) 
     """The rates at which AdamW with bias correction would make the same steps."""
     if rates is None or run.args.get("bias_correction", True):
         return rates
-    return np.asarray(rates, float) / effective_step_factor(steps, *_betas(run))
+    return as_corrected(rates, steps, *_betas(run))
 
 
 def _betas(run: Run) -> tuple[float, float]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..diagnostics.settings import FEW_STEPS, far_above, reference_rate, untuned_warmup
 from .finding import Checked, Fault
 
 
-PAPER_RATE, PAPER_WIDTH = 2e-5, 1024  # Mosbach et al. 2021, section 6; units of their models, all of them large
-RATE_LIKELY, RATE_POSSIBLE = 4.0, 1.5
-"""Bounds of the effective peak rate, in multiples of the paper's, for a likely and a possible cause. The paper's
-devlin2019 on RTE has 4.6. On the demo, 0 of 10 runs failed at 3.9, 4 of 10 at 4.9, and 9 of 10 at 5.9."""
+RATE_POSSIBLE = 1.5
+"""Bound of the effective peak rate, in multiples of the paper's, for a possible cause. For a likely one: `far_above`."""
 RATE_SMALL, RATE_TINY = 0.1, 0.02
 
 LORA_RATES = 2e-4, 5e-4  # Hu et al. 2021, table 9: RoBERTa base and large on GLUE
 LORA_FACTOR = 10  # judgement: a rate more than 10 times above or below these is a possible cause
 
-FEW_STEPS, VERY_FEW_STEPS = 1000, 100  # update steps; the paper, section 4.2: 3 epochs on 1000 examples are unstable
+VERY_FEW_STEPS = 100  # update steps
 SHORT_WARMUP = 0.05
+AT_LN_K, MAX_CLASSES = 0.02, 16  # nats; up to 16 classes ln K and ln (K + 1) differ by more than twice that
 SKIPPED = 0.05
 
 
@@ -118,12 +119,16 @@ def check_update_steps(total_steps: int | None = None) -> Checked | None:
     return Checked("update steps", {"total_steps": total_steps}, faults)
 
 
-def check_warmup(warmup_steps: int | None = None, total_steps: int | None = None) -> Checked | None:
-    """No warmup, or a short one. Adam's first steps are its least certain ones."""
+def check_warmup(
+    warmup_steps: int | None = None, total_steps: int | None = None, uncorrected_beta2: float | None = None
+) -> Checked | None:
+    """No warmup, or a short one. Adam's first steps are its least certain ones, above all without bias correction."""
     if warmup_steps is None or not total_steps:
         return None
     share = warmup_steps / total_steps
     faults = [Fault("short" if warmup_steps else "none", "possible")] if share < SHORT_WARMUP else []
+    if uncorrected_beta2 is not None and warmup_steps < untuned_warmup(uncorrected_beta2):
+        faults.append(Fault("uncorrected", "possible", {"untuned": untuned_warmup(uncorrected_beta2)}))
     figures = {"warmup_steps": warmup_steps, "share": share}
     return Checked("warmup", figures, faults, {"total_steps": total_steps})
 
@@ -140,8 +145,7 @@ def check_rate(
 ) -> Checked | None:
     """The effective peak rate: the rate at which AdamW with bias correction makes equally large steps.
 
-    It is compared with the paper's 2e-5 for models of 1024 units. For another width it is compared with 2e-5 x 1024 /
-    units. This is a rule of thumb: good rates of Adam fall about as one over the width (Yang & Hu 2021).
+    It is compared with the paper's rate for the model's width: see `reference_rate` and `far_above` of `diagnostics.settings`.
 
     Adapters take rates that are 10 to 100 times higher, and the paper has none for them. LoRA's rate is compared with
     its authors', and is at most a possible cause. The rate of other adapters is only reported.
@@ -160,16 +164,16 @@ def check_rate(
         if adapters == "LORA":
             figures["reference"] = list(LORA_RATES)
         return Checked("learning rate", figures, _adapter_rate_faults(effective, adapters), more)
-    reference = PAPER_RATE * PAPER_WIDTH / (hidden_size or PAPER_WIDTH)
+    reference = reference_rate(hidden_size)
     ratio = effective / reference
     figures |= {"reference": reference, "ratio": ratio, "bias_correction": bias_correction is not False}
-    more |= {"paper_rate": PAPER_RATE, "paper_width": PAPER_WIDTH, "hidden_size": hidden_size}
+    more["hidden_size"] = hidden_size
     more["lower_rate"] = min(peak / 3, reference)
     faults = []
     if ratio < RATE_SMALL:
         faults.append(Fault("small", "likely" if ratio < RATE_TINY else "possible"))
     elif ratio >= RATE_POSSIBLE:
-        faults.append(Fault("large", "likely" if ratio >= RATE_LIKELY else "possible"))
+        faults.append(Fault("large", "likely" if ratio >= far_above(hidden_size) else "possible"))
     return Checked("learning rate", figures, faults, more)
 
 
@@ -204,6 +208,31 @@ def check_generalisation(status: str | None = None, evidence: Mapping[str, Any] 
     faults = [Fault("dev not learned", "likely")] if status == "failed" and learned else []
     figures = {"train_loss": evidence["train_loss"], "constant_loss": evidence["constant_loss"]}
     return Checked("train and dev", figures, faults, {"learned": learned})
+
+
+def check_stuck_loss(
+    evaluations: Sequence[tuple[int, float | None, float, float | None]] | None = None, num_labels: int | None = None
+) -> Checked | None:
+    """An evaluation loss that stays at ln K, the loss of a model that ignores its input if K classes are equally frequent.
+
+    It stays there if all evaluations of the second half of training, at least two, are within 0.02 of it, and none before is
+    lower. A training loss more than 0.05 below it, or an accuracy more than 0.1 above 1 / K, speaks against it. If K is not
+    known, it is that of the nearest ln K, from 2 to 16.
+    """
+    rows = [row for row in evaluations or () if math.isfinite(row[2])]
+    if len(rows) < 2:
+        return None
+    losses = np.array([row[2] for row in rows])
+    late = losses[min(len(rows) // 2, len(rows) - 2) :]
+    known = num_labels is not None and num_labels > 1
+    number = num_labels if known else min(range(2, MAX_CLASSES + 1), key=lambda k: abs(math.log(k) - np.median(late)))
+    entropy, (step, train_loss, _, accuracy) = math.log(number), rows[-1]
+    stuck = bool((np.abs(late - entropy) <= AT_LN_K).all() and losses.min() >= entropy - AT_LN_K)
+    stuck &= train_loss is None or train_loss >= entropy - 0.05
+    stuck &= accuracy is None or accuracy <= 1 / number + 0.1
+    figures = {"loss": float(losses[-1]), "classes": number, "evaluations": len(rows)}
+    more = {"from_step": rows[len(rows) - len(late)][0], "to_step": step, "inferred": not known}
+    return Checked("stuck loss", figures, [Fault("at ln K", "likely")] if stuck else [], more)
 
 
 def check_alarm(alarm: Mapping[str, Any] | None = None, status: str | None = None) -> Checked | None:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..diagnostics import settings
+from ..diagnostics.precision import WAY_OUT, rounding_sentences
 from ..verdicts.constants import IGNORED_LABEL
 from .finding import LIKELIHOODS, Checked, Finding
+from .rate_words import RATE_REMEDIES, STABLE_RECIPE, rate_flags, rate_sentence
 
 
 Text = str | Callable[[Mapping[str, Any]], str]
 
-STABLE_RECIPE = "--recipe mosbach2021"
 DATA, MODEL = "--task_name, or --train_file with --validation_file", "--model_name_or_path (the pretrained model)"
 RECORD = "a record (steps.rec of StabilityCallback)"
 
@@ -104,6 +106,8 @@ def _only_the_head_is_new(values: Mapping[str, Any]) -> str:
 def _train_the_frozen(values: Mapping[str, Any]) -> str:
     if not values["adapters"]:
         return "Set requires_grad of all parameters to True before you make the Trainer."
+    if values["kinds"] == ["adapted head"]:
+        return settings.save_the_head([name for name, origin in values["frozen_parts"].items() if origin == "adapted"])
     names = values["to_save"]
     named = f"modules_to_save={names}" if names and all(map(str.isidentifier, names)) else "modules_to_save"
     return (
@@ -149,47 +153,13 @@ def _all_finite(values: Mapping[str, Any]) -> str:
     return f"No logged loss is NaN or Inf.{hidden}"
 
 
-RATE_MEANINGS = {
-    "small": "At so small a rate the weights hardly move.",
-    "large": "Steps this large are a known cause of instability.",
-    "small for adapters": "This is a whole model's rate, at which adapters hardly learn.",
-    "large for adapters": "This is far above the usual range.",
-}
-"""The meaning of each fault of the rate."""
-
-RATE_REMEDIES = {
-    "small": "Raise the learning rate.",
-    "large": "Use a third of the rate, bias correction, and 10% warmup.",
-    "small for adapters": "Raise the learning rate.",
-    "large for adapters": "Use a third of the rate and 10% warmup.",
-}
-
-
-def _rate(values: Mapping[str, Any]) -> str:
-    text = "The peak learning rate is {peak:.2g}"
-    if values["bias_correction"] and values["assumed"]:
-        text += " (bias correction is assumed on)"
-    text += ", for {adapters} adapters." if values["adapters"] else "."
-    if not values["bias_correction"]:
-        text += " Without bias correction, early steps are as large as at a rate of {effective_peak:.2g} with it (step {at_step})."
-    if values["adapters"]:
-        text += " Adapters take higher rates than a whole model, and the paper has no bound for them."
-        if "reference" in values:
-            text += " LoRA's authors use {reference[0]:.0e} to {reference[1]:.0e}."
-    else:
-        text += " This is {ratio:.2g} times the paper's {paper_rate:.0e}"
-        text += (
-            ", scaled from {paper_width} to {hidden_size} units ({reference:.2g})." if values["hidden_size"] else "."
-        )
-    meaning = "".join(f" {RATE_MEANINGS[kind]}" for kind in values["kinds"])
-    return text.format(**values) + meaning + (f" {values['note']}" if values["note"] else "")
-
-
-def _rate_recipe(values: Mapping[str, Any]) -> str:
-    (kind,) = values["kinds"]
-    if kind == "small":
-        return f"--learning_rate {values['reference']:.2g}"
-    return f"{STABLE_RECIPE} --learning_rate {values['lower_rate']:.2g}" if kind == "large" else ""
+def _stuck(values: Mapping[str, Any]) -> str:
+    text = (
+        "The evaluation loss stays at {loss:.2g} from step {from_step} to step {to_step}. This is ln {classes}: the loss of a "
+        "model that ignores its input, if {classes} classes are equally frequent."
+    )
+    text += " The number of classes is not known; it is inferred from the loss." if values["inferred"] else ""
+    return text.format(**values)
 
 
 def _vanished(values: Mapping[str, Any]) -> str:
@@ -299,6 +269,7 @@ WORDS: dict[str, Words] = {
             "all": "Every weight is frozen, so the model cannot learn.",
             "new head": "The head is frozen, and it was drawn at random ({parts}).",
             "new pooler": "The pooler is frozen, and it was drawn at random ({parts}).",
+            "adapted head": lambda values: settings.lost_head_sentence(values["parts"]),
             "unknown head": "The head is frozen ({parts}). It is not known whether it was drawn at random.",
             "loaded head": "The head is frozen ({parts}), with its loaded values.",
             "new tokens": "The embeddings are frozen, but the data contain tokens that were added to the tokenizer. The model "
@@ -321,9 +292,9 @@ WORDS: dict[str, Words] = {
         needs=RECORD,
     ),
     "weights' precision": Words(
-        faults={"half": lambda values: f"{_dtype(values)} An update of 1e-5 of its weight is rounded away."},
+        faults={"half": lambda values: f"{_dtype(values)} {rounding_sentences([values['dtype']])}"},
         in_order=_dtype,
-        remedy="Keep the weights in float32: from_pretrained(..., dtype=torch.float32). For speed, use mixed precision.",
+        remedy=WAY_OUT,
         recipe="--bf16",
         needs=MODEL,
     ),
@@ -378,6 +349,13 @@ WORDS: dict[str, Words] = {
         recipe=STABLE_RECIPE,
         needs="a record (steps.rec) of a run that has not fitted its data",
     ),
+    "stuck loss": Words(
+        faults={"at ln K": _stuck},
+        in_order="The evaluation loss ends at {loss:.2g} and does not stay at the loss of equally frequent classes.",
+        remedy="Make smaller steps at the start: a lower learning rate, bias correction, warmup. If it fails with every seed, "
+        "look for a bug: --memorize, with model and data.",
+        recipe=STABLE_RECIPE,
+    ),
     "early warning": Words(
         faults={
             "alarm": "The early warning raised an alarm at step {step} of {total_steps}, with an estimated risk of failure of "
@@ -388,19 +366,16 @@ WORDS: dict[str, Words] = {
         recipe=f"{STABLE_RECIPE}, or --on_alarm stop",
     ),
     "learning rate": Words(
-        faults=dict.fromkeys(RATE_REMEDIES, _rate),
-        in_order=_rate,
+        faults=dict.fromkeys(RATE_REMEDIES, rate_sentence),
+        in_order=rate_sentence,
         remedy=lambda values: RATE_REMEDIES[values["kinds"][0]],
-        recipe=_rate_recipe,
+        recipe=rate_flags,
         needs="--learning_rate, with an AdamW",
     ),
     "update steps": Words(
-        faults={
-            "few": "The run has {total_steps} update steps, fewer than {few}. Short runs on small data are less stable."
-        },
+        faults={"few": settings.FEW_STEPS_TEXT},
         in_order="The run has {total_steps} update steps.",
-        remedy="Train longer. The paper's baseline trains for 20 epochs. With the full data's number of steps, 1000 examples "
-        "were nearly as stable as the full data.",
+        remedy=f"{settings.TRAIN_LONGER} With the full data's number of steps, 1000 examples were nearly as stable as the full data.",
         recipe=f"{STABLE_RECIPE}, or --max_steps 2000",
         needs="a trainer_state.json",
     ),
@@ -408,10 +383,11 @@ WORDS: dict[str, Words] = {
         faults={
             "none": "There is no warmup. Adam's estimates are least accurate in the first steps.",
             "short": "Warmup is {warmup_steps} of {total_steps} update steps ({share:.0%}), which is short.",
+            "uncorrected": settings.UNCORRECTED_WARMUP_TEXT,
         },
         in_order="Warmup is {warmup_steps} of {total_steps} update steps ({share:.0%}).",
-        remedy="Raise the learning rate over the first 10% of the update steps.",
-        recipe="--warmup_steps 0.1",
+        remedy=lambda values: settings.warmup_remedy(values["kinds"])[0],
+        recipe=lambda values: settings.warmup_remedy(values["kinds"])[1],
         needs="--warmup_steps",
     ),
     "class shares": Words(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 from transformers import TrainerControl
 
 from ..verdicts.verdict import Verdict, ended_early, pruned
+from .attempt import ALARM
+from .attempt_log import FILE as ATTEMPTS
+from .begin_again import FiniteCheck, RunAbandoned, stopped_instead, with_restarts
 from .calling_trainer import TrainingLoop, training_loop
 from .dashboard import RISK
 from .early_warning import Alarm, with_alarm
@@ -21,13 +25,14 @@ from .judging import judge_run
 from .loggers import Loggers
 from .outcome import Outcome, facts_of, final_scores
 from .precision import half_precision_weights
+from .preflight import preflight
 from .probes import Probe, make_probes
 from .recorder import RECORD, Recorder
 from .sinks import Sink, Sinks
 from .tensorboard import TensorBoard
 from .trainers_evaluation import TrainersEvaluation
 from .verdict_file import VERDICT, VerdictFile
-from .watch import Watch, respond
+from .watch import Watch, of_the_main_process, respond
 
 
 logger = logging.getLogger("hf_stability.callback")  # the name that a user knows
@@ -66,6 +71,8 @@ class Monitor:
         self.is_training = False
         self._loop: TrainingLoop | None = None
         self._epoch_has_steps = False
+        self.on_alarm: Any = "none"
+        self._finite = FiniteCheck()
 
     # ---- the beginning ---------------------------------------------------------------------------------------------------
 
@@ -82,7 +89,8 @@ class Monitor:
         self.evaluations = TrainersEvaluation(self._loop, state, model, whole)
         self.guard.run("reading the log", self.evaluations.read_log)
         self.on_alarm = self.callback.on_alarm or getattr(args, "on_alarm", "warn")
-        self._warn()
+        self._finite = FiniteCheck(scales_loss=getattr(args, "fp16", False))
+        self._check_settings(optimizer)
         probes = self._make_probes()
         main = state.is_world_process_zero
         self.folder = self.guard.run("writing to the folder", self._make_folder, settings=True) if main else None
@@ -95,18 +103,19 @@ class Monitor:
         if self.recorder is not None:
             self.sinks.tell("open", self.recorder.record.columns)
 
-    def _warn(self) -> None:
-        """Warn about settings that hide something from the diagnostics."""
-        smoothing = self.args.label_smoothing_factor
-        if smoothing and self.on_alarm != "none":
-            logger.warning(
-                f"--label_smoothing_factor {smoothing}: the model does not see the labels. Loss and classes are not "
-                "recorded, and the early warning is silent."
-            )
+    def _check_settings(self, optimizer: Any) -> None:
+        """Log which settings often make a training fail: each line once per callback, in the main process."""
         check = "the check of the precision"
         self._half_precision = self.guard.run(check, half_precision_weights, self.model, default="")
-        if self._half_precision and self.state.is_world_process_zero:
-            logger.warning(self._half_precision)
+        wanted = self.callback.preflight or getattr(self.args, "preflight", "warn")
+        if wanted == "none" or not self.state.is_world_process_zero:
+            return
+        values = self.args, self.state.max_steps, self.model, optimizer, self._half_precision, self.on_alarm
+        known = [self._half_precision] if self._half_precision else []
+        for line in self.guard.run("the check before the first step", preflight, *values, default=known):
+            if line not in self.callback.said:
+                self.callback.said.add(line)
+                logger.warning(line)
 
     def _make_probes(self) -> list[Probe]:
         wanted = self.callback.diagnostics
@@ -128,7 +137,8 @@ class Monitor:
         return folder
 
     def _make_recorder(self, optimizer: Any, probes: Sequence[Probe]) -> Recorder:
-        for name in (VERDICT, HEAT_MAP) if self.folder else ():
+        stale = (VERDICT, HEAT_MAP) if self.callback.restarts is not None else (VERDICT, HEAT_MAP, ATTEMPTS)
+        for name in stale if self.folder else ():
             self.guard.run(f"the removal of an earlier {name}", (self.folder / name).unlink, True)
         path = self.folder / "steps.rec" if self.folder else None
         given = self.model, self.args, self.state, optimizer, probes, path, self.guard, self._loop
@@ -146,7 +156,7 @@ class Monitor:
             sinks.append(HeatMap(self.folder, self.args, self.recorder))
         if callback.tensorboard:
             values = callback.tensorboard_dir, callback.trainers_tensorboard, callback.hparams, callback.texts
-            sinks.append(TensorBoard(self.folder, self.args, self.state, *values))
+            sinks.append(TensorBoard(self.folder, self.args, self.state, *values, attempts=callback.attempts))
         if callback.trainers_handler is not None:
             sinks.append(Loggers(callback.trainers_handler, self.args, self.state))
         label_counts = np.nansum(self.recorder.record.to_dict()["labels"], axis=0, dtype=float)
@@ -187,13 +197,19 @@ class Monitor:
         All processes must flush together. The steps therefore come from the Trainer's own control flow: a user's code may
         log in one process alone.
         """
-        if self.watch is not None and step in self.watch.steps:
+        looks = self.watch is not None and step in self.watch.steps
+        if looks:
             self.flush()
-            self._look(step, control)
         elif self._records:
             flow = control.should_save or control.should_log or control.should_evaluate
-            if flow or self.recorder.pending >= self.callback.block_steps:
-                self.flush()  # before a save, so that a kill after it leaves no gap in the resumed run's record
+            if not flow and self.recorder.pending < self.callback.block_steps:
+                return
+            self.flush()  # before a save, so that a kill after it leaves no gap in the resumed run's record
+        restarts = self.callback.restarts
+        if self.on_alarm == "restart" and not (restarts is not None and restarts.is_last):
+            self._check_finite(step, control)
+        if looks:
+            self._look(step, control)
 
     def flush(self) -> None:
         """Copy the rows of the last block to the host, the file and the sinks. All processes must call this together."""
@@ -210,6 +226,44 @@ class Monitor:
             self.alarm = alarm
             self.sinks.tell("alarm", alarm)
             self.stopped = respond(alarm, self.on_alarm, control, self.args, self.state, self.callback.audited)
+            if self.on_alarm == "restart":
+                self.stopped = self._begin_again(ALARM, step, control)
+
+    def _check_finite(self, step: int, control: TrainerControl) -> None:
+        """Begin again after a loss or a gradient norm that is not finite. All processes must call this together."""
+        found = self.guard.run("the check for NaN and Inf", self._first_fault)
+        reason = of_the_main_process(found, self.args)
+        if reason is not None:
+            self._begin_again(reason, step, control)
+
+    def _first_fault(self) -> str | None:
+        if self.recorder is None or RECORD in self.guard.off:
+            return None
+        record = self.recorder.record
+        new = list(takewhile(lambda rows: rows[-1, 0] > self._finite.last_step, reversed(record.blocks)))
+        if not new:
+            return None
+        rows = np.concatenate(new[::-1])
+        steps, losses, norms = (rows[:, record.file_columns.index(name)] for name in ("step", "loss", "grad_norm"))
+        return self._finite.look(steps, losses, norms, self.recorder.saw_loss)
+
+    def _begin_again(self, reason: str, step: int, control: TrainerControl) -> bool:
+        """Abandon this attempt, unless it is the last one.
+
+        Returns:
+            whether the training was stopped instead, because the trainer cannot restart it.
+
+        Raises:
+            RunAbandoned: the trainer catches it and begins again.
+        """
+        if self.callback.restarts is None:
+            stopping, control.should_training_stop = control.should_training_stop, True
+            if self.state.is_world_process_zero and not stopping:
+                logger.warning(stopped_instead(reason, step, self.state.max_steps))
+            return not stopping
+        if not self.callback.restarts.is_last:
+            raise RunAbandoned(reason, step, self.state.max_steps)
+        return False
 
     # ---- evaluations, and the end ------------------------------------------------------------------------------------------
 
@@ -257,6 +311,9 @@ class Monitor:
         verdict, self.constant = judge_run(record, self.evaluations.last, facts)
         if self.alarm is not None:
             verdict = with_alarm(verdict, self.alarm, self.stopped)
+        if callback.restarts is not None and callback.restarts.number:
+            restarts = callback.restarts
+            verdict = with_restarts(verdict, restarts.number, restarts.spent + state.global_step)
         if callback.stopped_early:
             return ended_early(verdict, state.global_step, state.max_steps)
         if state.is_hyper_param_search and state.global_step < state.max_steps and not control.should_training_stop:

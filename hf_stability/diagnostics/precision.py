@@ -7,6 +7,7 @@ microsoft/deberta-v3-base. Training then fails without an error.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
@@ -40,14 +41,20 @@ def half_precision_weights(model: torch.nn.Module) -> str:
     if not half:
         return ""
     names = " or ".join(_name(dtype) for dtype in half)
-    lost = " or ".join(f"1/{round(2 / torch.finfo(dtype).eps)} ({_name(dtype)})" for dtype in half)
-    sentences = [
-        f"{sum(half.values()):,} of {total:,} trainable weights are {names}.",
-        f"An update below about {lost} of its weight is lost in rounding.",
-    ]
-    if torch.float16 in half:
-        sentences.append("AdamW's default eps (1e-8) rounds to 0 in float16.")
-    return " ".join([*sentences, WAY_OUT])
+    count = f"{sum(half.values()):,} of {total:,} trainable weights are {names}."
+    return " ".join([count, rounding_sentences(list(map(str, half))), WAY_OUT])
+
+
+def rounding_sentences(dtypes: Sequence[str]) -> str:
+    """Why weights in half precision train badly.
+
+    Args:
+        dtypes: their dtypes, by name: `torch.float16` or `torch.bfloat16`, or both.
+    """
+    found = [getattr(torch, dtype.removeprefix("torch.")) for dtype in dtypes]
+    lost = " or ".join(f"1/{round(2 / torch.finfo(dtype).eps)} ({_name(dtype)})" for dtype in found)
+    eps = " AdamW's default eps (1e-8) rounds to 0 in float16." if torch.float16 in found else ""
+    return f"An update below about {lost} of its weight is lost in rounding.{eps}"
 
 
 def _is_half(dtype: torch.dtype) -> bool:

@@ -6,6 +6,8 @@ from operator import attrgetter
 from typing import Any
 
 from ..verdicts.verdict import Verdict
+from .attempt import Attempt
+from .attempt_log import AttemptLog
 from .early_warning import Alarm
 from .evaluation import Evaluation
 from .gradients import GradientMeter
@@ -28,6 +30,7 @@ class Readings:
     """
 
     monitor: Monitor
+    restarts: AttemptLog | None = None  # set by a trainer that restarts runs
 
     alarm: Alarm | None = _reading("monitor.alarm", "The early warning's alarm. None before one.")
     constant: dict[str, Any] | None = _reading(
@@ -60,6 +63,11 @@ class Readings:
             )
         self.monitor.flush()
         return self.recorder.record.to_dict()
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """The attempts of a run with `on_alarm="restart"`, see `Attempt`. During training those before the current one."""
+        return list(self.restarts.attempts) if self.restarts is not None else []
 
     @property
     def meter(self) -> GradientMeter | None:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
+from .attempt import Attempt, steps_spent
+from .begin_again import HOW
 from .dashboard import custom_layout
 from .early_warning import Alarm
 from .judging import scores_of
@@ -47,6 +49,10 @@ class TensorBoard(Sink):
     A curve has at most 1000 points. The Custom Scalars tab has all layers in one chart, and a chart for each diagnostic.
     A run has one event file, and one more for each time it is resumed.
 
+    **Attempts.** If the run began again, the new attempt's points follow those of the attempts before: their steps are counted
+    on. A text `attempt` has the first step of each new attempt. This includes what the Trainer's own TensorBoardCallback writes,
+    if the writer is shared and is torch's.
+
     Args:
         folder: the run's folder. The events are in its `tensorboard/`.
         args: the training arguments.
@@ -55,6 +61,7 @@ class TensorBoard(Sink):
         theirs: the Trainer's own TensorBoardCallback, which then writes to the same file. None for a separate file.
         hparams: for the HParams tab, written at the end.
         texts: tag -> Markdown, for the Text tab.
+        attempts: the attempts before this one.
     """
 
     name = "TensorBoard"
@@ -68,11 +75,12 @@ class TensorBoard(Sink):
         theirs: TensorBoardCallback | None = None,
         hparams: Mapping[str, Any] | None = None,
         texts: Mapping[str, str] | None = None,
+        attempts: Sequence[Attempt] = (),
     ) -> None:
         self.folder, self.args, self.state, self.directory = folder, args, state, directory
         # In a hyperparameter search the Trainer's callback has a folder for each trial.
         self.theirs = None if state.is_hyper_param_search else theirs
-        self.hparams, self.texts = hparams, texts
+        self.hparams, self.texts, self.attempts = hparams, texts, attempts
         self.writer: Any = None  # torch's SummaryWriter, or another library's
         self.shares_writer = self.made_writer = False
 
@@ -91,14 +99,21 @@ class TensorBoard(Sink):
         else:
             directory = self._events_folder()
             _wait_for_a_later_name(Path(directory))
-            self.writer = SummaryWriter(directory, purge_step=first_step, filename_suffix=EVENTS_SUFFIX)
+            purge_step = first_step + steps_spent(self.attempts)
+            self.writer = SummaryWriter(directory, purge_step=purge_step, filename_suffix=EVENTS_SUFFIX)
             self.made_writer = True
             if self.theirs is not None:
                 self.theirs.tb_writer, self.theirs.logging_dir = self.writer, directory
         self.shares_writer = self.theirs is not None
+        if isinstance(self.writer, SummaryWriter):
+            _count_on(self.writer, steps_spent(self.attempts))
         self.writer.add_custom_scalars(custom_layout(columns))
         for tag, text in (self.texts or {}).items():
             self.writer.add_text(tag, text, first_step)
+        if self.attempts and first_step == 1:
+            ended = self.attempts[-1]
+            text = f"Attempt {len(self.attempts)} begins here. The one before had {HOW[ended.reason]} at its step {ended.steps}."
+            self.writer.add_text("attempt", text, first_step)
         self.writer.flush()
 
     def _events_folder(self) -> str:
@@ -106,7 +121,9 @@ class TensorBoard(Sink):
             return str(self.directory)
         if self.theirs is not None:
             return self.theirs.logging_dir or os.path.join(self.args.output_dir, default_logdir())
-        if self.state.global_step == 0:  # a new run, like its record: TensorBoard would keep the old run's hparams
+        if (
+            self.state.global_step == 0 and not self.attempts
+        ):  # a new run, like its record: TensorBoard would keep the old run's hparams
             for earlier in (self.folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
                 earlier.unlink()
         return str(self.folder / "tensorboard")
@@ -171,6 +188,18 @@ class TensorBoard(Sink):
         writer.close()
         if self.theirs is not None and self.theirs.tb_writer is writer:
             self.theirs.tb_writer = None
+
+
+def _count_on(writer: Any, steps: int) -> None:
+    """Add these update steps to the step of everything that torch's writer writes from now on."""
+    file_writer = writer.file_writer
+    add_event = type(file_writer).add_event
+
+    def count_on(event: Any, step: int | None = None, walltime: float | None = None) -> None:
+        add_event(file_writer, event, None if step is None else step + steps, walltime)
+
+    if steps or "add_event" in vars(file_writer):  # the user's writer lives on from attempt to attempt
+        file_writer.add_event = count_on
 
 
 def _pixels(png: bytes) -> np.ndarray:

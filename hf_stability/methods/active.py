@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..utils.optimizers import inner_optimizer
-from .base import ComputeLoss, Method
+from .base import ComputeLoss, LiveSettings, Method
 from .packaged import make_methods
 
 
@@ -66,6 +66,13 @@ class ActiveMethods:
             if id(method) not in self._begun:
                 method.begin_training(model, self.trainer)
                 self._begun.add(id(method))
+
+    def begin_again(self, args: Any) -> None:
+        """Follow other training arguments, for a new training of the same model from its first weights."""
+        for method in self.methods:
+            if method not in self.passed:
+                method.settings = LiveSettings(method.Arguments, args)
+        self._begun.clear()
 
     # ---- optimizer and schedule ------------------------------------------------------------------------------------------
 

@@ -15,6 +15,10 @@ from ..errors import InputError
 from ..methods import Method, MethodArguments
 
 
+SEED, GENTLE = "seed", "gentle"
+"""Values of `restart_with` besides the names of recipes."""
+
+
 @dataclass
 class StabilityArguments(MethodArguments):
     """Our own arguments. They come after those of the methods."""
@@ -44,16 +48,32 @@ class StabilityArguments(MethodArguments):
     on_alarm: str = field(
         default="warn",
         metadata={
-            "help": "Reaction to an alarm: only record it, log it too, or also stop the run. A stopped run counts as "
-            "censored, not failed. Default: warn.",
-            "choices": ["none", "warn", "stop"],
+            "help": "Reaction to an alarm: none, a warning, or also stop the run or restart it. Default: warn. A stopped run counts "
+            "as censored, not failed. A restart begins again at update step 0, with other seeds and --restart_with; it also reacts "
+            "to a loss or gradients that are NaN or Inf.",
+            "choices": ["none", "warn", "stop", "restart"],
+        },
+    )
+    max_restarts: int = field(
+        default=2,
+        metadata={
+            "help": "With --on_alarm restart: how often a run may begin again. Default: 2. Its last attempt is trained to the "
+            "end and judged as any run."
+        },
+    )
+    restart_with: str = field(
+        default="gentle",
+        metadata={
+            "help": "With --on_alarm restart: what changes, besides the seeds. seed: nothing else. gentle: bias correction on, a "
+            "third of the learning rate at each restart, warmup over at least a tenth of training. A recipe's name: its values. "
+            "Default: gentle."
         },
     )
     audit_alarms: float = field(
         default=0.2,
         metadata={
-            "help": "With --on_alarm stop, in a study: the probability of finishing a run in spite of its alarm. The finished ones "
-            "show how many stopped runs would have failed. The run's seed decides. Default: 0.2."
+            "help": "With --on_alarm stop or restart, in a study: the probability of finishing a run (or its first attempt) in spite of "
+            "its alarm. The finished ones show how many of the others would have failed. The run's seed decides. Default: 0.2."
         },
     )
     diagnostics: list[str] | None = field(
@@ -61,6 +81,14 @@ class StabilityArguments(MethodArguments):
         metadata={
             "help": f"More to record at each update step: {', '.join(PROBES)}, or all. It changes no result and takes time. "
             "Default: none."
+        },
+    )
+    preflight: str = field(
+        default="warn",
+        metadata={
+            "help": "Before the first step, log a line for each setting that often makes runs fail: or none. A study says these "
+            "lines in --dry_run. Default: warn.",
+            "choices": ["warn", "none"],
         },
     )
 

@@ -7,7 +7,8 @@ packaged recipes, which have values for full-size models. Values in your own rec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from ..errors import InputError
@@ -15,7 +16,7 @@ from .schema import CONFIG, LENGTH, Recipe, Stage
 
 
 # A stage ignores these: no alarm stops it.
-NOT_A_STAGES = ("on_alarm", "audit_alarms")
+NOT_A_STAGES = ("on_alarm", "audit_alarms", "max_restarts", "restart_with")
 # A stage ignores these on the command line: they count update steps of the target.
 TARGETS_CADENCE = ("eval_strategy", "eval_steps", "eval_delay")
 # If the stage sets the first, ignore an inherited second.
@@ -91,7 +92,7 @@ def resolve_stage(
     They are those of the recipe, its grid and the command line (see `resolve`). The stage's own `args` override all of
     these, because a flag on the command line is meant for the target task. A stage does not inherit:
 
-    - `on_alarm` and `audit_alarms`: no alarm stops it;
+    - `on_alarm`, `audit_alarms`, `max_restarts` and `restart_with`: no alarm stops it;
     - the command line's `eval_strategy`, `eval_steps` and `eval_delay`, which would evaluate a long stage very often;
     - `max_steps`, if it sets `num_train_epochs`;
     - `per_device_train_batch_size`, if it sets `total_train_batch_size`.
@@ -114,11 +115,30 @@ def resolve_stage(
 
 
 def resolve_model_config(recipe: Recipe | None, model_type: str | None = None) -> dict[str, Resolved]:
-    """The values that a recipe sets in the model's config for this model type, with their sources."""
+    """The values that a recipe sets in the model's config for this model type, with their sources.
+
+    Where a packaged recipe has a part for the type, its common values for fields that such configs lack are left out: the
+    part has the fields that they have instead (DistilBERT: `dropout`).
+    """
     files = () if recipe is None else recipe.files
-    layers = [layer for part in files for layer in _layers(part, "model_config", model_type)]
+    layers = [
+        layer
+        for part in map(_with_known_fields, files, repeat(model_type))
+        for layer in _layers(part, "model_config", model_type)
+    ]
     values = {name: Resolved(value, source) for values, source in layers for name, value in values.items()}
     return values | _point(recipe, "model_config")
+
+
+def _with_known_fields(part: Recipe, model_type: str | None) -> Recipe:
+    if not part.is_packaged or model_type not in part.model_types or not part.model_config:
+        return part
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(model_type)
+    return replace(
+        part, model_config={name: value for name, value in part.model_config.items() if hasattr(config, name)}
+    )
 
 
 def _layers(part: Recipe, section: str, model_type: str | None) -> list[tuple[Mapping[str, Any], str]]:

@@ -130,6 +130,7 @@ class StudyPlan:
         execution: where the runs are executed, and how many at a time.
         doubts: sentences about what looks wrong with the data, and about memory and GPUs.
         refusal: why `run()` is refused: a run does not fit into memory; else empty. `run(workers=...)` tries it anyway.
+        notes: lines about the recipes, for `describe()`.
     """
 
     folder: Path
@@ -141,11 +142,12 @@ class StudyPlan:
     execution: Execution = IN_PROCESS
     doubts: list[str] = field(default_factory=list)
     refusal: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """The text of `--dry_run`: the runs, and each setting with its source."""
-        policy = self.policy.describe(self.jobs)
-        return describe_study(self.jobs, self.data, self.stages, self.refusal, policy)
+        notes = [*self.policy.describe(self.jobs), *self.notes]
+        return describe_study(self.jobs, self.data, self.stages, self.refusal, notes)
 
     def run(
         self, workers: int | None = None, quiet: bool = False, say: Callable[[str], None] | None = None
@@ -434,4 +436,7 @@ def plan_study(
         check_room([*jobs, *stages.jobs], runs_per_gpu, nodes)
     room = plan_workers(jobs, {run.name for run in finished}, stages, config, tokens, workers, runs_per_gpu, executor)
     how = room.workers, executor, ray_address, runs_per_gpu, parallel, retry_crashed, steal_lock, room.gpus
-    return StudyPlan(folder, jobs, data, tokens, stages, policy, Execution(*how), said + room.said, room.refusal)
+    notes = prepare.common_values_notes(loaded, config.model_type)
+    return StudyPlan(
+        folder, jobs, data, tokens, stages, policy, Execution(*how), said + room.said, room.refusal, notes
+    )

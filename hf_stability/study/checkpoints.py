@@ -13,12 +13,15 @@ import numpy as np
 import torch
 import transformers
 
+from ..diagnostics.attempt import Attempt
+from ..diagnostics.attempt_log import read_attempts
 from ..diagnostics.step_record import missing_steps
 from ..diagnostics.watch import of_the_main_process
 from ..errors import InputError
 from ..training_args import StableTrainingArguments
 from ..utils.files import write_bytes, write_json
 from ..version import __version__
+from .attempts import restarts
 from .job import Job
 from .look import look_step
 from .records import LOOK
@@ -28,12 +31,22 @@ from .saving import checkpoints_in, is_complete
 logger = logging.getLogger(__name__)
 
 
-def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | None:
-    """Make the folder ready, and return the checkpoint to resume from, if any. Raises InputError for a file in its place."""
+def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str | bool | None:
+    """Make the folder ready for a run, or for what is left of it.
+
+    Returns:
+        the checkpoint to resume from. True: from the beginning of a later attempt, see `is_in_a_later_attempt`. None: from the
+        beginning.
+
+    Raises:
+        InputError: a file is in the folder's place.
+    """
     if os.path.lexists(folder) and not folder.is_dir():  # every process sees it and ends; none waits for another
         raise InputError(f"{folder} is a file, but the run needs a folder there; move it away")
     unfinished = unfinished_job_id(folder) == job.id
-    checkpoint = _where_to_resume(job, folder) if unfinished and args.should_save else None
+    checkpoint: str | bool | None = _where_to_resume(job, folder) if unfinished and args.should_save else None
+    if unfinished and checkpoint is None and args.should_save and restarts(job.args) and is_in_a_later_attempt(folder):
+        checkpoint = True
     checkpoint = of_the_main_process(checkpoint, args)
     args.distributed_state.wait_for_everyone()  # no process deletes before all have looked
     if args.should_save:
@@ -42,7 +55,9 @@ def prepare_folder(job: Job, folder: Path, args: StableTrainingArguments) -> str
         )
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)
-        for passed_over in _newer_checkpoints(folder, checkpoint):  # the Trainer would write into their folders
+        for passed_over in _newer_checkpoints(
+            folder, checkpoint if isinstance(checkpoint, str) else None
+        ):  # the Trainer would write into their folders
             shutil.rmtree(passed_over, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         if look is not None:  # the choice of runs rests on it, even without the checkpoint
@@ -68,6 +83,16 @@ def unfinished_job_id(folder: Path) -> str | None:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def is_in_a_later_attempt(folder: Path) -> bool:
+    """Whether an unfinished run has begun again before. Without a checkpoint it continues at the beginning of its last attempt:
+    earlier ones are on record, and would be the same."""
+    try:
+        content = read_attempts(folder)
+        return any(Attempt.from_dict(each).was_abandoned for each in (content or {}).get("attempts", []))
+    except (InputError, TypeError, AttributeError):  # damaged, or of another version
+        return False
 
 
 def _where_to_resume(job: Job, folder: Path) -> str | None:

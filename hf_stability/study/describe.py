@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ..diagnostics.preflight import check_arguments
 from ..methods import METHODS, load_method
 from ..tasks.overview import columns_and_classes
 from ..tasks.task import TaskData
 from ..training_args import StableTrainingArguments
+from ..utils.batches import planned_steps
 from .job import Job
 from .policies.early_stopping import policy_sentence
 from .pretrained import load_config
@@ -18,7 +20,7 @@ from .stages import StagePlan, describe_stage
 
 
 def describe_study(
-    jobs: Sequence[Job], data: TaskData, stages: StagePlan, refusal: str = "", policy: Sequence[str] = ()
+    jobs: Sequence[Job], data: TaskData, stages: StagePlan, refusal: str = "", notes: Sequence[str] = ()
 ) -> str:
     """The data, then each stage, then each recipe with its runs: every setting with its source.
 
@@ -26,7 +28,7 @@ def describe_study(
         jobs: at least one.
         data, stages: the study's.
         refusal: why the study would be refused now; empty if it would not.
-        policy: lines about the study's policy.
+        notes: lines about the study's policy and its recipes.
     """
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.validation.items())
     lines = [
@@ -36,7 +38,7 @@ def describe_study(
     ]
     recipes = dict.fromkeys(job.recipe for job in jobs)
     lines += dict.fromkeys(saving_sentence(job.args) for job in jobs)
-    lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)", *policy]
+    lines += [f"{len(recipes)} recipe(s), {len(jobs)} run(s)", *notes]
     for stage in stages.jobs:
         lines += ["", describe_stage(stage, stages), settings_table(stage), *describe_methods(stage, stages.model)]
     names = {stage.id: f"stages/{stage.name}" for stage in stages.jobs}
@@ -49,6 +51,7 @@ def describe_study(
         lines += [policy_sentence(runs)] if runs[0].policy else []
         lines += [settings_table(runs[0])]
         lines += describe_methods(runs[0], stages.model)
+        lines += describe_risks(runs[0], stages.model, len(data.train))
         lines += [f"ids: {', '.join(job.id for job in runs)}"]
     lines += ["", f"This study would be refused: {refusal}."] if refusal else []
     lines += ["", "Every other argument keeps the Trainer's default. Nothing was written."]
@@ -61,3 +64,18 @@ def describe_methods(job: Job, model: str) -> list[str]:
     args, methods = {**defaults, **job.args}, [*METHODS, *map(load_method, job.methods)]
     made = [method.from_arguments(args) for method in methods]
     return [line for method in made if method.is_on for line in method.describe(load_config(model), args)]
+
+
+def describe_risks(job: Job, model: str, examples: int) -> list[str]:
+    """Lines on settings that often make runs fail: the preflight of each of the recipe's runs, said once.
+
+    Args:
+        job: one of the recipe's runs.
+        model: the pretrained model, before any stages.
+        examples: number of training examples.
+    """
+    if job.args.get("preflight") == "none":
+        return []
+    width = getattr(load_config(model), "hidden_size", None)
+    steps = planned_steps(job.args, examples, job.processes)
+    return [f"preflight: {line}" for line in check_arguments(job.args, steps, width)]

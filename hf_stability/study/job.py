@@ -27,10 +27,15 @@ IGNORED_FIELDS = ("model", "tokenizer", "data_folder", "keep_model", "sources", 
 IGNORED_ARGS = (
     "output_dir", "run_name", "project", "disable_tqdm", "report_to", "log_level", "log_level_replica", "log_on_each_node",
     "logging_strategy", "logging_first_step", "logging_steps", "save_strategy", "save_steps", "save_total_limit",
-    "save_only_model", "seed", "use_cpu", "diagnostics",
+    "save_only_model", "seed", "use_cpu", "diagnostics", "preflight",
 )  # fmt: skip
 ALARM_ARGS = ("on_alarm", "audit_alarms")
-"""These change a result only with `on_alarm="stop"`: `none`, `warn` and the default give the same run."""
+"""These change a result only where `on_alarm` is one of `ENDS_A_TRAINING`: `none`, `warn` and the default give the same run."""
+RESTART_ARGS = ("max_restarts", "restart_with")
+"""These change a result only with `on_alarm="restart"`."""
+RESTART = "restart"
+ENDS_A_TRAINING = ("stop", RESTART)
+"""Values of `on_alarm` with which an alarm ends a training: the run, or an attempt of it."""
 ADDED_FIELDS: dict[str, Any] = {
     "stages": [], "cell": None, "policy": None, "until_look": False, "dtype": "float32", "methods": [], "method_hashes": [],
 }  # fmt: skip
@@ -104,9 +109,11 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the result, as JSON: the job without `IGNORED_FIELDS` and `IGNORED_ARGS`, and without
-        `ALARM_ARGS` unless alarms stop runs."""
+        `ALARM_ARGS` and `RESTART_ARGS` unless alarms stop or restart runs."""
         content = {key: value for key, value in self.to_dict().items() if key not in IGNORED_FIELDS}
-        ignored = IGNORED_ARGS if self.args.get("on_alarm") == "stop" else IGNORED_ARGS + ALARM_ARGS
+        on_alarm = self.args.get("on_alarm")
+        ignored: tuple[str, ...] = IGNORED_ARGS if on_alarm in ENDS_A_TRAINING else IGNORED_ARGS + ALARM_ARGS
+        ignored += () if on_alarm == RESTART else RESTART_ARGS
         content["args"] = {key: value for key, value in self.args.items() if key not in ignored}
         return json.loads(json.dumps(content))
 

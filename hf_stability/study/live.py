@@ -66,7 +66,8 @@ def table_lines(snapshot: Snapshot, width: int, height: int = 0) -> list[Line]:
 
 def _cells(run: RunningRun) -> tuple[str, str, str, str, str]:
     loss = "-" if run.loss is None else loss_text(run.loss)
-    return run.recipe, run.seed, f"{run.steps}/{run.total}", loss, decimal(run.risk, 2)
+    step = ", ".join(filter(None, [run.attempt, f"{run.steps}/{run.total}"]))
+    return run.recipe, run.seed, step, loss, decimal(run.risk, 2)
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -95,7 +96,7 @@ def minute_text(snapshot: Snapshot) -> str:
     """The study in one line: `12 of 300 runs finished; 2 running: devlin2019 seed 7 step 340/1000 loss 0.41, ...`."""
     named = []
     for run in snapshot.running[:NAMED]:
-        words = [run.recipe, f"seed {run.seed}" if run.seed else "", f"step {run.steps}/{run.total}"]
+        words = [run.recipe, f"seed {run.seed}" if run.seed else "", run.attempt, f"step {run.steps}/{run.total}"]
         words += [f"loss {loss_text(run.loss)}"] if run.loss is not None else []
         words += [f"risk {decimal(run.risk, 2)}"] if run.risk is not None else []
         named.append(" ".join(filter(None, words)))

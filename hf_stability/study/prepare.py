@@ -18,14 +18,15 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
 from ..methods import METHODS, Method, argument_names, load_method, source_hash
-from ..recipe import Recipe, Resolved
-from ..recipe.arguments import argument_types
+from ..recipe import Recipe, Resolved, load_recipe, recipe_names
+from ..recipe.arguments import GENTLE, SEED, argument_types
 from ..recipe.resolve import resolve, resolve_model_config
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.batches import derived_batch_size
 from ..utils.text import joined
+from .attempts import restarts
 from .job import Job
 from .model import model_config
 from .pretrained import fingerprint_model
@@ -81,6 +82,8 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
             raise InputError(f"--{name} {values[name]}: give 1 or more")
     if not 0 <= values.get("learning_rate", 0) < math.inf:
         raise InputError(f"--learning_rate {values['learning_rate']}: give a number of 0 or more")
+    if restarts(values):
+        _check_restarts(values.get("restart_with", SEED))
     _check_loggers(values.get("report_to"))
     if values.get("save_steps", 1) <= 0:
         raise InputError(
@@ -89,6 +92,18 @@ def check_settings(settings: Mapping[str, Resolved]) -> None:
     if values.get("max_steps", -1) < 1 and values.get("num_train_epochs", 3) <= 0:
         raise InputError(
             f"--num_train_epochs {values['num_train_epochs']}: trains nothing; give more than 0, or --max_steps"
+        )
+
+
+def _check_restarts(restart_with: str) -> None:
+    """Refuse what only a restart would find, or what makes a job's id incomplete: a file may change, a packaged recipe does not."""
+    if restart_with in (SEED, GENTLE):
+        return
+    if not set(restart_with.split("+")) <= set(recipe_names()):
+        raise InputError(f"--restart_with {restart_with}: in a study give seed, gentle or a packaged recipe")
+    if load_recipe(restart_with).stages:
+        raise InputError(
+            f"--restart_with {restart_with}: a restart trains no stages; give seed, gentle or another recipe"
         )
 
 
@@ -324,6 +339,12 @@ def _known_to(config: Any, recipe: Recipe, values: dict[str, Resolved]) -> dict[
             "The model's own values stay; set the equivalent fields"
         )
     return {name: r for name, r in values.items() if name not in unknown}
+
+
+def common_values_notes(recipes: Sequence[Recipe], model_type: str) -> list[str]:
+    """A line for each recipe that has values for some model types, but none for this one."""
+    without = [recipe.name for recipe in recipes if recipe.model_types and model_type not in recipe.model_types]
+    return [f"{name} has no values for {model_type} models: its common ones count" for name in without]
 
 
 def parse_seeds(words: Sequence[str]) -> list[int]:

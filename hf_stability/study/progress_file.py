@@ -9,7 +9,7 @@ It is no result: it changes with time, and a study does not need it. `hf-stabili
 | `host`, `process`, `since` | where the study runs: host, process id, start in UTC |
 | `written`, `beat` | when the file was written, in the host's UTC; how often |
 | `planned` | names of all planned runs, with those kept from an earlier call |
-| `running` | the runs that train: recipe, seed, steps, total, loss and risk of each |
+| `running` | the runs that train: recipe, seed, steps, total, loss and risk of each; `attempt` only with `--on_alarm restart` |
 | `finished`, `failed` | number of finished runs, and how many of them failed |
 | `again` | number of crashed runs that will be run again |
 | `crashed` | name of each crashed run -> its error in one line |
@@ -47,6 +47,7 @@ class RunningRun:
         steps, total: update steps done, and of the whole training.
         loss: train loss of the last recorded update step, in nats; None before the first.
         risk: the last risk of the early warning, in [0, 1]; None before the first.
+        attempt: `attempt 2 of 3` of a run that restarts; else empty.
     """
 
     name: str
@@ -56,6 +57,7 @@ class RunningRun:
     total: int
     loss: float | None = None
     risk: float | None = None
+    attempt: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Snapshot:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON. A loss that is not finite becomes None."""
-        return finite({key: value for key, value in asdict(self).items() if key != "decided" or value})
+        content = {key: value for key, value in asdict(self).items() if key != "decided" or value}
+        content["running"] = [{k: v for k, v in run.items() if k != "attempt" or v} for run in content["running"]]
+        return finite(content)
 
 
 def write_progress(folder: Path, snapshot: Snapshot) -> None:
@@ -115,8 +119,11 @@ def _snapshot(content: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def _running(name: Any, recipe: Any, seed: Any, steps: Any, total: Any, loss: Any, risk: Any) -> RunningRun:
-    return RunningRun(str(name), str(recipe), str(seed), int(steps), int(total), _number(loss), _number(risk))
+def _running(
+    name: Any, recipe: Any, seed: Any, steps: Any, total: Any, loss: Any, risk: Any, attempt: Any = ""
+) -> RunningRun:
+    words = str(name), str(recipe), str(seed)
+    return RunningRun(*words, int(steps), int(total), _number(loss), _number(risk), str(attempt))
 
 
 def _number(value: Any) -> float | None:

@@ -13,6 +13,8 @@
 | `model/` | the model after the last step, with `--keep_model` |
 | `encoder/` | only of a stage: the model after the last step without its head, with the tokenizer |
 | `error.txt` | the traceback of a run that crashed; such a run has no `run.json` and is run again |
+| `attempts.json`, `attempt-0/` ... | with `--on_alarm restart`: the attempts so far, and the `steps.rec` of those that ended |
+| `audit/` | with `--on_alarm restart`: the first attempt, trained to its end in spite of its alarm, see `--audit_alarms` |
 | `look.json` | with `--restarts`: the run's record at the look |
 | `run.json` | the run's record |
 """
@@ -33,6 +35,8 @@ from .job import run_name
 
 SCHEMAS = "hf_stability.run/"
 RUN_SCHEMA = f"{SCHEMAS}3"
+WITH_ATTEMPTS = f"{SCHEMAS}4"
+"""The schema of a record with `attempts`: earlier versions cannot read it. All other records have `RUN_SCHEMA`."""
 LOOK = "look.json"
 UNJUDGED = "unjudged"
 """Status of a run made elsewhere that has a score, but no known baseline. Whether it failed is not known."""
@@ -72,6 +76,10 @@ class RunRecord:
         metrics: the last evaluation, on each development set.
         cell: the job's.
         ended_at_look: `--restarts` ended it at its look: it is `stopped early`, or had diverged by then.
+        attempts: with `--on_alarm restart`, its attempts as `Attempt.to_dict` gives them; the last one is the run that all
+            other fields describe. None without restarts; then neither this nor the next two are on disk.
+        steps_spent: update steps of all attempts together, without an audit.
+        first_status: how the first attempt ended: a status of above; `stopped` if its alarm ended it and no audit tells.
     """
 
     id: str
@@ -94,6 +102,9 @@ class RunRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     cell: dict[str, int] | None = None
     ended_at_look: bool = False
+    attempts: list[dict[str, Any]] | None = None
+    steps_spent: int | None = None
+    first_status: str | None = None
     schema: str = RUN_SCHEMA
 
     @property
@@ -113,7 +124,13 @@ class RunRecord:
         return None if self.last is None else self.metrics.get(f"eval_{HALVES[1]}_{self.metric}")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values for JSON; without the fields of attempts where the run has none."""
+        content = asdict(self)
+        return content if self.attempts is not None else {k: v for k, v in content.items() if k not in ATTEMPT_FIELDS}
+
+
+ATTEMPT_FIELDS = ("attempts", "steps_spent", "first_status")
+"""The fields of a record with restarts."""
 
 
 def seed_text(seed: int) -> str:
@@ -155,13 +172,14 @@ def read_run(folder: Path, name: str = "run.json") -> RunRecord | None:
     if schema == BEFORE_ALARMS:
         content |= {"schema": RUN_SCHEMA, "planned_steps": content.get("steps", 0)}
     content.setdefault("ended_at_look", content.get("status") == "stopped early")  # records of earlier versions
-    if str(schema).startswith(SCHEMAS) and content["schema"] != RUN_SCHEMA:
+    known = content.get("schema") in (RUN_SCHEMA, WITH_ATTEMPTS)
+    if str(schema).startswith(SCHEMAS) and not known:
         raise InputError(
-            f"{folder / name}: schema {schema!r}; this version of hf_stability reads {RUN_SCHEMA} and older. Update "
+            f"{folder / name}: schema {schema!r}; this version of hf_stability reads {WITH_ATTEMPTS} and older. Update "
             f"hf_stability, or move {folder} away"
         )
     try:
-        return RunRecord(**content) if content.get("schema") == RUN_SCHEMA else None
+        return RunRecord(**content) if known else None
     except TypeError:  # fields are missing
         return None
 

@@ -15,6 +15,7 @@ from ..diagnostics.step_record import LAST_PART
 from ..diagnostics.verdict_file import VerdictFile
 from ..trainer import StableTrainer
 from ..utils.files import finite, write_json
+from .attempts import attempt_fields, attempts_of, restarts
 from .job import Job
 from .records import LOOK, RunRecord, delete_checkpoints
 
@@ -22,13 +23,14 @@ from .records import LOOK, RunRecord, delete_checkpoints
 TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float) -> RunRecord:
+def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float, is_whole: bool = True) -> RunRecord:
     """Write a trained run's files, its record last. For a job with `until_look` the record is `look.json`.
 
     Args:
         job, folder: the run and its folder.
         trainer: after its training.
         seconds: since the start of the run.
+        is_whole: False: leave the record and the checkpoints to `audited_run`.
 
     Raises:
         OSError: a file could not be written, during training or now. The run has no record then, and is run again.
@@ -55,7 +57,7 @@ def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float
         folder / "metrics.json", finite({"metric": metric, "last": last, "best": best, "evaluations": evaluations})
     )
     write_json(folder / "times.json", times)
-    if not job.until_look:
+    if not job.until_look and is_whole:
         delete_checkpoints(folder)
     stability = trainer.stability
     record, verdict, constant, alarm = stability.record, stability.verdict, stability.constant, stability.alarm
@@ -83,8 +85,26 @@ def write_results(job: Job, folder: Path, trainer: StableTrainer, seconds: float
     )
     if stability.stopped or stability.stopped_early:  # these describe the end of training
         run = replace(run, last=None, best=None, accuracy=None, train_loss=None)
+    if restarts(job.args):
+        run = replace(run, **attempt_fields(stability.attempts, verdict.status))
     run = RunRecord(**finite(run.to_dict()))  # the same values as read from the file
+    if not is_whole:
+        return run
     write_json(folder / (LOOK if job.until_look else "run.json"), run.to_dict())
+    return run
+
+
+def audited_run(folder: Path, run: RunRecord, status: str) -> RunRecord:
+    """Write the record of a run after the audit of its first attempt.
+
+    Args:
+        folder: the run's.
+        run: its record without the audit.
+        status: how the first attempt ended.
+    """
+    run = replace(run, **attempt_fields(attempts_of(run), run.status, status))
+    write_json(folder / "run.json", run.to_dict())
+    delete_checkpoints(folder)
     return run
 
 

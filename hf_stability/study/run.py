@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +37,22 @@ from ..trainer import StableTrainer
 from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.batches import derived_batch_size
 from ..utils.text import error_line, markdown_table
+from .attempts import AUDIT, attempt_text, first_was_stopped, restarts
 from .checkpoints import prepare_folder
-from .job import Job
+from .job import ALARM_ARGS, RESTART_ARGS, Job
 from .look import LookCallback
 from .model import load_model, model_config, save_encoder
-from .records import RunRecord
+from .records import RunRecord, delete_checkpoints
 from .report.trackers import closing_runs, trackers_in
-from .results import write_results
+from .results import audited_run, write_results
 from .saving import SavingCallback, pass_over, save_limit, save_strategy
 from .stop import stop_if_asked
 
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, int, "float | None", "float | None"], None]
-"""`report(steps, total, loss, risk)`: as in an `Event` of the kind "progress"."""
+Report = Callable[[int, int, "float | None", "float | None", str], None]
+"""`report(steps, total, loss, risk, attempt)`: as in an `Event` of the kind "progress"."""
 
 AUDIT_STREAM = 100
 """Spawn key of the audits' random stream. The first keys are those of training, see `training_args.seed_streams`."""
@@ -89,11 +92,37 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
                 save_encoder(trainer, job.model, folder / "encoder")
             elif job.keep_model != "none" and not job.until_look:
                 trainer.save_model(str(folder / "model"))
-            if not trainer.args.should_save:
-                return None
-            return write_results(job, folder, trainer, time.monotonic() - started)
+            main, audits_first = trainer.args.should_save, _audits_first(job, trainer)
+            run = write_results(job, folder, trainer, time.monotonic() - started, not audits_first) if main else None
+            if audits_first:
+                del trainer
+                gc.collect()  # a Trainer is part of reference cycles
+                status = _audit(job, folder / AUDIT, report)
+                run = audited_run(folder, run, status) if run is not None else None
+            return run
     finally:
         torch.set_num_threads(threads)
+
+
+def _audits_first(job: Job, trainer: StableTrainer) -> bool:
+    """Whether the first attempt of a run that restarted is trained to its end, too, to learn whether its alarm was right."""
+    args: Any = trainer.args
+    if not restarts(job.args) or not first_was_stopped(trainer.stability.attempts):
+        return False
+    return audits(job.seed, args.audit_alarms)
+
+
+def _audit(job: Job, folder: Path, report: Report | None) -> str:
+    """Train a run's first attempt to its end in spite of its alarm, in a folder of its own. Returns the verdict's status.
+
+    It is the plain run of the same seed: an alarm that does nothing changes no bit of a training.
+    """
+    left_out = (*ALARM_ARGS, *RESTART_ARGS, "report_to")
+    args = {name: value for name, value in job.args.items() if name not in left_out}
+    trainer = _train(replace(job, args=args, keep_model="none"), folder, report)
+    if trainer.args.should_save:
+        delete_checkpoints(folder)
+    return trainer.stability.verdict.status if trainer.args.should_save else ""
 
 
 def _train(job: Job, folder: Path, report: Report | None) -> StableTrainer:
@@ -111,7 +140,7 @@ def _train(job: Job, folder: Path, report: Report | None) -> StableTrainer:
             return trainer
         except Exception as error:
             saving = next(each for each in trainer.callback_handler.callbacks if isinstance(each, SavingCallback))
-            if checkpoint is None or saving.has_begun or isinstance(error, NOT_OF_A_CHECKPOINT):
+            if not isinstance(checkpoint, str) or saving.has_begun or isinstance(error, NOT_OF_A_CHECKPOINT):
                 raise
             if args.should_save:
                 pass_over(Path(checkpoint))
@@ -219,7 +248,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     if job.policy is not None:
         callbacks.append(LookCallback(job.policy["look_at"], stability, job.until_look))
     if report is not None:
-        callbacks.append(ReportCallback(report, stability))
+        callbacks.append(ReportCallback(report, stability, args.max_restarts + 1 if restarts(job.args) else 0))
     validation = data.validation
     trainer = StableTrainer(
         model_init=model_init,
@@ -270,10 +299,11 @@ class ReportCallback(TrainerCallback):
     Args:
         report: the function.
         stability: the run's callback. It comes before this one.
+        attempts: the most attempts of a run that restarts; 0 if it does not.
     """
 
-    def __init__(self, report: Report, stability: StabilityCallback):
-        self.report, self.stability = report, stability
+    def __init__(self, report: Report, stability: StabilityCallback, attempts: int = 0):
+        self.report, self.stability, self.attempts = report, stability, attempts
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -281,7 +311,8 @@ class ReportCallback(TrainerCallback):
         if state.is_world_process_zero:
             recorder = self.stability.recorder
             loss = recorder.last_loss() if recorder is not None else None
-            self.report(state.global_step, state.max_steps, loss, self.stability.monitor.risk)
+            attempt = attempt_text(len(self.stability.attempts) + 1, self.attempts) if self.attempts else ""
+            self.report(state.global_step, state.max_steps, loss, self.stability.monitor.risk, attempt)
         stop_if_asked()  # in each process of a distributed run
 
     def on_substep_end(self, *args: Any, **kwargs: Any) -> None:

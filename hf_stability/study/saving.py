@@ -225,7 +225,10 @@ class SavingCallback(TrainerCallback):
         self._is_useful, self._waits = True, False
         self._last_save = self._before_save = clock()
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.compute_steps(args, state.max_steps)  # else a resumed run has the `save_steps` of the checkpoint's call
         self._last_save = self._before_save = self.clock()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:

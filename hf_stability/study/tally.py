@@ -108,6 +108,8 @@ class Tally:
     def _advance(self, event: Event) -> None:
         name, done = event.job.name, event.steps / max(event.total, 1)
         pace = self.running.get(name)
+        if pace is not None and pace.event.attempt != event.attempt:  # its steps begin at 0 again
+            pace.first_steps, pace.first_time = event.steps, self.clock()
         if pace is None:
             now = self.clock()
             # A resumed run had its first steps before. They are no work of this call. Nor is the step that starts the clock.
@@ -165,7 +167,8 @@ class Tally:
 
 def _running(event: Event) -> RunningRun:
     job = event.job
-    return RunningRun(job.name, job.recipe, seed_text(job), event.steps, event.total, event.loss, event.risk)
+    numbers = event.steps, event.total, event.loss, event.risk
+    return RunningRun(job.name, job.recipe, seed_text(job), *numbers, event.attempt)
 
 
 def seed_text(job: Job) -> str:

@@ -59,6 +59,11 @@ def share_text(share: float) -> str:
     return str(int(share)) if share in (0, 1) else decimal(share, 2)
 
 
+def interval_text(low: float | None, high: float | None) -> str:
+    """The 95% interval of a share: `95% interval 0.51 to 1`. Without one: `no run`."""
+    return "no run" if low is None or high is None else f"95% interval {share_text(low)} to {share_text(high)}"
+
+
 def p_text(p: float, two_decimals_from: float = math.inf) -> str:
     """A p-value: `p = 0.043`, `p < 0.001`.
 
@@ -150,6 +155,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], lined_u
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$",
+    "†": r"$\dagger$",
 }  # fmt: skip
 """Characters that mean something else in LaTeX."""
 

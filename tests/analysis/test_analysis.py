@@ -56,7 +56,7 @@ def test_an_analysis_leaves_its_files_and_the_figure_comes_from_the_json_alone(s
     names += ["generalisation.png", "generalisation.svg", "generalisation.md"]
     assert [path.name for path in result.files] == names and sorted(p.name for p in target.iterdir()) == sorted(names)
     numbers = json.loads(result.files[0].read_text())
-    assert numbers == result.numbers and numbers["options"] == {"bins": 1} and numbers["recipes"] == {"a": 3}
+    assert numbers == result.numbers and numbers["options"]["bins"] == 1 and numbers["recipes"] == {"a": 3}
     rows = list(csv.DictReader((target / "points.csv").open()))
     assert [float(row["score"]) for row in rows] == [point["score"] for point in numbers["tables"]["points"]]
     for sentence in result.sentences:
@@ -88,6 +88,35 @@ def test_a_table_that_has_lost_its_rows_loses_its_file(tmp_path, monkeypatch):
         files = write(Empty(), {"tables": {"rows": rows}}, tmp_path)
         assert (tmp_path / "rows.csv").exists() == bool(rows) == (tmp_path / "rows.csv" in files)
     assert csv_text([{"a": None, "b": 0.1}]) == "a,b\n,0.1\n"
+
+
+def test_the_jobs_of_each_study_are_planned_once_and_their_tables_are_joined(study, tmp_path, monkeypatch):
+    planned = []
+
+    class WithRuns(Analysis):
+        name = "with-runs"
+
+        def beside(self, study, options):
+            return [study]
+
+        def jobs(self, study, options):
+            planned.append(study)
+            return ["a job"]
+
+        def numbers_of_arms(self, study, arms, options):
+            return {"n": len(planned), "tables": {"rows": [arms]}}
+
+        def sentences(self, numbers):
+            return []
+
+        def figures(self, numbers):
+            return {}
+
+    monkeypatch.setattr("hf_stability.analysis.analysis.load_analysis", lambda name: WithRuns())
+    monkeypatch.setattr("hf_stability.analysis.analysis.provide", lambda *arguments: [])
+    monkeypatch.setattr("hf_stability.analysis.more_runs.read_arms", lambda study, own, jobs: {"jobs": len(jobs)})
+    result = analyze("with-runs", study, output_dir=tmp_path / "out")
+    assert len(planned) == 2 and result.numbers["tables"] == {"rows": [{"jobs": 1}, {"jobs": 1}]}
 
 
 def test_the_study_that_analyses_read(study):

@@ -10,11 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, pearsonr, rankdata
+from scipy.stats import norm, pearsonr, rankdata, ttest_rel
 
+from hf_stability import cli
 from hf_stability.analysis import FinishedStudy
-from hf_stability.analysis.generalisation import ALL_OK, ANALYSIS, GeneralisationOptions, binned, spearman
+from hf_stability.analysis.generalisation import (
+    ALL_OK,
+    ANALYSIS,
+    GeneralisationOptions,
+    _against_short,
+    _longer_text,
+    binned,
+    spearman,
+)  # fmt: skip
 from hf_stability.errors import InputError
+from hf_stability.study.records import RunRecord
+from hf_stability.study.study import run_jobs
 from hf_stability.utils.files import finite, plain
 from tests.analysis.made_study import leave_run
 from tests.prose import ROOT
@@ -75,6 +86,36 @@ def test_studies_without_ok_runs_or_without_scores(tmp_path):
     assert "finished runs" in ANALYSIS.missing(FinishedStudy(tmp_path / "b"), GeneralisationOptions())[0]
     with pytest.raises(InputError, match="--bins 0"):
         ANALYSIS.missing(FinishedStudy(tmp_path / "b"), GeneralisationOptions(bins=0))
+
+
+def test_longer_trainings_are_compared_on_the_same_seeds():
+    def run(seed, last, status="ok", loss=1e-6):
+        return RunRecord(
+            "id", "a", seed, "t", status, "accuracy", last=last, best=0.95, train_loss=loss, planned_steps=60
+        )
+
+    scores = {1: (0.8, 0.9), 2: (0.7, 0.9), 3: (0.9, 0.92), 4: (0.5, 0.9)}
+    short = {seed: run(seed, last, "failed" if seed == 4 else "ok") for seed, (last, _) in scores.items()}
+    row = _against_short("5_times_longer", [run(seed, longer) for seed, (_, longer) in scores.items()], short)
+    low, high = ttest_rel([0.9, 0.9, 0.92], [0.8, 0.7, 0.9]).confidence_interval()
+    assert (row["pairs"], row["n"], row["n_at_papers_loss"], row["steps"]) == (3, 4, 4, 60)
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == pytest.approx((0.32 / 3, low, high))
+    said = _longer_text(row, "accuracy")
+    assert "4 of 4 runs are at or below 1e-5" in said and "is 0.907, against 0.800 (+0.107, 95% interval" in said
+    nothing = _against_short("5_times_longer", [run(4, 0.9)], short)
+    assert nothing["pairs"] == 0 and "not compared" in _longer_text(finite(nothing), "accuracy")
+
+
+@pytest.mark.slow
+def test_a_tiny_study_is_trained_longer(tiny_jobs, tmp_path, capsys):
+    run_jobs(tiny_jobs(tmp_path, seeds=(1, 2)), tmp_path, quiet=True)
+    words = ["analyze", "generalisation", str(tmp_path), "--times_longer", "3", "--seeds", "1"]
+    assert cli.main(words) == 2 and "1 runs are missing (3_times_longer" in capsys.readouterr().err
+    assert cli.main([*words, "--make_runs", "--workers", "0"]) == 0
+    tables = json.loads((tmp_path / "analysis" / "generalisation" / "generalisation.json").read_text())["tables"]
+    (row,) = tables["longer"]
+    assert (row["n"], row["steps"]) == (1, 12) and [p["recipe"] for p in tables["points"]].count("3_times_longer") == 1
+    assert cli.main([*words[:3], "--times_longer", "1"]) == 2 and "--times_longer 1: give 2" in capsys.readouterr().err
 
 
 # ---- pure functions -------------------------------------------------------------------------------------------------

@@ -85,12 +85,30 @@ def test_the_sentences_and_the_figure_come_from_the_numbers_alone():
     said = " ".join(ANALYSIS.sentences(numbers))
     assert "failed seeds of devlin2019" in said and "20 of 20 fail again" in said and "quarter_rate 1 of 20" in said
     assert "on from step 0 saves 20 of 20" in said and "on from step 40 saves 3 of 20" in said
-    assert len(ANALYSIS.draw(numbers).axes) == 2
+    left, right = ANALYSIS.draw(numbers).axes
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0", "40"] and right.get_xlabel().endswith("94")
+    numbers["ends"] = {
+        end: {"n": n, "cls_variance": v, "update_ratio": 5e-5}
+        for end, n, v in (("saved", 23, 0.7), ("failed", 37, 0.06))
+    }
+    assert "0.7 in saved runs (n = 23) and 0.06 in runs that fail again (n = 37)" in ANALYSIS.sentences(numbers)[-1]
     rows[0]["ok"] = 3
     assert (
         "not repeatable here" in ANALYSIS.sentences(numbers)[0]
         and "only 17 of 20 fail" in ANALYSIS.sentences(numbers)[0]
     )
+
+
+def test_marks_at_the_same_step_do_not_cover_each_other():
+    row = {"ok": 1, "n": 2, "share": 0.5, "share_low": 0.1, "share_high": 0.9}
+    rows = [
+        {"arm": kind, "kind": kind, "step": step, **row}
+        for kind in ("correction_on", "correction_off")
+        for step in (5, 80)
+    ]
+    left = ANALYSIS.draw({"tables": {"arms": rows}}).axes[0]
+    places = [x for bars in left.containers for x in bars.lines[0].get_xdata()]
+    assert len(set(places)) == 4 and [round(x) for x in places] == [0, 1, 0, 1]
 
 
 @pytest.mark.slow
@@ -112,6 +130,9 @@ def test_a_real_study(tiny_jobs, tmp_path, capsys):
     numbers = json.loads((made / "interventions.json").read_text())
     assert [row["n"] for row in numbers["tables"]["arms"]] == [1] * 10
     assert all(row["cls_variance"] is not None for row in numbers["tables"]["arms"])
+    layers = [key for key in numbers["tables"]["course"][0] if key.startswith("update_ratio/")]
+    assert len(layers) > 2 and len(numbers["tables"]["course"]) == 10 * 6 and len(numbers["tables"]["runs"]) == 10
+    assert (made / "interventions_course.png").is_file()
     before = {path: path.stat().st_mtime_ns for path in made.rglob("run.json")}
     again = analyze("interventions", tmp_path, steps=(0, 2), seeds=1, make_runs=True)
     assert again.numbers == numbers and before == {path: path.stat().st_mtime_ns for path in made.rglob("run.json")}

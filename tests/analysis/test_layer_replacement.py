@@ -9,6 +9,7 @@ import torch
 import transformers
 from transformers import AutoModelForMaskedLM
 
+from hf_stability.analysis import analyze
 from hf_stability.analysis.layer_replacement import half_way, replacement_curve, replacement_steps
 from hf_stability.analysis.masked_lm import (
     IGNORED,
@@ -22,7 +23,10 @@ from hf_stability.analysis.masked_lm import (
     untied,
 )
 from hf_stability.errors import InputError
-from tests.conftest import tiny_tokenizer
+from hf_stability.study.folder import run_folder
+from hf_stability.study.run import run_job
+from tests.analysis.test_loss_surface import set_status
+from tests.conftest import GOOD, OTHER, tiny_encoder, tiny_tokenizer
 from tests.toy import VOCABULARY, config, model, weights
 
 
@@ -199,6 +203,73 @@ def test_a_checkpoint_without_a_head_is_refused(tiny_model, tmp_path):
     assert load_masked_lm(str(tmp_path)).training is False
     with pytest.raises(InputError, match="no masked-LM head can be loaded"):
         load_masked_lm(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForPreTraining"])  # bert-large-uncased is of the second kind
+def test_checkpoints_with_a_head_are_taken(kind, tmp_path):
+    torch.manual_seed(0)
+    saved = getattr(transformers, kind)(config("bert"))
+    saved.save_pretrained(tmp_path)
+    loaded, ids = load_masked_lm(str(tmp_path)), torch.arange(5, 15)[None]
+    with torch.no_grad():
+        wanted = saved.eval()(ids)
+    assert torch.equal(loaded(ids).logits, wanted.logits if kind == "BertForMaskedLM" else wanted.prediction_logits)
+
+
+def study_of_a_masked_lm(folder, tiny_jobs, **given):
+    """A study of a failed and an ok run that start from a masked-LM checkpoint with random weights; the checkpoint."""
+    tokenizer = tiny_tokenizer("bert")
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    torch.manual_seed(0)
+    pretrained = transformers.BertForMaskedLM(tiny_encoder("bert", tokenizer).config)
+    for part in (pretrained, tokenizer):
+        part.save_pretrained(folder / "pretrained")
+    jobs = tiny_jobs(
+        folder / "study", ("devlin2019",), (1, 2), model=str(folder / "pretrained"), keep_model="last", **given
+    )
+    for job in jobs:
+        run_job(job, run_folder(folder / "study", job))
+    set_status(folder / "study", {"devlin2019/seed-001": "failed", "devlin2019/seed-002": "ok"})
+    return pretrained.eval(), tokenizer
+
+
+def steps_and_losses(folder, text_file, texts=10):
+    found = analyze("layer-replacement", folder / "study", text_file=str(text_file), texts=texts, runs=1)
+    rows = found.numbers["tables"]["perplexity"]
+    assert [row["step"] for row in rows] == 2 * ["nothing", "top 1", "top 2", "embeddings", "head"]
+    return found.numbers, np.array([row["loss"] for row in rows]).reshape(2, 5)
+
+
+@pytest.mark.slow
+def test_a_run_that_learned_nothing_has_the_perplexity_of_its_checkpoint(
+    tiny_jobs, tmp_path, no_heat_maps, monkeypatch
+):
+    monkeypatch.setattr("hf_stability.analysis.analysis.write", lambda *_: [])  # no figure
+    words = np.random.default_rng(0).choice([*GOOD, *OTHER], 400)
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(words[i : i + 20]) for i in range(0, 400, 20)))
+    pretrained, tokenizer = study_of_a_masked_lm(tmp_path, tiny_jobs, learning_rate=0.0, max_steps=1)
+    numbers, losses = steps_and_losses(tmp_path, tmp_path / "text.txt", texts=0)
+    assert (losses == numbers["pretrained"]["loss"]).all()  # bitwise, with anything put back
+    # Oracle: the checkpoint's own loss, block by block. Its blocks: 30 words, and the special tokens around them.
+    ids = tokenizer.convert_tokens_to_ids(list(words))
+    blocks = [[tokenizer.cls_token_id, *ids[i : i + 30], tokenizer.sep_token_id] for i in range(0, 390, 30)]
+    text = mask_tokens(blocks, tokenizer.mask_token_id, tokenizer.pad_token_id, set(tokenizer.all_special_ids))
+    sums = 0.0
+    for inputs, labels in zip(text.inputs, text.labels, strict=True):
+        with torch.no_grad():
+            logits = pretrained(torch.tensor(inputs)[None]).logits[0].double()
+        sums += torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum").item()
+    assert numbers["masked_tokens"] == text.masked > 30
+    assert numbers["pretrained"]["loss"] == pytest.approx(sums / text.masked, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_on_wikitext_all_put_back_is_the_checkpoint(tiny_jobs, tmp_path, no_heat_maps, wikitext_dir):
+    study_of_a_masked_lm(tmp_path, tiny_jobs, learning_rate=1e-2)
+    numbers, losses = steps_and_losses(tmp_path, wikitext_dir / "test.txt", texts=50)
+    assert (losses[:, -1] == numbers["pretrained"]["loss"]).all()  # bitwise
+    assert (losses[:, :-2] != numbers["pretrained"]["loss"]).all()
+    assert numbers["texts"] == 50 and numbers["masked_tokens"] > 20
 
 
 @pytest.mark.slow

@@ -43,9 +43,9 @@ def test_options_out_of_range_are_refused(values, says):
         ANALYSIS.missing(None, GridOptions(**values))
 
 
-def arm(rate, corrects, failed, summed, beta2=0.999, n=10):
+def arm(rate, corrects, failed, summed, beta2=0.999, n=10, model="bert"):
     share = failed / n
-    return {"rate": rate, "correction": corrects, "beta2": beta2, "summed_effective_rate": summed, "failed": failed, "n": n,
+    return {"model": model, "rate": rate, "correction": corrects, "beta2": beta2, "summed_effective_rate": summed, "failed": failed, "n": n,
             "failed_share": share, "failed_share_low": share, "failed_share_high": share, "median_score": 1 - share}  # fmt: skip
 
 
@@ -62,6 +62,27 @@ def test_the_sentences_name_the_largest_difference_and_the_arms_of_equal_steps()
     assert "rate 0.0003: without it 9 of 10 runs fail" in said and "with it 1 of 10" in said
     assert "ratio 1.05" in said and "on at 0.0003 against off at 0.0001: 1 of 10 and 0 of 10 fail" in said
     assert len(ANALYSIS.draw(numbers).axes) == 2
+
+
+def test_models_are_crossed_with_beta2():
+    rows = [
+        arm(rate, corrects, failed, 0.01, beta2, model=model)
+        for model, beta2, failed in (
+            ("bert", 0.98, 1),
+            ("bert", 0.999, 8),
+            ("roberta", 0.98, 0),
+            ("roberta", 0.999, 6),
+        )
+        for rate in (1e-4, 3e-4)
+        for corrects in (False, True)
+    ]
+    numbers = {"template": "devlin2019", "planned_steps": 189, "metric": "accuracy", "baseline": 0.5,
+               "tables": {"arms": rows, "runs": []}}  # fmt: skip
+    said = ANALYSIS.sentences(numbers)
+    assert "bert 2 of 20 with beta2 0.98 and 16 of 20 with beta2 0.999; roberta 0 of 20" in said[1]
+    assert any(sentence.startswith("roberta: with beta2 0.999") for sentence in said)
+    axes = ANALYSIS.draw(numbers).axes
+    assert [ax.get_ylabel() for ax in axes[::2]][2] == "accuracy\nroberta, beta2 0.98" and len(axes) == 8
 
 
 @pytest.mark.slow
@@ -81,6 +102,35 @@ def test_a_tiny_study_gives_its_own_runs_and_the_others_are_trained(tiny_jobs, t
     assert not (made / "study" / "devlin2019" / "runs" / arm_name(1e-3, False, 0.999)).exists()  # the study had these
     own = read_run(tmp_path / "runs" / "devlin2019" / "seed-001")
     assert own.last in [row["score"] for row in numbers["tables"]["runs"] if not row["correction"]]
+
+
+@pytest.mark.slow
+def test_the_study_of_another_model_has_its_own_runs(tiny_jobs, tiny_model, tmp_path, capsys):
+    values = {"max_steps": 6, "learning_rate": 1e-3}
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder, model in zip(folders, (tiny_model(), tiny_model("roberta")), strict=True):
+        run_jobs(tiny_jobs(folder, seeds=(1,), model=model, **values), folder, quiet=True)
+    words = [
+        "analyze",
+        "lr-bias-correction",
+        str(folders[0]),
+        "--rates",
+        "1e-3",
+        "--betas2",
+        "0.98",
+        "0.999",
+        "--seeds",
+        "1",
+    ]
+    assert cli.main([*words, "--beside", str(folders[0])]) == 2 and "the same model" in capsys.readouterr().err
+    words += ["--beside", str(folders[1])]
+    assert cli.main(words) == 2  # each study has the arm of its own recipe: RoBERTa's beta2 is 0.98
+    assert capsys.readouterr().err.count("3 runs are missing") == 2
+    assert cli.main([*words, "--make_runs", "--workers", "0"]) == 0
+    made = json.loads((folders[0] / "analysis" / "lr-bias-correction" / "lr-bias-correction.json").read_text())
+    rows = made["tables"]["arms"]
+    assert len({row["model"] for row in rows}) == 2 and len(rows) == 8 and {row["n"] for row in rows} == {1}
+    assert len(list(folders[1].glob("analysis/*/study/devlin2019/runs/*/*/run.json"))) == 3
 
 
 @pytest.mark.slow

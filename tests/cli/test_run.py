@@ -174,7 +174,12 @@ def test_without_arguments_it_is_the_demo(run, tmp_path):
     assert code == 0 and out.startswith("task demo_pair: train 1000, validation 1000 examples")
     assert err.startswith("No model and no data given: running the bundled demo, demo_pair")
     assert list(rows_of_dry_run(out)) == recipes
-    code, out, _ = run("--dry_run", "--seeds", "2", "--recipe", "devlin2019", "--max_steps", "3")
+    parts = out.split("\nids: ")[: len(recipes)]  # once per recipe, and nothing about mosbach2021
+    assert [part.count("\npreflight: ") for part in parts] == [1, 3, 0]
+    assert "\npreflight: The peak learning rate is 0.00025. Without bias correction, early steps" in parts[1]
+    short = "--seeds", "2", "--recipe", "devlin2019", "--max_steps", "3", "--preflight", "none"
+    code, out, _ = run("--dry_run", *short)
+    assert "\npreflight: " not in out
     rows = rows_of_dry_run(out)
     assert code == 0 and list(rows) == ["devlin2019"] and rows["devlin2019"]["max_steps"] == ("3", "--max_steps")
     assert "seeds 1, 2\n" in out

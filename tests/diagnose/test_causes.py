@@ -249,6 +249,12 @@ CASES = {
         "likely",
         "The pooler is frozen, and it was drawn at random (bert.pooler.dense)",
     ),
+    "adapters on a new head": (
+        "frozen weights",
+        {**ADAPTERS, "frozen_parts": {"classifier": "adapted"}},
+        "possible",
+        "The head (classifier) is among the adapters' target modules, but its own weights were drawn at random. PEFT does not",
+    ),
     "adapters, and a head of unknown values": (
         "frozen weights",
         {**ADAPTERS, "frozen_parts": {"score": "unknown"}},
@@ -377,6 +383,30 @@ CASES = {
     "warmup": ("warmup", {"warmup_steps": 10, "total_steps": 100}, "unlikely", "Warmup is 10 of 100 update steps (10%)"),
     "short warmup": ("warmup", {"warmup_steps": 2, "total_steps": 100}, "possible", "(2%)"),
     "There is no warmup": ("warmup", {"warmup_steps": 0, "total_steps": 100}, "possible", "There is no warmup"),
+    "a loss at ln 3": (
+        "stuck loss",
+        {"evaluations": [(100, None, 1.0986, None), (200, 1.1, 1.0986, 0.34)]},
+        "likely",
+        "stays at 1.1 from step 100 to step 200. This is ln 3: the loss of a model",
+    ),
+    "a loss that fell": (
+        "stuck loss",
+        {"evaluations": [(100, None, 1.0986, None), (200, 0.6, 0.7, 0.8)]},
+        "unlikely",
+        "ends at 0.7 and does not stay",
+    ),
+    "a warmup without correction": (
+        "warmup",
+        {"warmup_steps": 47, "total_steps": 468, "uncorrected_beta2": 0.999},
+        "possible",
+        "Warmup is 47 of 468 update steps, and Adam's bias correction is off. Until about step 2000, early steps are larger",
+    ),
+    "a long warmup without correction": (
+        "warmup",
+        {"warmup_steps": 100, "total_steps": 468, "uncorrected_beta2": 0.98},
+        "unlikely",
+        "Warmup is 100 of 468",
+    ),
     "the paper's rate": ("learning rate", schedule(), "unlikely", "The peak learning rate is 2e-05. This is 1 times the paper's 2e-05"),
     "the paper's rate without correction": (
         "learning rate",
@@ -528,6 +558,20 @@ def test_a_frozen_part_is_told_once(part):
     assert kept.sentence == "2% of the weights are frozen (pooler)."
 
 
+def test_the_remedy_for_adapters_on_a_new_head_is_to_save_it():
+    finding = find("frozen weights", {**ADAPTERS, "frozen_parts": {"classifier.dense": "adapted"}})
+    assert finding.remedy == (
+        "Set modules_to_save=['classifier'] in PEFT's config, and leave these modules out of target_modules."
+    )
+
+
+def test_the_remedy_for_a_warmup_without_correction_is_the_correction():
+    values = {"warmup_steps": 47, "total_steps": 468, "uncorrected_beta2": 0.999}
+    assert find("warmup", values).recipe == "--bias_correction true"
+    finding = find("warmup", {**values, "warmup_steps": 0})  # two faults: the larger one first
+    assert finding.faults == ("none", "uncorrected") and finding.recipe == "--warmup_steps 0.1"
+
+
 def test_no_recipe_is_for_the_rate_of_adapters():
     finding = find("learning rate", {**schedule(6e-3), "adapters": "LORA"})
     assert finding.recipe == "" and finding.figures["reference"] == [2e-4, 5e-4] and "third" in finding.remedy
@@ -541,6 +585,19 @@ def test_the_bounds_of_the_rate_are_where_the_demo_put_them():
         found = find("learning rate", {**schedule(rate, 189, 19, bias_correction=False), "hidden_size": 64})
         ratios[rate] = (round(found.figures["ratio"], 1), found.likelihood)
     assert ratios == {1e-4: (2.0, "possible"), 2e-4: (3.9, "possible"), 2.5e-4: (4.9, "likely"), 3e-4: (5.9, "likely")}
+
+
+def test_the_bound_for_a_large_model_is_where_bert_large_failed():
+    """Du & Nguyen 2023: bert-large-uncased at 5e-5 with bias correction failed on 34 of 60 runs."""
+    for rate, likelihood in ((2e-5, "unlikely"), (4.9e-5, "possible"), (5e-5, "likely")):
+        assert find("learning rate", {**schedule(rate), "hidden_size": 1024}).likelihood == likelihood
+    assert find("learning rate", {**schedule(5e-5), "hidden_size": 768}).likelihood == "possible"  # bert-base
+
+
+def test_wider_models_are_compared_with_the_papers_rate_itself():
+    wide, large = (find("learning rate", {**schedule(2e-5), "hidden_size": width}) for width in (4096, 1024))
+    assert wide.likelihood == "unlikely" and wide.figures["ratio"] == large.figures["ratio"] == 1
+    assert "scaled" not in wide.sentence and "scaled from 1024 to 1024 units (2e-05)" in large.sentence
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------

@@ -122,8 +122,9 @@ def test_which_frozen_parts_were_drawn_anew(pretrained):
     trained = (
         {"task_type": "SEQ_CLS"},
         {"modules_to_save": ["classifier"]},
-        {"target_modules": ["query", "classifier"]},
+        {"target_modules": ["query", "classifier"], "modules_to_save": ["classifier"]},
     )
+    assert looked_at(lora(pretrained(), target_modules=["query", "classifier"])) == {"classifier": "adapted"}
     for values in trained:
         assert looked_at(lora(pretrained(), **values)) == {}
         assert looked_at(lora(pretrained(pooler=False), **values)) == {"bert.pooler.dense": "new"}
@@ -197,7 +198,13 @@ def test_a_frozen_head_beside_adapters_is_a_likely_cause(tmp_path, trained, like
 
 
 def test_the_head_of_an_adapter_that_was_saved(output, pretrained, tmp_path, tiny_model):
-    for name, values in {"frozen": {}, "trained": {"task_type": "SEQ_CLS"}, "words": {}}.items():
+    kinds = {
+        "frozen": {},
+        "trained": {"task_type": "SEQ_CLS"},
+        "words": {},
+        "target": {"target_modules": ["query", "classifier"]},
+    }
+    for name, values in kinds.items():
         shutil.copytree(output, tmp_path / name)
         lora(pretrained(), **values).save_pretrained(tmp_path / name / "checkpoint-8")
     config = tmp_path / "words" / "checkpoint-8" / "adapter_config.json"  # a language model's head is not new
@@ -210,6 +217,8 @@ def test_the_head_of_an_adapter_that_was_saved(output, pretrained, tmp_path, tin
     assert of(report, "learning rate").likelihood == "unlikely"
     with_model = of(diagnose(tmp_path / "frozen", model_name_or_path=tiny_model()), "frozen weights")
     assert with_model.likelihood == "likely" and with_model.figures["frozen_parts"] == {"classifier": "new"}
+    lost = of(diagnose(tmp_path / "target", model_name_or_path=tiny_model()), "frozen weights")
+    assert lost.likelihood == "possible" and lost.figures["frozen_parts"] == {"classifier": "adapted"}
     for name, more in (("trained", {}), ("trained", {"model_name_or_path": tiny_model()}), ("words", {})):
         finding = of(diagnose(tmp_path / name, **more), "frozen weights")
         assert finding.likelihood == "unlikely" and finding.sentence == "The adapters are trained, the rest is frozen."

@@ -10,6 +10,7 @@ from hf_stability.diagnose import input_checks, memorize, rescue, training_check
 from hf_stability.diagnose.causes import CHECKS
 from hf_stability.diagnose.report import share_sentence
 from hf_stability.diagnose.words import RATE_REMEDIES, STABLE_RECIPE, WORDS
+from hf_stability.diagnostics import settings
 from hf_stability.statistics import wilson_interval
 from hf_stability.study.records import RunRecord
 from hf_stability.verdicts.vanished import vanished_mask
@@ -45,9 +46,14 @@ def test_the_report_on_the_page_is_in_todays_words():
     report = " ".join(PAGE[PAGE.index("run: failed/") : PAGE.index("MODEL stands for")].split())
     names = "|".join(CHECKS)
     found = re.findall(rf"- ({names}): .+? remedy: (.+?) use: (.+?)(?= - | possible | in order )", report)
-    assert [name for name, *_ in found] == ["vanished gradients", "early warning", "learning rate", "update steps"]
+    assert [name for name, *_ in found] == [
+        "vanished gradients", "early warning", "learning rate", "update steps", "warmup",
+    ]  # fmt: skip
     for name, remedy, recipe in found:
         words = WORDS[name]
+        if name == "warmup":
+            assert (remedy, recipe) == settings.warmup_remedy(["uncorrected"])
+            continue
         assert remedy == words.remedy if isinstance(words.remedy, str) else remedy in RATE_REMEDIES.values()
         assert recipe == words.recipe if isinstance(words.recipe, str) else recipe.startswith(STABLE_RECIPE)
     assert share_sentence((1.0, *map(float, wilson_interval(1, 1)))) in report
@@ -66,17 +72,16 @@ def test_the_end_of_the_rescue_on_the_page_is_in_todays_words():
 
 def test_the_bounds_on_the_page_are_those_of_the_checks():
     cells = {row[0]: row[1] for row in table("check")}
-    assert f"Fewer than {training_checks.FEW_STEPS} " in cells["update steps"]
+    assert f"Fewer than {settings.FEW_STEPS} " in cells["update steps"]
     assert f"less than {training_checks.SHORT_WARMUP:.0%} " in cells["warmup"]
     assert f"{input_checks.MAJORITY:.0%} or more" in cells["class shares"]
     assert f"{input_checks.TRUNCATED:.0%} or more" in cells["truncation"]
     defaults = vanished_mask.__kwdefaults__
     assert f"{defaults['ratio_below']:.0%} of the classifier" in cells["vanished gradients"]
     assert f"{defaults['drop_to']:.0%} of their own" in cells["vanished gradients"]
-    assert (
-        f"From {training_checks.RATE_LIKELY:g} times" in PAGE
-        and f"from {training_checks.RATE_POSSIBLE:g} times" in PAGE
-    )
+    assert f"from {training_checks.RATE_POSSIBLE:g} times" in PAGE
+    assert f"likely cause from {settings.FAR_ABOVE:g} times on" in PAGE
+    assert f"narrower models from {settings.FAR_ABOVE_NARROW:g} times on" in PAGE
     assert f"learn {memorize.EXAMPLES} of its own" in cells[
         "memorize"
     ] and f"at most {memorize.STEPS} update steps" in " ".join(PAGE.split())

@@ -66,7 +66,7 @@ def test_so_it_does_with_another_tokenizer_cut_texts_and_alarms(run, tiny_model,
     flags = {
         "model_name_or_path": tiny_model(), "tokenizer_name": tokenizer, "train_file": tiny_csv[0], "max_steps": 2,
         "validation_file": tiny_csv[1], "max_seq_length": 6, "recipe": "devlin2019", "seeds": "1-1", "workers": 0,
-        "on_alarm": "stop", "audit_alarms": 0.5, "diagnostics": "clipping", "weight_decay": 0.3, "output_dir": "cut",
+        "on_alarm": "stop", "audit_alarms": 0.5, "diagnostics": "clipping", "weight_decay": 0.3, "output_dir": "cut", "preflight": "none",
         "lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"power": 2.0}',
     }  # fmt: skip
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]

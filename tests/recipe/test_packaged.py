@@ -5,6 +5,8 @@ import re
 import shutil
 
 import pytest
+import transformers
+import yaml
 
 from hf_stability.methods import argument_names
 from hf_stability.recipe import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
@@ -23,7 +25,7 @@ ADD_ONS = [name for name in recipe_names() if is_add_on(name)]
 BASES = [name for name in recipe_names() if name not in ADD_ONS and not name.endswith("_grid")]
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "albert", "electra"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "albert", "electra", "modernbert"])
 @pytest.mark.parametrize("name", EVERY)
 def test_every_recipe_makes_training_arguments(name, model_type, tmp_path):
     args = StableTrainingArguments.from_recipe(name, model_type, output_dir=str(tmp_path), use_cpu=True)
@@ -83,6 +85,31 @@ def test_the_page_has_a_row_for_each_recipe_with_its_values():
     for name in ADD_ONS:
         for key, value in re.findall(r"`(\w+)` ([\d.e-]+)", rows[name].split("|")[1]):
             assert float(load_recipe(name).args[key]) == float(value)
+
+
+def test_the_page_has_the_values_of_each_model_type():
+    """The files' own parts, none left out; the opposite way, no row without a part."""
+    text = PAGE.read_text().partition("## Values by model type")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*?) \| .*\[.*\]|^\| `([\w-]+)` \| (.*?) \| the same", text, re.M)
+    shown = {
+        (a or c, key, float(value)) for a, b, c, d in rows for key, value in re.findall(r"`(\w+)` ([\d.]+)", b or d)
+    }
+    parts = {}
+    for name in recipe_names():
+        own = yaml.safe_load((recipe_dir() / f"{name}.yaml").read_text()).get("model_types") or {}
+        for model_type, part in own.items():
+            values = parts.setdefault(model_type, {})
+            for section in part.values():
+                values |= section
+    assert shown == {(kind, key, float(value)) for kind, values in parts.items() for key, value in values.items()}
+    assert {a or c for a, _, c, _ in rows} == set(parts)
+
+
+def test_every_part_sets_fields_that_its_model_type_has():
+    recipe = load_recipe("devlin2019")
+    for model_type in recipe.model_types:
+        config = transformers.AutoConfig.for_model(model_type)
+        assert all(hasattr(config, key) for key in resolve_model_config(recipe, model_type))
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -88,6 +88,15 @@ def test_a_run_is_resumed_bit_by_bit(tiny, whole, tmp_path, saves, last, kept):
     assert names_in(folder) == FILES  # no checkpoint, no error.txt
 
 
+def test_a_resumed_run_saves_as_the_new_call_says(tiny, whole, tmp_path):
+    cut_off(tiny(), tmp_path / "run", 6)
+    assert saved(tmp_path / "run") == [5]
+    cut_off(tiny(**BY_STEPS), tmp_path / "run", 9)  # the checkpoint has the `save_steps` of the first call
+    assert saved(tmp_path / "run") == [8]
+    assert steps_of(tiny(**BY_STEPS), tmp_path / "run") == [9, 10]
+    assert results(tmp_path / "run") == whole
+
+
 def test_a_run_that_was_killed_after_its_last_step_is_resumed(tiny, whole, tmp_path, monkeypatch):
     def killed(*_):
         raise Killed

@@ -6,6 +6,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, GPT2Config
 
 from hf_stability.errors import InputError
 from hf_stability.recipe import load_recipe
@@ -203,10 +204,30 @@ def test_mixout_on_top_of_dropout_is_said(name, tiny_model, caplog):
 
 def test_a_model_type_without_a_part_keeps_its_own_values_and_says_so(caplog):
     recipe = load_recipe("devlin2019")
-    values = prepare._known_to(toy.CONFIGS["distilbert"], recipe, resolve_model_config(recipe, "distilbert"))
-    assert not values and "distilbert" in caplog.text and "hidden_dropout_prob" in caplog.text
+    values = prepare._known_to(GPT2Config(), recipe, resolve_model_config(recipe, "gpt2"))
+    assert not values and "gpt2" in caplog.text and "hidden_dropout_prob" in caplog.text
     values = prepare._known_to(toy.CONFIGS["electra"], recipe, resolve_model_config(recipe, "electra"))
     assert set(values) == {"hidden_dropout_prob", "attention_probs_dropout_prob"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"), [("distilbert", {"dropout": 0.1, "attention_dropout": 0.1}), ("modernbert", {})]
+)
+def test_a_model_type_with_a_part_gets_the_fields_that_it_has(model_type, fields, caplog):
+    recipe = load_recipe("mosbach2021")
+    config = AutoConfig.for_model(model_type)
+    values = prepare._known_to(config, recipe, resolve_model_config(recipe, model_type))
+    assert {name: r.value for name, r in values.items()} == fields and not caplog.text
+    assert {r.source for r in values.values()} <= {f"recipe devlin2019, {model_type}"}
+
+
+def test_a_recipe_without_values_for_a_model_type_says_that_its_common_ones_count(tmp_path):
+    (tmp_path / "own.yaml").write_text("args: {weight_decay: 0.5}")
+    recipes = [load_recipe(name) for name in ("mosbach2021", str(tmp_path / "own.yaml"), "transformers_default")]
+    said = "mosbach2021 has no values for xlm-roberta models: its common ones count"
+    assert prepare.common_values_notes(recipes, "xlm-roberta") == [said]
+    for model_type in ("bert", "roberta", "albert", "electra", "deberta-v2", "distilbert", "modernbert"):
+        assert prepare.common_values_notes(recipes, model_type) == []
 
 
 @pytest.mark.parametrize(
@@ -214,9 +235,7 @@ def test_a_model_type_without_a_part_keeps_its_own_values_and_says_so(caplog):
 )
 def test_what_a_part_for_all_model_types_sets_is_not_left_out(tmp_path, text, caplog):
     """It would change nothing: the config has no such field, which is an error later."""
-    from tests import toy
-
     (tmp_path / "more.yaml").write_text(text)
     recipe = load_recipe(f"devlin2019+{tmp_path / 'more.yaml'}")
-    values = prepare._known_to(toy.CONFIGS["distilbert"], recipe, resolve_model_config(recipe, "distilbert"))
+    values = prepare._known_to(GPT2Config(), recipe, resolve_model_config(recipe, "gpt2"))
     assert set(values) == {"classifier_dropout"} and "hidden_dropout_prob" in caplog.text

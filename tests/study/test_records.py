@@ -35,10 +35,10 @@ def test_no_folder_no_run(tmp_path):
 
 
 def test_the_record_of_another_version_is_refused(tmp_path):
-    write_json(tmp_path / "run.json", {**RUN.to_dict(), "schema": "hf_stability.run/4"})
+    write_json(tmp_path / "run.json", {**RUN.to_dict(), "schema": "hf_stability.run/5"})
     with pytest.raises(
         InputError,
-        match="run.json: schema 'hf_stability.run/4'; this version of hf_stability reads hf_stability.run/3",
+        match="run.json: schema 'hf_stability.run/5'; this version of hf_stability reads hf_stability.run/4",
     ):
         read_run(tmp_path)
 

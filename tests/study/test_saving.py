@@ -216,7 +216,7 @@ class Training:
         control = TrainerControl()
         kwargs = {"at_tenths": True, **kwargs}
         self.callback = callback = SavingCallback(clock=lambda: self.now, **kwargs)
-        state = SimpleNamespace(global_step=0, epoch=0.0, max_steps=steps)
+        state = SimpleNamespace(global_step=0, epoch=0.0, max_steps=steps, compute_steps=lambda *_: None)
 
         def tell(event):
             getattr(callback, event)(args, state, control, model=model, optimizer=optimizer)

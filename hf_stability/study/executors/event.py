@@ -28,6 +28,7 @@ class Event:
         steps, total: with "progress": update steps done, and of the whole training.
         loss: with "progress": the train loss of the last recorded update step, in nats; None before the first.
         risk: with "progress": the last risk of the early warning, in [0, 1]; None before the first.
+        attempt: with "progress": which training of a run that restarts, `attempt 2 of 3`; else empty.
         run: with "looked" and "finished": the run's record.
         error: with "crashed" and "again": the error in one line. The run's `error.txt` has the traceback.
     """
@@ -38,6 +39,7 @@ class Event:
     total: int = 0
     loss: float | None = None
     risk: float | None = None
+    attempt: str = ""
     run: RunRecord | None = None
     error: str = ""
 

@@ -365,7 +365,7 @@ def fingerprint(jobs: Sequence[Job]) -> str:
 
 def _message(event: Event) -> dict[str, Any]:
     run = event.run.to_dict() if event.run is not None else None
-    content = {name: getattr(event, name) for name in ("kind", "steps", "total", "loss", "risk", "error")}
+    content = {name: getattr(event, name) for name in ("kind", "steps", "total", "loss", "risk", "attempt", "error")}
     return {**content, "job": event.job.name, "run": run}
 
 

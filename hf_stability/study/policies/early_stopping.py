@@ -20,7 +20,7 @@ from ...utils.text import decimal
 from ..folder import run_folder
 from ..job import Job
 from ..records import LOOK, RunRecord, counting_key, delete_checkpoints, read_run
-from .policy import Policy
+from .policy import Policy, refuse_alarms
 
 
 def check_policy(started: int | None, fraction: float | None, finished: int | None) -> None:
@@ -58,10 +58,7 @@ def policy_jobs(planned: Sequence[Job], fraction: float, finished: int) -> list[
     seeds: dict[str, list[int]] = {}
     for job in planned:
         seeds.setdefault(job.recipe, []).append(job.seed)
-        if job.args.get("on_alarm") == "stop":
-            raise InputError(
-                "--on_alarm stop: not allowed with --restarts, which stops runs itself; give warn or none"
-            )
+        refuse_alarms(job, "--restarts, which stops runs itself")
         if job.args.get("save_only_model"):
             raise InputError(
                 "--save_only_model: not allowed with --restarts, because runs continue from whole checkpoints; leave it out"

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..job import Job
+from ...errors import InputError
+from ..job import ENDS_A_TRAINING, Job
 from ..records import RunRecord
 
 
@@ -26,6 +27,21 @@ class AfterRound(NamedTuple):
     line: str = ""
     go_on: bool = True
     decided: str = ""
+
+
+def refuse_alarms(job: Job, policy: str) -> None:
+    """Refuse alarms that end a training, where a policy cannot go with them.
+
+    Args:
+        job: planned.
+        policy: its flag, and why.
+
+    Raises:
+        InputError: alarms stop or restart this run.
+    """
+    on_alarm = job.args.get("on_alarm")
+    if on_alarm in ENDS_A_TRAINING:
+        raise InputError(f"--on_alarm {on_alarm}: not allowed with {policy}; give warn or none")
 
 
 class Policy:

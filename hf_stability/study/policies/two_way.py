@@ -18,7 +18,7 @@ from ..job import Job
 from ..records import RunRecord
 from ..report.scores import read_recipes
 from ..report.two_way_page import shares_text, write_two_way
-from .policy import Policy
+from .policy import Policy, refuse_alarms
 
 
 DROPOUT_STREAM = 101
@@ -83,10 +83,7 @@ def two_way_jobs(planned: Sequence[Job], inits: int, orders: int, replicates: in
     """
     jobs = []
     for job in planned:
-        if job.args.get("on_alarm") == "stop":
-            raise InputError(
-                "--on_alarm stop: not allowed with --two_way, which needs every run's score; give warn or none"
-            )
+        refuse_alarms(job, "--two_way, which needs every run's score with the seeds of its cell")
         for cell in np.ndindex(inits, orders, replicates):
             init, order, dropout = (int(k) + 1 for k in cell)
             values = {"seed_streams": True, **cell_streams(init, order, dropout)}

@@ -18,15 +18,18 @@ from ...errors import InputError
 from ...utils.files import write_bytes
 from ...verdicts.constants import label_entropy
 from ...verdicts.verdict import CENSORED, NOT_OK
+from ..attempts import MARK, attempts_of, has_attempts
 from ..folder import read_runs
 from ..records import RunRecord
 from .plots import plain, plot_gradient_norms, plot_score_against_train_loss, plot_scores
+from .timeline import plot_timeline, timeline_lines
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_LINES = 60  # of a timeline; with more, it has only the runs that began again
 MOST_IN_A_ROW = 14  # boxes of scores, each wide enough for its name
 WINDOWS = 100  # a panel of gradient norms is too small to show more points
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
@@ -67,6 +70,7 @@ def draw_figures(
     | `scores` | scores over seeds, a box for each recipe |
     | `gradient_norms` | norms of some layers over update steps, failed runs against ok ones, a row for each recipe |
     | `score_against_train_loss` | score at the end of training against train loss |
+    | `attempts` | only with `--on_alarm restart`: the attempts of each run, one after the other |
 
     Diverged runs count as failed, as in the tables. No plot has stopped runs, because how they would have ended is unknown;
     the recipe's name gives their number.
@@ -91,6 +95,7 @@ def draw_figures(
     if not any(by_recipe.values()):
         chosen = "" if recipes is None and seeds is None else " of these recipes and seeds"
         raise InputError(f"{folder}: no finished run{chosen} to draw; give a study's folder")
+    every = by_recipe
     by_recipe = finished_runs(by_recipe)
     summaries = {name: read_step_summary(folder, own) for name, own in by_recipe.items()}
     steps = {name: summary for name, summary in summaries.items() if summary is not None}
@@ -101,6 +106,10 @@ def draw_figures(
             "score_against_train_loss": lambda: train_loss_figure(by_recipe, steps),
         }
         figures = {name: make() for name, make in makers.items() if only is None or name in only}
+        if only is None or "attempts" in only:
+            timeline = timeline_figure(every)
+            if not isinstance(timeline, str):
+                figures["attempts"] = timeline[0]
         target = folder / "figures" if into is None else Path(into)
         target.mkdir(exist_ok=True)
         return [path for name, figure in figures.items() for path in write_figure(figure, target, name)]
@@ -140,6 +149,25 @@ def train_loss_figure(
         float(label_entropy(np.sum(counts, axis=0))) if counts else None,
     )
     return figure
+
+
+def timeline_figure(by_recipe: dict[str, list[RunRecord]], width: float = 6.5) -> tuple[Figure, int] | str:
+    """`plot_timeline` of a study with restarts, `width` inches wide, and the number of runs that are left out.
+
+    With more than `MOST_LINES` runs, those that did not begin again are left out. A str: why there is no figure.
+    """
+    runs = {name: own for name, own in by_recipe.items() if any(attempts_of(run) for run in own)}
+    if not runs:
+        return "no run tells its attempts"
+    lines = {name: timeline_lines(own) for name, own in runs.items()}
+    number = sum(map(len, lines.values()))
+    if number > MOST_LINES:
+        shown = {name: [line for line in own if len(line.bars) > 1] for name, own in lines.items()}
+        lines = shown if any(shown.values()) else {name: own[:MOST_LINES] for name, own in lines.items()}
+    left = sum(map(len, lines.values()))
+    figure = empty_figure(width, 1.2 + 0.17 * left + 0.25 * len(lines), _first(by_recipe, "task"))
+    plot_timeline(figure.subplots(), lines)
+    return figure, number - left
 
 
 def gradient_norms_figure(steps: dict[str, StepSummary], task: str | None) -> Figure:
@@ -202,11 +230,13 @@ def pick_layers(layers: Sequence[str]) -> list[str]:
 
 
 def finished_runs(by_recipe: dict[str, list[RunRecord]]) -> dict[str, list[RunRecord]]:
-    """The runs that were not stopped, by recipe; a recipe with stopped runs is named `a (5 stopped)`."""
+    """The runs that were not stopped, by recipe; a recipe with stopped runs is named `a (5 stopped)`, one with restarts `a†`."""
     named = {}
     for name, runs in by_recipe.items():
         finished = [run for run in runs if run.status not in CENSORED]
         stopped = len(runs) - len(finished)
+        if has_attempts(runs) and not name.endswith(MARK):
+            name += MARK
         early = " early" if any(run.status == "stopped early" for run in runs) else ""
         named[f"{name} ({stopped} stopped{early})" if stopped else name] = finished
     return named

@@ -12,9 +12,18 @@ from typing import Any
 
 from ...tasks.load import HALVES
 from ...utils.text import decimal, joined
+from ..attempts import MARK, marked
 from .plots import wrap_name
 from .sentences import comparison_line
-from .summary_page import audited_cell, bounds_cell, failed_text, saved_cell
+from .summary_page import (
+    audited_cell,
+    bounds_cell,
+    cost_cell,
+    failed_text,
+    first_audited_cell,
+    first_cell,
+    saved_cell,
+)
 
 
 WIDTH = 100
@@ -30,20 +39,20 @@ SHORTEST_NAME = 12
 def printed_summary(summary: Mapping[str, Any], folder: str | Path) -> str:
     """The text.
 
-    If a comparison would be too long with the recipes' names, recipes get numbers. Runs that alarms or a policy stopped have
-    their own small tables.
+    If a comparison would be too long with the recipes' names, recipes get numbers. Runs that alarms or a policy stopped, and
+    recipes with restarts, have their own small tables.
 
     Args:
         summary: see `summarize`.
         folder: the study's folder, for the pointer to `summary.md`.
     """
     recipes = summary["recipes"]
-    names = {figures["recipe"]: figures["recipe"] for figures in recipes}
+    names = {figures["recipe"]: marked(figures["recipe"], figures) for figures in recipes}
     apart, compared = _not_counted(recipes, names), _comparisons(summary, names)
     if any(len(line) > WIDTH for line in (*apart, *compared)):
-        numbers = {name: f"recipe {number}" for number, name in enumerate(names, 1)}
+        numbers = {f["recipe"]: marked(f"recipe {number}", f) for number, f in enumerate(recipes, 1)}
         apart, compared = _not_counted(recipes, numbers), _comparisons(summary, numbers)
-        names = {name: f"{number} {name}" for number, name in enumerate(names, 1)}
+        names = {name: f"{number} {shown}" for number, (name, shown) in enumerate(names.items(), 1)}
     parts = [
         f"{_heading(summary)}\n\n{_scores_table(recipes, names)}",
         *_stopped_tables(summary, names),
@@ -96,6 +105,15 @@ def _stopped_tables(summary: Mapping[str, Any], names: Mapping[str, str]) -> lis
         ]
         header = ["stopped early", "runs", "budget, in runs", "best finished run"]
         tables.append(text_table(header, rows, left=(0, 3)))
+    again = [figures for figures in summary["recipes"] if figures.get("restarts")]
+    if again:
+        rows = [
+            [names[f["recipe"]], str(f["restarts"]["restarted"]), first_cell(f), first_audited_cell(f), cost_cell(f)]
+            for f in again
+        ]
+        header = ["began again on an alarm", "runs", "failed first attempts", "audited estimate", "cost, in runs"]
+        table = text_table(header, rows, left=(0, 2, 3))
+        tables.append(f"{table}\n\n{MARK} final results, after the last attempt; see the notes in summary.md")
     return tables
 
 

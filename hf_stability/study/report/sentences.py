@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...utils.text import MOST_DECIMALS, apart, decimal, p_text, share_text
+from ..attempts import MARK
 
 
 LEVEL = 0.05
@@ -32,8 +33,14 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
     Args:
         comparison: of two recipes, the values of a pair in the order of its `recipes`: `failed`, `runs`, `stopped`,
             `stopped_early`, `std_ok`, `std`, `failed_share_audited` and the two of `BOUNDS`; `fisher_p`, and
-            `brown_forsythe` as a dict; `unjudged` only if there are such runs. See `summarize`.
+            `brown_forsythe` as a dict; `unjudged` and `restarts` only if there are such runs. See `summarize`.
     """
+    if restarted := comparison.get("restarts"):
+        names = [f"{name}{MARK * own}" for name, own in zip(comparison["recipes"], restarted, strict=True)]
+        plain = {key: value for key, value in comparison.items() if key != "restarts"}
+        return (
+            f"{comparison_sentence({**plain, 'recipes': names})} {MARK} Final results: its runs had more than one try."
+        )
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
     if any(comparison["stopped_early"]):
         return (

@@ -7,6 +7,9 @@ has bounds instead of a failed share, and an estimate from the alarmed runs that
 has no mean and no std, because they would describe only its other runs, and it is not tested. The same is true of a recipe
 with runs that were stopped early because others looked better (`--restarts`). It has its best finished run, and its cost.
 
+A recipe with restarts (`--on_alarm restart`) has the figures of its final results, marked everywhere, and beside them how
+its first attempts ended: with bounds, because an attempt that its alarm ended is censored.
+
 A run made elsewhere may have a score, but no known baseline. It is unjudged: its score counts in mean and std, but whether it
 failed is not known. A recipe with such runs has no failed share, only bounds on it, and no std of the runs that did not fail.
 
@@ -32,6 +35,7 @@ from ...statistics import (
     wilson_interval,
 )
 from ...verdicts.verdict import CENSORED, NOT_OK
+from ..attempts import cost, first_attempts, has_attempts, was_restarted
 from ..records import UNJUDGED, RunRecord
 from .sentences import BOUNDS, comparison_sentence
 
@@ -69,7 +73,8 @@ def summarize(runs: Sequence[RunRecord]) -> dict[str, Any]:
     | `evaluations` | the numbers of evaluations of finished runs |
     | `stopped` | runs that their alarm stopped |
     | `stopped_early` | runs that a policy ended at their look, also diverged ones |
-    | `budget` | cost of all `runs`, in runs: the sum of their shares of the planned update steps |
+    | `budget` | cost of all `runs`, in runs: the sum of their shares of the planned update steps, of all attempts |
+    | `restarts` | only with `--on_alarm restart`, see `_restart_figures` |
     | `best_run` | seed, score and report score of the best finished run, if runs were stopped early |
     | `alarmed` | runs that raised an alarm |
     | `audited`, `audited_failed` | runs that were finished although an alarm would have stopped them; how many of them failed |
@@ -142,9 +147,10 @@ def _figures(recipe: str, runs: list[RunRecord]) -> dict[str, Any]:
         "evaluations": sorted({run.evaluations for run in finished if run.steps >= run.planned_steps}),
         "stopped": stopped,
         "stopped_early": early,
-        "budget": sum(run.steps / run.planned_steps for run in judged if run.planned_steps),
+        "budget": sum(own for run in judged if (own := cost(run)) is not None),
         "best_run": _best_run(finished) if early else None,
         **_alarm_figures(judged, failed),
+        **_restart_figures(judged),
     }
 
 
@@ -158,13 +164,13 @@ def _best_run(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
 
 
 def _alarm_figures(judged: list[RunRecord], failed: int) -> dict[str, Any]:
-    audited = [run for run in judged if run.audited]
+    audited = [run for run in judged if run.audited and run.attempts is None]  # of a restart: see `_restart_figures`
     audited_failed = sum(run.status in NOT_OK for run in audited)
     saved = sum(run.planned_steps - run.steps for run in judged if run.status == "stopped")
     planned = sum(run.planned_steps for run in judged)
     stopped, early, unjudged = (sum(run.status == status for run in judged) for status in (*CENSORED, UNJUDGED))
     return {
-        "alarmed": sum(run.alarm_step is not None for run in judged),
+        "alarmed": sum(run.alarm_step is not None or was_restarted(run) for run in judged),
         "audited": len(audited),
         "audited_failed": audited_failed,
         **with_interval("failed_share_if_all_heal", failed, len(judged)),
@@ -175,6 +181,36 @@ def _alarm_figures(judged: list[RunRecord], failed: int) -> dict[str, Any]:
         "saved_steps": saved,
         "saved_share": saved / planned if planned else None,
     }
+
+
+def _restart_figures(judged: list[RunRecord]) -> dict[str, Any]:
+    """The figures of first attempts and of cost, under the key `restarts`; empty for a recipe without restarts.
+
+    | figure | meaning |
+    | --- | --- |
+    | `runs` | number of first attempts |
+    | `restarted` | runs that began again at least once |
+    | `failed`, `stopped`, `audited`, `audited_failed` | of first attempts, see `first_attempts` |
+    | `failed_share_if_all_heal`, `failed_share_if_all_fail`, `_low`, `_high` | bounds: no stopped first attempt would have failed, or all |
+    | `failed_share_audited`, `_low`, `_high` | estimate from the audited first attempts |
+    | `cost` | mean cost per run, in runs: update steps of all attempts over those of one whole run |
+    """
+    if not has_attempts(judged):
+        return {}
+    found, runs = first_attempts(judged), len(judged)
+    failed, stopped = found["failed"], found["stopped"]
+    audit = audited_failed_share(failed, stopped, found["audited_failed"], found["audited"], runs)
+    costs = [own for run in judged if (own := cost(run)) is not None]
+    figures = {
+        "runs": runs,
+        "restarted": sum(map(was_restarted, judged)),
+        **found,
+        **with_interval(BOUNDS[0], failed, runs),
+        **with_interval(BOUNDS[1], failed + stopped, runs),
+        **_named("failed_share_audited", audit),
+        "cost": float(np.mean(costs)) if costs else None,
+    }
+    return {"restarts": figures}
 
 
 def with_interval(name: str, count: int, n: int) -> dict[str, float | None]:
@@ -197,6 +233,7 @@ def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_
     counts = (a["failed"], a["runs"], b["failed"], b["runs"])
     any_censored = bool(censored(a) or censored(b))
     unjudged = [figures.get("unjudged", 0) for figures in (a, b)]
+    restarted = [bool(figures.get("restarts")) for figures in (a, b)]
     shares_known = a["runs"] and b["runs"] and not any_censored and not any(unjudged)
     if any_censored:
         spreads = SpreadTest(None, None, (len(scores_a), len(scores_b)), (), "runs were stopped")
@@ -206,6 +243,7 @@ def _compare(a: dict[str, Any], b: dict[str, Any], scores_a: np.ndarray, scores_
         "recipes": [a["recipe"], b["recipe"]],
         **{key: [a[key], b[key]] for key in COMPARED},
         **({"unjudged": unjudged} if any(unjudged) else {}),
+        **({"restarts": restarted} if any(restarted) else {}),
         "fisher_p": fisher_exact_p(*counts) if shares_known else None,
         "std_ok": [a["std_ok"], b["std_ok"]],
         "std": [a["std"], b["std"]],

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...utils.files import write_json, write_text
 from ...utils.text import decimal, joined, markdown_table, share_text
+from ..attempts import MARK_NOTE, marked
 from ..job import run_name
 from ..records import seed_text
 from .sentences import BOUNDS, LEVEL, UNJUDGED_NOTE
@@ -24,6 +25,9 @@ RUN_COLUMNS = (
     "recipe", "seed", "status", "metric", "last", "best", "accuracy", "baseline", "train_loss", "steps",
     "planned_steps", "alarm_step", "audited", "evaluations", "sentence",
 )  # fmt: skip
+
+ATTEMPT_COLUMNS = ("attempts", "steps_spent", "first_status")
+"""More columns of a run's row, if runs could restart (`--on_alarm restart`)."""
 
 SCORE_COLUMNS = {
     "std of runs that did not fail": "std_ok",
@@ -64,9 +68,11 @@ def recipes_cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     stops = dict(STOP_COLUMNS) if any(figures["stopped"] for figures in summary["recipes"]) else {}
     if any(figures["stopped_early"] for figures in summary["recipes"]):
         stops |= EARLY_COLUMNS
+    if any(figures.get("restarts") for figures in summary["recipes"]):
+        stops |= RESTART_COLUMNS
     rows = [
         [
-            figures["recipe"],
+            marked(figures["recipe"], figures),
             str(figures["runs"]) + _apart(figures),
             failed_text(figures),
             *(cell(figures) for cell in stops.values()),
@@ -84,20 +90,32 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """
     write_json(folder / "summary.json", summary)
     table = io.StringIO()
-    writer = csv.DictWriter(table, RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    restarted = any(run.get("attempts") is not None for run in summary["runs"])
+    columns = RUN_COLUMNS + ATTEMPT_COLUMNS * restarted
+    writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(summary["runs"])
+    writer.writerows(map(run_row, summary["runs"]))
     metric = summary["metric"] or "score"
     header = ["recipe", "seed", f"{metric}: last", f"{metric}: best", "best of", "verdict"]
     runs = [
         [r["recipe"], _seed(r), decimal(r["last"]), decimal(r["best"]), str(r["evaluations"]), r["sentence"]]
         for r in summary["runs"]
     ]
+    if restarted:
+        header += ["attempts", "update steps of all attempts"]
+        for row, run in zip(runs, map(run_row, summary["runs"]), strict=True):
+            row += [str(run.get(name) or "-") for name in ATTEMPT_COLUMNS[:2]]
     ended = [(run["recipe"], run["seed"]) for run in summary["runs"] if run["status"] != "crashed"]
     until = "".join(f"{note}\n\n" for note in until_notes(folder, ended))
     text = f"# Scores over seeds\n\n{until}{to_markdown(summary)}\n\n## Runs\n\n{markdown_table(header, runs)}\n"
     for name, content in (("summary.csv", table.getvalue()), ("summary.md", text)):
         write_text(folder / name, content)
+
+
+def run_row(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record for a row of a table: the number of attempts in place of their list."""
+    attempts = run.get("attempts")
+    return {**run, "attempts": None if attempts is None else len(attempts) or None}
 
 
 def _seed(run: Mapping[str, Any]) -> str:
@@ -165,6 +183,40 @@ EARLY_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 """Columns if runs were stopped early because others looked better."""
 
 
+RESTART_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "began again": lambda figures: str(figures["restarts"]["restarted"]) if figures.get("restarts") else "-",
+    "failed first attempts: share, bounds (95% limits)": lambda figures: first_cell(figures),
+    "failed first attempts: audited estimate (95% interval), failed of audited": lambda figures: first_audited_cell(
+        figures
+    ),
+    "cost per run, in runs": lambda figures: cost_cell(figures),
+}
+"""Columns if runs could begin again on an alarm. All other columns of such a recipe are of its final results."""
+
+
+def first_cell(figures: Mapping[str, Any]) -> str:
+    """`0.10-0.35 (0.03-0.57)`, or `0.10 (0.03-0.30)` where no end of a first attempt is unknown; `-` without restarts."""
+    first = figures.get("restarts")
+    if not first or not first["runs"]:
+        return "-"
+    if not first["stopped"]:
+        low, high = (share_text(first[f"{BOUNDS[0]}_{end}"]) for end in ("low", "high"))
+        return f"{share_text(first[BOUNDS[0]])} ({low}-{high})"
+    return bounds_cell(first)
+
+
+def first_audited_cell(figures: Mapping[str, Any]) -> str:
+    """`0.28 (0.07-0.56), 1 of 2`; `-` where no end is unknown, or no first attempt was audited."""
+    first = figures.get("restarts")
+    return audited_cell(first) if first else "-"
+
+
+def cost_cell(figures: Mapping[str, Any]) -> str:
+    """`1.32`; `-` without restarts."""
+    first = figures.get("restarts")
+    return decimal(first["cost"], 2) if first else "-"
+
+
 # ---- notes ----------------------------------------------------------------------------------------------------------
 
 STOPPED_NOTES = (
@@ -186,6 +238,16 @@ EARLY_NOTES = (
     "its score on the development set that selects. For new examples this score is too high.",
 )
 """How to read the columns of runs that were stopped early."""
+
+
+RESTART_NOTES = (
+    MARK_NOTE,
+    "First attempts: the share that failed, or would have. An alarm ended some of them, so there are bounds: the share if all of "
+    "these had healed, and if all had failed. In brackets: the lower 95% Wilson limit of the first, the upper limit of the second. "
+    "Audited: some of these first attempts, drawn at random (--audit_alarms), were trained to their end as well.",
+    "Cost: update steps of all attempts over those of one whole run, mean over runs. Audits are not in it.",
+)
+"""How to read the figures of recipes with restarts."""
 
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
@@ -222,6 +284,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     if any(figures["stopped_early"] for figures in recipes):
         notes += EARLY_NOTES
         notes += [f"{f['recipe']}: {_best_sentence(f, metric)}" for f in recipes if f["best_run"] is not None]
+    if any(figures.get("restarts") for figures in recipes):
+        notes += RESTART_NOTES
     if len(_evaluations(summary)) > 1:
         numbers = [f"{f['recipe']} {' or '.join(map(str, f['evaluations']))}" for f in recipes if f["evaluations"]]
         notes.append(

@@ -12,7 +12,8 @@ MLflow. TensorBoard has the study's own file, see `tensorboard`.
 | `eval_study/RECIPE/METRIC_mean`, `_std`, `_std_ok`, `_median`, `_max` | scores at the end; `std_ok` of the runs that did not fail |
 | `eval_study/RECIPE/runs`, `failed`, `crashed`, `stopped`, `stopped_early` | numbers of runs |
 
-`summarize` defines them. Figures without a value are left out. Trackers other than MLflow show `eval_` as `eval/`. The
+A recipe with restarts (`--on_alarm restart`) is called `RECIPE after restarts`, and has also its `cost`: update steps of all
+attempts over those of one run. `summarize` defines the figures. Figures without a value are left out. Trackers other than MLflow show `eval_` as `eval/`. The
 prefix keeps them from taking the figures for training metrics. MLflow shows `_` for a character that it does not take, such as
 `+`.
 """
@@ -42,6 +43,8 @@ TRACKERS = ("mlflow", "trackio", "wandb")
 COUNTS = ("runs", "failed", "crashed", "stopped", "stopped_early")
 SHARES = ("failed_share", "failed_share_low", "failed_share_high")
 SCORES = ("mean", "std", "std_ok", "median", "max")
+AFTER_RESTARTS = " after restarts"
+"""Behind the name of a recipe with restarts: its figures are of final results."""
 
 OF_TRACKERS = ("project", "hub_private_repo", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 """Training arguments that tell a tracker where to put a run."""
@@ -128,12 +131,16 @@ def summary_logs(summary: Mapping[str, Any]) -> dict[str, float]:
     """The figures of each recipe, as a Trainer logs numbers. The module's table has the keys."""
     logs = {}
     for figures in summary["recipes"]:
+        restarts = figures.get("restarts")
+        after = AFTER_RESTARTS if restarts is not None else ""
         names = {key: key for key in (*COUNTS, *SHARES)} | {
             key: f"{summary['metric'] or 'score'}_{key}" for key in SCORES
         }
         for key, name in names.items():
             if figures.get(key) is not None:
-                logs[f"eval_study/{figures['recipe']}/{name}"] = figures[key]
+                logs[f"eval_study/{figures['recipe']}{after}/{name}"] = figures[key]
+        if restarts is not None and restarts["cost"] is not None:
+            logs[f"eval_study/{figures['recipe']}{after}/cost"] = restarts["cost"]
     return logs
 
 

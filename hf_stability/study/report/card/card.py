@@ -18,12 +18,13 @@ from ....tasks.demo.data import DEMO_TASKS
 from ....tasks.glue import GLUE_TASKS, HUB_DATASET
 from ....utils.files import write_text
 from ....utils.text import decimal, joined, markdown_table
+from ...attempts import MARK
 from ...folder import read_runs
 from ...job import Job
 from ...records import RunRecord, counting_key
 from ..scores import not_finished
 from ..summary import censored
-from ..summary_page import SCORE_COLUMNS, bounds_cell, failed_text
+from ..summary_page import RESTART_NOTES, SCORE_COLUMNS, bounds_cell, cost_cell, failed_text, first_cell
 from ..until import until_notes
 from .rerun import BUNDLED, is_bundled, public, rerun_section
 from .source import CardSource
@@ -78,6 +79,7 @@ def eval_results(source: CardSource) -> list[Any]:
         return []
     run, figures, metric = source.run, source.figures, source.metric
     name, n = HUB_METRICS.get(metric, metric), figures["scores"]
+    after = ", after restarts" if figures.get("restarts") else ""
     weights = f"these weights ({_seed(run)})"
     values: list[tuple[str, Any, str]] = [
         (name, run.last, f"{metric} of {weights}")
@@ -87,9 +89,13 @@ def eval_results(source: CardSource) -> list[Any]:
             run.report,
             f"{metric} of {weights} on the second half of the development set, which selected nothing",
         ),
-        (f"{name}_mean", figures["mean"], f"mean {metric} of {n} runs, {source.part}"),
-        (f"{name}_std", figures["std"], f"standard deviation of {metric}, {n} runs, {source.part}"),
-        ("failed_share", figures["failed_share"], f"share of failed runs, {figures['failed']} of {figures['runs']}"),
+        (f"{name}_mean", figures["mean"], f"mean {metric} of {n} runs{after}, {source.part}"),
+        (f"{name}_std", figures["std"], f"standard deviation of {metric}, {n} runs{after}, {source.part}"),
+        (
+            "failed_share",
+            figures["failed_share"],
+            f"share of failed runs{after}, {figures['failed']} of {figures['runs']}",
+        ),
     ]
     is_glue = source.dataset == HUB_DATASET and source.job.task in GLUE_TASKS
     return [
@@ -180,7 +186,14 @@ def _rows(source: CardSource) -> list[list[str]]:
     ]
     if figures["stopped"]:
         rows.append(["failed share: bounds (95% limits)", bounds_cell(figures)])
-    rows += [[name, decimal(figures[key])] for name, key in SCORE_COLUMNS.items() if figures[key] is not None]
+    if restarts := figures.get("restarts"):
+        rows += [["runs that began again on an alarm", str(restarts["restarted"])]]
+        rows += [
+            ["failed share of first attempts", first_cell(figures)],
+            ["cost per run, in runs", cost_cell(figures)],
+        ]
+    mark = MARK if restarts else ""
+    rows += [[name + mark, decimal(figures[key])] for name, key in SCORE_COLUMNS.items() if figures[key] is not None]
     if figures["report_mean"] is not None:
         rows.append(["mean on the second half", decimal(figures["report_mean"])])
     return rows
@@ -203,6 +216,8 @@ def _notes(source: CardSource) -> list[str]:
             f"{censored(figures)} of {figures['runs']} runs were ended early. Their ends are unknown, so there is no failed "
             "share, mean or std. They would describe only the other runs."
         )
+    if figures.get("restarts"):
+        notes += RESTART_NOTES
     if figures["failed_share"] is not None:
         notes.append("The interval of the failed share is Wilson's.")
     if run.cell is not None:

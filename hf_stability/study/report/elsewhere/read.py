@@ -215,9 +215,9 @@ def _from_folder(recipe: str, run: TrainerRun, metric: str) -> Found:
 # ---- tables of scores, dicts of arrays ------------------------------------------------------------------------------
 
 NUMBERS = ("baseline", "best", "train_loss")
-COUNTS = ("steps", "planned_steps", "evaluations", "alarm_step")
-WORDS = ("status", "sentence", "task")
-NOT_METRICS = ("recipe", "seed", *NUMBERS, *COUNTS, *WORDS, "epoch", "step")
+COUNTS = ("steps", "planned_steps", "evaluations", "alarm_step", "steps_spent")
+WORDS = ("status", "sentence", "task", "first_status")
+NOT_METRICS = ("recipe", "seed", *NUMBERS, *COUNTS, *WORDS, "epoch", "step", "attempts")
 """Columns of a table that are no candidates for the headline metric."""
 
 
@@ -315,6 +315,8 @@ def _from_row(table: Table, row: int, columns: Mapping[str, str | None], metric:
     }
     counts = {name: _whole(table, row, columns[name]) for name in COUNTS if columns[name] is not None}
     fields |= {name: value for name, value in counts.items() if value is not None}
+    if "steps_spent" in fields:  # of a study with restarts: its figures have a mark
+        fields |= {"attempts": [], "first_status": str(cell("first_status") or "") or None}
     own = fields.pop("baseline", None)
     fields["task"] = str(cell("task") or "")
     if score is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ....errors import InputError, nearest
 from ....utils.text import joined, markdown_table
+from ...attempts import MARK_NOTE, with_marks, with_restarts
 from ...folder import read_runs
 from ...records import RunRecord
 from ..settings import read_json, read_settings
@@ -130,9 +131,12 @@ def comparison(paths: Sequence[str | Path], rope: float = ROPE) -> str:
     terms = unequal_terms(arms)
     runs = [run for arm in arms for run in arm.runs]
     contents = report_contents(runs, rope=rope, examples=arms[0].examples)
-    rows = [[arm.name, str(len(arm.runs)), arm.steps, arm.evaluations] for arm in arms]
+    again = with_restarts(contents["recipes"])
+    contents = with_marks(contents, again)
+    rows = [[with_marks(arm.name, again), str(len(arm.runs)), arm.steps, arm.evaluations] for arm in arms]
     told = [f"- {sentence}" for sentence in terms] or ["- Data, model, update steps, evaluations and seeds are equal."]
     told += [f"- {text}" for text in dict.fromkeys(arm.until for arm in arms) if text]
+    told += [f"- {MARK_NOTE}"] if again else []
     parts = [
         " ".join(conclusion(contents)),
         markdown_table(["recipe", "runs", "update steps", "evaluations"], rows),

@@ -12,7 +12,7 @@ from typing import Any
 
 from .... import statistics
 from ....errors import InputError
-from ....utils.text import apart, decimal, joined, p_text, share_text
+from ....utils.text import apart, decimal, interval_text, joined, p_text
 from ...records import UNJUDGED
 from ..sentences import LEVEL
 from .contents import POWER
@@ -393,7 +393,7 @@ def _count(figures: Mapping[str, Any]) -> str:
 
 
 def _interval(figures: Mapping[str, Any]) -> str:
-    return f"95% interval {share_text(figures['failed_share_low'])} to {share_text(figures['failed_share_high'])}"
+    return interval_text(figures["failed_share_low"], figures["failed_share_high"])
 
 
 def _text_interval(low: float | None, high: float | None) -> str:

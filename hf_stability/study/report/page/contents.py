@@ -200,7 +200,7 @@ def _recipe(figures: Mapping[str, Any], scored: RecipeRuns, runs: Sequence[RunRe
     | `lowest_decile`, `interquartile_mean` | of all scores |
     | `n_ok`, `std_ok`, `_low`, `_high` | of the runs that did not fail |
     | `diverged`, `unknown` | numbers of runs; diverged ones are among the failed |
-    | `steps` | planned update steps of one run; None if unknown |
+    | `steps` | planned update steps of one run; with restarts the mean number that a run took; None if unknown |
     """
     own = [run for run in runs if run.recipe == figures["recipe"]]
     judged = not any(run.status == UNJUDGED for run in own)
@@ -214,8 +214,15 @@ def _recipe(figures: Mapping[str, Any], scored: RecipeRuns, runs: Sequence[RunRe
         **_with_mean(scored.scores),
         "n_ok": len(ok),
         **_spread("std_ok", ok),
-        "steps": max((run.planned_steps for run in own), default=0) or None,
+        "steps": _steps(own),
     }
+
+
+def _steps(runs: Sequence[RunRecord]) -> int | None:
+    spent = [run.steps_spent for run in runs if run.steps_spent is not None]
+    if spent:
+        return round(sum(spent) / len(spent))
+    return max((run.planned_steps for run in runs), default=0) or None
 
 
 def _with_mean(scores: np.ndarray) -> dict[str, float | None]:
@@ -375,7 +382,7 @@ def _maximum(recipe: str, runs: Sequence[RunRecord], baseline: float | None) -> 
     if not own or None in scores or any(run.ended_at_look for run in own):
         return None
     n = np.arange(1, len(own) + 1)
-    steps = [run.planned_steps for run in own]
+    steps = [run.planned_steps if run.steps_spent is None else run.steps_spent for run in own]
     report = [run.report for run in own]
     on_other = None not in report
     return {

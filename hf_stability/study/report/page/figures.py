@@ -21,6 +21,7 @@ from ....diagnostics.plots import own_style
 from ....errors import InputError
 from ....utils.files import write_bytes
 from ....utils.text import decimal
+from ...attempts import MARK, has_attempts, with_marks, with_restarts
 from ...records import RunRecord
 from ..figures import (
     METADATA,
@@ -30,6 +31,7 @@ from ..figures import (
     pick_layers,
     read_step_summary,
     scores_figure,
+    timeline_figure,
     train_loss_figure,
 )
 from ..plots import FAILED, OK, plain, wrap_name
@@ -102,7 +104,8 @@ def page_figures(
     Raises:
         InputError: a run's `steps.rec` is damaged.
     """
-    by_recipe = {name: [run for run in runs if run.recipe == name] for name in contents["ranking"]}
+    contents = with_marks(contents, with_restarts(contents["recipes"]))
+    by_recipe = {name: [run for run in runs if run.recipe == name.removesuffix(MARK)] for name in contents["ranking"]}
     drawn: list[PageFigure] = []
     missing: list[list[str]] = []
     makers: dict[str, Callable[[], PageFigure | str]] = {
@@ -117,6 +120,8 @@ def page_figures(
             "gradients of failed and ok runs": lambda: _gradients(contents, steps),
             "learning curves": lambda: _curves(contents, by_recipe, folder),
         }
+        if has_attempts(runs):
+            makers["attempts of each run"] = lambda: _timeline(by_recipe)
         for name, make in makers.items():
             made = make()
             if isinstance(made, str):
@@ -230,6 +235,21 @@ def _gradients(contents: Mapping[str, Any], steps: Mapping[str, StepSummary]) ->
         "warmup. In every run they are small before."
     )
     return _made("gradients", "Gradients, failed against ok", caption, figure)
+
+
+def _timeline(by_recipe: Mapping[str, list[RunRecord]]) -> PageFigure | str:
+    made = timeline_figure(dict(by_recipe), NARROW)
+    if isinstance(made, str):
+        return made
+    figure, left_out = made
+    figure.suptitle("")
+    caption = (
+        "Attempts of each run, one after the other: a bar per attempt, coloured by how it ended. A triangle is an alarm. A run "
+        "begins again at the end of a bar, from the pretrained weights."
+    )
+    if left_out:
+        caption += f" {left_out} runs that did not begin again are left out."
+    return _made("attempts", "Attempts of each run", caption, figure)
 
 
 def _train_loss(

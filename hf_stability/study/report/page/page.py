@@ -26,6 +26,7 @@ from ....utils.files import write_json, write_text
 from ....utils.text import decimal, loss_text, markdown_table
 from ....verdicts.verdict import NOT_OK
 from ....version import __version__
+from ...attempts import with_marks, with_restarts
 from ...folder import read_runs
 from ...records import RunRecord
 from ..plots import name_parts
@@ -90,16 +91,19 @@ def write_report(
     contents["missing"] = [*missing, ["differences between seeds", reason]] if reason else missing
     if runs:
         contents["notes"].append(NO_SETTINGS)
-    contents["advice"], contents["verdict"] = advice(contents), conclusion(contents)
+    again = with_restarts(contents["recipes"])
+    marked = with_marks(contents, again)
+    contents["advice"], contents["verdict"] = advice(marked), conclusion(marked)
     if study is not None and (marks := until_notes(study, [(run.recipe, run.seed) for run in own])):
         contents["advice"] += f" {ADVICE}"
         contents["verdict"].append(" ".join(marks))
         contents["notes"].append(marks[0])
-    tables = [recipes_table(contents), pairs_table(contents)]
-    agreement = agreement_tables(contents["agreement"]) if contents["agreement"] else []
+    marked = with_marks(contents, again)
+    tables = [recipes_table(marked), pairs_table(marked)]
+    agreement = agreement_tables(marked["agreement"]) if marked["agreement"] else []
     texts = {
-        "report.html": render(contents, drawn, study, target, links),
-        "report.md": markdown(contents, [*tables, *agreement], drawn),
+        "report.html": render(marked, drawn, study, target, links),
+        "report.md": markdown(marked, [*tables, *agreement], drawn),
         **{f"{table.name}.tex": to_latex(table) for table in tables},
     }
     for path in (target, target / "figures"):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....utils.text import apart, decimal, latex, latex_table, markdown_table, p_text, share_text
+from ...attempts import with_restarts
+from ..summary_page import RESTART_NOTES, cost_cell, first_cell
 
 
 MOSTLY_FAILED = 0.5
@@ -48,12 +50,14 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
     rows = [by_name[name] for name in contents["ranking"]]
     more = _more_means(rows)
     steps = [figures["steps"] for figures in rows]
+    again = {"failed first attempts": first_cell, "cost, in runs": cost_cell} if with_restarts(rows) else {}
     with_steps = None not in steps and len(set(steps)) > 1
     cells = [
         (
             figures["recipe"],
             str(figures["runs"] or figures["n_scores"]),
             failed_cell(figures),
+            *(cell(figures) for cell in again.values()),
             estimate_cell(figures, "mean"),
             estimate_cell(figures, "std_ok", "n_ok"),
             decimal(figures["std"]) + MARK * _mostly_failed(figures),
@@ -82,10 +86,12 @@ def recipes_table(contents: Mapping[str, Any]) -> Table:
         notes.append("Best of the evaluations: chosen on the same examples, so it is too high for new ones.")
     if with_steps:
         notes.append("update steps: of one run. They differ, so these recipes do not have the same compute.")
+    if again:
+        notes += RESTART_NOTES
     if any(_mostly_failed(figures) for figures in rows):
         notes.append(f"{MARK} Half of the runs or more failed. A small std is no sign of stability there.")
     header = (
-        "recipe", "runs", "failed", "mean", "std (not failed)", "std (all)", "median", "lowest decile",
+        "recipe", "runs", "failed", *again, "mean", "std (not failed)", "std (all)", "median", "lowest decile",
         "interquartile mean", "max", *more, *(["update steps"] if with_steps else []),
     )  # fmt: skip
     caption = f"{_upper(metric)} and failed runs per recipe, over seeds{_on(contents)}."
