@@ -167,6 +167,10 @@ def tiny_jobs(tiny_model, tiny_csv):
 
     texts = load_task_data(None, None, *tiny_csv)
 
+    @functools.cache
+    def tokenised(model: str):
+        return tokenize(texts, pretrained.load_tokenizer(model), 32)
+
     def jobs(
         folder: Path,
         recipes=("devlin2019",),
@@ -177,7 +181,7 @@ def tiny_jobs(tiny_model, tiny_csv):
         **given,
     ):
         model = model or tiny_model()
-        data = tokenize(texts, pretrained.load_tokenizer(model), 32)
+        data = tokenised(model)
         data.save(folder / "data" / "tiny")
         config, given = pretrained.load_config(model), {"max_steps": 4, "use_cpu": True, **given}
         settings = [prepare.resolved_settings(load_recipe(name), config.model_type, {}, given) for name in recipes]

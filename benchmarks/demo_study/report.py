@@ -358,8 +358,8 @@ def draw_rates(arms: list[Arm], baseline: float) -> None:
 def keep_figures(folder: Path, recipes: tuple[str, ...], names: tuple[str, ...]) -> None:
     """Draw a study's figures of these recipes, and keep those with these names in results/."""
     with tempfile.TemporaryDirectory() as drawn:
-        for path in draw_figures(folder, recipes, into=drawn):
-            if path.suffix == ".png" and path.stem in names:
+        for path in draw_figures(folder, recipes, into=drawn, only=names):
+            if path.suffix == ".png":
                 shutil.copyfile(path, RESULTS / path.name)
 
 

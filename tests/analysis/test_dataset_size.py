@@ -13,6 +13,9 @@ from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 def test_the_sentences_say_what_the_arms_did():
     rows = [
         {"arm": arm, "examples": examples, "steps": steps, "failed": failed, "n": 20, "failed_share": failed / 20,

@@ -25,6 +25,9 @@ from hf_stability.study.records import RunRecord, read_run
 from hf_stability.study.study import run_jobs
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 def test_the_arms_are_the_steps_that_training_has():
     found = arms(50, InterventionsOptions(steps=(0, 5, 80, 5), branch_at=0.5))
     late = [f"{name}_0025" for name in COLLAPSED]

@@ -14,6 +14,9 @@ from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 def linear(steps, warmup=0.1):
     """The learning rates of a linear schedule with warmup, at its peak 1."""
     t, before = np.arange(steps), int(np.ceil(warmup * steps))

@@ -18,6 +18,9 @@ from tests import toy
 from tests.diagnose.tools import FAST, of, trainer_of, two_groups
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 def test_a_live_trainer_before_and_after_training(tmp_path):
     trainer = trainer_of(tmp_path)
     before = diagnose(trainer)

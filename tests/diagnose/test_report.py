@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 import torch
 
 from hf_stability import cli
 from hf_stability.diagnose import diagnose
+from hf_stability.diagnose import memorize as memorize_module
 from hf_stability.diagnose.report import _without_text, share_sentence
 from hf_stability.errors import InputError
 from tests.diagnose.tools import GOOD, files, of, run_of, state
@@ -56,12 +58,14 @@ def test_the_failed_share_of_one_run_in_words(share, text):
     assert text in share_sentence(share)
 
 
-def test_the_command_memorises_a_runs_own_examples(run, study):
+def test_the_command_memorises_a_runs_own_examples(run, study, monkeypatch):
     code, out, err = run(run_of(study), "--memorize")
     assert code == 0 and "memorize: The model can memorize: 100% of 32 training examples are right" in " ".join(
         out.split()
     )
     assert "memorizing 32 examples" in err  # the bar
+    fewer_steps = partial(memorize_module.memorize, steps=24)  # at this rate more teach it no more
+    monkeypatch.setattr(memorize_module, "memorize", fewer_steps)
     report = diagnose(run_of(study), memorize=True, memorize_rate=1e-9)
     assert of(report, "memorize").likelihood == "likely" and of(report, "memorize").figures["rate"] <= 1e-9
     assert any("Fix first: memorize" in step for step in report.next_steps)

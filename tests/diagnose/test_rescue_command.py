@@ -28,6 +28,9 @@ from tests import toy
 from tests.diagnose.tools import GOOD, run_of
 
 
+pytestmark = pytest.mark.usefixtures("no_heat_maps")
+
+
 def given_by(command: str) -> dict:
     """The command's flags, as `hf-stability rescue` reads them."""
     words = shlex.split(command)
@@ -161,7 +164,7 @@ def test_a_state_names_what_it_knows(output):
     assert "--task_name demo_pair" in command and "--learning_rate 0.001" in command and "--max_steps 8" in command
 
 
-def test_a_method_of_ones_own_is_named(tmp_path, tiny_study, monkeypatch):
+def test_a_method_of_ones_own_is_named(tmp_path, tiny_study, monkeypatch, no_figures):
     """The printed command is one that can be run."""
     monkeypatch.chdir(tmp_path)
     example = Path(__file__).parents[2] / "examples" / "own_method.py"

@@ -61,6 +61,7 @@ def draw_figures(
     recipes: Sequence[str] | None = None,
     seeds: Collection[int] | None = None,
     into: str | os.PathLike | None = None,
+    only: Collection[str] | None = None,
 ) -> list[Path]:
     """Draw the figures of a study from its folder, as PNG and SVG. Repeated calls write the same bytes.
 
@@ -79,6 +80,7 @@ def draw_figures(
         recipes: recipes to draw, in this order. Default: all, sorted.
         seeds: seeds to draw. Default: all.
         into: where to write them, instead of `<folder>/figures`.
+        only: names of figures to draw. Default: all.
 
     Returns:
         the files.
@@ -98,14 +100,16 @@ def draw_figures(
     summaries = {name: read_step_summary(folder, own) for name, own in by_recipe.items()}
     steps = {name: summary for name, summary in summaries.items() if summary is not None}
     with own_style():
-        figures = {
-            "scores": scores_figure(by_recipe),
-            "gradient_norms": gradient_norms_figure(steps, _first(by_recipe, "task")),
-            "score_against_train_loss": train_loss_figure(by_recipe, steps),
+        makers = {
+            "scores": lambda: scores_figure(by_recipe),
+            "gradient_norms": lambda: gradient_norms_figure(steps, _first(by_recipe, "task")),
+            "score_against_train_loss": lambda: train_loss_figure(by_recipe, steps),
         }
-        timeline = timeline_figure(every)
-        if not isinstance(timeline, str):
-            figures["attempts"] = timeline[0]
+        figures = {name: make() for name, make in makers.items() if only is None or name in only}
+        if only is None or "attempts" in only:
+            timeline = timeline_figure(every)
+            if not isinstance(timeline, str):
+                figures["attempts"] = timeline[0]
         target = folder / "figures" if into is None else Path(into)
         target.mkdir(exist_ok=True)
         return [path for name, figure in figures.items() for path in write_figure(figure, target, name)]

@@ -14,6 +14,7 @@ Everything is generated and the same on every machine: `random.Random` gets a st
 from __future__ import annotations
 
 import random
+from functools import cache
 from pathlib import Path
 
 from hf_stability.errors import InputError
@@ -69,7 +70,8 @@ def draw_premise(rng: random.Random) -> tuple[grammar.Sentence, grammar.Sentence
     choices: list[tuple[grammar.Sentence, list[grammar.Sentence]]] = []
     while not choices:
         premise = grammar.draw_sentence(rng, weakening=True)
-        choices = [(fact, inference.rearrangements(premise, fact)) for fact in inference.facts(premise)]
+        facts = inference.facts(premise)
+        choices = [(fact, inference.rearrangements(premise, fact, facts)) for fact in facts]
         # Without wrong versions in the premise's own words, a word's absence from the premise would reveal the label.
         choices = [(fact, wrong) for fact, wrong in choices if wrong]
     return (premise, *rng.choice(choices))
@@ -114,6 +116,8 @@ _DRAW = {"demo_pair": draw_pair_example, "demo_cola": draw_cola_example, "demo_n
 def demo_splits(name: str) -> dict[str, list[dict]]:
     """All data of a task, as lists of rows: `train`, `validation`, `test`, and `train_full` (not for `demo_nli`).
 
+    A process draws a task once. The caller gets copies of the rows.
+
     No first sentence comes twice, within a split or in two splits, nor in both `demo_nli` and `demo_pair`. `train_full` does
     not contain `train`: it is another, larger draw from the same source.
 
@@ -122,11 +126,16 @@ def demo_splits(name: str) -> dict[str, list[dict]]:
     """
     if name not in _DRAW:
         raise InputError(f"no demo task {name!r}; give one of {', '.join(_DRAW)}")
+    return {split: [dict(row) for row in rows] for split, rows in _drawn(name).items()}
+
+
+@cache
+def _drawn(name: str) -> dict[str, list[dict]]:
     rng = random.Random(f"{name}-{DATA_SEED}")
     first_column = DEMO_TASKS[name].text_columns[0]
     seen: set[str] = set()
     if name == "demo_nli":
-        seen = {row["sentence1"] for rows in demo_splits("demo_pair").values() for row in rows}
+        seen = {row["sentence1"] for rows in _drawn("demo_pair").values() for row in rows}
     splits: dict[str, list[dict]] = {}
     for split, size in SPLIT_SIZES[name].items():
         rows = splits[split] = []

@@ -363,7 +363,9 @@ def arguments(folder: Path, model: str, csv: tuple[str, str], *more: str) -> lis
         pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="SIGTERM", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(tiny_model, tiny_csv, tmp_path, send):
+def test_an_interrupted_study_keeps_what_is_finished_and_goes_on(
+    tiny_model, tiny_csv, tmp_path, no_figures, no_heat_maps, send
+):
     from hf_stability.cli import main
 
     def command(folder, workers):

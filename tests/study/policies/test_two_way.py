@@ -35,7 +35,9 @@ def arguments(tiny_study):
 def finished(arguments, tmp_path_factory):
     """A study of 2 initialisations x 2 data orders x 2 replicates. Not to be changed."""
     folder = tmp_path_factory.mktemp("two_way") / "study"
-    assert cli.main([*arguments, "--two_way", "2", "2", "--output_dir", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_stability.study.report.figures.draw_figures", lambda *_: [])
+        assert cli.main([*arguments, "--two_way", "2", "2", "--output_dir", str(folder)]) == 0
     return folder
 
 
@@ -117,7 +119,7 @@ def test_the_study_prints_each_sources_share_and_where_the_rest_is(finished, tmp
     assert max(map(len, table)) <= 100
 
 
-def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished, tmp_path, capsys):
+def test_more_of_each_add_to_it_and_plain_seeds_are_refused(arguments, finished, tmp_path, capsys, no_figures):
     folder = tmp_path / "study"
     shutil.copytree(finished, folder)
     before = {path: path.read_bytes() for path in folder.glob("runs/*/*/run.json")}

@@ -39,6 +39,20 @@ def test_first_rows_are_pinned(splits, name):
         assert fingerprint(splits[name]["validation"][500:550]) == FINGERPRINTS[second_half]
 
 
+WHOLE = {"demo_pair": "2dad123ff38bd700", "demo_cola": "d9fb8ac6ad772467", "demo_nli": "02122e549566e676"}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_all_rows_are_pinned(splits, name):
+    assert fingerprint(list(splits[name].values())) == WHOLE[name]
+
+
+def test_the_rows_are_the_callers_own():
+    data.demo_splits("demo_cola")["train"][0]["label"] = "changed"
+    data.demo_splits("demo_cola")["test"].clear()
+    assert fingerprint(list(data.demo_splits("demo_cola").values())) == WHOLE["demo_cola"]
+
+
 def test_pretraining_text_is_pinned():
     assert fingerprint(data.pretraining_pairs(0, 50)) == FINGERPRINTS["pretraining"]
     assert fingerprint(data.heldout_text(50)) == FINGERPRINTS["heldout"]

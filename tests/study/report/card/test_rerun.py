@@ -96,7 +96,9 @@ def test_paths_are_shortened(value, shown):
 
 
 @pytest.mark.slow
-def test_the_command_of_a_real_study_makes_runs_with_the_same_ids(tiny_study, tiny_csv, tmp_path, monkeypatch):
+def test_the_command_of_a_real_study_makes_runs_with_the_same_ids(
+    tiny_study, tiny_csv, tmp_path, monkeypatch, no_figures, no_heat_maps
+):
     monkeypatch.chdir(tmp_path)
     flags = [
         "--seeds",
