@@ -19,7 +19,7 @@ from .plain_parser import WIDTH, Help, Texts
 from .program import PROG
 
 
-LONG_CHOICES = 20
+LONG_CHOICES = 16
 """Characters. If its choices are longer, a flag is shown as `--flag X`."""
 
 HELPS = {

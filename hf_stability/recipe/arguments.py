@@ -48,8 +48,8 @@ class StabilityArguments(MethodArguments):
     on_alarm: str = field(
         default="warn",
         metadata={
-            "help": "Reaction to an alarm: none, a warning, or also stop or restart the run. Default: warn. A stopped run counts "
-            "as censored, not failed. A restart begins again at update step 0, with other seeds and --restart_with; it also reacts "
+            "help": "At an alarm: none, warn, stop (end the run) or restart (from its start). Default: warn. A stopped run counts as "
+            "censored, not failed. A restart begins again at update step 0, with other seeds and --restart_with; it also reacts "
             "to a loss or gradients that are NaN or Inf.",
             "choices": ["none", "warn", "stop", "restart"],
         },
