@@ -166,8 +166,8 @@ def analyze(
     """
     analysis = load_analysis(name)
     chosen = make_options(analysis, options)
-    study = FinishedStudy(folder, recipes)
-    target = study.results(name) if output_dir is None else Path(output_dir)
+    study = FinishedStudy(folder, recipes, output_dir)
+    target = study.target(name)
     check_target(target)
     if make_runs and type(analysis).jobs is Analysis.jobs:
         raise InputError(f"--make_runs: analyze {name} needs no runs of its own; leave it out")

@@ -39,6 +39,7 @@ class FinishedStudy:
     Args:
         folder: the study's folder.
         recipes: which recipes, in this order. Default: all, sorted.
+        output_dir: where an analysis writes. Default: `results` of its name.
 
     Attributes:
         folder: the study's folder.
@@ -48,8 +49,14 @@ class FinishedStudy:
         InputError: there is no finished run, or none of a given recipe.
     """
 
-    def __init__(self, folder: str | os.PathLike, recipes: Sequence[str] | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        recipes: Sequence[str] | None = None,
+        output_dir: str | os.PathLike | None = None,
+    ):
         self.folder = Path(folder)
+        self.output_dir = None if output_dir is None else Path(output_dir)
         if not self.folder.is_dir():
             raise InputError(f"analyze {folder}: no such folder; give a study's folder, its --output_dir")
         self.by_recipe: dict[str, list[RunRecord]] = read_recipes(self.folder, recipes)
@@ -76,6 +83,10 @@ class FinishedStudy:
     def results(self, name: str) -> Path:
         """Where the files of an analysis belong. The folder may not exist yet."""
         return self.folder / "analysis" / name
+
+    def target(self, name: str) -> Path:
+        """Where an analysis writes its files: `output_dir`, else `results(name)`."""
+        return self.output_dir or self.results(name)
 
     def job(self, run: RunRecord) -> dict[str, Any]:
         """The settings of a run, as `Job` has them: `args`, `model`, `tokenizer` ... Empty if they cannot be read."""

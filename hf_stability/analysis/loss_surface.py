@@ -77,8 +77,8 @@ class SurfaceOptions:
 class LossSurface(Analysis):
     """Loss and gradient norm on the plane through a start, a failed run's end and an ok run's end.
 
-    Finished points are kept in `STUDY/analysis/loss-surface/points-HASH.jsonl`, so that the same command goes on after a kill.
-    Other settings have another hash.
+    Finished points are kept in `STUDY/analysis/loss-surface/points-HASH.jsonl`, or in `--output_dir`, so that the same command
+    goes on after a kill. Other settings have another hash.
     """
 
     name = "loss-surface"
@@ -111,7 +111,7 @@ class LossSurface(Analysis):
             axis = grid_values(options.lowest, options.highest, options.points)
             settings = {"runs": [failed.id, ok.id], "axis": axis, "examples": options.examples}
             settings |= {"batch_size": options.batch_size}
-            saved = PointsFile(points_path(study.results(self.name), settings), settings)
+            saved = PointsFile(points_path(study.target(self.name), settings), settings)
             start = [value.detach().clone() for value in model.parameters()]
             directions = (difference(ends[0], start), difference(ends[1], start))
             with progress_bar(len(axis) ** 2, "loss surface") as advance:

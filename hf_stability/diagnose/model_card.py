@@ -45,7 +45,7 @@ def read_path(path: str | os.PathLike) -> Run:
 
     Args:
         path: see `read_run_files`; or a Markdown file, a folder with a README.md and no file of a run, or a model's name on
-            the hub (`user/name`).
+            the hub (`user/name`, if there is no folder `user` here).
 
     Raises:
         InputError: see `read_run_files` and `read_card`; or the hub has no such card, or cannot be reached.
@@ -55,18 +55,37 @@ def read_path(path: str | os.PathLike) -> Run:
     is_run = any((place / name).exists() for name in RUN_FILES) or any(place.glob("checkpoint-*"))
     if file.is_file() and file.suffix.lower() == ".md" and not is_run:
         return read_card(file.read_text(encoding="utf-8", errors="replace"), str(file))
-    if place.exists() or not HUB_NAME.fullmatch(str(path)):
+    # out/rnu beside out/run is a mistyped path, not a model's name.
+    if place.exists() or not HUB_NAME.fullmatch(str(path)) or place.parent.is_dir():
         return read_run_files(path)
-    from huggingface_hub import ModelCard
+    return read_card(hub_card(str(path)), f"{path} (its model card on the hub)")
 
+
+def hub_card(name: str) -> str:
+    """The text of a model's card on the hub, or in the hub's cache if the hub cannot be reached.
+
+    It asks the hub once. `ModelCard.load` tries six times without a network, which takes half a minute for a mistyped path.
+
+    Raises:
+        InputError: there is no such card.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    way_out = "give a trainer_state.json, a steps.rec, a run's folder, or a README.md"
+    reached, why = True, "its model card on the hub cannot be read"
     try:
-        text = ModelCard.load(str(path)).content
-    except Exception as error:  # names, networks, rights: each has its own error
-        raise InputError(
-            f"{path}: no such file or folder, and no model card of this name on the hub ({type(error).__name__}); give a "
-            "trainer_state.json, a steps.rec, a run's folder, or a README.md"
-        ) from None
-    return read_card(text, f"{path} (its model card on the hub)")
+        get_hf_file_metadata(hf_hub_url(name, CARD), timeout=10)
+    except HfHubHTTPError as error:
+        why = f"no model card of this name on the hub ({type(error).__name__})"
+        raise InputError(f"{name}: no such file or folder, and {why}; {way_out}") from None
+    except Exception:  # each way to have no network has its own error
+        reached, why = False, "the hub cannot be reached"
+    try:
+        file = hf_hub_download(name, CARD, local_files_only=not reached)
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+    except Exception as error:
+        raise InputError(f"{name}: no such file or folder, and {why} ({type(error).__name__}); {way_out}") from None
 
 
 def read_card(text: str, source: str) -> Run:

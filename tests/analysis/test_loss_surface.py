@@ -76,6 +76,14 @@ def test_the_surface_of_a_study(tiny_jobs, tmp_path, no_heat_maps):
     (saved,) = (folder / "analysis" / "loss-surface").glob("points-*.jsonl")
     saved.write_text(saved.read_text().replace(f'"loss": {numbers["loss"][1][1]}', '"loss": 7.5'))
     assert analysis.numbers(study, options)["loss"][1][1] == 7.5
+    # With an output folder nothing is written into the study, and the points there are read.
+    out, before = tmp_path / "out", sorted(folder.rglob("*"))
+    shutil.copytree(saved.parent, out)
+    saved.unlink()
+    before.remove(saved)
+    elsewhere = FinishedStudy(folder, output_dir=out)
+    assert analysis.numbers(elsewhere, options)["loss"][1][1] == 7.5
+    assert sorted(folder.rglob("*")) == before and (out / saved.name).is_file()
 
 
 def record(name, status="ok", **values):

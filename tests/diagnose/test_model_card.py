@@ -6,6 +6,7 @@ import math
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import Trainer, TrainingArguments
 
 from hf_stability.diagnose import diagnose
@@ -117,16 +118,28 @@ def test_the_number_of_classes_is_that_of_the_nearest_ln_k(classes):
 
 
 def test_a_models_name_on_the_hub(tmp_path, monkeypatch):
-    text = card_of(tmp_path / "out", [0.7, 0.4], [0.6, 0.3]).read_text()
+    card_of(tmp_path / "out", [0.7, 0.4], [0.6, 0.3])
     asked = []
 
-    def load(name, **kwargs):
-        asked.append(name)
-        if name != "user/model":
-            raise OSError("not there")
-        return huggingface_hub.ModelCard(text)
+    class NotThere(HfHubHTTPError):
+        def __init__(self):
+            """The hub's own needs a response."""
 
-    monkeypatch.setattr(huggingface_hub.ModelCard, "load", load)
+    def head(url, **kwargs):
+        asked.append("/".join(url.split("/")[3:5]))
+        if asked[-1] == "user/unreachable":
+            raise OSError("no network")
+        if asked[-1] != "user/model":
+            raise NotThere
+
+    def download(name, file, local_files_only):
+        assert local_files_only == (name == "user/unreachable")
+        if local_files_only:
+            raise OSError("not in the cache")
+        return tmp_path / "out" / file
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", head)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
     report = diagnose("user/model")
     assert report.source == "user/model (its model card on the hub)" and asked == ["user/model"]
@@ -135,10 +148,12 @@ def test_a_models_name_on_the_hub(tmp_path, monkeypatch):
         InputError, match="user/other: no such file or folder, and no model card of this name on the hub"
     ):
         diagnose("user/other")
-    for wrong in ("nowhere", "./user/model", "/user/model"):
+    with pytest.raises(InputError, match="user/unreachable: no such file or folder, and the hub cannot be reached"):
+        diagnose("user/unreachable")
+    for wrong in ("nowhere", "./user/model", "/user/model", "out/mistyped"):  # the last: its folder exists
         with pytest.raises(InputError, match="no such file or folder; give"):
             diagnose(wrong)
-    assert asked == ["user/model", "user/other"]
+    assert asked == ["user/model", "user/other", "user/unreachable"]
 
 
 def test_a_card_without_a_table_and_a_folder_with_a_run(tmp_path, output):
