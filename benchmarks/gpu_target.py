@@ -300,12 +300,16 @@ def interrupt_after(seconds: float, rang: list[bool]) -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)  # a study notes it, and ends at its next event
 
     before = signal.signal(signal.SIGALRM, ring)
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    if ctrl_c is signal.SIG_IGN:  # a shell's background processes ignore it; the limit holds there too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, ctrl_c)
 
 
 def weights_of(options: argparse.Namespace, model: str) -> str:

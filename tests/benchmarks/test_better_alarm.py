@@ -157,3 +157,8 @@ def test_the_committed_tables_are_those_of_the_committed_runs(monkeypatch, tmp_p
     monkeypatch.setattr(first_test, "RESULTS", tmp_path)
     bench.fit()
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in committed} == committed
+
+
+def test_no_failed_run_had_a_loss_at_which_the_package_says_that_it_learns(everything):
+    lowest = min(np.nanmin(own.evidence["loss"][own.kinds == "failed"]) for own in everything.values())
+    assert early_warning.LEARNS < lowest and round(lowest, 3) == 0.857

@@ -113,15 +113,17 @@ def test_the_time_of_a_run_is_that_of_earlier_ones():
     assert seconds_of_a_run(cola, {other: runs[other]}, 2) == pytest.approx(1070)
 
 
-def test_the_alarm_is_a_ctrl_c():
-    rang: list[bool] = []
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_the_alarm_is_a_ctrl_c(ctrl_c):
+    before, rang = signal.signal(signal.SIGINT, ctrl_c), []
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), interrupt_after(0.05, rang):
         time.sleep(30)
     assert rang and time.monotonic() - began < 10
     with interrupt_after(30, rang):
         pass
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0) and signal.getsignal(signal.SIGINT) is ctrl_c
+    signal.signal(signal.SIGINT, before)
 
 
 def test_calls_add_up_and_finished_runs_are_kept(place, capsys, monkeypatch):

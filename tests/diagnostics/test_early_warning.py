@@ -139,6 +139,13 @@ def test_it_does_not_look_ahead(seed):
     assert find_alarm({**whole, **earlier}) is None
 
 
+def test_a_run_that_fits_its_data_loses_its_gradients_and_raises_no_alarm():
+    record = made_record(fails=True)
+    assert find_alarm(record) is not None
+    record["loss"] = np.geomspace(0.69, 1e-4, TOTAL)
+    assert find_alarm(record) is None and check(record, 160, TOTAL) == (0.0, None)
+
+
 def test_missing_numbers_raise_no_alarm():
     record = made_record(True)
     no_norms = {**record, "layer_norms": np.full_like(record["layer_norms"], np.nan)}

@@ -110,7 +110,7 @@ def test_a_training_tells_its_sinks_what_happens(tmp_path, monkeypatch, interrup
             return super().compute_loss(*args, **kwargs)
 
     mine = Mine()
-    monkeypatch.setattr(monitor, "TensorBoard", lambda *values: mine)  # in its place in the list
+    monkeypatch.setattr(monitor, "TensorBoard", lambda *values, **more: mine)  # in its place in the list
     callback = StabilityCallback()
     values = {**toy.QUIET, "max_steps": 8, "eval_strategy": "steps", "eval_steps": 4}
     args = TrainingArguments(str(tmp_path), **values)

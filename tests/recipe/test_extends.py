@@ -189,6 +189,12 @@ model_types:
   albert:
     args: {weight_decay: 0}
     model_config: {hidden_dropout_prob: 0, attention_probs_dropout_prob: 0, classifier_dropout_prob: 0}
+  electra: {}
+  deberta-v2: {}
+  distilbert:
+    model_config: {dropout: 0.1, attention_dropout: 0.1}
+  modernbert:
+    args: {weight_decay: 0.1, adam_beta2: 0.98, max_grad_norm: 0}
 """
 
 
@@ -198,7 +204,9 @@ def values(recipe, model_type):
     return {name: r.value for name, r in both.items()}
 
 
-@pytest.mark.parametrize("model_type", [None, "bert", "roberta", "albert", "electra"])
+@pytest.mark.parametrize(
+    "model_type", [None, "bert", "roberta", "albert", "electra", "distilbert", "modernbert", "xlm-roberta"]
+)
 def test_the_packaged_recipes_are_what_they_would_be_written_out(model_type):
     whole = parse_recipe(yaml.safe_load(MOSBACH2021), recipe_dir() / "mosbach2021.yaml", is_packaged=True)
     recipe = load_recipe("mosbach2021")
