@@ -71,11 +71,23 @@ def train_in_attempts(
 
 
 def open_log(trainer: Any, max_restarts: int, checkpoint: Checkpoint) -> AttemptLog:
-    """The log of a run that begins, or that continues from a checkpoint. All processes get the same one."""
+    """The log of a run that begins, or that continues from a checkpoint. All processes get the same one.
+
+    Raises:
+        InputError: `attempts.json` cannot be read. All processes raise it.
+    """
     args, callback = trainer.args, callback_of(trainer)
     main = trainer.is_world_process_zero()
     folder = Path(args.output_dir, "stability") if callback.output_dir is None else Path(callback.output_dir)
-    content = of_the_main_process(read_attempts(folder) if main and checkpoint else None, args)
+    content, fault = None, None
+    if main and checkpoint:
+        try:
+            content = read_attempts(folder)
+        except InputError as error:
+            fault = str(error)
+    content, fault = of_the_main_process((content, fault), args)
+    if fault is not None:  # in all processes: the others would wait for the main one
+        raise InputError(fault)
     log = AttemptLog(folder if main else None, Path(args.output_dir), max_restarts, content)
     if content is None:
         log.begin(resumed=bool(checkpoint))

@@ -16,6 +16,8 @@ from statsmodels.stats.proportion import proportion_confint
 from hf_stability.callback import StabilityCallback
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.errors import InputError
+from hf_stability.recipe import load_recipe
+from hf_stability.study import prepare
 from hf_stability.study import run as run_module
 from hf_stability.study.attempts import (
     MARK,
@@ -426,3 +428,14 @@ def test_a_restart_that_a_study_cannot_repeat_is_refused(restart_with, why):
     with pytest.raises(InputError, match=rf"^--restart_with {restart_with}: .*{why}"):
         _check_restarts(restart_with)
     assert _check_restarts("mosbach2021") is None
+
+
+def test_a_restart_that_changes_what_a_trainer_reads_once_is_refused_in_the_plan(monkeypatch):
+    monkeypatch.setattr(prepare, "READ_ONCE", ("weight_decay",))  # no packaged recipe sets a real one
+    given = {"on_alarm": "restart", "restart_with": "mosbach2021", "use_cpu": True, "report_to": "none"}
+    recipe = load_recipe("devlin2019")
+    with pytest.raises(
+        InputError, match="^--restart_with mosbach2021: a restart cannot change weight_decay; give seed"
+    ):
+        prepare.resolved_settings(recipe, "bert", {}, {**given, "weight_decay": 0.5})
+    prepare.resolved_settings(recipe, "bert", {}, {**given, "weight_decay": 0.01})

@@ -18,6 +18,7 @@ from ...errors import InputError
 from ...statistics import expected_maximum
 from ...utils.files import write_text
 from ...utils.text import markdown_table
+from ..attempts import has_attempts
 from . import restarts
 from .figures import empty_figure, write_figure
 from .plots import plot_restarts
@@ -67,13 +68,19 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
         budget: in runs, from 1 to N. Default: 10, or N if that is less.
 
     Raises:
-        InputError: the budget is outside 1 to N, or the runs have two-way seeds, which are no independent draws.
+        InputError: the budget is outside 1 to N, or the runs have two-way seeds, which are no independent draws;
+            or they could begin again on an alarm.
     """
     number = len(scores.runs)
     if any(run.cell for run in scores.runs):
         raise InputError(
             f"{scores.recipe}: its runs have two-way seeds and share initialisations and data orders, but restarts draw both "
             "anew. Give a study with plain seeds (--seeds)"
+        )
+    if has_attempts(scores.runs):
+        raise InputError(
+            f"{scores.recipe}: its runs began again on an alarm (--on_alarm restart), so one run may have cost several. Give a "
+            "study with --on_alarm warn"
         )
     if budget is not None and not 1 <= budget <= number:
         raise InputError(
