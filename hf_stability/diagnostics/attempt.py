@@ -56,11 +56,14 @@ class Attempt:
         """The inverse of `to_dict`.
 
         Raises:
-            InputError: another version of the schema.
+            InputError: another version of the schema, or other fields.
         """
         if content.get("schema") != ATTEMPT_SCHEMA:
             raise InputError(f"attempt schema {content.get('schema')!r}: this version reads only {ATTEMPT_SCHEMA}")
-        return cls(**content)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise InputError(f"an attempt has other fields than {ATTEMPT_SCHEMA}: {error}") from None
 
 
 def steps_spent(attempts: Iterable[Attempt]) -> int:

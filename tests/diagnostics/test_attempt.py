@@ -26,3 +26,8 @@ def test_the_cost_is_that_of_all_attempts():
     assert steps_spent([FIRST, LAST]) == 130
     assert steps_spent([]) == 0
     assert FIRST.was_abandoned and not LAST.was_abandoned
+
+
+def test_other_fields_are_refused():
+    with pytest.raises(InputError, match="other fields"):
+        Attempt.from_dict({**FIRST.to_dict(), "colour": "red"})
