@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 from pathlib import Path
 
 
@@ -25,3 +27,8 @@ def names_in(folder: Path) -> list[str]:
 
 class Killed(BaseException):
     """As abrupt as a kill: nothing of ours catches it."""
+
+
+def files_named(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder in which processes write. Unlike `Path.rglob`, it passes over folders that vanish meanwhile."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in fnmatch.filter(names, pattern)]

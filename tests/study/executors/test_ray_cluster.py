@@ -31,7 +31,7 @@ from hf_stability.study.records import RunRecord
 from hf_stability.study.study import run_jobs
 from hf_stability.utils.files import write_json
 from tests.study.executors.test_workers import Command, arguments, linux, wait_for
-from tests.study.tools import results
+from tests.study.tools import files_named, results
 
 
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
@@ -356,7 +356,7 @@ def test_a_killed_worker_costs_nothing_but_time(joined, both):
     killed = []
 
     def kill_one(event, heard):
-        if event.kind == "progress" and not killed and (checkpoints := list(folder.rglob("trainer_state.json"))):
+        if event.kind == "progress" and not killed and (checkpoints := files_named(folder, "trainer_state.json")):
             killed.append(checkpoints)
             workers_of()[0].kill()
 
@@ -439,21 +439,21 @@ def test_a_killed_driver_goes_on_and_ctrl_c_ends_it(cluster, command, tmp_path):
     from hf_stability.cli import main
 
     on_ray = ("--executor", "ray", "--ray_address", cluster.address)
-    checkpoints = (tmp_path / "study").rglob
+    found = functools.partial(files_named, tmp_path / "study")
     with Command(command("study", *on_ray), tmp_path / "log") as study:
-        patiently(study, lambda: any(checkpoints("trainer_state.json")))
+        patiently(study, lambda: found("trainer_state.json"))
         os.kill(study.process.pid, signal.SIGKILL)
         study.process.wait()
-    assert not list(checkpoints("run.json"))
+    assert not found("run.json")
     with Command(command("study", *on_ray), tmp_path / "log") as study:  # its grace is over when a checkpoint is new
-        before = {path.stat().st_mtime_ns for path in checkpoints("trainer_state.json")}
-        patiently(study, lambda: {path.stat().st_mtime_ns for path in checkpoints("trainer_state.json")} - before)
+        before = {path.stat().st_mtime_ns for path in found("trainer_state.json")}
+        patiently(study, lambda: {path.stat().st_mtime_ns for path in found("trainer_state.json")} - before)
         os.killpg(study.process.pid, signal.SIGINT)
         assert study.process.wait(timeout=60) == 130
         study.wait_for_all_processes()
     text = (tmp_path / "log").read_text()
     assert "hf-stability: interrupted." in text and "Traceback" not in text
-    assert not list(checkpoints(".*.claim"))
+    assert not found(".*.claim")
     with Command(command("study", *on_ray), tmp_path / "log") as study:
         assert study.process.wait(timeout=300) == 0, study.log.read_text()
     assert main(command("whole", "--workers", "0")) == 0
@@ -464,7 +464,7 @@ def test_a_killed_driver_goes_on_and_ctrl_c_ends_it(cluster, command, tmp_path):
 @pytest.mark.slow
 def test_ray_of_its_own_ends_with_the_study(command, tmp_path):
     with Command(command("study", "--executor", "ray"), tmp_path / "log") as study:
-        patiently(study, lambda: any((tmp_path / "study").rglob("trainer_state.json")))
+        patiently(study, lambda: files_named(tmp_path / "study", "trainer_state.json"))
         study.process.send_signal(signal.SIGTERM)
         assert study.process.wait(timeout=60) == 130, study.log.read_text()
         study.wait_for_all_processes()
