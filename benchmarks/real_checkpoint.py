@@ -16,13 +16,11 @@ OUTPUT_DIR/PART/SET. After an interruption, the same command runs what is missin
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +33,7 @@ import yaml
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from benchmarks.csv_rows import read_records, records_csv
 from benchmarks.recipes import best_rate, rate_text
 from benchmarks.study import checkpoint
 from hf_stability import run_study
@@ -387,25 +386,18 @@ def read_chosen() -> dict[str, dict[str, Any]]:
 
 def runs_csv(runs: Iterable[Run]) -> str:
     """The runs as CSV, sorted."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(Run)], lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for run in sorted(runs, key=lambda run: (run.part, list(SETS).index(run.data), run.arm, run.rate, run.seed)):
         row = asdict(run) | {"failed": int(run.failed), "stuck": int(run.stuck), "rate": rate_text(run.rate)}
         for name in ("chosen_by", "score", "accuracy", "train_loss"):
             row[name] = f"{row[name]:.6g}"
-        writer.writerow(row)
-    return out.getvalue()
+        rows.append(row)
+    return records_csv(Run, rows)
 
 
 def read_csv() -> list[Run]:
     """The runs in runs.csv; none without the file."""
-    path = HERE / "runs.csv"
-    if not path.is_file():
-        return []
-    kinds: dict[str, Callable] = {"str": str, "float": float, "int": int, "bool": lambda text: text == "1"}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [Run(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(Run)}) for row in csv.DictReader(file)]
+    return read_records(HERE / "runs.csv", Run)
 
 
 def collect(options: argparse.Namespace) -> None:

@@ -18,8 +18,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import yaml
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from benchmarks.csv_rows import read_records, records_csv
 from benchmarks.recipes import best_rate, rate_text
 from hf_stability import run_study
 from hf_stability.errors import InputError
@@ -396,26 +397,19 @@ def key(run: Run) -> tuple:
 
 def runs_csv(runs: Iterable[Run]) -> str:
     """The runs as CSV, sorted."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Run)], lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for run in sorted(
         runs, key=lambda run: (run.part, list(SETTINGS).index(run.setting), run.arm, run.rate, run.seed)
     ):
         row = asdict(run) | {"failed": int(run.failed), "copied": int(run.copied), "rate": rate_text(run.rate)}
         row |= {name: f"{row[name]:.6g}" for name in ("selects", "score")}
-        writer.writerow(row)
-    return out.getvalue()
+        rows.append(row)
+    return records_csv(Run, rows)
 
 
 def read_csv() -> list[Run]:
     """The runs in runs.csv; none without the file."""
-    path = HERE / "runs.csv"
-    if not path.is_file():
-        return []
-    kinds: dict[str, Callable] = {"str": str, "float": float, "int": int, "bool": lambda text: text == "1"}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [Run(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(Run)}) for row in csv.DictReader(file)]
+    return read_records(HERE / "runs.csv", Run)
 
 
 def collect(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ where init, data and dropout are the first attempt's seeds. So `--seed` with thi
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -50,6 +51,11 @@ READ_ONCE = (
     "report_to", "use_cpu", "label_names", "remove_unused_columns",
 )  # fmt: skip
 """Arguments that a Trainer reads only when it is made. A restart of the same Trainer cannot change them."""
+
+
+def fixed_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """The names of a restart's settings that the same Trainer cannot change."""
+    return [name for name in READ_ONCE if name in settings]
 
 
 def seeds_of(args: TrainingArguments) -> dict[str, int]:

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..methods import make_methods
 from .attempts import train_in_attempts
 from .initial_weights import InitialWeights
-from .settings import READ_ONCE, changed_arguments, recipe_model_config, restart_settings, seeds_of
+from .settings import changed_arguments, fixed_arguments, recipe_model_config, restart_settings, seeds_of
 
 
 def train_stable_trainer(
@@ -86,7 +86,7 @@ class Attempts:
                 "--on_alarm restart: an optimizer was passed to the Trainer, and a restart needs a new one; pass "
                 "optimizer_cls_and_kwargs, or none"
             )
-        fixed = [name for name in READ_ONCE if name in settings]
+        fixed = fixed_arguments(settings)
         changes = changed_arguments(self.first, 0, settings)
         if trainer.model_init is None:
             on = [method for method in make_methods(self.first) if method.is_on]

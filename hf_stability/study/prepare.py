@@ -21,7 +21,7 @@ from ..methods import METHODS, Method, argument_names, load_method, source_hash
 from ..recipe import Recipe, Resolved, load_recipe, recipe_names
 from ..recipe.arguments import GENTLE, SEED, argument_types
 from ..recipe.resolve import resolve, resolve_model_config
-from ..restarting.settings import READ_ONCE, restart_settings
+from ..restarting.settings import fixed_arguments, restart_settings
 from ..tasks.load import TokenizedData
 from ..tasks.task import Task
 from ..training_args import StableTrainingArguments, arguments_class
@@ -111,7 +111,7 @@ def _check_restarts(restart_with: str) -> None:
 def _check_changes(args: StableTrainingArguments, model_type: str) -> None:
     """Refuse a restart that changes what a Trainer reads only once: it would crash in the runs."""
     changes = restart_settings(args, 1, args.restart_with, model_type=model_type)
-    fixed = [name for name in READ_ONCE if name in changes]
+    fixed = fixed_arguments(changes)
     if fixed:
         raise InputError(
             f"--restart_with {args.restart_with}: a restart cannot change {', '.join(fixed)}; give seed, gentle or another recipe"

@@ -17,6 +17,7 @@ from hf_stability.callback import StabilityCallback
 from hf_stability.diagnostics.early_warning import Alarm
 from hf_stability.errors import InputError
 from hf_stability.recipe import load_recipe
+from hf_stability.restarting import settings as restart_settings
 from hf_stability.study import prepare
 from hf_stability.study import run as run_module
 from hf_stability.study.attempts import (
@@ -431,7 +432,7 @@ def test_a_restart_that_a_study_cannot_repeat_is_refused(restart_with, why):
 
 
 def test_a_restart_that_changes_what_a_trainer_reads_once_is_refused_in_the_plan(monkeypatch):
-    monkeypatch.setattr(prepare, "READ_ONCE", ("weight_decay",))  # no packaged recipe sets a real one
+    monkeypatch.setattr(restart_settings, "READ_ONCE", ("weight_decay",))  # no packaged recipe sets a real one
     given = {"on_alarm": "restart", "restart_with": "mosbach2021", "use_cpu": True, "report_to": "none"}
     recipe = load_recipe("devlin2019")
     with pytest.raises(
