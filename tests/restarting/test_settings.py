@@ -1,4 +1,4 @@
-"""What changes at a restart."""
+"""The changes at a restart: seeds and arguments."""
 
 import numpy as np
 import pytest
