@@ -37,6 +37,17 @@ def restarts(args: Mapping[str, Any]) -> bool:
     return args.get("on_alarm") == RESTART
 
 
+def restart_sentence(args: Mapping[str, Any]) -> str:
+    """The line of `--dry_run` about runs that begin again; empty for others. `args` are all of their training arguments."""
+    if not restarts(args):
+        return ""
+    return (
+        f"restarts: a run begins again after an alarm, NaN or Inf, at most {args['max_restarts']} time(s), with "
+        f"{args['restart_with']}. If an alarm ends the first attempt, this attempt is also finished, as an audit, with "
+        f"probability {args['audit_alarms']:g}"
+    )
+
+
 def first_was_stopped(attempts: Sequence[Attempt]) -> bool:
     """Whether the first attempt was ended by its alarm. An attempt with a loss that is not finite has failed for certain."""
     return len(attempts) > 1 and attempts[0].reason == ALARM
