@@ -26,8 +26,8 @@ MARK = "†"
 """Behind the name of a recipe with restarts, wherever its figures are beside those of others."""
 
 MARK_NOTE = (
-    f"{MARK} Runs of this recipe began again on an alarm (--on_alarm restart). Its figures are of the final results, after the "
-    "last attempt. These runs had more than one try, so a smaller std is no sign that the recipe is more stable."
+    f"{MARK} Runs of this recipe begin again after an alarm, NaN or Inf (--on_alarm restart). Its figures are of the final "
+    "results, after the last attempt. These runs may have had more than one try, so a smaller std is no sign that the recipe is more stable."
 )
 """The note about the mark."""
 

@@ -373,7 +373,7 @@ def test_a_study_whose_first_seed_begins_again(tiny_jobs, tmp_path, forced):
     assert [run.first_status for run in runs] == ["stopped", runs[1].status] and AlarmInFirstAttempt.began == [0, 1, 0]
     assert runs[0].attempts[0]["alarm"]["step"] == 2 and "after 1 restart" in runs[0].sentence
     assert read_run(tmp_path / "runs" / runs[0].name) == runs[0]
-    assert f"devlin2019{MARK}" in said[-1] and "began again on an alarm" in said[-1]
+    assert f"devlin2019{MARK}" in said[-1] and "runs that began again" in said[-1]
     pictures, problem = draw_study(tmp_path)
     assert not problem and "attempts.png" in [path.name for path in pictures]
     before = results(tmp_path)
