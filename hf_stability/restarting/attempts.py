@@ -85,20 +85,20 @@ def open_log(trainer: Any, max_restarts: int, checkpoint: Checkpoint) -> Attempt
     main = trainer.is_world_process_zero()
     folder = Path(args.output_dir, "stability") if callback.output_dir is None else Path(callback.output_dir)
     content, fault = None, None
-    beside = (
-        checkpoint is True or not checkpoint or Path(checkpoint).parent.resolve() == Path(args.output_dir).resolve()
-    )
+    elsewhere = None
+    if checkpoint and checkpoint is not True and Path(checkpoint).parent.resolve() != Path(args.output_dir).resolve():
+        elsewhere = Path(checkpoint).parent  # the run began with another output_dir
     if main and checkpoint:
         try:
-            content = read_attempts(folder if beside else Path(checkpoint).parent / "stability")
+            content = read_attempts(folder if elsewhere is None else elsewhere / "stability")
         except InputError as error:
             fault = str(error)
     content, fault = of_the_main_process((content, fault), args)
     if fault is not None:  # in all processes: the others would wait for the main one
         raise InputError(fault)
     log = AttemptLog(folder if main else None, Path(args.output_dir), max_restarts, content)
-    if content is None or not beside:
-        log.begin(resumed=bool(checkpoint) and beside)
+    if content is None or elsewhere is not None:
+        log.begin(resumed=bool(checkpoint) and elsewhere is None)
     return log
 
 

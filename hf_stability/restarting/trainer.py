@@ -104,7 +104,7 @@ class Attempts:
         """Make the trainer ready for the log's current attempt. See `attempts.Prepare`."""
         trainer, total_steps = self.trainer, log.attempts[0].total_steps if log.attempts else 0
         settings = restart_settings(self.first, log.number, self.restart_with, total_steps, self.model_type)
-        args = changed_arguments(self.first, log.number, settings)
+        args: Any = changed_arguments(self.first, log.number, settings)
         log.settings, log.seeds = settings, seeds_of(args)
         if (
             trainer.model_init is None and self.initial is None and log.max_restarts
