@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from benchmarks import early_detection as first_test
 from benchmarks.early_detection import RESULTS, SETTINGS, share, table
 from hf_stability.diagnostics import early_warning
-from hf_stability.diagnostics.alarm_odds import BANDS, Counts, share_of_right_alarms
+from hf_stability.diagnostics.alarm_odds import BANDS, HELD_OUT, Counts, share_of_right_alarms
+from hf_stability.statistics import wilson_interval
 
 
 FALSE_ALARMS = 0.05
@@ -45,6 +46,8 @@ BACK = 2
 """The slope of the loss is over this many checks, 10% of training."""
 SHAPE = {"level": -1.0, "trend": -1.0, "loss": 10.0, "progress": 10.0}
 """The rule of the package, up to a scale. Chosen among few round numbers by the table in better_alarm.md."""
+NEVER = -1e3
+"""Added to the logit of a run that learns: the package gives it a risk of 0."""
 FIRST_FRESH_SEED, MOST_RUNS, BATCH_OF_RUNS, ENOUGH = 20_001, 240, 20, 50
 
 
@@ -55,7 +58,7 @@ class Runs:
     Args:
         kinds: `(R,)` each run's kind, see `early_detection.kind_of`.
         fractions: `(C,)` share of training at each check.
-        evidence: name -> `(R, C)`; larger is worse in `loss`, `loss_slope`, `low_for`, `dev_score`.
+        evidence: name -> `(R, C)`; larger is worse in `loss`, `loss_slope`, `low_for`, `dev_score`. `learns` is `NEVER` or 0.
     """
 
     kinds: np.ndarray
@@ -85,6 +88,7 @@ def runs_of(rows: Sequence[Mapping[str, Any]], setting: str) -> Runs:
     columns["loss_slope"] = np.where(np.arange(len(fractions)) < BACK, 0, loss - before)
     columns["low_for"] = np.cumsum(columns["level"] < LOW, 1) * early_warning.CHECK_EVERY
     columns["dev_score"] = np.minimum(columns["dev_score"] + max(usual, 1 - usual), 0)  # above the majority's score
+    columns["learns"] = np.where(loss < early_warning.LEARNS, NEVER, 0.0)
     columns["progress"] = np.broadcast_to(np.minimum(fractions, HALF), loss.shape)
     return Runs(kinds, fractions, columns)
 
@@ -396,7 +400,7 @@ def unbalanced_table() -> list[str]:
 
 def package_rule() -> tuple[Idea, Mapping[str, float], float]:
     """The package's rule as an idea: its weights and its threshold, as a weighted sum without the bias."""
-    weights = {name: value for name, value in early_warning.WEIGHTS.items() if name != "bias"}
+    weights = {name: value for name, value in early_warning.WEIGHTS.items() if name != "bias"} | {"learns": 1.0}
     odds = early_warning.THRESHOLD / (1 - early_warning.THRESHOLD)
     threshold = math.log(odds) - early_warning.WEIGHTS["bias"]
     return Idea("now", weights, threshold=threshold), weights, threshold - 1e-9
@@ -460,8 +464,6 @@ def write_json(content: Mapping[str, Any]) -> None:
 
 def matches_package(content: Mapping[str, Any]) -> bool:
     """Whether the package has the fitted numbers."""
-    from hf_stability.diagnostics.alarm_odds import HELD_OUT
-
     counts = {name: Counts(*map(_tuple, own.values())) for name, own in content["held-out alarms"].items()}
     return (early_warning.WEIGHTS, early_warning.THRESHOLD, HELD_OUT) == (
         content["weights"],
@@ -495,6 +497,8 @@ def report(output_dir: Path) -> None:
     folders = {name: first_test.study_folder(output_dir, name, "fresh") for name in first_test.FRESH}
     if all(folder.is_dir() for folder in folders.values()):
         first_test.write_rows(first_test.collect(folders), "fresh.csv")
+    if not (RESULTS / "fresh.csv").is_file():
+        raise SystemExit(f"--output_dir {output_dir}: not all of {', '.join(folders)} were run; run test first.")
     rows = first_test.read_rows("fresh.csv")
     everything = {name: runs_of(rows, name) for name in folders if any(row["setting"] == name for row in rows)}
     rules = {"first rule": (IDEAS[0], TODAY, THRESHOLD_TODAY), "now": package_rule()}
@@ -513,25 +517,46 @@ def report(output_dir: Path) -> None:
         "",
         *rule_table(everything, rules),
         "",
-        *goals_table(everything, rules["now"]),
+        *goals_table(everything, rules),
+        "",
+        enough_sentence(everything),
+        "",
+        "How many alarms are right, in these runs:",
         "",
         *odds_table(counts),
+        "",
+        "The same in alarm_odds.py, before this test:",
+        "",
+        *odds_table(HELD_OUT),
     ]
     (RESULTS / "fresh.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
 
 
-def goals_table(everything: Mapping[str, Runs], rule: tuple[Idea, Mapping[str, float], float]) -> list[str]:
-    """A row per setting: each goal met or not shown."""
+def goals_table(
+    everything: Mapping[str, Runs], rules: Mapping[str, tuple[Idea, Mapping[str, float], float]]
+) -> list[str]:
+    """A row per setting: each goal met or not shown, and whether the new rule is better than the first one."""
     header = ["setting", "precision at least 0.6", "recall at least 0.7", "lower limit of the AUC at least 0.9"]
     body = []
     for name, runs in everything.items():
-        found = measure(*rule, runs)
+        first, found = (measure(*rules[label], runs) for label in ("first rule", "now"))
         values = found.precision()[0], found.hits / found.failed, found.limits[0]
         wanted = GOAL_PRECISION, GOAL_RECALL, GOAL_AUC
         said = [f"{v:.2f}: {'met' if v >= w else 'not shown'}" for v, w in zip(values, wanted, strict=True)]
-        body.append([name, *said])
-    return table(header, body)
+        body.append([name, *said, "yes" if is_better(found, first) else "not shown"])
+    return table([*header, "better than the first rule"], body)
+
+
+def is_better(found: Measured, first: Measured) -> bool:
+    """PROTOCOL2.md: a lower share of alarmed other runs, and Wilson intervals that do not overlap."""
+    return wilson_interval(found.false, found.others)[1] < wilson_interval(first.false, first.others)[0]
+
+
+def enough_sentence(everything: Mapping[str, Runs]) -> str:
+    """Which settings have too few failed runs or others."""
+    few = [name for name, runs in everything.items() if min(runs.failed.sum(), (~runs.failed).sum()) < ENOUGH]
+    return f"Fewer than {ENOUGH} failed runs or {ENOUGH} others: {', '.join(few) or 'no setting'}."
 
 
 def main() -> int:

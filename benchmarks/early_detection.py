@@ -185,7 +185,9 @@ def settings_of(part: str) -> dict[str, Setting]:
 
 
 def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], more: Sequence[str] = ()) -> Path:
-    """Run seeds of a setting, with an evaluation every tenth of training; the study's folder."""
+    """Run seeds of a setting; the study's folder.
+
+    Every tenth of training is evaluated, for the dev score's rows. Part `fresh` uses no dev score: only its end is evaluated."""
     setting, half = settings_of(part)[name], "first" if part == "choose" else "second"
     folder = study_folder(output_dir, name, part)
     train, dev = write_data(output_dir / "data", setting, half)
@@ -193,7 +195,8 @@ def run_setting(output_dir: Path, name: str, part: str, seeds: Sequence[str], mo
     recipe["args"] |= {"learning_rate": setting.rate, "num_train_epochs": setting.epochs}
     recipe["args"] |= setting.changes
     recipe["model_types"] = {setting.architecture: own_part(recipe, setting)}
-    recipe["args"] |= {"eval_strategy": "steps", "eval_steps": 0.1, "per_device_eval_batch_size": 64}
+    cadence = {"eval_strategy": "no"} if part == "fresh" else {"eval_strategy": "steps", "eval_steps": 0.1}
+    recipe["args"] |= {**cadence, "per_device_eval_batch_size": 64}
     arm = output_dir / "arms" / f"{name}.yaml"
     arm.parent.mkdir(parents=True, exist_ok=True)
     arm.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")

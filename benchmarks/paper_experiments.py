@@ -24,7 +24,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +35,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
+from benchmarks.ending import exit_code
 from hf_stability import run_study
 from hf_stability.analysis import analyze
 from hf_stability.analysis.analysis import csv_text
 from hf_stability.analysis.interventions import InterventionsOptions, arms
 from hf_stability.errors import InputError
-from hf_stability.study.stop import signals_noted
 from hf_stability.tasks.demo.data import demo_model_path
 from hf_stability.utils.files import write_text
 from hf_stability.utils.text import markdown_table, share_text
@@ -409,18 +408,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.action == "plan":
         print(plan_text(options.parts))
         return 0
-    try:
-        if options.action == "collect":
-            print(f"collected: {' '.join(collect(options.parts, options.output_dir)) or 'nothing'}")
-            return 0
-        with signals_noted(signal.SIGTERM):
-            run_parts(options.parts, options.output_dir, options.workers)
-    except InputError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        print("Interrupted. Finished runs are kept; the same command runs the others.")
-        return 130
-    return 0
+    if options.action == "collect":
+        return exit_code(
+            lambda: print(f"collected: {' '.join(collect(options.parts, options.output_dir)) or 'nothing'}")
+        )
+    return exit_code(lambda: run_parts(options.parts, options.output_dir, options.workers))
 
 
 if __name__ == "__main__":

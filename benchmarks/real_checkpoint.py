@@ -34,6 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks.csv_rows import read_records, records_csv
+from benchmarks.ending import exit_code
 from benchmarks.recipes import best_rate, rate_text
 from benchmarks.study import checkpoint
 from hf_stability import run_study
@@ -503,14 +504,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         real_checkpoint_report.write(read_csv(), read_chosen())
         return 0
-    try:
-        {"select": select, "collect": collect, "choose": choose, "confirm": confirm}[options.part](options)
-    except InputError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        print("Interrupted. Finished runs are kept; the same command runs the others.")
-        return 130
-    return 0
+    parts = {"select": select, "collect": collect, "choose": choose, "confirm": confirm}
+    return exit_code(lambda: parts[options.part](options))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 from benchmarks.csv_rows import read_records, records_csv
+from benchmarks.ending import exit_code
 from benchmarks.recipes import best_rate, rate_text
 from hf_stability import run_study
 from hf_stability.errors import InputError
@@ -367,9 +368,9 @@ def with_copies(runs: Sequence[Run]) -> list[Run]:
         own = [run for run in runs if (run.part, run.setting) == ("confirm", name)]
         plain = [run for run in own if run.arm == PLAIN]
         for arm in (arm for arm in setting.arms if arm in RESTARTS):
-            there = {run.seed for run in own if run.arm == arm}
-            if set(seeds_of(arm, plain)) - there or not plain:
-                continue  # the arm is not complete
+            there, wanted = {run.seed for run in own if run.arm == arm}, seeds_of(arm, plain)
+            if not wanted or set(wanted) - there:
+                continue  # the arm is not complete, or the plain runs are not
             made += [replace(run, arm=arm, copied=True, seconds=0.0) for run in plain if run.seed not in there]
     return made
 
@@ -471,14 +472,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         self_healing_report.write(read_csv(), read_chosen())
         return 0
-    try:
-        {"choose": choose, "confirm": confirm, "collect": collect}[options.part](options)
-    except InputError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        print("Interrupted. Finished runs are kept; the same command runs the others.")
-        return 130
-    return 0
+    parts = {"choose": choose, "confirm": confirm, "collect": collect}
+    return exit_code(lambda: parts[options.part](options))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
 def check_restarts(max_restarts: int, restart_with: str) -> None:
     """Raises InputError if `max_restarts` is no whole number from 0 on, or `restart_with` neither `seed`, `gentle` nor a recipe."""
-    if not isinstance(max_restarts, int) or max_restarts < 0:
+    if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < 0:
         raise InputError(f"--max_restarts {max_restarts}: give a whole number, 0 or more")
     if restart_with not in (SEED, GENTLE):
         try:

@@ -191,8 +191,8 @@ class Ensemble(Analysis):
 
     def missing(self, study: FinishedStudy, options: EnsembleOptions) -> list[str]:
         for name in ("sets", "draws"):
-            if getattr(options, name) < 1:
-                raise InputError(f"--{name} {getattr(options, name)}: give 1 or more")
+            if not 1 <= getattr(options, name) <= 1_000_000:
+                raise InputError(f"--{name} {getattr(options, name)}: give 1 to 1000000")
         read = next((read for run in study.runs if (read := study.predictions(run)) is not None), None)
         if read is None:
             return [f"No run in {study.folder} has a predictions.npz. Give a study that hf_stability ran."]

@@ -134,11 +134,11 @@ class Generalisation(Analysis):
     Options = GeneralisationOptions
 
     def missing(self, study: FinishedStudy, options: GeneralisationOptions) -> list[str]:
-        if options.bins < 1:
-            raise InputError(f"--bins {options.bins}: give 1 or more")
-        if min(options.times_longer, default=2) < 2:
+        if not 1 <= options.bins <= 1000:
+            raise InputError(f"--bins {options.bins}: give 1 to 1000")
+        if not all(2 <= times <= 1000 for times in options.times_longer):
             raise InputError(
-                f"--times_longer {' '.join(map(str, options.times_longer))}: give 2 or more, such as 5 20"
+                f"--times_longer {' '.join(map(str, options.times_longer))}: give 2 to 1000, such as 5 20"
             )
         if options.seeds < 1:
             raise InputError(f"--seeds {options.seeds}: give 1 or more")

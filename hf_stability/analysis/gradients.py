@@ -235,9 +235,9 @@ class Gradients(Analysis):
     Options = GradientsOptions
 
     def missing(self, study: FinishedStudy, options: GradientsOptions) -> list[str]:
-        if options.windows < 1:
-            raise InputError(f"--windows {options.windows}: give 1 or more")
-        if not options.below > 0:
+        if not 1 <= options.windows <= 10_000:
+            raise InputError(f"--windows {options.windows}: give 1 to 10000")
+        if not 0 < options.below < np.inf:
             raise InputError(f"--below {options.below}: give a factor above 0, for example 0.1")
         if any((study.run_folder(run) / "steps.rec").is_file() for run in study.runs):
             return []

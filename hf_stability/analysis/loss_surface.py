@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,10 +208,10 @@ def points_path(folder: Path, settings: Mapping[str, Any]) -> Path:
 
 def check_options(options: SurfaceOptions) -> None:
     """Refuse numbers that give no surface."""
-    if options.points < 2:
-        raise InputError(f"--points {options.points}: give 2 or more points per side")
-    if not options.lowest < options.highest:
-        raise InputError(f"--lowest {options.lowest:g}: give less than --highest {options.highest:g}")
+    if not 2 <= options.points <= 1000:
+        raise InputError(f"--points {options.points}: give 2 to 1000 points per side")
+    if not -math.inf < options.lowest < options.highest < math.inf:
+        raise InputError(f"--lowest {options.lowest:g}: give finite numbers, less than --highest {options.highest:g}")
     for name in ("batch_size", "examples", "path_points"):
         least = 1 if name == "batch_size" else 0
         if getattr(options, name) < least:

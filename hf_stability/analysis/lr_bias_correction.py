@@ -97,6 +97,10 @@ class LrBiasCorrection(Analysis):
             raise InputError(
                 f"--betas2 {' '.join(map(str, options.betas2))}: give values in [0, 1), for example 0.98 0.999"
             )
+        for name in ("rates", "betas2"):
+            values = getattr(options, name)
+            if len(set(values)) < len(values):
+                raise InputError(f"--{name} {' '.join(map(str, values))}: give each value once")
         if options.seeds < 1:
             raise InputError(f"--seeds {options.seeds}: give 1 or more")
         args = study.settings(first_runs(study, 1)[0]).args

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..diagnostics.attempt import Attempt
+from ..diagnostics.attempt_log import read_attempts
 from ..diagnostics.step_record import read_steps
 from ..errors import InputError
 from ..study.job import Job
@@ -93,6 +95,7 @@ def read_run_files(path: str | os.PathLike) -> Run:
         raise InputError(f"{config_file}: not a run's config.json; give another path, or move this file away")
     if "job" in config:
         run.job, run.args = Job.from_dict(config["job"]), dict(config.get("args", {}))
+        run.args |= _settings_of_last_attempt(output)
         run.args["mixed_precision"] = run.job.mixed_precision
         run.versions = dict(config.get("versions") or {})
         found.append(config_file)
@@ -113,6 +116,13 @@ def read_run_files(path: str | os.PathLike) -> Run:
     names = [os.path.relpath(file, path if path.is_dir() else path.parent) for file in found]
     run.source = f"{path} ({', '.join(names)})"
     return run
+
+
+def _settings_of_last_attempt(folder: Path) -> dict[str, Any]:
+    """The arguments that the last attempt of a run with restarts changed. Empty for other runs, and before the last attempt's end."""
+    attempts = (read_attempts(folder) or {}).get("attempts")
+    last = Attempt.from_dict(attempts[-1]) if attempts else None
+    return {} if last is None or last.was_abandoned else last.settings
 
 
 def _first_file(*files: Path) -> Path | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..diagnostics import settings
+from ..utils.text import rate_text
 
 
 STABLE_RECIPE = "--recipe mosbach2021"
@@ -18,17 +19,18 @@ RATE_MEANINGS = {
 }
 """The meaning of each fault of the rate."""
 
-RATE_REMEDIES = {
-    "small": "Raise the learning rate.",
-    "large": settings.SMALLER_STEPS,
-    "small for adapters": "Raise the learning rate.",
-    "large for adapters": "Use a third of the rate and 10% warmup.",
+RATE_REMEDIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "small": lambda values: "Raise the learning rate.",
+    "large": lambda values: settings.smaller_steps(values["peak"], values["hidden_size"], values["bias_correction"]),
+    "small for adapters": lambda values: "Raise the learning rate.",
+    "large for adapters": lambda values: "Use a third of the rate and 10% warmup.",
 }
+"""The way out of each fault of the rate, from the check's values."""
 
 
 def rate_sentence(values: Mapping[str, Any]) -> str:
     """The finding of the check of the learning rate."""
-    text = "The peak learning rate is {peak:.2g}"
+    text = f"The peak learning rate is {rate_text(values['peak'])}"
     if values["bias_correction"] and values["assumed"]:
         text += " (bias correction is assumed on)"
     text += ", for {adapters} adapters." if values["adapters"] else "."
@@ -37,7 +39,8 @@ def rate_sentence(values: Mapping[str, Any]) -> str:
     if values["adapters"]:
         text += " Adapters take higher rates than a whole model, and the paper has no bound for them."
         if "reference" in values:
-            text += " LoRA's authors use {reference[0]:.0e} to {reference[1]:.0e}."
+            low, high = map(rate_text, values["reference"])
+            text += f" LoRA's authors use {low} to {high}."
     else:
         text += f" {settings.ratio_sentence(values['ratio'], values['hidden_size'])}"
     meaning = "".join(f" {RATE_MEANINGS[kind]}" for kind in values["kinds"])
@@ -48,5 +51,5 @@ def rate_flags(values: Mapping[str, Any]) -> str:
     """The flags for another rate; empty if no recipe helps."""
     (kind,) = values["kinds"]
     if kind == "small":
-        return f"--learning_rate {values['reference']:.2g}"
-    return f"{STABLE_RECIPE} --learning_rate {values['lower_rate']:.2g}" if kind == "large" else ""
+        return f"--learning_rate {rate_text(values['reference'])}"
+    return f"{STABLE_RECIPE} --learning_rate {rate_text(values['lower_rate'])}" if kind == "large" else ""

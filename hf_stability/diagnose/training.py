@@ -8,6 +8,7 @@ import numpy as np
 
 from ..diagnostics.settings import as_corrected, linear_rates, warmup_of
 from ..methods.adamw import effective_step_factor
+from ..utils.text import rate_text
 from .files import Run
 
 
@@ -92,7 +93,7 @@ def _rate_note(run: Run) -> str | None:
         columns = run.record.get("learning_rates", np.zeros((0, 0)))
         groups = [float(np.nanmax(column)) for column in columns.T if np.isfinite(column).any()] or groups
     if groups and min(groups) < max(groups):
-        return f"This is the encoder's rate; the parameter groups have {min(groups):.2g} to {max(groups):.2g}."
+        return f"This is the encoder's rate; the parameter groups have {rate_text(min(groups))} to {rate_text(max(groups))}."
     if run.record is None and _logged_peak(run) is not None:
         return "This is from the log, which shows only the first parameter group's rate."
     return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..diagnostics.settings import FEW_STEPS, far_above, reference_rate, untuned_warmup
+from ..diagnostics.settings import FEW_STEPS, far_above, lower_rate, reference_rate, untuned_warmup
 from .finding import Checked, Fault
 
 
@@ -168,7 +168,7 @@ def check_rate(
     ratio = effective / reference
     figures |= {"reference": reference, "ratio": ratio, "bias_correction": bias_correction is not False}
     more["hidden_size"] = hidden_size
-    more["lower_rate"] = min(peak / 3, reference)
+    more["lower_rate"] = lower_rate(peak, hidden_size)
     faults = []
     if ratio < RATE_SMALL:
         faults.append(Fault("small", "likely" if ratio < RATE_TINY else "possible"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..diagnostics import settings
 from ..diagnostics.precision import WAY_OUT, rounding_sentences
+from ..utils.text import rate_text
 from ..verdicts.constants import IGNORED_LABEL
 from .finding import LIKELIHOODS, Checked, Finding
 from .rate_words import RATE_REMEDIES, STABLE_RECIPE, rate_flags, rate_sentence
@@ -181,9 +182,8 @@ def _by_heart(values: Mapping[str, Any]) -> str:
     score = "R2 is {score:.2f} on {examples} training examples"
     if not values["regression"]:
         score = "{score:.0%} of {examples} training examples are right"
-    return f"{score} after {{steps}} update steps at a constant rate of {{rate:.2g}}, without dropout.".format(
-        **values
-    )
+    rate = rate_text(values["rate"])
+    return f"{score} after {{steps}} update steps at a constant rate of {rate}, without dropout.".format(**values)
 
 
 def _not_by_heart(values: Mapping[str, Any]) -> str:
@@ -368,7 +368,7 @@ WORDS: dict[str, Words] = {
     "learning rate": Words(
         faults=dict.fromkeys(RATE_REMEDIES, rate_sentence),
         in_order=rate_sentence,
-        remedy=lambda values: RATE_REMEDIES[values["kinds"][0]],
+        remedy=lambda values: RATE_REMEDIES[values["kinds"][0]](values),
         recipe=rate_flags,
         needs="--learning_rate, with an AdamW",
     ),

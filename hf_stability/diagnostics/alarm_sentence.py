@@ -36,7 +36,7 @@ def _how_often_right(progress: float) -> str:
     """How many of ten such alarms are right, rounded down. `progress` is the share of training."""
     few, half = (math.floor(10 * share_of_right_alarms(progress, failing)) for failing in (0.1, 0.5))
     return (
-        f"In our runs of the bundled models, {few} of 10 such alarms are right where one run in ten fails, "
+        f"In our runs of the bundled models, with balanced classes, {few} of 10 such alarms are right where one run in ten fails, "
         f"and {half} of 10 where half of the runs fail."
     )
 

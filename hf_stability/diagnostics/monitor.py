@@ -201,7 +201,7 @@ class Monitor:
         if looks:
             self.flush()
         elif self._records:
-            flow = control.should_save or control.should_log or control.should_evaluate
+            flow = control.should_save or control.should_log or control.should_evaluate or control.should_training_stop
             if not flow and self.recorder.pending < self.callback.block_steps:
                 return
             self.flush()  # before a save, so that a kill after it leaves no gap in the resumed run's record

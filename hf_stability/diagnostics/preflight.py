@@ -27,12 +27,12 @@ import torch
 from ..errors import InputError
 from ..utils.adapters import adapted_new_heads, adapters_of, is_fine_tuned
 from ..utils.optimizers import encoder_group, inner_optimizer, peak_rate
+from ..utils.text import rate_text
 from .settings import (
     CORRECT_OR_LOWER,
     FEW_STEPS,
     FEW_STEPS_TEXT,
     LARGE_STEPS,
-    SMALLER_STEPS,
     TRAIN_LONGER,
     UNCORRECTED_WARMUP_TEXT,
     as_corrected,
@@ -42,6 +42,7 @@ from .settings import (
     ratio_sentence,
     reference_rate,
     save_the_head,
+    smaller_steps,
     smoothing_sentence,
     uncorrected_sentence,
     untuned_warmup,
@@ -91,9 +92,10 @@ def check_rate(
     ratio = effective / reference_rate(width)
     if ratio < far_above(width) * (1 - 1e-9):  # 5e-5 is 2.5 times 2e-5, but not in floating point
         return ""
-    sentences = [f"The peak learning rate is {peak:.2g}."]
+    sentences = [f"The peak learning rate is {rate_text(peak)}."]
     sentences += [] if bias_correction else [uncorrected_sentence(effective, at_step)]
-    return " ".join([*sentences, ratio_sentence(ratio, width), LARGE_STEPS, SMALLER_STEPS])
+    remedy = smaller_steps(peak, width, bias_correction, warmup_steps / total_steps)
+    return " ".join([*sentences, ratio_sentence(ratio, width), LARGE_STEPS, remedy])
 
 
 def check_warmup(warmup_steps: int, total_steps: int, beta2: float = 0.999) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..methods.adamw import effective_step_factor
+from ..utils.text import joined, rate_text
 
 
 # ---- the learning rate ----------------------------------------------------------------------------------------------
@@ -28,7 +29,6 @@ bert-base at the Trainer's default of 5e-5 (1.9 times) is within it.
 """
 
 LARGE_STEPS = "Steps this large are a known cause of instability."
-SMALLER_STEPS = "Use a third of the rate, bias correction, and 10% warmup."
 
 
 def reference_rate(width: int | None = None) -> float:
@@ -71,7 +71,8 @@ def as_corrected(rates: ArrayLike, steps: ArrayLike, beta1: float = 0.9, beta2: 
 
 def uncorrected_sentence(effective_peak: float, at_step: int) -> str:
     """A sentence on the effect of a missing bias correction."""
-    return f"Without bias correction, early steps are as large as at a rate of {effective_peak:.2g} with it (step {at_step})."
+    rate = rate_text(effective_peak)
+    return f"Without bias correction, early steps are as large as at a rate of {rate} with it (step {at_step})."
 
 
 def ratio_sentence(ratio: float, width: int | None = None) -> str:
@@ -81,9 +82,31 @@ def ratio_sentence(ratio: float, width: int | None = None) -> str:
         ratio: the effective peak rate over `reference_rate(width)`.
         width: hidden size, in units; None if unknown.
     """
-    scaled = width and width <= PAPER_WIDTH
-    end = f", scaled from {PAPER_WIDTH} to {width} units ({reference_rate(width):.2g})." if scaled else "."
-    return f"This is {ratio:.2g} times the paper's {PAPER_RATE:.0e}{end}"
+    times = f"{ratio:.2g} times " if f"{ratio:.2g}" != "1" else ""
+    scaled = width and width < PAPER_WIDTH
+    end = f", scaled from {PAPER_WIDTH} to {width} units ({rate_text(reference_rate(width))})." if scaled else "."
+    return f"This is {times}the paper's {rate_text(PAPER_RATE)}{end}"
+
+
+def lower_rate(peak: float, width: int | None = None) -> float:
+    """A rate for a run with too large steps: the paper's for this width, but no higher rate than the run has."""
+    return min(peak, reference_rate(width))
+
+
+def smaller_steps(peak: float, width: int | None = None, bias_correction: bool = False, warmup: float = 0.0) -> str:
+    """The way out for too large steps: each of the paper's settings that the run does not have.
+
+    Args:
+        peak: learning rate after warmup.
+        width: hidden size, in units; None if unknown.
+        bias_correction: whether Adam's bias correction is on.
+        warmup: share of the update steps.
+    """
+    lower = lower_rate(peak, width)
+    changes = [f"a learning rate of at most {rate_text(lower)}"] if lower < peak else []
+    changes += [] if bias_correction else ["bias correction"]
+    changes += [] if warmup >= 0.1 else ["10% warmup"]
+    return f"Use {joined(changes)}."
 
 
 # ---- update steps and warmup ----------------------------------------------------------------------------------------
@@ -97,7 +120,7 @@ UNCORRECTED_WARMUP_TEXT = (
     "Warmup is {warmup_steps} of {total_steps} update steps, and Adam's bias correction is off. Until about step {untuned}, "
     "early steps are larger than they should be (Ma & Yarats 2021: warm up over 2 / (1 - beta2) steps)."
 )
-CORRECT_OR_LOWER = "Switch bias correction on (--bias_correction true), or use a third of the learning rate."
+CORRECT_OR_LOWER = "Switch bias correction on, or use a third of the learning rate."
 WARM_UP = "Raise the learning rate over the first 10% of the update steps."
 
 
@@ -157,6 +180,6 @@ def save_the_head(heads: Sequence[str]) -> str:
 def smoothing_sentence(smoothing: float) -> str:
     """A warning that label smoothing silences the early warning, with the way out."""
     return (
-        f"--label_smoothing_factor {smoothing}: the model does not see the labels. Loss and classes are not recorded, and the "
+        f"label_smoothing_factor is {smoothing}: the model does not see the labels. Loss and classes are not recorded, and the "
         "early warning is silent. For an early warning, leave it out."
     )

@@ -67,11 +67,14 @@ class ActiveMethods:
                 method.begin_training(model, self.trainer)
                 self._begun.add(id(method))
 
-    def begin_again(self, args: Any) -> None:
-        """Follow other training arguments, for a new training of the same model from its first weights."""
+    def follow(self, args: Any) -> None:
+        """Follow other training arguments."""
         for method in self.methods:
             if method not in self.passed:
                 method.settings = LiveSettings(method.Arguments, args)
+
+    def begin_again(self) -> None:
+        """Call `begin_training` again at the next training: the same model has its first weights again."""
         self._begun.clear()
 
     # ---- optimizer and schedule ------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ def load_recipes(name: str) -> list[Recipe]:
         InputError: no such recipe; errors in a file (all at once, each with file, key and the nearest valid name); parts
             that contradict each other; or no such recipe in the grid.
     """
+    if not isinstance(name, str):
+        raise InputError(f"--recipe {name!r}: give a recipe's name or the path of a .yaml file, as a string")
     whole, chosen = (name, "") if _is_file(name) else name.partition(",")[::2]
     words = [whole] if _is_file(whole) else whole.split("+")
     recipe = compose([_read(_path_of(word, name)) for word in words])

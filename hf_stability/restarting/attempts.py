@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..callback import StabilityCallback
@@ -50,8 +52,11 @@ def train_in_attempts(
         checkpoint = None
     if log.number and checkpoint is True and get_last_checkpoint(trainer.args.output_dir) is None:
         checkpoint = None  # the attempt was killed before its first checkpoint
+    states = callback_states(trainer)
     while True:
         trainer = prepare(log)
+        if log.number:
+            begin_callbacks_again(trainer.callback_handler.callbacks, states)
         callback = callback_of(trainer)
         callback.restarts = log
         try:
@@ -80,17 +85,20 @@ def open_log(trainer: Any, max_restarts: int, checkpoint: Checkpoint) -> Attempt
     main = trainer.is_world_process_zero()
     folder = Path(args.output_dir, "stability") if callback.output_dir is None else Path(callback.output_dir)
     content, fault = None, None
+    elsewhere = None
+    if checkpoint and checkpoint is not True and Path(checkpoint).parent.resolve() != Path(args.output_dir).resolve():
+        elsewhere = Path(checkpoint).parent  # the run began with another output_dir
     if main and checkpoint:
         try:
-            content = read_attempts(folder)
+            content = read_attempts(folder if elsewhere is None else elsewhere / "stability")
         except InputError as error:
             fault = str(error)
     content, fault = of_the_main_process((content, fault), args)
     if fault is not None:  # in all processes: the others would wait for the main one
         raise InputError(fault)
     log = AttemptLog(folder if main else None, Path(args.output_dir), max_restarts, content)
-    if content is None:
-        log.begin(resumed=bool(checkpoint))
+    if content is None or elsewhere is not None:
+        log.begin(resumed=bool(checkpoint) and elsewhere is None)
     return log
 
 
@@ -109,6 +117,25 @@ def callback_of(trainer: Any, on_alarm: str | None = None) -> StabilityCallback:
         found = [StabilityCallback(on_alarm=on_alarm)]
         trainer.add_callback(found[0])
     return found[0]
+
+
+def callback_states(trainer: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """The callbacks that export their state, each with a copy of it."""
+    found = [each for each in trainer.callback_handler.callbacks if isinstance(each, ExportableState)]
+    return [(each, copy.deepcopy(each.state().get("attributes", {}))) for each in found]
+
+
+def begin_callbacks_again(callbacks: list[Any], states: list[tuple[Any, dict[str, Any]]]) -> None:
+    """Give callbacks the state again that they had when training began, and close progress bars.
+
+    Only callbacks that export their state have it in `states`. Others must begin anew in their `on_train_begin`.
+    """
+    for callback in callbacks:
+        for name, value in next((own for known, own in states if known is callback), {}).items():
+            setattr(callback, name, copy.deepcopy(value))
+        bar = getattr(callback, "training_bar", None)
+        if bar is not None and hasattr(bar, "close"):
+            bar.close()
 
 
 def refuse(trainer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,8 @@ class Start:
         Raises:
             InputError: a recipe sets arguments that these do not have.
         """
+        if not self.number:  # what a restart cannot change is refused before any training
+            restart_settings(args, 1, self.restart_with)
         self._settings = restart_settings(args, self.number, self.restart_with, self.total_steps, self.model_type)
         self._seed = restart_seed(args, self.number)
         return changed_arguments(args, self.number, self._settings)
@@ -84,13 +87,18 @@ def train_with_restarts(
         the trainer of the last attempt. Its new attribute `stability` is its callback, with the verdict and the `attempts`.
 
     Raises:
-        InputError: a value is not allowed, the factory returned a StableTrainer, or it does not use `start.arguments`.
+        InputError: a value is not allowed; or the factory returned no Trainer, a StableTrainer, one that does not use
+            `start.arguments`, or the model of the attempt before.
     """
     check_restarts(max_restarts, restart_with)
+    if isinstance(trainer_factory, Trainer):
+        raise InputError("train_with_restarts: give a function that makes the trainer, not a Trainer")
 
     def make(number: int, total_steps: int, model_type: str | None) -> tuple[Trainer, Start]:
         start = Start(number, restart_with, total_steps, model_type)
         trainer = trainer_factory(start)
+        if not isinstance(trainer, Trainer):
+            raise InputError(f"train_with_restarts: the factory must return a Trainer, not {type(trainer).__name__}")
         if hasattr(trainer, "stability"):
             raise InputError(
                 'train_with_restarts: the factory returned a StableTrainer, which restarts by itself; give its arguments on_alarm="restart"'
@@ -111,8 +119,13 @@ def train_with_restarts(
 
     def prepare(log: AttemptLog) -> Trainer:
         if log.number:
-            model_type = getattr(getattr(current.pop()[0].model, "config", None), "model_type", None)
+            model_type = getattr(getattr(current[0][0].model, "config", None), "model_type", None)
+            before = weakref.ref(current.pop()[0].model)  # a new model may need its memory
             current.append(make(log.number, log.attempts[0].total_steps, model_type))
+            if before() is current[0][0].model:
+                raise InputError(
+                    "train_with_restarts: the factory must make a new model for each attempt; this one has been trained already"
+                )
         trainer, start = current[0]
         log.settings, log.seeds = dict(start._settings or {}), seeds_of(trainer.args)
         return trainer

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl, TrainingArguments, enable_full_determinism, set_seed
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from ..diagnostics.attempt_log import AttemptLog
@@ -41,18 +40,16 @@ def train_stable_trainer(
         return train_once(*args, **kwargs)
     others = dict(kwargs)
     checkpoint, *rest = args or (others.pop("resume_from_checkpoint", None),)
-    attempts = Attempts(trainer, rest[0] if rest else others.get("trial"))
-    try:
-        _, output = train_in_attempts(
-            trainer,
-            attempts.prepare,
-            lambda trainer, checkpoint: train_once(checkpoint, *rest, **others),
-            getattr(trainer.args, "max_restarts", 2),
-            checkpoint,
-        )
-        return output
-    finally:
-        attempts.close()
+    attempts = Attempts(trainer, rest[0] if rest else others.get("trial"), bool(checkpoint))
+    _, output = train_in_attempts(
+        trainer,
+        attempts.prepare,
+        lambda trainer, checkpoint: train_once(checkpoint, *rest, **others),
+        getattr(trainer.args, "max_restarts", 2),
+        checkpoint,
+    )
+    attempts.close()  # after an interrupt they stay: `train` may be called again to resume
+    return output
 
 
 class Attempts:
@@ -61,19 +58,19 @@ class Attempts:
     Args:
         trainer: the trainer.
         trial: of a hyperparameter search; it is refused.
+        resumes: whether a training continues. If this trainer began it, the weights are kept with which it began.
     """
 
-    def __init__(self, trainer: Any, trial: Any = None) -> None:
+    def __init__(self, trainer: Any, trial: Any = None, resumes: bool = False) -> None:
         self.trainer = trainer
-        if (
-            getattr(trainer, "_changed_args", None) is trainer.args
-        ):  # a second training begins with the user's arguments
-            self._use(trainer._first_args, trainer)
+        if getattr(trainer, "_changed_args", None) is trainer.args:  # a second training has the user's arguments
+            self._use(trainer._first_args)
         self.first: TrainingArguments = trainer.args
         self.restart_with = getattr(self.first, "restart_with", "gentle")
         self.model_type = getattr(getattr(trainer.model, "config", None), "model_type", None)
         self._refuse(trial)
-        self.initial: InitialWeights | None = None
+        if not resumes:
+            self.close()
 
     def _refuse(self, trial: Any) -> None:
         trainer, settings = self.trainer, restart_settings(self.first, 1, self.restart_with, 0, self.model_type)
@@ -107,65 +104,55 @@ class Attempts:
         """Make the trainer ready for the log's current attempt. See `attempts.Prepare`."""
         trainer, total_steps = self.trainer, log.attempts[0].total_steps if log.attempts else 0
         settings = restart_settings(self.first, log.number, self.restart_with, total_steps, self.model_type)
-        args = changed_arguments(self.first, log.number, settings)
+        args: Any = changed_arguments(self.first, log.number, settings)
         log.settings, log.seeds = settings, seeds_of(args)
         if (
-            trainer.model_init is None and self.initial is None and not log.is_last
+            trainer.model_init is None and self.initial is None and log.max_restarts
         ):  # the weights as `train` found them
             folder = Path(str(self.first.output_dir), "stability")
-            self.initial = InitialWeights(trainer.model, folder, self.first.process_index)
+            trainer._initial_weights = InitialWeights(trainer.model, folder, self.first.process_index)
         if log.number:
-            if settings and hasattr(args, "recipe_model_config"):
-                args.recipe_model_config = (
-                    recipe_model_config(self.restart_with, self.model_type) or args.recipe_model_config
-                )
+            if hasattr(args, "recipe_model_config") and (
+                wanted := recipe_model_config(self.restart_with, self.model_type)
+            ):
+                args.recipe, args.recipe_model_config = self.restart_with, wanted
             self._begin_again(args)
-        if log.is_last:
-            self.close()
         return trainer
 
     def _begin_again(self, args: TrainingArguments) -> None:
         trainer = self.trainer
-        self._use(args, trainer)
+        self._use(args)
         trainer._first_args, trainer._changed_args = self.first, args
-        trainer.optimizer = trainer.lr_scheduler = None
-        trainer._created_lr_scheduler = False
         trainer.model_wrapped, trainer.current_flos = trainer.model, 0
         trainer.control = TrainerControl()
-        begin_callbacks_again(trainer.callback_handler.callbacks)
         if trainer.neftune_noise_alpha is not None and hasattr(trainer, "neftune_hook_handle"):
             trainer.neftune_hook_handle.remove()
         if trainer.model_init is None:
-            if self.initial is not None:  # None if a killed run continues in its last attempt
+            if self.initial is not None:
                 self.initial.put_back()
+            trainer.methods.begin_again()
             enable_full_determinism(args.seed) if args.full_determinism else set_seed(
                 args.seed
             )  # as in the Trainer's __init__
-            trainer.methods.begin_again(args)
 
-    def _use(self, args: TrainingArguments, trainer: Any) -> None:
+    def _use(self, args: TrainingArguments) -> None:
+        """Give the trainer other arguments, and what it has made from the old ones anew."""
+        trainer = self.trainer
         if args.train_batch_size != trainer.args.train_batch_size:
             trainer._train_batch_size = args.train_batch_size
         trainer.args = args
         trainer.create_accelerator_and_postprocess()  # it has the data seed, and the gradient scaler
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer._created_lr_scheduler = False
+        trainer.methods.follow(args)
+
+    @property
+    def initial(self) -> InitialWeights | None:
+        """The weights of a ready model when its training began; None if no restart needs them. The trainer keeps them."""
+        return getattr(self.trainer, "_initial_weights", None)
 
     def close(self) -> None:
         """Free the copy of the initial weights."""
         if self.initial is not None:
             self.initial.close()
-            self.initial = None
-
-
-def begin_callbacks_again(callbacks: list[Any]) -> None:
-    """Give callbacks that export their state the state of new ones, and close progress bars.
-
-    Other callbacks with a state of their own must begin anew in their `on_train_begin`.
-    """
-    for callback in callbacks:
-        if isinstance(callback, ExportableState):
-            fresh = type(callback)(**callback.state().get("args", {}))
-            for name, value in fresh.state().get("attributes", {}).items():
-                setattr(callback, name, value)
-        bar = getattr(callback, "training_bar", None)
-        if bar is not None and hasattr(bar, "close"):
-            bar.close()
+            self.trainer._initial_weights = None

@@ -26,8 +26,8 @@ MARK = "†"
 """Behind the name of a recipe with restarts, wherever its figures are beside those of others."""
 
 MARK_NOTE = (
-    f"{MARK} Runs of this recipe began again on an alarm (--on_alarm restart). Its figures are of the final results, after the "
-    "last attempt. These runs had more than one try, so a smaller std is no sign that the recipe is more stable."
+    f"{MARK} Runs of this recipe begin again after an alarm, NaN or Inf (--on_alarm restart). Its figures are of the final "
+    "results, after the last attempt. These runs may have had more than one try, so a smaller std is no sign that the recipe is more stable."
 )
 """The note about the mark."""
 
@@ -35,6 +35,17 @@ MARK_NOTE = (
 def restarts(args: Mapping[str, Any]) -> bool:
     """Whether runs with these training arguments begin again on an alarm."""
     return args.get("on_alarm") == RESTART
+
+
+def restart_sentence(args: Mapping[str, Any]) -> str:
+    """The line of `--dry_run` about runs that begin again; empty for others. `args` are all of their training arguments."""
+    if not restarts(args):
+        return ""
+    return (
+        f"restarts: a run begins again after an alarm, NaN or Inf, at most {args['max_restarts']} time(s), with "
+        f"{args['restart_with']}. If an alarm ends the first attempt, this attempt is also finished, as an audit, with "
+        f"probability {args['audit_alarms']:g}"
+    )
 
 
 def first_was_stopped(attempts: Sequence[Attempt]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from ..diagnostics.preflight import check_arguments
 from ..methods import METHODS, load_method
@@ -11,6 +12,7 @@ from ..tasks.overview import columns_and_classes
 from ..tasks.task import TaskData
 from ..training_args import StableTrainingArguments
 from ..utils.batches import planned_steps
+from .attempts import restart_sentence
 from .job import Job
 from .policies.early_stopping import policy_sentence
 from .pretrained import load_config
@@ -49,6 +51,7 @@ def describe_study(
         if runs[0].stages:
             lines[-1] += f"; after {', '.join(names[id] for id in runs[0].stages)}"
         lines += [policy_sentence(runs)] if runs[0].policy else []
+        lines += [sentence] if (sentence := restart_sentence(all_arguments(runs[0]))) else []
         lines += [settings_table(runs[0])]
         lines += describe_methods(runs[0], stages.model)
         lines += describe_risks(runs[0], stages.model, len(data.train))
@@ -58,10 +61,14 @@ def describe_study(
     return "\n".join(lines)
 
 
+def all_arguments(job: Job) -> dict[str, Any]:
+    """A job's training arguments, and the defaults of the others."""
+    return {**{f.name: f.default for f in fields(StableTrainingArguments)}, **job.args}
+
+
 def describe_methods(job: Job, model: str) -> list[str]:
     """Lines of the methods that are on: each may tell what its settings mean for this pretrained model."""
-    defaults = {f.name: f.default for f in fields(StableTrainingArguments)}
-    args, methods = {**defaults, **job.args}, [*METHODS, *map(load_method, job.methods)]
+    args, methods = all_arguments(job), [*METHODS, *map(load_method, job.methods)]
     made = [method.from_arguments(args) for method in methods]
     return [line for method in made if method.is_on for line in method.describe(load_config(model), args)]
 

@@ -79,6 +79,11 @@ def loss_text(loss: float) -> str:
     return decimal(loss, 2) if abs(loss) >= 0.095 else f"{loss:.1g}"
 
 
+def rate_text(rate: float) -> str:
+    """A learning rate with two digits: `2e-5`, `0.0025`."""
+    return f"{rate:.2g}".replace("e-0", "e-")
+
+
 def duration_text(seconds: float) -> str:
     """A duration in its two largest units: `45 s`, `12 min`, `2 h 10 min`, `3 d 4 h`."""
     if seconds < 59.5:

@@ -136,7 +136,7 @@ def test_the_study_that_analyses_read(study):
     [
         ({"name": "gradient"}, r"analyze gradient: no such analysis \(did you mean gradients\?\); choose gradients"),
         ({"bin": 3}, r"analyze generalisation: no such option bin \(did you mean bins\?\)"),
-        ({"bins": 0}, "--bins 0: give 1 or more"),
+        ({"bins": 0}, "--bins 0: give 1 to 1000"),
         ({"name": "ensemble", "runs": "some"}, "--runs some: choose one of ok, all"),
         ({"name": "churn", "runs": "ok"}, "no such option runs; it takes no options"),
         ({"recipes": ["b"]}, "--recipe b: no finished run"),

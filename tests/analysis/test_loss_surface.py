@@ -148,6 +148,8 @@ def test_a_study_without_failed_runs_needs_another_recipe(tmp_path, monkeypatch)
     [
         ({"points": 1}, "--points 1"),
         ({"lowest": 2.0}, "--lowest 2"),
+        ({"lowest": -float("inf")}, "--lowest -inf"),
+        ({"highest": float("inf")}, "less than --highest inf"),
         ({"batch_size": 0}, "--batch_size 0"),
         ({"examples": -1}, "--examples -1"),
     ],

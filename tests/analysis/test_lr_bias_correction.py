@@ -36,7 +36,12 @@ def test_with_the_correction_the_sum_of_the_steps_is_this_share(steps, beta2, sh
 
 @pytest.mark.parametrize(
     "values, says",
-    [({"rates": (0.0,)}, "--rates 0.0"), ({"betas2": (1.0,)}, "--betas2 1.0"), ({"seeds": 0}, "--seeds 0")],
+    [
+        ({"rates": (0.0,)}, "--rates 0.0"),
+        ({"betas2": (0.9, 0.9)}, "--betas2 0.9 0.9: give each"),
+        ({"betas2": (1.0,)}, "--betas2 1.0"),
+        ({"seeds": 0}, "--seeds 0"),
+    ],
 )
 def test_options_out_of_range_are_refused(values, says):
     with pytest.raises(InputError, match=says):
@@ -138,7 +143,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tiny_jobs,
     run_jobs(tiny_jobs(tmp_path, seeds=(1,)), tmp_path, quiet=True)
     words = ["analyze", "lr-bias-correction", str(tmp_path), "--seeds", "1", "--betas2", "0.999", "--make_runs"]
     for more, says in (
-        (["--rates", "1e-3", "1e-3"], "planned twice"),
+        (["--rates", "1e-3", "1e-3"], "--rates 0.001 0.001: give each value once"),
         (["--rates", "1e-3", "--workers", "-1"], "--workers -1"),
     ):
         assert cli.main([*words, *more]) == 2 and says in capsys.readouterr().err

@@ -146,6 +146,31 @@ def test_the_report_of_fresh_runs_on_the_first_runs(monkeypatch, tmp_path, capsy
     )
     row = next(line for line in committed.splitlines() if line.startswith("| albert | now |"))
     assert row in page and "| bert | 1.00: met | 0.78: met |" in page
+    assert "others: no setting." in page and page.count("| after 0%, up to 30% |") == 2
+
+
+def test_a_rule_is_better_if_the_intervals_of_its_false_alarms_are_apart():
+    first, fewer, few = (bench.Measured(40, 50, false, 50, 0.9, (0.8, 1.0), 0.9) for false in (20, 12, 2))
+    assert bench.is_better(few, first) and not bench.is_better(fewer, first) and not bench.is_better(first, few)
+
+
+def test_the_alarms_of_the_tests_rule_are_those_of_the_package(everything):
+    """Also for a run that learns, at a loss below `LEARNS`: its risk is 0."""
+    albert = everything["albert"]
+    loss = albert.evidence["loss"].copy()
+    loss[0] = 0.1
+    learns = np.where(loss < early_warning.LEARNS, bench.NEVER, 0.0)
+    runs = bench.Runs(albert.kinds, albert.fractions, {**albert.evidence, "loss": loss, "learns": learns})
+    found = {name: runs.evidence[name] for name in bench.FOUR}
+    risks = np.where(loss < early_warning.LEARNS, 0.0, early_warning.risk(found, progress=runs.fractions))
+    _, weights, threshold = bench.package_rule()
+    assert ((bench.scores(runs, weights) > threshold) == (risks >= early_warning.THRESHOLD)).all()
+
+
+def test_a_report_without_runs_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="run test first"):
+        bench.report(tmp_path / "none")
 
 
 @pytest.mark.slow

@@ -86,6 +86,9 @@ def test_copies_are_the_plain_runs_without_an_alarm_and_only_of_complete_arms(he
     assert len(copied) == 2 * (40 - 6) and {run.seed for run in copied} == set(range(8007, 8041))
     assert all(replace(run, arm=PLAIN, copied=False, seconds=14.0) in runs for run in copied)
     assert not [run for run in study.with_copies(runs[:-1]) if run.copied and run.arm == runs[-1].arm]
+    assert not [
+        run for run in study.with_copies(runs[1:]) if run.copied
+    ]  # a plain run is missing: all could have an alarm
     text = study.runs_csv(study.with_copies(runs))
     (here / "runs.csv").write_text(text)
     assert study.runs_csv(study.read_csv()) == text

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from hf_stability import cli
+from hf_stability.diagnostics.attempt import Attempt
+from hf_stability.study.report.one_run import _attempt_line
 from hf_stability.utils.files import write_json
 from tests.study.report.page.test_page import write_study
 
@@ -39,6 +41,15 @@ def test_a_failed_run(folder, capsys):
         "learning_rate", "2e-05", "recipe good",
     ]  # fmt: skip
     assert lines[-1] == "Versions: torch 2.13.0"
+
+
+def test_attempts_are_told_with_what_they_changed():
+    first = Attempt(0, {}, {}, "alarm", None, 8, 20)
+    last = Attempt(1, {"learning_rate": 8.33e-5, "bias_correction": True}, {}, None, None, 20, 20)
+    assert [_attempt_line(attempt) for attempt in (first, last)] == [
+        "attempt 1: an alarm, step 8 of 20",
+        "attempt 2: trained to its end, step 20 of 20; with other seeds, learning_rate 8.3e-05 and bias_correction True",
+    ]
 
 
 def test_an_ok_run_has_no_way_to_a_diagnosis(folder, capsys):

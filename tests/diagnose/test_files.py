@@ -15,7 +15,8 @@ import torch
 
 from hf_stability import StableTrainingArguments
 from hf_stability.diagnose import diagnose
-from hf_stability.diagnose.files import read_run_files, read_training_args
+from hf_stability.diagnose.files import _settings_of_last_attempt, read_run_files, read_training_args
+from hf_stability.diagnostics.attempt_log import AttemptLog
 from tests.diagnose.tools import of, run_of
 
 
@@ -112,3 +113,14 @@ def test_a_shorter_run_in_the_same_folder_is_the_one_that_is_looked_at(tmp_path)
 def test_a_studys_folder_names_its_runs(run, study):
     code, _, err = run(study)
     assert code == 2 and f"this is a study's folder; give the folder of one run: {run_of(study)} (" in err
+
+
+def test_a_run_that_began_again_has_the_settings_of_its_last_attempt(tmp_path):
+    """Else the check of the rate would say that bias correction is off."""
+    assert _settings_of_last_attempt(tmp_path) == {}
+    log = AttemptLog(tmp_path, tmp_path, 1)
+    log.abandon("alarm", None, 8, 20)
+    assert _settings_of_last_attempt(tmp_path) == {}  # killed in the second attempt
+    log.settings = {"bias_correction": True, "learning_rate": 1e-4}
+    log.finish(None, 20, 20)
+    assert _settings_of_last_attempt(tmp_path) == log.settings

@@ -60,7 +60,7 @@ def test_the_rate_that_is_looked_at_is_the_encoders(tmp_path):
     report = diagnose(trainer)
     rate = of(report, "learning rate")
     assert rate.figures["peak"] == pytest.approx(2e-5) and "--learning_rate 2e-05" in report.rescue
-    assert rate.sentence.endswith("This is the encoder's rate; the parameter groups have 2e-05 to 0.001.")
+    assert rate.sentence.endswith("This is the encoder's rate; the parameter groups have 2e-5 to 0.001.")
     # of the files alone, the log says the first group's
     trainer.save_state()
     rate = of(diagnose(tmp_path / "live"), "learning rate")

@@ -69,7 +69,7 @@ def test_a_record_with_the_rates_of_groups():
         "learning_rates": np.tile([1e-3, 2e-5], (4, 1)), "layers": [], "layer_norms": np.ones((4, 0)), "info": {},
     }  # fmt: skip
     values = training_values(Run("x", record=record, history=[{"step": 2, "learning_rate": 1e-3}]))
-    assert max(values["rates"]) == 2e-5 and "the parameter groups have 2e-05 to 0.001" in values["rate_note"]
+    assert max(values["rates"]) == 2e-5 and "the parameter groups have 2e-5 to 0.001" in values["rate_note"]
     record["learning_rates"] = np.zeros((4, 0))
     assert training_values(Run("x", record=record))["rate_note"] is None
 

@@ -29,7 +29,7 @@ KINDS = {
     "rate": "The peak learning rate is",
     "warmup": "Warmup is",
     "steps": "The run has",
-    "smoothing": "--label_smoothing_factor",
+    "smoothing": "label_smoothing_factor is",
     "head": "The head (",
     "precision": "16 of",
 }
@@ -72,7 +72,11 @@ def test_a_rate_is_told_by_the_ratio_of_a_slow_loop(peak, total, share, corrects
     line = check_rate(peak, total, warmup, corrects, 0.9, beta2, width)
     assert bool(line) == (ratio > bound)
     if line:
-        assert f" {ratio:.2g} times the paper's 2e-05" in line and line.endswith("10% warmup.")
+        reference = 2e-5 * 1024 / min(width, 1024)
+        changes = [f"a learning rate of at most {reference:.2g}".replace("e-0", "e-")] * (reference < peak)
+        changes += ["bias correction"] * (not corrects) + ["10% warmup"] * (warmup < 0.1 * total)
+        told = changes[0] if len(changes) == 1 else f"{', '.join(changes[:-1])} and {changes[-1]}"
+        assert f" {ratio:.2g} times the paper's 2e-5" in line and line.endswith(f"instability. Use {told}.")
 
 
 @pytest.mark.parametrize(

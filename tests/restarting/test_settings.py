@@ -79,5 +79,9 @@ def test_what_cannot_be_is_refused():
         restart_settings(arguments(TrainingArguments), 1, "mosbach2021", 200)
     with pytest.raises(InputError, match=r"--restart_with mosbach: give seed, gentle or a recipe"):
         arguments(restart_with="mosbach")
-    with pytest.raises(InputError, match=r"--max_restarts -1: give a whole number, 0 or more"):
-        arguments(max_restarts=-1)
+    for wrong in (-1, 1.5, True, "2"):
+        with pytest.raises(InputError, match=rf"--max_restarts {wrong}: give a whole number, 0 or more"):
+            arguments(max_restarts=wrong)
+    for wrong in (None, 3, ["seed"]):
+        with pytest.raises(InputError, match=r"--restart_with .*: give seed, gentle or a recipe"):
+            arguments(restart_with=wrong)

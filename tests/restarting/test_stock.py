@@ -50,3 +50,32 @@ def test_wrong_factories_are_refused(tmp_path):
         train_with_restarts(factory(tmp_path, callbacks=[StabilityCallback(on_alarm="stop")]))
     with pytest.raises(InputError, match=r"--restart_with mosbach: give seed, gentle or a recipe"):
         train_with_restarts(factory(tmp_path), restart_with="mosbach")
+    with pytest.raises(
+        InputError, match="--restart_with mosbach2021: TrainingArguments has no"
+    ):  # before any training
+        train_with_restarts(factory(tmp_path), restart_with="mosbach2021")
+    with pytest.raises(InputError, match="the factory must return a Trainer, not NoneType"):
+        train_with_restarts(lambda start: None)
+    with pytest.raises(InputError, match="give a function that makes the trainer, not a Trainer"):
+        train_with_restarts(factory(tmp_path)(None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same", ["model", "trainer"])
+def test_a_factory_must_make_a_new_model(tmp_path, alarming, same):
+    made = {}
+
+    def make(start):
+        args = start.arguments(TrainingArguments(str(tmp_path), **{**toy.QUIET, "max_steps": 12}))
+        if same == "trainer" and made:
+            made["trainer"].args = args
+            return made["trainer"]
+        model = made.setdefault("model", toy.model())
+        return (
+            made.setdefault("trainer", Trainer(model, args, train_dataset=toy.data(64)))
+            if same == "trainer"
+            else Trainer(model, args, train_dataset=toy.data(64))
+        )
+
+    with pytest.raises(InputError, match="must make a new model for each attempt"):
+        train_with_restarts(make)

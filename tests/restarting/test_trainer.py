@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import (
 from hf_stability import StabilityCallback, StabilityMixin, StableTrainer, StableTrainingArguments
 from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.errors import InputError
-from hf_stability.restarting.trainer import begin_callbacks_again
+from hf_stability.restarting.attempts import begin_callbacks_again, callback_states
 from tests import toy
 
 
@@ -191,11 +192,79 @@ def test_an_abandoned_attempts_checkpoints_are_deleted_and_its_best_one_does_not
     assert [entry["step"] for entry in log] == [2, 4]
 
 
-def test_callbacks_that_export_their_state_begin_fresh():
-    callback = EarlyStoppingCallback(early_stopping_patience=3)
-    callback.early_stopping_patience_counter = 2
-    begin_callbacks_again([callback, Breaks(1)])
-    assert callback.early_stopping_patience_counter == 0 and callback.early_stopping_patience == 3
+class OwnStopping(EarlyStoppingCallback):
+    """Its constructor takes other arguments than that of `EarlyStoppingCallback`."""
+
+    def __init__(self):
+        super().__init__(early_stopping_patience=3)
+
+
+@pytest.mark.parametrize("make", [lambda: EarlyStoppingCallback(early_stopping_patience=3), OwnStopping])
+def test_callbacks_that_export_their_state_begin_fresh(make):
+    callback = make()
+    callbacks = [callback, Breaks(1)]
+    states = callback_states(SimpleNamespace(callback_handler=SimpleNamespace(callbacks=callbacks)))
+    for _ in range(2):
+        callback.early_stopping_patience_counter = 2
+        begin_callbacks_again(callbacks, states)
+        assert callback.early_stopping_patience_counter == 0 and callback.early_stopping_patience == 3
+
+
+class Interrupts(TrainerCallback):
+    """Ctrl-C in the second attempt, once."""
+
+    def __init__(self, step):
+        self.step, self.attempt = step, 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.attempt += 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if (self.attempt, state.global_step) == (2, self.step):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "max_restarts"), [({"save_strategy": "no"}, 2), ({"save_steps": 2}, 1)])
+def test_an_interrupted_training_is_resumed_by_the_same_trainer(tmp_path, alarming, values, max_restarts):
+    """A notebook: the model holds half-trained weights when `train` is called again."""
+    args = {**toy.QUIET, **STEPS, "save_strategy": "steps", **values, "restart_with": "seed", "mixout": 0.5}
+    given = StableTrainingArguments(str(tmp_path / "r"), **args, on_alarm="restart", max_restarts=max_restarts)
+    trainer = StableTrainer(toy.model(), given, train_dataset=toy.data(64), callbacks=[Interrupts(3)])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train(resume_from_checkpoint=True)
+    assert [a.steps for a in trainer.stability.attempts] == [5] * max_restarts + [12]
+    fresh = StableTrainingArguments(str(tmp_path / "f"), **{**args, "seed": trainer.args.seed, "save_strategy": "no"})
+    fresh = StableTrainer(toy.model(), fresh, train_dataset=toy.data(64))
+    fresh.train()
+    assert torch.equal(toy.weights(trainer), toy.weights(fresh))
+
+
+@pytest.mark.slow
+def test_a_second_training_of_a_ready_model_has_the_users_learning_rate(tmp_path, alarming):
+    trainer = restart(tmp_path, init=False, restart_with="gentle", logging_steps=1)
+    trainer.train()
+    first = json.loads((tmp_path / "stability" / "attempt-0" / "log_history.json").read_text())[0]
+    assert first["learning_rate"] == pytest.approx(1e-3)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_another_folder_tells_its_attempt(tmp_path, alarming):
+    values = {"save_strategy": "steps", "save_steps": 3, "restart_with": "gentle"}
+    whole = restart(tmp_path / "whole", **values)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint-1").mkdir()  # the user's, from before
+    moved = restart(tmp_path / "other", resume=str(tmp_path / "whole" / "checkpoint-6"), **values)
+    told = [(a.number, a.settings, a.seeds, a.reason, a.steps) for a in moved.stability.attempts]
+    assert told == [(a.number, a.settings, a.seeds, a.reason, a.steps) for a in whole.stability.attempts]
+    assert torch.equal(toy.weights(whole), toy.weights(moved)) and (tmp_path / "other" / "checkpoint-1").is_dir()
+
+
+def test_a_nan_in_the_last_step_is_noticed(tmp_path):
+    """Nothing else is logged, evaluated or saved then, and the early warning has had its last look."""
+    trainer = restart(tmp_path, init=False, callbacks=[Breaks(11)], logging_strategy="no")
+    assert [(a.reason, a.steps) for a in trainer.stability.attempts] == [("non-finite loss", 12), (None, 12)]
 
 
 def test_what_cannot_begin_again_is_refused(tmp_path):

@@ -26,6 +26,7 @@ from hf_stability.study.attempts import (
     cost,
     first_attempts,
     has_attempts,
+    restart_sentence,
     was_restarted,
     with_marks,
 )
@@ -88,6 +89,15 @@ def test_a_record_keeps_its_attempts_and_one_without_them_stays_as_it_was(tmp_pa
     plain = PLAIN[0].to_dict()
     assert plain["schema"] == RUN_SCHEMA and not set(ATTEMPT_FIELDS) & set(plain)
     assert list(plain) == [f.name for f in dataclasses.fields(RunRecord) if f.name not in ATTEMPT_FIELDS]
+
+
+def test_the_dry_run_tells_how_runs_begin_again():
+    args = {"max_restarts": 2, "restart_with": "seed", "audit_alarms": 0.2}
+    assert restart_sentence({**args, "on_alarm": "stop"}) == ""
+    assert restart_sentence({**args, "on_alarm": "restart"}) == (
+        "restarts: a run begins again after an alarm, NaN or Inf, at most 2 time(s), with seed. If an alarm ends the first "
+        "attempt, this attempt is also finished, as an audit, with probability 0.2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -363,7 +373,7 @@ def test_a_study_whose_first_seed_begins_again(tiny_jobs, tmp_path, forced):
     assert [run.first_status for run in runs] == ["stopped", runs[1].status] and AlarmInFirstAttempt.began == [0, 1, 0]
     assert runs[0].attempts[0]["alarm"]["step"] == 2 and "after 1 restart" in runs[0].sentence
     assert read_run(tmp_path / "runs" / runs[0].name) == runs[0]
-    assert f"devlin2019{MARK}" in said[-1] and "began again on an alarm" in said[-1]
+    assert f"devlin2019{MARK}" in said[-1] and "runs that began again" in said[-1]
     pictures, problem = draw_study(tmp_path)
     assert not problem and "attempts.png" in [path.name for path in pictures]
     before = results(tmp_path)

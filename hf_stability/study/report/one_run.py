@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...diagnostics.attempt import Attempt
+from ...diagnostics.begin_again import HOW
 from ...errors import InputError
-from ...utils.text import decimal, loss_text, markdown_table
+from ...utils.text import decimal, joined, loss_text, markdown_table
 from ...verdicts.verdict import NOT_OK
+from ..attempts import attempts_of, was_restarted
+from ..job import RESTART
 from ..records import RunRecord, read_run
 from .settings import read_json, settings_rows
 
@@ -77,9 +81,22 @@ def _verdict_lines(
     status = run.status if run is not None else verdict.get("status")
     if run is not None and run.alarm_step is not None:
         lines.append(f"early warning: alarm at update step {run.alarm_step}")
+    if run is not None and was_restarted(run):
+        lines += [_attempt_line(attempt) for attempt in attempts_of(run)]
     if status in NOT_OK:
         lines.append(f"To find the cause: hf-stability diagnose {own.parent if own.name == 'stability' else own}")
     return lines
+
+
+def _attempt_line(attempt: Attempt) -> str:
+    """How an attempt ended, and what it changed."""
+    how = HOW[attempt.reason] if attempt.was_abandoned else "trained to its end"
+    changes = joined(
+        f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in attempt.settings.items()
+    )
+    line = f"attempt {attempt.number + 1}: {how}, step {attempt.steps} of {attempt.total_steps}"
+    return f"{line}; with other seeds{f', {changes}' if changes else ''}" if attempt.number else line
 
 
 def _score_lines(run: RunRecord) -> list[str]:
@@ -109,7 +126,8 @@ def _settings(config: Mapping[str, Any]) -> str:
     if not config.get("job"):
         return ""
     table = markdown_table(["argument", "value", "from"], settings_rows(config))
-    return f"Settings (every other argument keeps the Trainer's default):\n{table}"
+    first = " of the first attempt" if config["job"].get("args", {}).get("on_alarm") == RESTART else ""
+    return f"Settings{first} (every other argument keeps the Trainer's default):\n{table}"
 
 
 def _versions(config: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ def _stopped_tables(summary: Mapping[str, Any], names: Mapping[str, str]) -> lis
             [names[f["recipe"]], str(f["restarts"]["restarted"]), first_cell(f), first_audited_cell(f), cost_cell(f)]
             for f in again
         ]
-        header = ["began again on an alarm", "runs", "failed first attempts", "audited estimate", "cost, in runs"]
+        header = ["recipe", "runs that began again", "failed first attempts", "audited estimate", "cost, in runs"]
         table = text_table(header, rows, left=(0, 2, 3))
         tables.append(f"{table}\n\n{MARK} final results, after the last attempt; see the notes in summary.md")
     return tables

@@ -79,7 +79,7 @@ def analyse(scores: RecipeScores, budget: float | None = None) -> RecipeRestarts
         )
     if has_attempts(scores.runs):
         raise InputError(
-            f"{scores.recipe}: its runs began again on an alarm (--on_alarm restart), so one run may have cost several. Give a "
+            f"{scores.recipe}: its runs may begin again (--on_alarm restart), so one run may have cost several. Give a "
             "study with --on_alarm warn"
         )
     if budget is not None and not 1 <= budget <= number:

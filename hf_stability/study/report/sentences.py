@@ -38,9 +38,7 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
     if restarted := comparison.get("restarts"):
         names = [f"{name}{MARK * own}" for name, own in zip(comparison["recipes"], restarted, strict=True)]
         plain = {key: value for key, value in comparison.items() if key != "restarts"}
-        return (
-            f"{comparison_sentence({**plain, 'recipes': names})} {MARK} Final results: its runs had more than one try."
-        )
+        return f"{comparison_sentence({**plain, 'recipes': names})} {MARK} Final results: its runs may have had more than one try."
     (a, b), (failed_a, failed_b), (runs_a, runs_b) = (comparison[key] for key in ("recipes", "failed", "runs"))
     if any(comparison["stopped_early"]):
         return (

@@ -187,7 +187,7 @@ def _rows(source: CardSource) -> list[list[str]]:
     if figures["stopped"]:
         rows.append(["failed share: bounds (95% limits)", bounds_cell(figures)])
     if restarts := figures.get("restarts"):
-        rows += [["runs that began again on an alarm", str(restarts["restarted"])]]
+        rows += [["runs that began again", str(restarts["restarted"])]]
         rows += [
             ["failed share of first attempts", first_cell(figures)],
             ["cost per run, in runs", cost_cell(figures)],
