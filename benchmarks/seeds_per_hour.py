@@ -317,7 +317,8 @@ def report(content: dict[str, Any], options: argparse.Namespace) -> tuple[str, l
         for arm, peer in [(arm, peer) for arm in STUDIES for peer in (TRAINER, PADDED)]:
             mean, low, high = ratio(parts, task, arm, peer)
             bar = BARS.get((arm, peer), {}).get(task)
-            lines.append(f"| {arm} / {peer} | {mean:.2f} ({low:.2f} to {high:.2f}) | {bar or ''} |")
+            interval = f" ({low:.2f} to {high:.2f})" if len(rounds(parts)) > 1 else ""
+            lines.append(f"| {arm} / {peer} | {mean:.2f}{interval} | {bar or ''} |")
             if bar and mean < bar and not options.quick:  # the bars are for whole runs
                 missed.append(f"{task}, {arm} / {peer}: {mean:.2f}, the bar is {bar:g}")
     same = "; ".join(content["different"]) or "scores and train losses are equal, bit for bit; logits to 1e-5"
