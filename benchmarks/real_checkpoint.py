@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from benchmarks.csv_rows import read_records, records_csv
 from benchmarks.ending import exit_code
 from benchmarks.recipes import best_rate, rate_text
-from benchmarks.study import checkpoint
+from benchmarks.seeds_per_hour import checkpoint
 from hf_stability import run_study
 from hf_stability.errors import InputError
 from hf_stability.study.folder import read_runs

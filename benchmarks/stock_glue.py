@@ -1,8 +1,11 @@
-"""The stock Trainer on CoLA, for one seed or several in this process. It is the peer of benchmarks/study.py.
+"""The stock Trainer, for one seed or several in this process. It is the peer of benchmarks/seeds_per_hour.py.
 
 It follows Hugging Face's example run_glue.py: read the texts, tokenise, load the model, train, evaluate after each epoch. The
 example pads each text to `--max_seq_length`; `--dynamic` pads each batch to its longest text, as the example's
 `--pad_to_max_length False` does. Nothing of hf_stability is imported.
+
+The texts are in one JSON file: `{"train": {"texts": [[first, ...], [second, ...]], "label": [...]}, "validation": ...}`, with one list of
+texts for tasks of single sentences.
 """
 
 from __future__ import annotations
@@ -11,12 +14,6 @@ import argparse
 import json
 from pathlib import Path
 from typing import Any
-
-
-def read_cola(path: Path, rows: int | None) -> dict[str, list]:
-    """Sentences and labels of a file in GLUE's official layout: source, label, mark, sentence."""
-    cells = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[:rows]]
-    return {"sentence": [row[3] for row in cells], "label": [int(row[1]) for row in cells]}
 
 
 def train(options: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -37,13 +34,12 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     length = min(options.max_seq_length, tokenizer.model_max_length)
 
-    def tokenised(name: str, rows: int | None) -> Dataset:
+    texts = json.loads(options.texts.read_text(encoding="utf-8"))
+
+    def tokenised(name: str) -> Dataset:
         padding = False if options.dynamic else "max_length"
-
-        def encode(batch: dict) -> dict:
-            return tokenizer(batch["sentence"], padding=padding, max_length=length, truncation=True)
-
-        return Dataset.from_dict(read_cola(options.data_dir / "CoLA" / name, rows)).map(encode, batched=True)
+        found = tokenizer(*texts[name]["texts"], padding=padding, max_length=length, truncation=True)
+        return Dataset.from_dict({**found, "label": texts[name]["label"]})
 
     kept: dict[str, Any] = {}
 
@@ -72,8 +68,8 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         model_init=lambda: AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2),
         args=args,
         data_collator=DataCollatorWithPadding(tokenizer) if options.dynamic else default_data_collator,
-        train_dataset=tokenised("train.tsv", options.max_train_samples),
-        eval_dataset=tokenised("dev.tsv", options.max_eval_samples),
+        train_dataset=tokenised("train"),
+        eval_dataset=tokenised("validation"),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
     )
@@ -97,13 +93,11 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the checkpoint")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with GLUE's files, CoLA/train.tsv ...")
+    parser.add_argument("--texts", type=Path, required=True, help="JSON file of the texts, see above")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--dynamic", action="store_true", help="pad each batch to its longest text")
     parser.add_argument("--threads", type=int, help="torch's threads. Default: torch's own")
     parser.add_argument("--max_seq_length", type=int, default=128)
-    parser.add_argument("--max_train_samples", type=int)
-    parser.add_argument("--max_eval_samples", type=int)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--eval_batch_size", type=int, default=32)

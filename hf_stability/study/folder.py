@@ -28,7 +28,7 @@ from .records import LOOK, RunRecord, read_run
 
 
 TABLES = ("summary.md", "summary.csv", "summary.json")
-SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint")
+SAME_IN_A_STUDY = ("task", "model_fingerprint", "data_fingerprint", "dtype", "mixed_precision")
 
 
 def run_folder(study_folder: Path, job: Job) -> Path:
@@ -67,8 +67,8 @@ def prune_models(folder: Path, runs: Sequence[RunRecord], keep_model: str) -> No
 def check_folder(jobs: Sequence[Job], folder: Path, stages: Sequence[Job] = ()) -> list[RunRecord]:
     """Refuse a study's folder that is a file, cannot be written to, or has runs with other settings.
 
-    All runs of a study are in one table. So runs of one recipe differ only in their seed, and all runs have the same model
-    and data. Runs that have reached only their look count too.
+    All runs of a study are in one table. So runs of one recipe differ only in their seed, and all runs have the same model,
+    data and precision. Runs that have reached only their look count too.
 
     Args:
         jobs, folder: the planned runs, and their study's folder.

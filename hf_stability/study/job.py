@@ -173,9 +173,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def check_jobs(jobs: Iterable[Job]) -> None:
-    """Raises InputError if two jobs would write to one folder (a recipe or seed given twice)."""
+    """Refuse jobs that cannot be in one study.
+
+    Raises:
+        InputError: two jobs would write to one folder (a recipe or seed given twice), or two recipes differ in their precision.
+    """
     seen: set[str] = set()
+    recipes: dict[str, str] = {}  # by their precision
     for job in jobs:
         if job.name in seen:
             raise InputError(f"{job.name} is planned twice; give each recipe and each seed once")
         seen.add(job.name)
+        if not job.is_stage:
+            recipes.setdefault(job.mixed_precision, job.recipe)
+    if len(recipes) > 1:
+        found = " and ".join(f"{recipe} has {precision}" for precision, recipe in recipes.items())
+        raise InputError(
+            f"--recipe: {found} as mixed precision, but all runs of a study have the same; give --bf16 true or false for all, "
+            "or make a study of each"
+        )

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tasks.load import TokenizedData
+from ..tasks.load import TokenizedData, token_counts
 from ..utils.batches import total_batch_size
 from ..utils.text import decimal
 from .job import Job
@@ -216,7 +216,4 @@ def count_parameters(config: Any) -> int | None:
 
 def longest_example(data: TokenizedData) -> int:
     """Tokens of the longest training example."""
-    import pyarrow.compute
-
-    ids = data.train.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
-    return pyarrow.compute.max(pyarrow.compute.list_value_length(ids)).as_py()
+    return int(token_counts(data.train).max())

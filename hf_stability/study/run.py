@@ -38,6 +38,7 @@ from ..training_args import StableTrainingArguments, arguments_class
 from ..utils.batches import derived_batch_size
 from ..utils.text import error_line, markdown_table
 from .attempts import AUDIT, attempt_text, first_was_stopped, restarts
+from .by_length import LengthTrainer
 from .checkpoints import prepare_folder
 from .job import ALARM_ARGS, RESTART_ARGS, Job
 from .look import LookCallback
@@ -250,7 +251,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     if report is not None:
         callbacks.append(ReportCallback(report, stability, args.max_restarts + 1 if restarts(job.args) else 0))
     validation = data.validation
-    trainer = StableTrainer(
+    trainer = LengthTrainer(
         model_init=model_init,
         args=args,
         data_collator=DataCollatorWithPadding(tokenizer),

@@ -28,6 +28,7 @@ from .task import Task, TaskData
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
@@ -265,6 +266,14 @@ class TokenizedData:
             name: load_from_disk(folder / "validation" / name, keep_in_memory=False) for name in record["validation"]
         }
         return cls(task, load_from_disk(folder / "train", keep_in_memory=False), validation, record["truncated_share"])
+
+
+def token_counts(examples: Dataset) -> np.ndarray:
+    """Tokens of each example, `(n,)`, special tokens and padding of `--pad_to_max_length` included."""
+    import pyarrow.compute
+
+    ids = examples.select_columns("input_ids").with_format("arrow")[:]["input_ids"]
+    return pyarrow.compute.list_value_length(ids).to_numpy()
 
 
 def is_saved(folder: Path) -> bool:

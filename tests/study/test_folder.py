@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hf_stability.errors import InputError
-from hf_stability.study.folder import prune_models
+from hf_stability.study.folder import check_folder, prune_models, run_folder
 from hf_stability.study.records import RunRecord
 from hf_stability.study.study import run_jobs
+from hf_stability.utils.files import write_json
 
 
 def record(seed: int, last: float | None, status: str = "ok", recipe: str = "a") -> RunRecord:
@@ -44,3 +46,24 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tiny_jobs, tmp_path, monk
     with pytest.raises(InputError, match="--output_dir .*give a"):
         run_jobs(jobs, place, quiet=True)
     assert Path("file").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["data", "file"]
+
+
+@pytest.mark.parametrize("recipe", ["devlin2019", "mosbach2021"])
+def test_a_folder_has_runs_of_one_precision(tiny_jobs, tmp_path, recipe):
+    """Under the same recipe or another one: tables never mix float32 and bfloat16."""
+    (job,) = tiny_jobs(tmp_path, seeds=(1,))
+    folder = run_folder(tmp_path, job)
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"job": job.to_dict()})
+    write_json(folder / "run.json", replace(record(1, 0.7, recipe="devlin2019"), id=job.id).to_dict())
+    for given, changed in (
+        ({}, None),
+        ({"bf16": True}, "mixed_precision: no -> bf16"),
+        ({"dtype": "bfloat16"}, "dtype:"),
+    ):
+        jobs = tiny_jobs(tmp_path / "new", recipes=(recipe,), seeds=(2,), **given)
+        if changed is None:
+            assert [run.seed for run in check_folder(jobs, tmp_path)] == [1]
+            continue
+        with pytest.raises(InputError, match=f"(?s)devlin2019/seed-001 was run with other settings.*{changed}"):
+            check_folder(jobs, tmp_path)

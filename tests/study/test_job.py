@@ -176,6 +176,16 @@ def test_a_recipe_and_seed_can_be_planned_once():
         check_jobs([JOB, dataclasses.replace(JOB, threads=2)])
 
 
+def test_recipes_of_a_study_have_one_precision():
+    stage = dataclasses.replace(JOB, recipe="mnli", keep_model="encoder")
+    half = dataclasses.replace(JOB, recipe="devlin2019", mixed_precision="bf16")
+    check_jobs([stage, half, dataclasses.replace(half, seed=4)])
+    with pytest.raises(
+        InputError, match="--recipe: mosbach2021 has no and devlin2019 has bf16 .* --bf16 true or false"
+    ):
+        check_jobs([JOB, half])
+
+
 def test_folders_sort_as_seeds_do(tmp_path):
     assert run_folder(tmp_path, JOB) == tmp_path / "runs" / "mosbach2021" / "seed-003"
     assert JOB.name == "mosbach2021/seed-003"

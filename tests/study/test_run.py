@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import binom, binomtest
 
+from hf_stability.diagnostics.step_record import read_steps
 from hf_stability.study.run import AUDIT_STREAM, audits, run_job, training_arguments
 from hf_stability.training_args import seed_streams
 
@@ -60,3 +62,17 @@ def test_a_run_in_a_process_that_sees_three_gpus_trains_on_one(tiny_jobs, tmp_pa
     args = training_arguments(job, tmp_path / "run")
     assert (args.n_gpu, args.train_batch_size, args.per_device_train_batch_size) == (1, 8, 8)
     assert args.total_train_batch_size == batch.get("total_train_batch_size")
+
+
+def test_a_run_in_bf16_on_a_cpu_has_other_losses_and_weights_in_float32(tiny_jobs, no_heat_maps, tmp_path):
+    found = {}
+    for name, given in (("float32", {}), ("bf16", {"bf16": True})):
+        (job,) = tiny_jobs(tmp_path / name, seeds=(1,), keep_model="last", **given)
+        assert job.mixed_precision == ("bf16" if given else "no")
+        run_job(job, tmp_path / name / "run")
+        weights = load_file(tmp_path / name / "run" / "model" / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+        found[name] = job.id, read_steps(tmp_path / name / "run")["loss"]
+    assert found["float32"][0] != found["bf16"][0]
+    assert (found["float32"][1] != found["bf16"][1]).any()
+    np.testing.assert_allclose(found["float32"][1], found["bf16"][1], rtol=0.05)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from ...errors import InputError
 from ...utils.launcher import place
 
 
@@ -29,9 +30,12 @@ PRELOAD = [
     "transformers.models.bert.modeling_bert",
 ]
 
-KEEP_MEMORY = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
+KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456"
 """Settings of glibc (bytes): a process keeps the memory of freed tensors for the next ones. By default it returns those of 32 MB
 and more to the system at once, and gets them back page by page. The gradient of an embedding is such a tensor, at each step."""
+
+SWITCH = "HF_STABILITY_KEEP_MEMORY"
+"""The environment variable that turns `KEEP_MEMORY` off: 0. Default: 1."""
 
 
 _turn = threading.Lock()
@@ -113,15 +117,30 @@ def server_environment() -> Iterator[None]:
     """Inside, processes start as the server needs it.
 
     - They do not import a user's `evaluate.py` or `datasets.py` in the working folder (from Python 3.11 on).
-    - They keep freed memory, see `KEEP_MEMORY`.
+    - They keep freed memory, see `keep_memory`.
     - A Ctrl-C does not reach them. It goes to the whole group, and would print a traceback for each process. This thread takes
       no Ctrl-C before the end of the block, but another one may. Windows has no such mask.
 
     One thread at a time.
     """
-    tunables = ":".join(filter(None, [KEEP_MEMORY, os.environ.get("GLIBC_TUNABLES")]))  # the last of a setting counts
-    with _turn, _environment(PYTHONSAFEPATH="1", GLIBC_TUNABLES=tunables), _no_interrupt():
+    with _turn, _environment(PYTHONSAFEPATH="1", **keep_memory()), _no_interrupt():
         yield
+
+
+def keep_memory() -> dict[str, str]:
+    """The environment variables with which a new process keeps freed memory. They change the time of a run, and no bit of it.
+
+    A user's own settings of malloc (`MALLOC_...`, or `glibc.malloc...` in `GLIBC_TUNABLES`) win: then there are none. Another
+    allocator in `LD_PRELOAD` never reads them, nor does a system without glibc.
+
+    Raises:
+        InputError: `HF_STABILITY_KEEP_MEMORY` is neither 0 nor 1.
+    """
+    switch, tunables = os.environ.get(SWITCH, "1"), os.environ.get("GLIBC_TUNABLES", "")
+    if switch not in ("0", "1"):
+        raise InputError(f"{SWITCH}={switch}: give 0 or 1 (workers keep freed memory)")
+    own = "glibc.malloc" in tunables or any(name.startswith("MALLOC_") for name in os.environ)
+    return {} if own or switch == "0" else {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, KEEP_MEMORY]))}
 
 
 @contextlib.contextmanager

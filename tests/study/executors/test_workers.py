@@ -20,7 +20,7 @@ import pytest
 from hf_stability.methods import load_method, source_hash
 from hf_stability.study.executors import workers as module
 from hf_stability.study.executors.in_process import execute_in_process
-from hf_stability.study.executors.server import PRELOAD, start_method
+from hf_stability.study.executors.server import PRELOAD, SWITCH, start_method
 from hf_stability.study.executors.workers import execute_in_workers
 from hf_stability.study.records import read_run
 from hf_stability.study.study import run_jobs
@@ -187,6 +187,18 @@ def test_spawned_workers_run_several_jobs_each_with_the_same_results(tiny_jobs, 
     del whole[1]
     execute_in_process(whole, runs_of(whole, tmp_path / "whole"), lambda event: None)
     assert results(tmp_path / "spawned") == results(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_kept_memory_changes_no_bit_of_a_run(tiny_jobs, tmp_path, monkeypatch):
+    found = {}
+    for switch in ("1", "0"):
+        monkeypatch.setenv(SWITCH, switch)
+        jobs = [replace(job, keep_model="last") for job in tiny_jobs(tmp_path / switch, seeds=(1,))]
+        assert endings(jobs, tmp_path / switch, workers=1, method="spawn") == [(1, "finished", "")]
+        (weights,) = (tmp_path / switch).rglob("model.safetensors")
+        found[switch] = {**results(tmp_path / switch), "weights": weights.read_bytes()}
+    assert found["0"] == found["1"] and len(found["0"]) >= 6
 
 
 def server() -> int:
