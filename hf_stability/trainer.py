@@ -69,34 +69,34 @@ class StabilityMixin(_Trainer):
         self._flow = StableFlowCallback()
         self.add_callback(self._flow)
         if self.model_init is None:
-            streams = getattr(self.args, "seed_streams", False)
-            self._prepare_model(self.model, self.args.init_seed if streams else None)
+            seed = self.args.init_seed if getattr(self.args, "seed_streams", False) else None
+            self.model = self.model_wrapped = self._prepare_model(self.model, seed)
         self.stability.adds_loss_terms = self.methods.change_loss
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
-    def _prepare_model(self, model: Any, seed: int | None = None) -> None:
-        """Let methods change a model with its pretrained weights, before training."""
+    def _prepare_model(self, model: Any, seed: int | None = None) -> Any:
+        """Let methods change or wrap a model with its pretrained weights, before training."""
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)
-        self.methods.prepare_model(model, seed)
+        model = self.methods.prepare_model(model, seed)
         if getattr(self, "_begins_training", False):
             self.methods.begin_training(model)
+        return model
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         if getattr(self.args, "seed_streams", False):
             args: Any = self.args
             set_seed(args.init_seed)
         model = super().call_model_init(trial)
-        if trial is None:  # in a search, the trial's arguments are set later
-            self._prepare_model(model)  # continues the random stream that the head was drawn from
-        return model
+        # In a search, the trial's arguments are set later. This continues the random stream that the head was drawn from.
+        return self._prepare_model(model) if trial is None else model
 
     def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)
         if trial is not None and self.model_init is not None:
             check_methods(vars(self.args), methods_of(self.args))
-            self._prepare_model(self.model)
+            self.model = self.model_wrapped = self._prepare_model(self.model)
             self.stability.adds_loss_terms = self.methods.change_loss
 
     @classmethod

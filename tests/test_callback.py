@@ -178,6 +178,8 @@ def test_layers_unfrozen_in_mid_training_are_in_the_record_from_then_on(tmp_path
     np.testing.assert_allclose(record["grad_norm"][2::3], logged, rtol=1e-5)
     assert record["info"]["since"] == {name: 9 for name in LAYERS if name != "classifier"}
     assert (record["clip_factor"] == 1).all() and callback.verdict.status == "unknown"
+    unfrozen = "trained parts: classifier, from step 9 on also embeddings, layers 00-02 and pooler."
+    assert callback.verdict.sentence.endswith(unfrozen) and callback.monitor.risk is None
     events = Events(tmp_path)
     assert [step for step, _ in events.scalar("stability/tensorboard", "loss")] == list(range(1, 17))
     assert callback.monitor.sinks.label_counts.tolist() == record["labels"].sum(0).tolist()

@@ -19,6 +19,7 @@ from ..study.job import Job
 from ..study.records import RunRecord
 from ..study.report.card.rerun import BUNDLED, is_bundled, rerun_command
 from ..study.report.card.source import pretrained_model
+from ..utils.adapters import merged
 from ..utils.text import error_line
 
 
@@ -94,7 +95,7 @@ def starting_trainer(job: Job, run_name: str = "the run") -> Iterator[StableTrai
             args = training_arguments(job, Path(place))
             trainer = make_trainer(job, args)
             set_seed(args.seed)  # as the Trainer does at the start of training
-            trainer.model = trainer.call_model_init().to(args.device)
+            trainer.model = merged(trainer.call_model_init().to(args.device))  # kept models are merged, too
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"{run_name}: its start cannot be made again ({error_line(error)}); keep the pretrained model and the study's data/ where they were"

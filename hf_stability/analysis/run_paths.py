@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..study.job import Job
+from ..utils.adapters import adapter_kind, merged
 from ..utils.layers import unwrapped
 from .kept_models import read_weights, starting_trainer
 from .plane import difference, plane_coordinates
@@ -97,5 +99,7 @@ class PathCallback(TrainerCallback):
             self._add(state.global_step, model)
 
     def _add(self, step: int, model: nn.Module) -> None:
-        weights = [parameter.detach() for parameter in unwrapped(model).parameters()]
+        model = unwrapped(model)
+        whole = merged(copy.deepcopy(model)) if adapter_kind(model) else model
+        weights = [parameter.detach() for parameter in whole.parameters()]
         self.path.append(path_row(step, weights, self.start, self.directions))

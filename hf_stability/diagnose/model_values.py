@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from ..utils.adapters import adapted_new_heads, adapters_of, is_adapted, never_trained, plain_name, was_loaded
+from ..utils.adapters import adapted_new_heads, adapter_kind, is_adapted, never_trained, plain_name, was_loaded
 from ..utils.layers import base_model, parameters_with_layers
 
 
@@ -64,7 +64,7 @@ def model_values(model: torch.nn.Module) -> dict[str, Any]:
         "trainable": trainable,
         "frozen": frozen,
         "frozen_parts": frozen_parts(model),
-        "adapters": adapters_of(model),
+        "adapters": adapter_kind(model),
         "weights_dtype": half[0] if half else next(iter(dtypes), None),
     }
 

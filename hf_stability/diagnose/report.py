@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from .live import live_inputs, read_trainer
 from .memorize import try_memorize
 from .model_card import card_values, read_path
 from .model_values import adapter_values
+from .rate_words import STABLE_RECIPE
 from .rescue_command import rescue_command
 from .run_verdict import alarm_of, judge_run, status_and_sentence
 from .training import training_values
@@ -237,6 +238,9 @@ def diagnose(
         values = {**inputs.values, **training_values(run), **card_values(run)}
         if run.adapter:
             values |= adapter_values(run.adapter, values.get("missing_weights"), values.get("base_prefix", ""))
+        recorded = (run.record or {}).get("info", {}).get("trained") or {}
+        if not values.get("adapters"):
+            values["adapters"] = recorded.get("adapters")
         needs = inputs.no_memorize
         if memorize:
             values["memorized"], needs = try_memorize(inputs, memorize_rate, show)
@@ -250,13 +254,16 @@ def diagnose(
     findings, missing = run_checks(values)
     if "memorize" in missing and needs:
         missing["memorize"] = needs
+    if values["adapters"]:  # the packaged recipes of our comparison train the whole model
+        findings = [replace(each, recipe="") if STABLE_RECIPE in each.recipe else each for each in findings]
     findings = sorted([*inputs.findings, *findings], key=lambda finding: LIKELIHOODS.index(finding.likelihood))
     for finding in inputs.findings:
         missing.pop(finding.name, None)
     known_length = values.get("max_seq_length")  # that of a study's run
     length = max_seq_length if known_length is None else known_length
-    if values.get("adapters"):
-        run.args.pop("learning_rate", None)  # too high for a rescue: it trains the whole model
+    whole = bool(values["adapters"]) and not run.args.get("lora_r")  # the rescue trains the whole model
+    if whole:
+        run.args.pop("learning_rate", None)  # too high for that
     return Report(
         source=run.source,
         status=status,
@@ -264,7 +271,7 @@ def diagnose(
         failed_share=_failed_share(status),
         findings=findings,
         not_looked_at=missing,
-        next_steps=_next_steps(findings, missing, status, bool(values.get("adapters"))),
+        next_steps=_next_steps(findings, missing, status, whole),
         rescue=rescue_command(run, named, length),
         run_versions=run.versions,
     )

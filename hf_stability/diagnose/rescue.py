@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
+from ..methods import check_methods
 from ..methods.reinit import check_config
 from ..statistics import wilson_interval
 from ..study.job import ENDS_A_TRAINING, Job
@@ -73,7 +74,7 @@ def rescue_jobs(
     else:
         left_out.append(f"No arm of {min_steps} update steps: the run already has {steps}.")
     layers = max(1, (getattr(config, "num_hidden_layers", None) or 0) // 4)
-    reason = _cannot_reinit(config, layers)
+    reason = _cannot_reinit(config, layers, args)
     if reason is None and args.get("reinit_layers", 0) < layers:
         arms["reinit_top"] = {"reinit_layers": layers}
     else:
@@ -88,10 +89,11 @@ def _warmup(args: Mapping[str, Any], steps: int) -> float:
     return given if share > WARMUP else WARMUP  # a count stays a count: the Trainer reads a share of 1.0 as one step
 
 
-def _cannot_reinit(config: Any, layers: int) -> str | None:
-    """Why this model's layers cannot be re-initialised; None if they can."""
+def _cannot_reinit(config: Any, layers: int, args: Mapping[str, Any]) -> str | None:
+    """Why this model's layers cannot be re-initialised beside the run's other settings; None if they can."""
     try:
         check_config(config, layers)
+        check_methods({**args, "reinit_layers": layers})
     except InputError as error:
         return str(error).partition(": ")[2].rstrip(".").split("; ")[0].split(". ")[0]
     return None

@@ -110,11 +110,11 @@ def check_ended_early(step: int | None = None, total_steps: int | None = None) -
     return Checked("ended early", {"step": step, "total_steps": total_steps}, faults)
 
 
-def check_update_steps(total_steps: int | None = None) -> Checked | None:
-    """Few update steps: fewer than 1000 for a small data set (Mosbach et al. 2021, section 4.2)."""
+def check_update_steps(total_steps: int | None = None, adapters: str | None = None) -> Checked | None:
+    """Few update steps: fewer than 1000 for a small data set (Mosbach et al. 2021, section 4.2, who train the whole model)."""
     if not total_steps:
         return None
-    level = "likely" if total_steps < VERY_FEW_STEPS else "possible"
+    level = "likely" if total_steps < VERY_FEW_STEPS and not adapters else "possible"
     faults = [Fault("few", level, {"few": FEW_STEPS})] if total_steps < FEW_STEPS else []
     return Checked("update steps", {"total_steps": total_steps}, faults)
 

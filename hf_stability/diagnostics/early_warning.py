@@ -34,7 +34,8 @@ prior fails too.
 
 **Silence.** The early warning is silent if the loss is not the plain mean cross entropy (`own_loss` in the record's `info`),
 because class weights above 1 look like a failing run. It is silent, too, while nearly all examples were of one class (H below
-0.05 nats: 1% of the other class).
+0.05 nats: 1% of the other class). It was fitted on runs that train all layers from the first step. So it does not judge
+adapters, nor a run in which a layer of the encoder is, or was, frozen. There it reports only NaN and Inf.
 
 `benchmarks/better_alarm.py` fits the weights and the threshold on 400 runs, and counts how often the alarm is right. The docs page
 is docs/early_warning.md.
@@ -252,7 +253,8 @@ def check(
     numbers = {name: float(value) for name, value in found.items()}
     diverged = _diverged(losses, norms)
     learns = numbers["loss"] < LEARNS  # when a run fits its data, all gradients vanish
-    value = 1.0 if diverged else 0.0 if learns else float(risk(numbers, progress=step / total_steps))
+    value = 0.0 if learns else float(risk(numbers, progress=step / total_steps))
+    value = 1.0 if diverged else value if trains_all_layers(record.get("info", {})) else math.nan
     if not value >= threshold:
         return value, None
     layer = _fallen_furthest(norms, layers, total_steps)
@@ -263,6 +265,17 @@ def check(
         sentence = alarm_sentence(step, total_steps, value, layer, level, trend, spread, numbers["loss"])
     known = {name: number if math.isfinite(number) else None for name, number in numbers.items()}  # JSON has no NaN
     return value, Alarm(step, total_steps, value, layer, known, sentence)
+
+
+def trains_all_layers(info: Mapping[str, Any]) -> bool:
+    """Whether a run trains the whole weights of all layers of the encoder from its first step on.
+
+    Args:
+        info: of a record.
+    """
+    trained = info.get("trained") or {}
+    frozen = [*trained.get("frozen", ()), *info.get("since", ()), *info.get("until", ())]
+    return not trained.get("adapters") and not any("layer_" in name for name in frozen)
 
 
 def find_alarm(

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..utils.adapters import adapted_new_heads, adapters_of, is_fine_tuned
+from ..utils.adapters import adapted_new_heads, adapter_kind, is_fine_tuned
 from ..utils.optimizers import encoder_group, inner_optimizer, peak_rate
 from ..utils.text import rate_text
 from .settings import (
@@ -179,7 +179,7 @@ def preflight(
         values |= {"optim": type(inner).__name__.lower(), "bias_correction": group.get("bias_correction", True)}
         values |= {"adam_beta1": float(betas[0]), "adam_beta2": float(betas[1])}
     width = getattr(getattr(model, "config", None), "hidden_size", None)
-    new_head = is_fine_tuned(model) and adapters_of(model) is None
+    new_head = is_fine_tuned(model) and adapter_kind(model) is None
     lines += check_arguments(values, total_steps, width, peak, new_head)
     if heads := adapted_new_heads(model):
         lines.append(f"{lost_head_sentence(heads)} {save_the_head(heads)}")

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..utils.adapters import trained_parts
 from ..utils.layers import layers_of
 from ..utils.optimizers import encoder_group, rates_differ
 from .calling_trainer import TrainingLoop
@@ -106,6 +107,8 @@ class Recorder:
         self.encoder_group = encoder_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
+        if (parts := trained_parts(model)) is not None:
+            info["trained"] = parts
         try:
             # Every process needs a record, even if the file cannot be written: the others would wait for it.
             record = guard.run(FILE, StepRecord, self.columns(), path, state.global_step, info)
@@ -172,10 +175,12 @@ class Recorder:
         before = set(self.meter.names)
         self.meter = GradientMeter(self.model)
         step = self.state.global_step + 1
-        new = {name: step for name in self.meter.names if name not in before}
-        since = {**self.record.info.get("since", {}), **new}
+        since = {name: step for name in self.meter.names if name not in before}
+        until = dict.fromkeys(sorted(before - set(self.meter.names)), step - 1)
+        known = {"since": since, "until": until}
+        info = {key: {**self.record.info.get(key, {}), **found} for key, found in known.items() if found}
         self.change(lambda: self.record.set_columns(self.columns()))
-        self.change(lambda: self.record.update_info(since=since))
+        self.change(lambda: self.record.update_info(**info))
         logger.info(f"The trained layers changed. From update step {step} on they are {', '.join(self.meter.names)}.")
 
     def change(self, change: Callable[[], None]) -> None:

@@ -30,8 +30,8 @@ training, their columns are NaN in the rows without them.
 | `distance/<layer>` | norm of the difference between the layer's weights and its weights at the start of training |
 | `cls_variance` | variance of the [CLS] states over the step's examples, mean over dimensions |
 
-The first line also has `max_steps` and `warmup_steps`. For layers that were unfrozen during training it has `since`:
-layer -> first update step in which the layer was trained. 10,000 update steps of a model of 28 layers take 1.5 MB; with all
+The first line also has `max_steps` and `warmup_steps`; `trained`, if weights are frozen at the start (see `trained_parts`); and
+`since` and `until`: layer -> first or last update step of layers that were unfrozen or frozen later. 10,000 update steps of a model of 28 layers take 1.5 MB; with all
 `diagnostics` 4 MB.
 """
 
@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..verdicts.evidence import total_counts, trained_evidence
 
 
 if TYPE_CHECKING:
@@ -345,7 +346,7 @@ def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
     info, steps = record["info"], record["step"]
     total = info.get("max_steps")
     last = steps > (1 - LAST_PART) * (total or max(steps, default=0))
-    labels, losses = _total(record["labels"]), record.get("loss")
+    labels, losses = total_counts(record["labels"]), record.get("loss")
     if losses is not None and labels is None and not np.isfinite(losses).any():
         losses = None  # no loss was ever seen; with labels it would mean divergence
     known = bool(np.isfinite(record["layer_norms"]).any())
@@ -357,14 +358,9 @@ def training_evidence(record: Mapping[str, Any]) -> dict[str, Any]:
         "warmup_steps": info.get("warmup_steps"),
         "total_steps": total,
         "train_label_counts": labels,
-        "train_predicted_counts": _total(record["predicted"][last]),
+        "train_predicted_counts": total_counts(record["predicted"][last]),
+        "trained": trained_evidence(info, record["layers"]),
     }
-
-
-def _total(counts: np.ndarray) -> np.ndarray | None:
-    """Sum over steps `(steps, classes) -> (classes,)`. None if nothing was counted."""
-    total = np.nansum(counts, axis=0)
-    return total if total.size and total.sum() > 0 else None
 
 
 def read_rows(path: Path) -> tuple[dict, np.ndarray]:

@@ -54,11 +54,12 @@ class ActiveMethods:
         """The methods that are on at present and define a hook."""
         return [method for method in self.methods if method.defines(hook) and method.is_on]
 
-    def prepare_model(self, model: nn.Module, seed: int | None) -> None:
-        """Let methods change a model with its pretrained weights. Random numbers come from the seed; None: torch's global stream."""
+    def prepare_model(self, model: nn.Module, seed: int | None) -> nn.Module:
+        """The model as methods changed or wrapped it. Random numbers come from the seed; None: torch's global stream."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         for method in self.having("prepare_model"):
-            method.prepare_model(model, self.trainer, generator)
+            model = method.prepare_model(model, self.trainer, generator) or model
+        return model
 
     def begin_training(self, model: nn.Module) -> None:
         """Call `begin_training`, once per model and method."""

@@ -101,6 +101,7 @@ class Method:
         ranges: argument -> the `Range` of its numbers.
         is_common: whether `--help` explains the arguments. `--help_all` explains those of all methods.
         needs_whole_gradients: whether each process must have whole gradients. If so, DeepSpeed and FSDP are refused.
+        trains_encoder: whether the encoder's own weights are trained. If not, its learning rate is not compared with the paper's.
         settings: this object's values of `Arguments`. An object that a trainer made follows the training arguments, which may
             still change before and during training.
     """
@@ -109,6 +110,7 @@ class Method:
     ranges: ClassVar[Mapping[str, Range]] = {}
     is_common: ClassVar[bool] = False
     needs_whole_gradients: ClassVar[bool] = False
+    trains_encoder: ClassVar[bool] = True
 
     def __init__(self, **values: Any) -> None:
         self.settings = self.Arguments(**values)
@@ -189,14 +191,17 @@ class Method:
         """
         return []
 
-    def prepare_model(self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None) -> None:
-        """Change a model that has its pretrained weights and its new head.
+    def prepare_model(
+        self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None
+    ) -> nn.Module | None:
+        """Change a model that has its pretrained weights and its new head. Return another model to train that in its place.
 
         Args:
             model: the model, not wrapped, perhaps still on the CPU.
             trainer: the trainer. Do not use its data loaders yet.
             generator: on the CPU, for random numbers drawn here. None is torch's global one.
         """
+        return None
 
     def begin_training(self, model: nn.Module, trainer: Any) -> None:
         """Do what needs the training set. Called once per model, when training begins."""

@@ -11,6 +11,7 @@ from .base import Method
 from .child_tuning import ChildTuningArguments, ChildTuningMethod
 from .component_clip import ComponentClip, ComponentClipArguments
 from .layerwise_lr import LayerwiseLR, LayerwiseLRArguments
+from .lora import LoRA, LoRAArguments
 from .mixout import Mixout, MixoutArguments
 from .prior_decay import PriorDecayArguments, PriorDecayMethod
 from .r3f import R3F, R3FArguments
@@ -23,6 +24,7 @@ METHODS: tuple[type[Method], ...] = (
     Reinit,
     Mixout,
     PriorDecayMethod,
+    LoRA,
     LayerwiseLR,
     ComponentClip,
     RDrop,
@@ -39,6 +41,7 @@ class MethodArguments(
     RDropArguments,
     ComponentClipArguments,
     LayerwiseLRArguments,
+    LoRAArguments,
     PriorDecayArguments,
     MixoutArguments,
     ReinitArguments,

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..diagnostics.preflight import check_arguments
-from ..methods import METHODS, load_method
+from ..methods import METHODS, Method, load_method
 from ..tasks.overview import columns_and_classes
 from ..tasks.task import TaskData
 from ..training_args import StableTrainingArguments
@@ -68,9 +68,15 @@ def all_arguments(job: Job) -> dict[str, Any]:
 
 def describe_methods(job: Job, model: str) -> list[str]:
     """Lines of the methods that are on: each may tell what its settings mean for this pretrained model."""
-    args, methods = all_arguments(job), [*METHODS, *map(load_method, job.methods)]
-    made = [method.from_arguments(args) for method in methods]
-    return [line for method in made if method.is_on for line in method.describe(load_config(model), args)]
+    args, methods = _methods_of(job)
+    return [line for method in methods for line in method.describe(load_config(model), args)]
+
+
+def _methods_of(job: Job) -> tuple[dict[str, Any], list[Method]]:
+    """All training arguments of a job, and its methods that are on."""
+    args = all_arguments(job)
+    made = [method.from_arguments(args) for method in (*METHODS, *map(load_method, job.methods))]
+    return args, [method for method in made if method.is_on]
 
 
 def describe_risks(job: Job, model: str, examples: int) -> list[str]:
@@ -85,4 +91,5 @@ def describe_risks(job: Job, model: str, examples: int) -> list[str]:
         return []
     width = getattr(load_config(model), "hidden_size", None)
     steps = planned_steps(job.args, examples, job.processes)
-    return [f"preflight: {line}" for line in check_arguments(job.args, steps, width)]
+    whole = all(method.trains_encoder for method in _methods_of(job)[1])
+    return [f"preflight: {line}" for line in check_arguments(job.args, steps, width, new_head=whole)]

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from ..errors import InputError, nearest
 from ..tasks.task import Task
 from ..trainer import StableTrainer
+from ..utils.adapters import adapter_kind, merged
 
 
 def model_config(model: str, task: Task, values: dict[str, Any]) -> PretrainedConfig:
@@ -59,6 +60,29 @@ def load_model(model: str, config: PretrainedConfig, dtype: str = "float32", **m
     )
 
 
+def set_padding(tokenizer: Any, config: PretrainedConfig) -> None:
+    """Let a decoder be trained in batches: pad with the end of text if the tokenizer has no padding, and tell the model."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def save_model(trainer: StableTrainer, folder: Path) -> None:
+    """Save the model after its last update step, with its tokenizer.
+
+    With adapters (PEFT) it is saved twice: merged, as a plain model that needs no PEFT, and the adapters with the head alone in
+    `adapter/`. Afterwards the trainer's model is the merged one.
+    """
+    model: Any = trainer.model
+    if adapter_kind(model) is None:
+        trainer.save_model(str(folder))
+    elif trainer.args.should_save:
+        model.save_pretrained(folder / "adapter")
+        merged(model).save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+
+
 def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
     """Save the trained model without its head, and its tokenizer, for a later training.
 
@@ -67,7 +91,7 @@ def save_encoder(trainer: StableTrainer, model: str, folder: Path) -> None:
     task's labels were set. Only the main process writes.
     """
     if trainer.args.should_save:
-        encoder: Any = trainer.model.base_model
+        encoder: Any = merged(trainer.model).base_model
         encoder.save_pretrained(folder)
         config = AutoConfig.from_pretrained(model)
         config.architectures, config.dtype = [type(encoder).__name__], encoder.dtype  # not the checkpoint's dtype

@@ -42,7 +42,7 @@ from .by_length import LengthTrainer
 from .checkpoints import prepare_folder
 from .job import ALARM_ARGS, RESTART_ARGS, Job
 from .look import LookCallback
-from .model import load_model, model_config, save_encoder
+from .model import load_model, model_config, save_encoder, save_model, set_padding
 from .records import RunRecord, delete_checkpoints
 from .report.trackers import closing_runs, trackers_in
 from .results import audited_run, write_results
@@ -92,7 +92,7 @@ def run_job(job: Job, folder: Path, report: Report | None = None) -> RunRecord |
             if job.is_stage:
                 save_encoder(trainer, job.model, folder / "encoder")
             elif job.keep_model != "none" and not job.until_look:
-                trainer.save_model(str(folder / "model"))
+                save_model(trainer, folder / "model")
             main, audits_first = trainer.args.should_save, _audits_first(job, trainer)
             run = write_results(job, folder, trainer, time.monotonic() - started, not audits_first) if main else None
             if audits_first:
@@ -231,6 +231,7 @@ def make_trainer(job: Job, args: StableTrainingArguments, report: Report | None 
     data = TokenizedData.load(job.data_folder)
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer or job.model)
     config = model_config(job.model, data.task, job.model_config)
+    set_padding(tokenizer, config)
 
     def model_init() -> Any:
         return load_model(job.model, config, job.dtype)

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 
+HEADS = ("pooler", "classifier")
+"""Layers that are no part of the encoder's body."""
 POOLERS = ("pooler", "pre_classifier")  # pre_classifier: DistilBERT's name for it
 EMBEDDINGS = ("wte", "wpe", "shared")  # GPT-2's and T5's embeddings, without "embed" in their names
 EMBEDDING_WORDS = {"emb", "pos"}  # of names such as layer_norm_emb (XLM) and rel_pos_bias (LayoutLMv3)
@@ -35,7 +37,8 @@ def layers_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
     In a plain `nn.Module`, without Hugging Face's `base_model_prefix`, any other parameter belongs to its outermost
     submodule. Frozen parameters are left out. DistributedDataParallel, DataParallel and `torch.compile` do not change the
-    names. An adapter (PEFT) belongs to the layer that it adapts.
+    names. An adapter (PEFT) belongs to the layer that it adapts. In a model with several adapters its name comes first:
+    `french_layer_00`.
     """
     layers: dict[str, list[nn.Parameter]] = {}
     for layer, _, parameter in parameters_with_layers(model):
@@ -50,20 +53,29 @@ def parameters_with_layers(model: nn.Module) -> Iterator[tuple[str, str, nn.Para
     Layers are named as in `layers_of`. Parameters are named without wrappers.
     """
     model = unwrapped(model)
-    sides, places = _places_of_layers(model)
+    wrapper, inner = _inner(model) if hasattr(model, "get_base_model") else ("", model)
+    sides, places = _places_of_layers(inner or model)
     prefix = getattr(model, "base_model_prefix", "")
     if not (prefix and hasattr(model, prefix)):
         prefix = None  # a plain module, or the base model itself
-    tables = {name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    tables = {name for name, module in (inner or model).named_modules() if isinstance(module, nn.Embedding)}
+    adapters = adapter_names(model)
     layer_seen = False
     for name, parameter in model.named_parameters():
-        path = name.split(".")[:-1]
+        path = name.removeprefix(f"{wrapper}.").split(".")[:-1]  # PEFT's wrapper has a part `model`, as Llama has
         layer = next((places[place] for place in _ancestors(path) if place in places), None)
         layer_seen = layer_seen or layer is not None
         if layer is None:
             is_table = ".".join(path) in tables
             layer = _other_name(path or [name], sides, prefix, is_table, before_layers=not layer_seen)
-        yield layer, name, parameter
+        own = [part for part in name.split(".")[-2:] if part in adapters and len(adapters) > 1 and layer not in HEADS]
+        yield "_".join([*own, layer]), name, parameter
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Names of a model's adapters (PEFT), trained or not. Empty if it has none."""
+    configs = getattr(unwrapped(model), "peft_config", None)
+    return list(configs) if isinstance(configs, dict) else []
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ Shapes: `n` evaluation examples, `K` classes, `T` recorded update steps, `L` lay
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -354,3 +355,22 @@ def headline_relation(basis: str, evidence: dict[str, Any]) -> str:
 def loss_above_constant(evidence: dict[str, Any]) -> bool:
     """Whether the train loss at the end is above the baseline's loss by more than a tenth."""
     return bool(evidence["train_loss"] > 1.1 * evidence["constant_loss"])
+
+
+def trained_evidence(info: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any] | None:
+    """The trained parts, if not everything was trained all the time: `trained` of `judge`.
+
+    Args:
+        info: of a record.
+        layers: all layers of the record.
+    """
+    found = {key: info[key] for key in ("since", "until") if info.get(key)}
+    if not found and not info.get("trained"):
+        return None
+    return {"adapters": None, "layers": list(layers), **(info.get("trained") or {}), **found}
+
+
+def total_counts(counts: np.ndarray) -> np.ndarray | None:
+    """Sum over steps `(steps, classes) -> (classes,)`. None if nothing was counted."""
+    total = np.nansum(counts, axis=0)
+    return total if total.size and total.sum() > 0 else None

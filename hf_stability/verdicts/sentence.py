@@ -50,6 +50,7 @@ def verdict_sentence(
         _one_class_clause(status, evidence, label_names),
         _loss_clause(status, evidence, regression),
         _gradient_clause(evidence),
+        _trained_clause(evidence),
         _basis_clause(basis, evidence),
     ]
     return f"{head}: {'; '.join(clause for clause in clauses if clause)}."
@@ -175,6 +176,29 @@ def _gradient_clause(evidence: dict) -> str:
     if gradients["lasting"]:
         return f"{what} vanished from {since} on"
     return f"{what} vanished from {since} on, and were back by step {gradients['healed_step']}"
+
+
+def _trained_clause(evidence: dict) -> str:
+    trained = evidence.get("trained")
+    if not trained:
+        return ""
+    layers, since, until = trained["layers"], trained.get("since", {}), trained.get("until", {})
+    inner = [name for name in layers if name not in ("pooler", "classifier")]
+    text = layers_in_words(layers)
+    if trained["adapters"]:
+        text = joined([f"{trained['adapters']} adapters of {layers_in_words(inner)}", *layers[len(inner) :]])
+    if not since and not until:
+        return f"trained parts: {text} ({100 * trained['share']:.2g}% of the weights)"
+    changes = [f"from step {step} on also {names}" for step, names in _by_step(since)]
+    changes += [f"{names} only until step {step}" for step, names in _by_step(until)]
+    return f"trained parts: {', '.join([text, *changes])}"
+
+
+def _by_step(steps: dict[str, int]) -> list[tuple[int, str]]:
+    """Layers in words by update step."""
+    return [
+        (at, layers_in_words([name for name, step in steps.items() if step == at])) for at in sorted({*steps.values()})
+    ]
 
 
 def _training_only_clause(status: str, basis: str, evidence: dict) -> str:

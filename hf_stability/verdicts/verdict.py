@@ -135,6 +135,7 @@ def judge(
     train_predicted_counts: np.ndarray | None = None,
     constant_loss: float | None = None,
     weights_finite: bool | None = None,
+    trained: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
     half_precision: str = "",
     alpha: float = 0.05,
@@ -203,6 +204,9 @@ def judge(
         constant_loss: the baseline's train loss, if it is not the label entropy. For a regression by mean squared error it
             is the variance of the train labels.
         weights_finite: whether all weights were finite at the end.
+        trained: the trained parts, if some weights were frozen: `layers` at the start, `adapters` (their kind or None), `share` of
+            the weights; `since` and `until`, the first or last update step of layers that were unfrozen or frozen later. With
+            adapters, gradients do not count as vanished.
         label_names: K names for the sentence.
         half_precision: a sentence on weights in half precision, which comes first in the verdict; empty for none.
         alpha: level of McNemar's test.
@@ -224,6 +228,7 @@ def judge(
               `failed generalisation`);
             - on the gradients: `gradients` (see `vanished_gradients`). It is None if none vanished, and absent if they do not
               count;
+            - on frozen weights: `trained`;
             - on NaN and Inf: `nonfinite`, `first_nonfinite_step`, `nonfinite_losses`, `overflowed_norms`.
 
     Raises:
@@ -262,6 +267,8 @@ def judge(
     evidence |= headline_evidence(score, baseline, metric, smaller_is_better, examples)
     if half_precision:
         evidence["half_precision"] = half_precision
+    if trained:
+        evidence["trained"] = dict(trained)
     if "nonfinite" not in evidence:
         evidence |= loss_evidence(losses, train_label_counts, constant_loss, stuck_at, learned_at, fitted_at)
     evidence |= train_class_evidence(train_predicted_counts, train_label_counts, one_class_at)
@@ -385,6 +392,8 @@ def _is_cleared(basis: str, evidence: dict, lead: Mapping[str, Any]) -> bool:
 
 def _gradients_count(status: str, basis: str, evidence: dict) -> bool:
     """Whether vanished gradients are evidence. They are not if the run has fitted its data, or may have."""
+    if evidence.get("trained", {}).get("adapters"):  # the bounds are from runs that train the whole weights
+        return False
     if "optimisation" in evidence:
         return evidence["optimisation"] != "fitted"
     return status in ("failed", "unknown")

@@ -395,6 +395,26 @@ def test_it_is_silent_with_a_custom_loss():
     assert find_alarm({**record, "info": {**record["info"], "own_loss": False}}) is not None
 
 
+@pytest.mark.parametrize(
+    ("info", "judged"),
+    [
+        ({"trained": {"adapters": "LORA", "layers": ["layer_00"], "frozen": []}}, False),
+        ({"trained": {"adapters": None, "layers": ["layer_01"], "frozen": ["embeddings", "layer_00"]}}, False),
+        ({"trained": {"adapters": None, "layers": ["layer_00"], "frozen": ["embeddings"]}}, True),
+        ({"since": {"layer_01": 9}}, False),
+        ({"until": {"layer_01": 9}}, False),
+        ({"since": {"embeddings": 9}, "until": {"pooler": 9}}, True),
+    ],
+)
+def test_it_judges_only_runs_that_train_all_layers(info, judged):
+    record = made_record(fails=True)
+    record["info"] = {**record["info"], **info}
+    value, alarm = check(record, 100, TOTAL)
+    assert (find_alarm(record) is not None) == judged and math.isnan(value) == (alarm is None) == (not judged)
+    record["loss"][50:], record["layer_norms"][50:] = np.nan, np.nan
+    assert "NaN or Inf" in check(record, 100, TOTAL)[1].sentence
+
+
 # ---- what is no divergence -------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 import transformers
 import yaml
 
+from hf_stability.errors import InputError
 from hf_stability.methods import argument_names
 from hf_stability.recipe import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
 from hf_stability.recipe.load import is_add_on
@@ -149,8 +150,19 @@ def test_a_demo_tasks_rate_is_that_of_all_whole_recipes(task):
         assert (rate.value, rate.source) == (PRESETS[task]["learning_rate"], "task preset")
 
 
-@pytest.mark.parametrize("add_on", ADD_ONS)
-@pytest.mark.parametrize("base", BASES)
+REFUSED = [("lora", name) for name in ("child_tuning_d", "l2_sp", "layerwise_lr", "mixout", "prior_decay", "reinit")]
+"""Methods for pretrained weights that are trained, beside a recipe that freezes them."""
+
+
+@pytest.mark.parametrize(("base", "add_on"), REFUSED)
+def test_a_method_that_contradicts_a_recipe_is_refused(base, add_on, tmp_path):
+    with pytest.raises(InputError, match="--lora_r 8 with --"):
+        StableTrainingArguments.from_recipe(f"{base}+{add_on}", output_dir=str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("base", "add_on"), [pair for pair in itertools.product(BASES, ADD_ONS) if pair not in REFUSED]
+)
 def test_every_method_can_be_added_to_every_whole_recipe(base, add_on, tmp_path):
     for model_type in ("bert", "roberta", "albert"):
         values = {"output_dir": str(tmp_path), "use_cpu": True}

@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import nn
 
+from hf_stability.utils.adapters import trained_parts
 from hf_stability.utils.layers import base_model, layers_of, parameters_with_layers, without_adapters
 from tests import toy
 
@@ -93,3 +94,15 @@ def test_an_adapter_is_in_the_layer_that_it_adapts():
     found = list(parameters_with_layers(lora(toy.model())))
     assert sorted({layer for layer, _, _ in found}) == sorted(layers)
     assert {layer for layer, _, p in found if p.requires_grad} == {"layer_00", "layer_01", "layer_02", "classifier"}
+
+
+def test_of_several_adapters_each_has_its_own_groups():
+    peft, model = pytest.importorskip("peft"), lora(toy.model())
+    model.add_adapter("french", peft.LoraConfig(r=2, target_modules=["value"], task_type="SEQ_CLS"))
+    assert list(layers_of(model)) == ["default_layer_00", "default_layer_01", "default_layer_02", "classifier"]
+    model.set_adapter("french")
+    layers = ["french_layer_00", "french_layer_01", "french_layer_02", "classifier"]
+    found = trained_parts(model)
+    assert list(layers_of(model)) == found["layers"] == layers and found["adapters"] == "LORA"
+    assert trained_parts(toy.model()) is None
+    assert trained_parts(toy.model().requires_grad_(False))["layers"] == []

@@ -95,6 +95,33 @@ def test_weights_in_half_precision_come_first():
     assert verdict.evidence["half_precision"]
 
 
+@pytest.mark.parametrize(
+    ("trained", "text"),
+    [
+        (
+            {"adapters": "LORA", "layers": ["layer_00", "layer_01", "classifier"], "share": 0.00271},
+            "LORA adapters of layers 00-01 and classifier (0.27% of the weights)",
+        ),
+        (
+            {"adapters": None, "layers": ["layer_01", "pooler", "classifier"], "share": 0.5},
+            "layer 01, pooler and classifier (50% of the weights)",
+        ),
+        (
+            {"adapters": None, "layers": ["classifier"], "share": 0.1, "since": {"layer_00": 9, "layer_01": 5}},
+            "classifier, from step 5 on also layer 01, from step 9 on also layer 00",
+        ),
+        (
+            {"adapters": None, "layers": ["layer_00", "layer_01"], "until": {"layer_00": 4}},
+            "layers 00-01, layer 00 only until step 4",
+        ),
+    ],
+)
+def test_frozen_weights_are_told(trained, text):
+    verdict = judge(eval_labels=RTE, eval_predictions=np.zeros((277, 2)), trained=trained, **run())
+    assert verdict.sentence.endswith(f"; trained parts: {text}.") and verdict.evidence["trained"] == trained
+    assert ("gradients" in verdict.evidence) == (trained["adapters"] is None)
+
+
 def test_a_loss_far_above_its_baseline_did_not_stay_there():
     values = np.linspace(0, 5, 40)
     verdict = judge(
