@@ -256,7 +256,7 @@ def several_baseline(metric: str, labels: np.ndarray, answers: np.ndarray, score
         return None
     hits, positives, given = (part.sum(0) for part in (labels * answers, labels, answers))
     below, score = positives + given, score / 100 if score > 1 else score
-    own = {"micro": _ratio(2 * hits.sum(), below.sum()), "macro": _ratio(2 * hits, below).mean()}
+    own = {"micro": float(_ratio(2 * hits.sum(), below.sum())), "macro": float(_ratio(2 * hits, below).mean())}
     named = [average for average in own if average in _bare(metric).split("_")] or list(own)
     average = min(named, key=lambda name: abs(own[name] - score))
     if abs(own[average] - score) > REPORTED + 1e-9:

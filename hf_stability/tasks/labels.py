@@ -115,7 +115,7 @@ def word_lists(table: Table) -> list[list[str]]:
 def sorted_names(table: Table) -> list[str]:
     """All class names of the table, sorted: as words, or as numbers if all of them are whole numbers."""
     names = {label for labels in word_lists(table) for label in labels}
-    return sorted(names, key=int if all(map(is_integer, names)) else None)
+    return sorted(names, key=int) if all(map(is_integer, names)) else sorted(names)
 
 
 def read_words(table: Table, names: tuple[str, ...]) -> list[list[int]]:

@@ -67,13 +67,13 @@ def load_task_data(
     Raises:
         InputError: contradicting or missing arguments, an unknown task, or an error in the data.
     """
-    files = {"train_file": train_file, "validation_file": validation_file}
+    files: dict[str, Any] = {"train_file": train_file, "validation_file": validation_file}
     splits = {"train_split_name": train_split_name, "validation_split_name": validation_split_name}
     asked = _first_given({"task_name": task_name, "dataset_name": dataset_name, **files})
     for given, others in ((task_name, {"dataset_name": dataset_name, **files}), (dataset_name, files)):
         if given is not None and (other := _first_given(others)):
             raise InputError(f"{asked}: give either this or {other.split()[0]}, not both")
-    columns = {"text_column_names": text_column_names, "label_column_name": label_column_name}
+    columns: dict[str, Any] = {"text_column_names": text_column_names, "label_column_name": label_column_name}
     if train_file is None and dataset_name is None and (name := _first_given(columns)):
         raise InputError(f"{name}: goes with --train_file and --validation_file, or with --dataset_name")
     if dataset_name is None and (name := _first_given({"dataset_config_name": dataset_config_name, **splits})):

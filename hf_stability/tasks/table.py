@@ -102,7 +102,8 @@ def table_of(rows: Dataset, where: str) -> Table:
 
     if not len(rows):
         raise InputError(f"{where}: no rows; add examples")
-    columns, class_names = {}, {}
+    columns: dict[str, list] = {}
+    class_names: dict[str, tuple[str, ...]] = {}
     for name, feature in rows.features.items():
         inner = _inner(feature)
         if not isinstance(inner, (Value, ClassLabel)):
