@@ -92,7 +92,7 @@ class Churn(Analysis):
     def missing(self, study: FinishedStudy, options: Any) -> list[str]:
         if any(study.predictions(run) is not None for run in study.runs):
             return []
-        return [f"No run in {study.folder} has a predictions.npz. Give a study that hf_stability ran."]
+        return [study.no_predictions]
 
     def numbers(self, study: FinishedStudy, options: Any) -> dict[str, Any]:
         report = prediction_report(study.folder, list(study.by_recipe), most_examples=0)

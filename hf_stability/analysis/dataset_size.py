@@ -67,7 +67,7 @@ class DatasetSize(Analysis):
             raise InputError(
                 f"--examples {options.examples}: the study has {there} training examples; give fewer, at least 1"
             )
-        if len(set(study.data.train[: options.examples]["label"])) < 2 and not study.data.task.is_regression:
+        if study.data.task.is_one_class(study.data.train[: options.examples]["label"]):
             raise InputError(f"--examples {options.examples}: they are all of one class; give more")
         return []
 

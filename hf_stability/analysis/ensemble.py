@@ -195,7 +195,7 @@ class Ensemble(Analysis):
                 raise InputError(f"--{name} {getattr(options, name)}: give 1 to 1000000")
         read = next((read for run in study.runs if (read := study.predictions(run)) is not None), None)
         if read is None:
-            return [f"No run in {study.folder} has a predictions.npz. Give a study that hf_stability ran."]
+            return [study.no_predictions]
         if read[0].shape[1] == 1:
             return ["This task is a regression. For the mean of its values, see hf-stability report."]
         return []

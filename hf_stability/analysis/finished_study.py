@@ -124,6 +124,11 @@ class FinishedStudy:
         """Logits (n, K) and labels (n,) of the last evaluation on the first development set; None if there are none."""
         return read_predictions(self.run_folder(run) / PREDICTIONS)
 
+    @property
+    def no_predictions(self) -> str:
+        """Why an analysis of predictions cannot begin, with the way out."""
+        return f"No run in {self.folder} has a predictions.npz with one label per example. Give a study that hf_stability ran."
+
     def model_folder(self, run: RunRecord) -> Path | None:
         """The model after the last step, with its tokenizer, as `save_pretrained` leaves it; None if it was not kept."""
         path = self.run_folder(run) / MODEL

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..diagnose import report as diagnosis
 from ..diagnose.environment import environment
+from ..diagnose.inputs import DATA_FLAGS
 from ..errors import InputError
 from ..utils.files import write_json
 from .flags import DataArguments, ModelArguments
@@ -18,8 +19,8 @@ from .plain_parser import Texts, parse
 
 
 TEXTS = Texts(
-    """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--memorize] [--json [FILE] [--figures_only]] [any argument of the Trainer]""",
+    """hf-stability diagnose PATH [--model_name_or_path M] [--task_name T | --dataset_name D |
+       --train_file F --validation_file F] [--memorize] [--json [FILE] [--figures_only]] [any argument of the Trainer]""",
     """Find out why ONE run failed. Prints the likely causes, most likely first, each with its remedy and the flags to use.
 Trains nothing without --memorize; writes nothing without --json FILE. docs/my_run_failed.md explains each line.""",
     """
@@ -132,12 +133,7 @@ def main(argv: Sequence[str]) -> int:
         path,
         model_name_or_path=model.model_name_or_path,
         tokenizer_name=model.tokenizer_name,
-        task_name=data.task_name,
-        data_dir=data.data_dir,
-        train_file=data.train_file,
-        validation_file=data.validation_file,
-        text_column_names=data.text_column_names,
-        label_column_name=data.label_column_name,
+        **{name: getattr(data, name) for name in DATA_FLAGS},
         max_seq_length=data.max_seq_length,
         training=given,
         memorize=own.memorize,

@@ -55,8 +55,10 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Your training data (.csv, .tsv, .json, .jsonl): columns of text, and a column `label`. Labels: words, or whole numbers from 0, are classes; other numbers are the targets of a regression. Text: the column "
-            "`sentence`, or `sentence1` and `sentence2`, or else the first one or two columns of text."
+            "help": "Your training data (.csv, .tsv, .json, .parquet): columns of text, and a column `label`. A .jsonl file "
+            "has an object per line. Labels: words, or whole numbers from 0, are classes; other numbers are the targets of a regression; lists are several "
+            "labels per example. Text: the column `sentence`, or `sentence1` and `sentence2`, or else the first one or two "
+            "columns of text."
         },
     )
     validation_file: str | None = field(
@@ -64,10 +66,32 @@ class DataArguments:
     )
     text_column_names: list[str] | None = field(
         default=None,
-        metadata={"help": "The column of text in your files; two columns for pairs. Default: see --train_file."},
+        metadata={"help": "The column of text in your data; two columns for pairs. Default: see --train_file."},
     )
     label_column_name: str | None = field(
-        default=None, metadata={"help": "The column of labels in your files. Default: label."}
+        default=None,
+        metadata={
+            "help": "The column of labels in your data. Default: label. A,B,C: a column of 0 and 1 for each of several labels."
+        },
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of files: a data set on the hub, or a local folder that `datasets` reads (csv, json, parquet, "
+            "or saved with save_to_disk). No code of the data set is run."
+        },
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "With --dataset_name: its configuration, if it has several."}
+    )
+    train_split_name: str | None = field(
+        default=None, metadata={"help": "With --dataset_name: the split to train on. Default: train."}
+    )
+    validation_split_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --dataset_name: the split to evaluate on. Default: validation. No other one is guessed."
+        },
     )
     max_seq_length: int = field(
         default=128, metadata={"help": "Tokens per example; longer ones are truncated. Default: 128."}

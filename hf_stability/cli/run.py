@@ -15,8 +15,8 @@ from .plain_parser import Texts, parse
 from .program import PROG, is_first_process
 
 
-USAGE = f"""{PROG} [run] [--model_name_or_path M] [--task_name T | --train_file F --validation_file F]
-       [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]"""
+USAGE = f"""{PROG} [run] [--model_name_or_path M] [--task_name T | --dataset_name D |
+       --train_file F --validation_file F] [--recipe R ...] [--seeds N] [--output_dir D] [any argument of the Trainer]"""
 
 DESCRIPTION = (
     "Fine-tune a BERT-like model with recipes over many seeds; each run gets a verdict and a record of its gradients."
@@ -81,7 +81,8 @@ SHOWN = (
 # The study that runs without model and data. It takes less than five minutes on two cores.
 DEMO = {"task_name": "demo_pair", "recipe": ["transformers_default", "devlin2019", "mosbach2021"], "seeds": ["4"]}
 NAMES_DATA = (
-    "task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name", "model_name_or_path",
+    "task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name", "dataset_name",
+    "dataset_config_name", "train_split_name", "validation_split_name", "model_name_or_path",
 )  # fmt: skip
 
 

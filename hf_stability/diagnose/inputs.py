@@ -22,7 +22,10 @@ from .words import finding_of
 
 MAX_SEQ_LENGTH = 128  # tokens; the study's default
 
-DATA_FLAGS = ("task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name")
+DATA_FLAGS = (
+    "task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name", "dataset_name",
+    "dataset_config_name", "train_split_name", "validation_split_name",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Named:
 
     Args:
         model_name_or_path, tokenizer_name: the PRETRAINED model, and its tokenizer.
-        task_name, data_dir, train_file, validation_file, text_column_names, label_column_name: the data.
+        task_name, data_dir, train_file, validation_file, text_column_names, label_column_name, dataset_name,
+            dataset_config_name, train_split_name, validation_split_name: the data.
         max_seq_length: in tokens.
         dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved). Default: that of the study's run,
             else "auto", as transformers loads them.
@@ -45,6 +49,10 @@ class Named:
     validation_file: str | None = None
     text_column_names: Sequence[str] | None = None
     label_column_name: str | None = None
+    dataset_name: str | None = None
+    dataset_config_name: str | None = None
+    train_split_name: str | None = None
+    validation_split_name: str | None = None
     max_seq_length: int = MAX_SEQ_LENGTH
     dtype: str | None = None
 

@@ -36,7 +36,8 @@ def memorize(
     """Train a model on a few examples until it knows them by heart. This changes the model.
 
     AdamW with bias correction, no weight decay, a constant rate after 10 steps of warmup, no dropout, float32. Training
-    ends once all examples are right in two passes in a row (R2 of 0.95 for a regression). If `rate` fails, a third of it
+    ends once all examples are right in two passes in a row (R2 of 0.95 for a regression; with several labels per example, all
+    labels). If `rate` fails, a third of it
     is tried from the same weights.
 
     Args:
@@ -111,6 +112,8 @@ def _fit(
 
 
 def _score(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> float:
+    if labels.ndim == 2:  # several labels per example
+        return float(((logits > 0) == (labels > 0)).all(-1).float().mean())
     if not regression:
         return float((logits.argmax(-1) == labels).float().mean())
     labels = labels.float()
@@ -142,11 +145,14 @@ def pick_examples(labels: np.ndarray, inputs: Sequence[Sequence[int]], count: in
     """The first examples of each class in turn, without repeated inputs. A sound model can learn them by heart.
 
     Args:
-        labels: `(n,)`, class ids (-100 does not count) or values; more than 32 different ones count as values.
+        labels: `(n,)`, class ids (-100 does not count) or values; more than 32 different ones count as values. With several
+            labels per example `(n, L)` of 0 and 1; the first label of an example counts as its class.
         inputs: token ids of each example.
         count: how many at most.
     """
     labels = np.asarray(labels)
+    if labels.ndim == 2:
+        labels = np.where(labels.any(1), labels.argmax(1), -1)
     values = np.unique(labels[labels != IGNORED_LABEL])
     classes = [np.flatnonzero(labels == value) for value in values] if len(values) <= 32 else [np.arange(len(labels))]
     chosen: list[int] = []

@@ -179,6 +179,10 @@ def diagnose(
     validation_file: str | None = None,
     text_column_names: Sequence[str] | None = None,
     label_column_name: str | None = None,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    train_split_name: str | None = None,
+    validation_split_name: str | None = None,
     max_seq_length: int = MAX_SEQ_LENGTH,
     dtype: str | None = None,
     training: Mapping[str, Any] | None = None,
@@ -199,10 +203,14 @@ def diagnose(
         tokenizer_name: its tokenizer. Default: the model's.
         task_name: a GLUE task or a demo task, as the study command takes it.
         data_dir: folder of GLUE's files.
-        train_file: your own training data (.csv, .tsv, .json, .jsonl), instead of a task.
+        train_file: your own training data (.csv, .tsv, .json, .jsonl, .parquet), instead of a task.
         validation_file: its development set.
-        text_column_names: the files' columns of text, one or two.
-        label_column_name: the files' column of labels.
+        text_column_names: the data's columns of text, one or two.
+        label_column_name: the data's column of labels.
+        dataset_name: data that `datasets` reads, instead of a task or files: a name on the hub, or a local folder.
+        dataset_config_name: its configuration, if it has several.
+        train_split_name: its split of training data. Default: `train`.
+        validation_split_name: its development set. Default: `validation`.
         max_seq_length: tokens; longer examples are truncated.
         dtype: the precision in which the run loaded the weights: "float32", "bfloat16", "float16", or "auto" (as they
             were saved). Default: that of the study's run, else "auto", as transformers loads them.
@@ -227,6 +235,10 @@ def diagnose(
         validation_file=validation_file,
         text_column_names=text_column_names,
         label_column_name=label_column_name,
+        dataset_name=dataset_name,
+        dataset_config_name=dataset_config_name,
+        train_split_name=train_split_name,
+        validation_split_name=validation_split_name,
         max_seq_length=max_seq_length,
         dtype=dtype,
     )

@@ -52,7 +52,7 @@ def rescue_command(run: Run, named: Named, max_seq_length: int | None = None) ->
         if job.task != "custom" and not any(named.data.values()):
             flags["task_name"] = job.task
     flags["model_name_or_path"] = flags["model_name_or_path"] or "MODEL"
-    if not flags["task_name"] and not flags["train_file"]:
+    if not any(flags[name] for name in ("task_name", "train_file", "dataset_name")):
         flags["train_file"], flags["validation_file"] = "TRAIN", "DEV"
     flags["max_seq_length"] = max_seq_length if max_seq_length != MAX_SEQ_LENGTH else None
     flags["dtype"] = named.dtype if named.dtype != "float32" else None  # a study's default

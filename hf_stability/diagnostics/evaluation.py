@@ -57,12 +57,14 @@ class Answers:
         outputs: `(n, K)` logits or `(n,)` class ids for classes; `(n,)` for values; `(n, L)` of 0 and 1 for several labels.
         labels: `(n,)`, or `(n, L)` for `several`. Ignored labels are left out.
         num_labels: K, or L; 1 for values.
+        unit: what each label is of: `examples` or `tokens`.
     """
 
     kind: str
     outputs: np.ndarray
     labels: np.ndarray
     num_labels: int
+    unit: str = "examples"
 
     @property
     def classes(self) -> np.ndarray:
@@ -111,7 +113,8 @@ def answers_of(
     width = outputs.shape[1] if outputs.ndim == 2 else int(max(outputs.max(), labels.max())) + 1
     if labels.min() < 0 or labels.max() >= width:
         return None
-    return Answers("classes", outputs, labels.astype(np.int64), width)
+    unit = "tokens" if kind == "tokens" else "examples"
+    return Answers("classes", outputs, labels.astype(np.int64), width, unit)
 
 
 def labels_of(evaluation: Evaluation) -> np.ndarray | None:
@@ -243,11 +246,12 @@ def _of_several(outputs: np.ndarray, labels: np.ndarray, metrics: Mapping[str, A
     """Several labels per example. None if a reported accuracy is neither the share of right labels nor that of right rows."""
     if (labels == IGNORED_LABEL).any():
         return None
-    probabilities = outputs.dtype.kind == "f" and 0 <= np.nanmin(outputs) and np.nanmax(outputs) <= 1
+    probabilities = outputs.dtype.kind == "f" and bool(((outputs >= 0) & (outputs <= 1)).all())
     answers = (outputs > (0.5 if probabilities else 0)).astype(np.int64)
     right, score = answers == labels, reported(metrics, "accuracy")
     if not (agrees(score, float(right.mean())) or agrees(score, float(right.all(1).mean()))):
         return None
+    answers = answers if np.isfinite(outputs).all() else outputs  # the verdict shall see NaN
     return Answers("several", answers, labels.astype(np.int64), labels.shape[1])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..verdicts.constants import best_constant_score
+from ..verdicts.constants import IGNORED_LABEL, best_constant_score, mean_label_entropy
 from ..verdicts.sentence import NOTHING_RECORDED
 from ..verdicts.verdict import Verdict, judge
 from .evaluation import Answers, Evaluation, agrees, answers_of, labels_of, reported
@@ -19,7 +19,7 @@ from .metrics import (
     constant_score,
     family,
     lead_over_constant,
-    several_lead,
+    several_baseline,
     smaller_is_better,
 )
 from .step_record import training_evidence
@@ -89,7 +89,7 @@ def judge_run(
     evidence = _training(record, answers, facts)
     evidence |= _of_evaluation(evaluation, answers, facts)
     if isinstance(facts.baseline, (int, float)):  # the user's baseline decides, not the predictions
-        evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "eval_constant", "headline_lead"))
+        evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "headline_lead"))
         evidence.pop("score", None)
     if "score" not in evidence:
         smaller = smaller_is_better(metric, _greater_is_better(metric, facts))
@@ -101,7 +101,7 @@ def judge_run(
         verdict = judge(**evidence, half_precision=facts.half_precision)
     except InputError as error:  # an unforeseen form of outputs or labels
         logger.warning(f"The verdict does not use the predictions of the evaluation: {error}")
-        evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "eval_constant", "headline_lead"))
+        evidence |= dict.fromkeys(("eval_labels", "eval_predictions", "headline_lead"))
         verdict = judge(**evidence, half_precision=facts.half_precision)
     return verdict, constant
 
@@ -148,20 +148,35 @@ def _training(record: Mapping[str, Any] | None, answers: Answers | None, facts: 
     if regression:
         labels = label_column(facts.train_dataset)
         evidence["constant_loss"] = None if labels is None else float(np.var(labels))
+    elif answers is not None and answers.kind == "several":
+        labels = label_column(facts.train_dataset, "several")
+        evidence["constant_loss"] = None if labels is None else mean_label_entropy(labels)
+    elif answers is not None and answers.unit == "tokens":  # the record counts labels of examples only
+        labels = label_column(facts.train_dataset, "tokens")
+        if labels is not None and len(labels) and labels.min() >= 0:
+            evidence["train_label_counts"] = np.bincount(labels.astype(np.int64))
     return evidence
 
 
-def label_column(dataset: Any) -> np.ndarray | None:
-    """The labels of a data set, `(n,)`, if it has a column of numbers for them; else None."""
+def label_column(dataset: Any, kind: str = "one") -> np.ndarray | None:
+    """The labels of a data set, if it has a column of numbers for them; else None.
+
+    Args:
+        dataset: the user's.
+        kind: `one` label per example, `(n,)`; `several`, `(n, L)`; or `tokens`, those of all tokens without padding, `(n,)`.
+    """
     names = getattr(dataset, "column_names", None) or ()
     name = next((name for name in ("labels", "label") if name in names), None)
     if name is None or not hasattr(dataset, "__len__"):  # a streamed data set would be read to its end
         return None
     try:
-        labels = np.asarray(dataset[name])
+        labels = dataset[name]
+        labels = np.concatenate([np.asarray(one) for one in labels]) if kind == "tokens" else np.asarray(labels)
     except Exception:  # the user's own data set
         return None
-    return labels.astype(float) if labels.ndim == 1 and labels.dtype.kind in "biuf" else None
+    if labels.ndim != (2 if kind == "several" else 1) or labels.dtype.kind not in "biuf":
+        return None
+    return (labels[labels != IGNORED_LABEL] if kind == "tokens" else labels).astype(float)
 
 
 def _as_reported(answers: Answers, evaluation: Evaluation) -> bool:
@@ -180,16 +195,14 @@ def _of_evaluation(evaluation: Evaluation, answers: Answers | None, facts: RunFa
             return {}
         return {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "regression": True}
     if answers.kind == "several":
-        majority = (answers.labels.mean(0) > 0.5).astype(np.int64)
-        constant = np.broadcast_to(majority, answers.labels.shape)
-        parts = {"eval_labels": answers.labels, "eval_predictions": answers.outputs, "eval_constant": constant}
-        found = {name: part.reshape(-1) for name, part in parts.items()} | {"num_labels": 2}
-        return found | {"headline_lead": _several_lead(evaluation, answers)}
+        parts = {"eval_labels": answers.labels, "eval_predictions": answers.outputs}
+        return parts | {"several": True, "label_names": _names(answers.num_labels, facts.label_names)}
     return {
         "eval_labels": answers.labels,
         "eval_predictions": answers.outputs,
         "num_labels": answers.num_labels,
         "label_names": _names(answers.num_labels, facts.label_names),
+        "unit": answers.unit,
         "headline_lead": _lead(evaluation, answers, facts),
     }
 
@@ -232,17 +245,6 @@ def _lead(evaluation: Evaluation, answers: Answers, facts: RunFacts) -> dict[str
     return None if lead is None else {"metric": metric, **lead}
 
 
-def _several_lead(evaluation: Evaluation, answers: Answers) -> dict[str, Any] | None:
-    """The lead of an F1 with several labels per example. There a run that never predicts a label has a high accuracy."""
-    scores = scores_of(evaluation.metrics)
-    metric = next((name for name in scores if family(name) == "f1"), None)
-    if metric is None:
-        return None
-    score = float(scores[metric])
-    lead = several_lead(answers.labels, answers.outputs, score / 100 if score > 1 else score)
-    return None if lead is None else {"metric": metric, **lead}
-
-
 def _baseline(
     metric: str | None, score: float | None, evaluation: Evaluation, answers: Answers | None, facts: RunFacts
 ) -> dict[str, Any] | None:
@@ -256,8 +258,10 @@ def _baseline(
     labels = answers.labels if answers is not None else _labels(evaluation, facts)
     if family(metric) in ("matthews", "correlation", "r2"):
         return constant_score(metric, np.array([]) if labels is None else labels)
-    if labels is None or (answers is not None and answers.kind == "several"):
+    if labels is None:
         return None
+    if answers is not None and answers.kind == "several":
+        return None if score is None else several_baseline(metric, answers.labels, answers.outputs, score)
     classified = answers is not None and answers.kind == "classes"
     classes, num_labels = (answers.classes, answers.num_labels) if classified else (None, None)
     return constant_score(metric, labels, classes, num_labels, score)

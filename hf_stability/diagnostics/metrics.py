@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..verdicts.constants import best_constant_set
+
 
 FAMILIES = {
     "accuracy": "accuracy acc",
@@ -236,42 +238,31 @@ def lead_interval(
     return float(low), float(high)
 
 
-def several_lead(
-    labels: np.ndarray, answers: np.ndarray, score: float, level: float = 0.95
-) -> dict[str, float] | None:
-    """Lead of an F1 over its baseline, with several labels per example.
+def several_baseline(metric: str, labels: np.ndarray, answers: np.ndarray, score: float) -> dict[str, float] | None:
+    """The baseline of an F1 with several labels per example.
 
-    The baseline is the F1 of always predicting every label. Never predicting a label gives an F1 of 0. The interval has the
-    percentiles of 500 bootstrap draws of examples.
+    For micro-F1 it is that of the best constant set of labels. For macro-F1 it is that of always predicting every label,
+    because never predicting a label gives this label an F1 of 0.
 
     Args:
+        metric: its name, with or without `eval_`.
         labels, answers: `(n, L)`, 0 or 1.
-        score: the reported F1. It shows whether micro or macro is meant.
-        level: of the interval.
+        score: the reported score. It shows whether micro or macro is meant, if the name does not.
 
     Returns:
-        `score`, `baseline`, `low`, `high`. None if neither F1 is the reported one.
+        `{"score": float}`. None if it is no F1, or if neither F1 is the reported one.
     """
-    parts = labels * answers, labels, answers  # per example and label: hits, labels, answers
-
-    def f1_of(sums: tuple[np.ndarray, ...], average: str) -> np.ndarray:
-        hits, positives, given = (part.sum(-1) for part in sums) if average == "micro" else sums
-        scores = _ratio(2 * hits, positives + given)
-        return scores if average == "micro" else scores.mean(-1)
-
-    own = {average: float(f1_of(tuple(part.sum(0) for part in parts), average)) for average in ("micro", "macro")}
-    average = min(own, key=lambda name: abs(own[name] - score))
+    if family(metric) != "f1":
+        return None
+    hits, positives, given = (part.sum(0) for part in (labels * answers, labels, answers))
+    below, score = positives + given, score / 100 if score > 1 else score
+    own = {"micro": float(_ratio(2 * hits.sum(), below.sum())), "macro": float(_ratio(2 * hits, below).mean())}
+    named = [average for average in own if average in _bare(metric).split("_")] or list(own)
+    average = min(named, key=lambda name: abs(own[name] - score))
     if abs(own[average] - score) > REPORTED + 1e-9:
         return None
-    n = len(labels)
-    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=500)
-    hits, positives, given = (draws @ part for part in parts)
-    always = np.full_like(positives, n)
-    lead = f1_of((hits, positives, given), average) - f1_of((positives, positives, always), average)
-    low, high = np.quantile(lead, [(1 - level) / 2, (1 + level) / 2])
-    total = labels.sum(0)
-    baseline = float(f1_of((total, total, np.full_like(total, n)), average))
-    return {"score": own[average], "baseline": baseline, "low": float(low), "high": float(high)}
+    every = _ratio(2 * positives, positives + len(labels)).mean()
+    return {"score": float(every) if average == "macro" else best_constant_set(labels)[0]}
 
 
 def confusion(labels: np.ndarray, classes: np.ndarray, num_labels: int) -> np.ndarray:

@@ -179,7 +179,7 @@ class Method:
 
         Args:
             config: the model's config, with the recipe's values and the task's labels.
-            task: has `name` and `is_regression`.
+            task: has `name`, `is_regression` and `multi_label`.
         """
 
     def describe(self, config: Any, args: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from ..errors import InputError
 from .base import Method, Range
-from .r_drop import check_classifier, refuse_label_smoothing, refuse_regression, symmetric_kl, twice
+from .r_drop import check_classifier, refuse_label_smoothing, refuse_other_tasks, symmetric_kl, twice
 
 
 NOISES = ("normal", "uniform")
@@ -124,7 +124,7 @@ class R3F(Method):
         refuse_label_smoothing("r3f", args)
 
     def check_model(self, config: Any, task: Any) -> None:
-        refuse_regression("r3f", self.settings.r3f, task)
+        refuse_other_tasks("r3f", self.settings.r3f, task)
 
     def loss(
         self, compute_loss: Callable[[dict], tuple[Tensor, Any]], inputs: Mapping[str, Any], trainer: Any

@@ -128,7 +128,7 @@ class RDrop(Method):
         refuse_label_smoothing("r_drop", args)
 
     def check_model(self, config: Any, task: Any) -> None:
-        refuse_regression("r_drop", self.settings.r_drop, task)
+        refuse_other_tasks("r_drop", self.settings.r_drop, task)
         check_dropout(without_weights(config), self.settings.r_drop)
 
     def prepare_model(self, model: nn.Module, trainer: Any, generator: torch.Generator | None = None) -> None:
@@ -147,11 +147,16 @@ def refuse_label_smoothing(name: str, args: Mapping[str, Any]) -> None:
         raise InputError(f"--{name} with --label_smoothing_factor: they do not work together. Use only one of them.")
 
 
-def refuse_regression(name: str, value: float, task: Any) -> None:
-    """Refuse a task without classes."""
+def refuse_other_tasks(name: str, value: float, task: Any) -> None:
+    """Refuse a task without one class per example."""
     if task.is_regression:
         raise InputError(
             f"--{name} {value}: {task.name} is a regression and has no classes to compare. Set --{name} 0."
+        )
+    if task.multi_label:
+        raise InputError(
+            f"--{name} {value}: {task.name} has several labels per example, so there is no distribution over classes to "
+            f"compare. Set --{name} 0."
         )
 
 

@@ -264,6 +264,10 @@ def plan_study(
     validation_file: str | os.PathLike | None = None,
     text_column_names: list[str] | None = None,
     label_column_name: str | None = None,
+    dataset_name: str | os.PathLike | None = None,
+    dataset_config_name: str | None = None,
+    train_split_name: str | None = None,
+    validation_split_name: str | None = None,
     max_seq_length: int = 128,
     pad_to_max_length: bool = False,
     max_train_samples: int | None = None,
@@ -302,11 +306,15 @@ def plan_study(
         task_name: a GLUE task, or one of the bundled tasks `demo_pair`, `demo_cola`, `demo_nli`.
         data_dir: a folder with GLUE in its official layout (`RTE/train.tsv` ...); recipes' stages use it too. Default: the
             copy on the hub.
-        train_file: your own training data (`.csv`, `.tsv`, `.json`, `.jsonl`), instead of a task.
+        train_file: your own training data (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`), instead of a task.
         validation_file: your own development data, as `train_file`.
-        text_column_names: the one or two columns of text in your files. Default: `sentence`, or `sentence1` and
+        text_column_names: the one or two columns of text in your data. Default: `sentence`, or `sentence1` and
             `sentence2`, or else the first one or two columns of text.
-        label_column_name: the column of labels in your files. Default: `label`.
+        label_column_name: the column of labels in your data. Default: `label`.
+        dataset_name: data that `datasets` reads, instead of a task or files: a name on the hub, or a local folder.
+        dataset_config_name: its configuration, if it has several.
+        train_split_name: its split to train on. Default: `train`.
+        validation_split_name: its split to evaluate on. Default: `validation`.
         max_seq_length: longest example, in tokens; longer ones are truncated.
         pad_to_max_length: pad all examples to `max_seq_length`, instead of each batch to its longest example.
         max_train_samples: use only the first examples of the training set, this many.
@@ -376,15 +384,13 @@ def plan_study(
     check_choice("parallel", parallel, PARALLEL)
     join(parallel)
     nodes = look_at_cluster(executor, ray_address, workers)
-    data_dir, train_file, validation_file = map(path_of, (data_dir, train_file, validation_file))
-    columns = text_column_names, label_column_name
-    data = load_task_data(task_name, data_dir, train_file, validation_file, *columns)
+    data_dir, dataset_name = path_of(data_dir), path_of(dataset_name)
+    given = task_name, data_dir, path_of(train_file), path_of(validation_file), text_column_names, label_column_name
+    data = load_task_data(*given, dataset_name, dataset_config_name, train_split_name, validation_split_name)
     data = half_of_validation(data, validation_half)
     data = subsample(data, max_train_samples, max_eval_samples)
-    if not data.task.is_regression and len(set(data.train["label"])) < 2:
-        raise InputError(
-            f"--max_train_samples {max_train_samples}: all these examples are of one class; give a larger number"
-        )
+    if data.task.is_one_class(data.train["label"]):
+        raise InputError(f"--max_train_samples {max_train_samples}: all these examples are of one class; give more")
     said = doubts(data)
     preset = task_preset(data.task.name)
     folder = Path(path_of(output_dir) or f"results/{data.task.name}")

@@ -33,9 +33,8 @@ def model_config(model: str, task: Task, values: dict[str, Any]) -> PretrainedCo
         if names is None
         else {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
     )
-    config.update(
-        {**values, **labels, "problem_type": "regression" if names is None else "single_label_classification"}
-    )
+    kind = "multi_label_classification" if task.multi_label else "single_label_classification"
+    config.update({**values, **labels, "problem_type": "regression" if names is None else kind})
     return config
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..errors import InputError
 from .table import Table, find_column, only
-from .values import MISSING, dates_or_numbers, is_blank, is_number
+from .values import MISSING, dates_or_numbers, is_blank, is_missing, is_number
 
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 LABEL_COLUMN = "label"
 ID_COLUMNS = ("id", "idx", "index", "guid")  # never used as text
 TEXT_COLUMNS = (("sentence",), ("sentence1", "sentence2"))  # used because of their names
+SWITCH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""Values of a column that tells for one label whether an example has it."""
 PAIRS = (("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2"), ("question", "passage"))
 """Columns that are clearly a pair. They are found by position like others, but without a warning."""
 
@@ -46,19 +48,22 @@ def find_label_column(table: Table, asked: str | None) -> str:
     )
 
 
-def find_text_columns(table: Table, asked: Sequence[str] | None, label_column: str) -> tuple[str, ...]:
+def find_text_columns(table: Table, asked: str | Sequence[str] | None, label_column: str) -> tuple[str, ...]:
     """The columns of text, one or two. A guess gives a warning.
 
     Args:
         table: the training file.
-        asked: the names that the user gave; None to find the columns.
+        asked: the names that the user gave, as a list or joined by commas; None to find the columns.
         label_column: the column of the labels, which cannot be text.
 
     Raises:
         InputError: no column of text, or no column with a name that the user gave.
     """
     if asked is not None:
-        return _asked_text_columns(table, asked, label_column)
+        names = [asked] if isinstance(asked, str) else list(asked)
+        if len(names) == 1 and find_column(table, names[0]) is None:  # a,b: as run_classification.py takes them
+            names = names[0].split(",")
+        return _asked_text_columns(table, names, label_column)
     others = [name for name in table.columns if name != label_column]
     others = [name for name in others if name.strip().lower() not in (*ID_COLUMNS, LABEL_COLUMN)]
     strings = [name for name in others if not all(is_number(v) or is_blank(v) for v in table.columns[name])]
@@ -99,6 +104,33 @@ def _asked_text_columns(table: Table, asked: Sequence[str], label_column: str) -
     return tuple(found)
 
 
+def join_label_columns(table: Table, names: Sequence[str], joined: str) -> Table:
+    """The table with one column of labels in place of one column of 0 and 1 per label.
+
+    Args:
+        table: the training or the development set.
+        names: columns of the training set; also the names of the labels.
+        joined: name of the new column. Its values are lists of labels.
+
+    Raises:
+        InputError: a column is missing, or has another value than 0 and 1.
+    """
+    found = [find_column(table, name) for name in names]
+    if None in found:
+        name = names[found.index(None)]
+        raise InputError(f"--label_column_name {joined}: {table.where} has no column {name!r}, {only(table)}")
+    labels: list[list[str]] = [[] for _ in table.rows]
+    for name, column in zip(names, found, strict=True):
+        for row, value in enumerate(table.columns[column]):
+            word = str(value).strip().lower()
+            if word not in SWITCH:
+                raise table.error(row, f"{value!r} in the label's column {name!r}, expected 0 or 1")
+            if SWITCH[word]:
+                labels[row].append(name)
+    columns = {name: values for name, values in table.columns.items() if name not in found}
+    return replace(table, columns={**columns, joined: labels})
+
+
 def choose_columns(table: Table, text_columns: tuple[str, ...], label_column: str) -> Table:
     """The table with the used columns only. They get the names of the training file; the labels get the name `label`."""
     columns = {}
@@ -117,10 +149,10 @@ def check_text(table: Table, text_columns: tuple[str, ...]) -> None:
     """Raise InputError for a value that is not text."""
     for name in text_columns:
         for row, text in enumerate(table.columns[name]):
+            if is_missing(text):
+                raise table.error(row, f"no text in column {name!r}; remove the row, or write a text")
             if not isinstance(text, str):
                 raise table.error(row, f"column {name!r} is {text!r}, expected text in quotes")
-            if not text.strip():
-                raise table.error(row, f"no text in column {name!r}; remove the row, or write a text")
             if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
                 # JSON can spell it, UTF-8 cannot.
                 raise table.error(

@@ -10,12 +10,12 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .hub import load_from_hub
 from .task import Task, TaskData
 
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HUB_DATASET = "nyu-mll/glue"
-PROBE_TIMEOUT_S = 5.0  # datasets itself retries for 23 s or more before it reports a missing network
 
 _F1 = ("f1", "accuracy", "acc_and_f1")
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -247,57 +246,9 @@ def _read_label(word: str, ids: dict[str, int] | None, path: Path, number: int) 
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _only_the_cache() -> Iterator[None]:
-    """Inside, `datasets` reads only its cache and logs no errors about the hub."""
-    import datasets
-
-    offline, verbosity = datasets.config.HF_HUB_OFFLINE, datasets.utils.logging.get_verbosity()
-    datasets.config.HF_HUB_OFFLINE = True
-    datasets.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-        datasets.utils.logging.set_verbosity(verbosity)
-
-
-def _why_no_hub() -> str | None:
-    """None if the hub answers, else the reason why not. Takes about `PROBE_TIMEOUT_S` seconds at most."""
-    import datasets
-    from huggingface_hub import HfApi
-
-    if datasets.config.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        HfApi().dataset_info(HUB_DATASET, timeout=PROBE_TIMEOUT_S)
-    except (
-        Exception
-    ) as error:  # anything may go wrong on the way to the hub: proxies, certificates, names, time limits
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return None
-
-
 def _read_hub(task: Task) -> dict[str, Dataset]:
-    import datasets
-
-    try:
-        with _only_the_cache():  # GLUE does not change, so a cached copy is always good
-            loaded = datasets.load_dataset(HUB_DATASET, task.name)
-    except Exception:  # not in the cache: each version of datasets reports this in its own way
-        way_out = f"give --data_dir, a folder with {_LAYOUTS[task.name].folder} in the official GLUE layout"
-        why = _why_no_hub()
-        if why is not None:
-            raise InputError(
-                f"--task_name {task.name}: no cached copy of {HUB_DATASET}, and {why}; {way_out}"
-            ) from None
-        try:
-            loaded = datasets.load_dataset(HUB_DATASET, task.name)
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"--task_name {task.name}: {HUB_DATASET} cannot be loaded ({reason}); {way_out}"
-            ) from error
+    way_out = f"give --data_dir, a folder with {_LAYOUTS[task.name].folder} in the official GLUE layout"
+    loaded = load_from_hub(HUB_DATASET, task.name, f"--task_name {task.name}", way_out, never_changes=True)
     return {split: _from_hub(task, split, loaded) for split in OFFICIAL_COUNTS[task.name]}
 
 

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from ..errors import InputError, nearest
 from .columns import LABEL_COLUMN
 from .table import Table
-from .values import MISSING, dates_or_numbers, is_integer, is_number
+from .values import MISSING, dates_or_numbers, is_integer, is_missing, is_number
 
 
 logger = logging.getLogger(__name__)
 
 
 def label_kind(table: Table, regression: bool | None, label_names: Sequence[str] | None) -> str:
-    """The kind of the training file's labels: `"id"`, `"number"` or `"word"`."""
+    """The kind of the training file's labels: `"id"`, `"number"`, `"word"`, or `"set"` for lists of labels."""
     labels = table.columns[LABEL_COLUMN]
-    for row, label in enumerate(labels):
-        if not isinstance(label, (str, int, float)) or not str(label).strip():
-            raise table.error(row, f"label {label!r}, expected a class or a number")
+    if isinstance(labels[0], list):
+        if len(set(map(frozenset, labels))) < 2:
+            raise InputError(
+                f"{table.where}: all rows ({len(labels)}) have the labels {labels[0]}; training needs rows with different ones"
+            )
+        return "set"
     if len(set(labels)) < 2:
         raise InputError(
             f"{table.where}: all rows ({len(labels)}) have the label {labels[0]!r}; training needs at least two labels"
@@ -48,6 +51,31 @@ def label_kind(table: Table, regression: bool | None, label_names: Sequence[str]
             labels[0],
         )
     return "number"
+
+
+def check_labels(table: Table, lists: bool) -> None:
+    """Raise InputError for a missing label, and for values that are no labels.
+
+    Args:
+        table: the training or the development set.
+        lists: whether each label must be a list of labels; else none may be. An empty list is no missing label: the example
+            has none of the labels.
+    """
+    for row, label in enumerate(table.columns[LABEL_COLUMN]):
+        if is_missing(label):
+            raise table.error(row, f"no label ({label!r}); remove the row, or write one")
+        if isinstance(label, list) != lists:
+            among = "among lists; write each as a list" if lists else "among single ones; write all of them as lists"
+            raise table.error(row, f"label {label!r} {among}")
+        for one in label if lists else [label]:
+            if not isinstance(one, (str, int) if lists else (str, int, float)) or is_missing(one):
+                raise table.error(row, f"label {one!r}, expected a class{'' if lists else ' or a number'}")
+        if lists and len(set(map(str, label))) < len(label):
+            raise table.error(
+                row,
+                f"a label twice in {label}; list the names of the labels that the example has. If 0 and 1 tell it for each "
+                "label, write a column per label, and --label_column_name A,B,C",
+            )
 
 
 def read_numbers(table: Table) -> list[float]:
@@ -78,23 +106,36 @@ def check_ids(table: Table, labels: Sequence[int], classes: int) -> None:
             )
 
 
-def read_words(table: Table, names: tuple[str, ...]) -> list[int]:
-    """Class ids of class names: their positions in `names`. Raises InputError for an unknown name."""
+def word_lists(table: Table) -> list[list[str]]:
+    """The labels of each row as words: one, or with lists of labels any number."""
+    labels = table.columns[LABEL_COLUMN]
+    return [[str(one) for one in label] if isinstance(label, list) else [str(label)] for label in labels]
+
+
+def sorted_names(table: Table) -> list[str]:
+    """All class names of the table, sorted: as words, or as numbers if all of them are whole numbers."""
+    names = {label for labels in word_lists(table) for label in labels}
+    return sorted(names, key=int) if all(map(is_integer, names)) else sorted(names)
+
+
+def read_words(table: Table, names: tuple[str, ...]) -> list[list[int]]:
+    """The class ids of each row: the positions of its class names in `names`. Raises InputError for an unknown name."""
     ids = {name: index for index, name in enumerate(names)}
-    for row, label in enumerate(table.columns[LABEL_COLUMN]):
-        if str(label) not in ids:
-            known = names if len(names) <= 10 else (*names[:10], "...")
-            near = nearest(str(label), names)
-            raise table.error(
-                row,
-                f"label {label!r}, expected one of {', '.join(known)}{near}; the training set needs examples of each class",
-            )
-    return [ids[str(label)] for label in table.columns[LABEL_COLUMN]]
+    for row, labels in enumerate(word_lists(table)):
+        for label in labels:
+            if label not in ids:
+                known = names if len(names) <= 10 else (*names[:10], "...")
+                raise table.error(
+                    row,
+                    f"label {label!r}, expected one of {', '.join(known)}{nearest(label, names)}; the training set needs "
+                    "examples of each class",
+                )
+    return [[ids[label] for label in labels] for labels in word_lists(table)]
 
 
 def doubt_names(table: Table) -> None:
     """Warn of class names that differ only by spaces or case, and of dates and numbers as names."""
-    counts = Counter(map(str, table.columns[LABEL_COLUMN]))
+    counts = Counter(label for labels in word_lists(table) for label in labels)
     alike: dict[str, list[str]] = {}
     for name in sorted(counts):
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)

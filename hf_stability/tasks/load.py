@@ -12,17 +12,19 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from ..errors import InputError, nearest
 from ..utils.processes import is_running
-from .files import load_files
+from .dataset import read_dataset
+from .files import load_files, load_tables
 from .glue import GLUE_TASKS, load_glue
 from .task import Task, TaskData
 
@@ -49,38 +51,47 @@ def load_task_data(
     validation_file: str | os.PathLike | None = None,
     text_column_names: Sequence[str] | None = None,
     label_column_name: str | None = None,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    train_split_name: str | None = None,
+    validation_split_name: str | None = None,
 ) -> TaskData:
-    """The data of a GLUE task, of a bundled demo task, or of the user's own files.
+    """The data of a GLUE task, of a bundled demo task, of the user's own files, or of a data set that `datasets` reads.
 
     Args:
-        task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task. None with files.
+        task_name: a GLUE task (`"rte"`, `"RTE"`, `"SST-2"`) or a demo task. None with other data.
         data_dir: for a GLUE task, a folder in the official layout. None: the hub's copy.
-        train_file: see `files.load_files`. Goes with `validation_file`.
-        validation_file: see `files.load_files`. Goes with `train_file`.
-        text_column_names: see `files.load_files`.
-        label_column_name: see `files.load_files`.
+        train_file, validation_file: see `files.load_files`. They go together.
+        text_column_names, label_column_name: see `files.load_tables`. They go with files and with `dataset_name`.
+        dataset_name, dataset_config_name, train_split_name, validation_split_name: see `dataset.read_dataset`.
 
     Raises:
         InputError: contradicting or missing arguments, an unknown task, or an error in the data.
     """
-    if task_name is not None and (train_file is not None or validation_file is not None):
-        raise InputError(f"--task_name {task_name}: give either this or --train_file with --validation_file, not both")
-    for flag, value in (("text_column_names", text_column_names), ("label_column_name", label_column_name)):
-        if value is not None and train_file is None:
-            value = value if isinstance(value, str) else " ".join(value)
-            raise InputError(f"--{flag} {value}: goes with --train_file and --validation_file")
+    files: dict[str, Any] = {"train_file": train_file, "validation_file": validation_file}
+    splits = {"train_split_name": train_split_name, "validation_split_name": validation_split_name}
+    asked = _first_given({"task_name": task_name, "dataset_name": dataset_name, **files})
+    for given, others in ((task_name, {"dataset_name": dataset_name, **files}), (dataset_name, files)):
+        if given is not None and (other := _first_given(others)):
+            raise InputError(f"{asked}: give either this or {other.split()[0]}, not both")
+    columns: dict[str, Any] = {"text_column_names": text_column_names, "label_column_name": label_column_name}
+    if train_file is None and dataset_name is None and (name := _first_given(columns)):
+        raise InputError(f"{name}: goes with --train_file and --validation_file, or with --dataset_name")
+    if dataset_name is None and (name := _first_given({"dataset_config_name": dataset_config_name, **splits})):
+        raise InputError(f"{name}: goes with --dataset_name")
     if task_name is None:
-        if train_file is None and validation_file is None:
-            raise InputError("no data: give --task_name, or --train_file with --validation_file")
+        if asked is None:
+            raise InputError("no data: give --task_name, --train_file with --validation_file, or --dataset_name")
+        if data_dir is not None:
+            raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with {asked.split()[0]}")
+        if dataset_name is not None:
+            tables = read_dataset(dataset_name, dataset_config_name, train_split_name, validation_split_name)
+            return load_tables(*tables, f"data set {dataset_name}", **columns)
         if validation_file is None:
             raise InputError(f"--train_file {train_file}: --validation_file is missing; give your development set")
         if train_file is None:
             raise InputError(f"--validation_file {validation_file}: --train_file is missing; give your training set")
-        if data_dir is not None:
-            raise InputError(f"--data_dir {data_dir}: goes with a GLUE --task_name, not with --train_file")
-        return load_files(
-            train_file, validation_file, text_column_names=text_column_names, label_column_name=label_column_name
-        )
+        return load_files(train_file, validation_file, **columns)
 
     if is_glue(task_name):
         return load_glue(_glue_name(task_name), data_dir)
@@ -96,6 +107,15 @@ def load_task_data(
         return load_demo_data(name)
     known = [*GLUE_TASKS, *DEMO_TASKS]
     raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Give one of {', '.join(known)}")
+
+
+def _first_given(flags: Mapping[str, Any]) -> str | None:
+    """The first of these flags that has a value, with it: `--train_file train.csv`; None if none has."""
+    words = {
+        name: value if isinstance(value, (str, os.PathLike)) else " ".join(value or ())
+        for name, value in flags.items()
+    }
+    return next((f"--{name} {words[name]}" for name, value in flags.items() if value is not None), None)
 
 
 def is_glue(task_name: str | None) -> bool:
@@ -142,7 +162,8 @@ def _half(data: TaskData, name: str, rows: Dataset, half: str, asked: str) -> Da
     part = rows.select(range(middle) if half == "first" else range(middle, len(rows)))
     if len(part) == 0:
         raise InputError(f"--validation_half {asked}: the {name} set has {len(rows)} row; give a set of at least 2")
-    if not data.task.is_regression and set(part["label"]) != set(rows["label"]):
+    classes = [set(data.task.classes_of(own["label"])) for own in (part, rows)]
+    if not data.task.is_regression and classes[0] != classes[1]:
         which = "this half" if half == asked else f"the {half} half"
         raise InputError(
             f"--validation_half {asked}: {which} lacks a class of the whole {name} set; shuffle the file's rows"
@@ -186,7 +207,10 @@ def data_fingerprint(data: TaskData) -> str:
                 for text in texts:
                     encoded = text.encode("utf-8")
                     digest.update(struct.pack("<q", len(encoded)) + encoded)
-                digest.update(struct.pack("<f" if data.task.is_regression else "<q", label))
+                if data.task.multi_label:
+                    digest.update(np.asarray(label, "<f4").tobytes())
+                else:
+                    digest.update(struct.pack("<f" if data.task.is_regression else "<q", label))
     return digest.hexdigest()
 
 
@@ -261,6 +285,7 @@ class TokenizedData:
             tuple(fields["text_columns"]),
             None if names is None else tuple(names),
             tuple(fields["metrics"]),
+            fields.get("multi_label", False),
         )
         validation = {
             name: load_from_disk(folder / "validation" / name, keep_in_memory=False) for name in record["validation"]

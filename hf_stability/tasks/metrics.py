@@ -26,8 +26,9 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
 
     Returns:
         A function of `EvalPrediction`. Predictions are logits of shape (num_examples, num_labels), or class ids of shape
-        (num_examples,). For a regression they are scores of shape (num_examples, 1) or (num_examples,). A tuple or list
-        with one of these first is fine too. Undefined correlations (of constant predictions) are 0.0, never NaN.
+        (num_examples,). For a regression they are scores of shape (num_examples, 1) or (num_examples,). With several labels
+        per example a logit above 0 means that the example has the label. A tuple or list with one of these first is fine
+        too. Undefined correlations (of constant predictions) are 0.0, never NaN.
 
     Raises:
         RuntimeError: `evaluate` cannot load the script, for example because a killed process left half a copy in the
@@ -35,7 +36,7 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
     """
     import evaluate
 
-    config_name = "regression" if task.is_regression else "classification"
+    config_name = "multi_label" if task.multi_label else "regression" if task.is_regression else "classification"
     try:
         metric = evaluate.load(str(METRIC_FOLDER), config_name, keep_in_memory=True)
     except Exception as error:
@@ -46,10 +47,8 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
         ) from error
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        predictions, labels = (
-            to_predictions(task, prediction.predictions),
-            np.asarray(prediction.label_ids).reshape(-1),
-        )
+        predictions, labels = to_predictions(task, prediction.predictions), np.asarray(prediction.label_ids)
+        labels = labels.astype(np.int64) if task.multi_label else labels.reshape(-1)
         if predictions.shape != labels.shape:
             raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels of task {task.name}")
         return metric.compute(predictions=predictions, references=labels, metrics=task.metrics)
@@ -58,11 +57,11 @@ def build_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, fl
 
 
 def to_predictions(task: Task, predictions: Any) -> np.ndarray:
-    """Class ids (int64) or scores (float64) of shape (num_examples,) from a model's output.
+    """Class ids (int64) or scores (float64) of shape (num_examples,) from a model's output; 0 and 1 for each of several labels.
 
     Args:
         task: the task.
-        predictions: see `build_compute_metrics`. A row of NaN logits (a diverged run) counts as class 0.
+        predictions: see `build_compute_metrics`. A row of NaN logits (a diverged run) counts as class 0, or as no label.
 
     Raises:
         ValueError: another shape, for example from a classifier with another number of labels.
@@ -73,6 +72,9 @@ def to_predictions(task: Task, predictions: Any) -> np.ndarray:
     if task.is_regression:
         if predictions.ndim == 1 or predictions.ndim == 2 and predictions.shape[1] == 1:
             return predictions.reshape(-1).astype(np.float64)
+    elif task.multi_label:
+        if predictions.ndim == 2 and predictions.shape[1] == task.num_labels:
+            return (predictions > 0).astype(np.int64)
     elif predictions.ndim == 1 and np.issubdtype(predictions.dtype, np.integer):
         return predictions.astype(np.int64)
     elif predictions.ndim == 2 and predictions.shape[1] == task.num_labels:

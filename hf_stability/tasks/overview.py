@@ -27,14 +27,15 @@ def columns_and_classes(data: TaskData) -> str:
     if data.task.is_regression:
         ranges = [f"{name} {min(labels):g} to {max(labels):g}" for name, labels in _labels(sets).items()]
         return f"{text}; targets: {', '.join(ranges)}"
-    counts = [Counter(labels) for labels in _labels(sets).values()]
+    counts = [Counter(data.task.classes_of(labels)) for labels in _labels(sets).values()]
     names = data.task.label_names
     shown = [
         f"{_shown(name)} {' / '.join(str(count[index]) for count in counts)}"
         for index, name in enumerate(names[:CLASSES_SHOWN])
     ]
     more = f", and {len(names) - CLASSES_SHOWN} more classes" if len(names) > CLASSES_SHOWN else ""
-    return f"{text}; examples in {' / '.join(sets)}: {', '.join(shown)}{more}"
+    several = " (several labels per example)" if data.task.multi_label else ""
+    return f"{text}; examples in {' / '.join(sets)}{several}: {', '.join(shown)}{more}"
 
 
 def doubts(data: TaskData) -> list[str]:
@@ -70,7 +71,7 @@ def _doubts_about_classes(data: TaskData) -> list[str]:
     said = []
     names = data.task.label_names
     sets = _labels({"train": data.train, **data.validation})
-    trained = sets.pop("train")
+    trained = data.task.classes_of(sets.pop("train"))
     classes = set(trained)
     if len(classes) > 2 and 2 * len(classes) > len(trained):
         said.append(
@@ -78,14 +79,19 @@ def _doubts_about_classes(data: TaskData) -> list[str]:
             "labels? If not, give the right one with --label_column_name."
         )
     for name, labels in sets.items():
-        if len(set(labels)) == 1:
-            said.append(
-                f"{data.source}, {name}: all {len(labels)} examples are of the class {_shown(names[labels[0]])}. No run can "
-                "beat the majority-class baseline there (accuracy 1.000). Give a development set with all classes."
+        ids = data.task.classes_of(labels)
+        if data.task.is_one_class(labels):
+            what = "have the same labels" if data.task.multi_label else f"are of the class {_shown(names[labels[0]])}"
+            best = (
+                "best constant answer" if data.task.multi_label else "majority-class baseline there (accuracy 1.000)"
             )
-        for index in sorted(set(labels) - classes):
             said.append(
-                f"{data.source}, {name}: {labels.count(index)} of {len(labels)} examples are of the class "
+                f"{data.source}, {name}: all {len(labels)} examples {what}. No run can beat the {best}. Give a development "
+                "set with all classes."
+            )
+        for index in sorted(set(ids) - classes):
+            said.append(
+                f"{data.source}, {name}: {ids.count(index)} of {len(labels)} examples are of the class "
                 f"{_shown(names[index])}, which has no training examples. Add some, or remove the class from {name}."
             )
     return said

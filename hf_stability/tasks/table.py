@@ -1,33 +1,42 @@
-"""Read a user's file as a table: csv, tsv, json or json lines. Errors name the flag, the file and the line."""
+"""Read a user's file as a table: csv, tsv, json, json lines or parquet. Errors name the flag, the file and the line."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..utils.text import error_line
 
 
-EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl")
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _SHOWN = 40  # characters of a column's name in a message
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one file.
+    """The rows of one file, or of one split of a data set.
 
     Args:
         where: `"--train_file data/train.csv"`. Each error message begins with it.
-        columns: name -> one value per row: str from csv and tsv, any JSON value from json.
-        rows: the place of each row in the file: `"line 7"` or `"record 3"`.
+        columns: name -> one value per row: str from csv and tsv, any JSON value from json; what Arrow has from others.
+        rows: the place of each row in the file: `"line 7"` or `"record 3"`; in a data set `"row 2 (from 0)"`.
+        class_names: column -> names of its classes in the order of their ids, if the data set has them (`ClassLabel`).
     """
 
     where: str
     columns: dict[str, list]
-    rows: list[str]
+    rows: Sequence[str]
+    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def error(self, row: int, message: str) -> InputError:
         """An error that names the file and the row, counted from 0."""
@@ -52,6 +61,8 @@ def read_table(path: Path, flag: str) -> Table:
         )
     if not path.is_file():
         raise InputError(f"{where}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    if extension == ".parquet":
+        return _from_parquet(path, where)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
@@ -66,6 +77,56 @@ def read_table(path: Path, flag: str) -> Table:
     if not table.rows:
         raise InputError(f"{where}: column names, but no rows; add examples")
     return table
+
+
+def _from_parquet(path: Path, where: str) -> Table:
+    from datasets import Dataset
+    from pyarrow import parquet
+
+    try:
+        rows = Dataset(parquet.read_table(path))
+    except Exception as error:  # Arrow's errors, and those of features that another version of datasets wrote
+        raise InputError(f"{where}: not a parquet file ({error_line(error, first=True)})") from error
+    return table_of(rows, where)
+
+
+def table_of(rows: Dataset, where: str) -> Table:
+    """A data set as a table. Class ids become the names of the classes, if the data set has names; id -1 means no label.
+
+    Columns that are neither text, numbers, classes, nor lists of these (images, audio ...) are left out.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    from datasets import ClassLabel, Value
+
+    if not len(rows):
+        raise InputError(f"{where}: no rows; add examples")
+    columns: dict[str, list] = {}
+    class_names: dict[str, tuple[str, ...]] = {}
+    for name, feature in rows.features.items():
+        inner = _inner(feature)
+        if not isinstance(inner, (Value, ClassLabel)):
+            continue
+        values = rows.with_format("arrow").select_columns([name])[:][name].to_pylist()
+        if names := getattr(inner, "names", None):
+            class_names[name] = tuple(names)
+            values = [_named(value, names) for value in values]
+        columns[name] = values
+    return Table(where, columns, [f"row {row} (from 0)" for row in range(len(rows))], class_names)
+
+
+def _inner(feature: Any) -> Any:
+    """The feature of a list's elements, and any other feature itself. A list is a one-element list in older versions."""
+    if isinstance(feature, list):
+        return feature[0]
+    return feature.feature if type(feature).__name__ in ("Sequence", "List", "LargeList") else feature
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return None if value is None or value < 0 else names[value]
 
 
 def _from_csv(text: str, where: str, extension: str) -> Table:

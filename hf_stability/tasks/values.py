@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,11 @@ def is_integer(value: Any) -> bool:
 def is_blank(value: Any) -> bool:
     """Whether this is None or a string of spaces only."""
     return value is None or isinstance(value, str) and not value.strip()
+
+
+def is_missing(value: Any) -> bool:
+    """Whether this is None, NaN, or a string of spaces only."""
+    return is_blank(value) or isinstance(value, float) and math.isnan(value)
 
 
 def is_number(value: Any) -> bool:

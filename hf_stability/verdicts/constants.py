@@ -83,6 +83,40 @@ def majority_accuracy(labels: np.ndarray) -> np.ndarray:
     return constant_accuracy(labels, int(labels.max()) + 1).max(-1)
 
 
+def best_constant_set(labels: np.ndarray) -> tuple[float, list[int]]:
+    """The best constant set of labels: the micro-F1 of always predicting the same labels, of an example with several.
+
+    With `c_l` examples that have label l, a set S has `F1(S) = 2 sum_{l in S} c_l / (n |S| + sum_l c_l)`. Among the sets of
+    one size the most frequent labels are best, because only the upper sum depends on which labels they are. So the L sets
+    of the most frequent labels are enough, of all 2^L.
+
+    Args:
+        labels: (n, L), 0 or 1.
+
+    Returns:
+        the score in [0, 1], and the ids of its labels; of equally good sets the smallest. 0 and no labels if no example has
+            any.
+    """
+    counts = np.asarray(labels).sum(0)
+    order = np.argsort(-counts, kind="stable")
+    sizes = np.arange(1, len(counts) + 1)
+    scores = 2 * counts[order].cumsum() / (len(labels) * sizes + counts.sum())
+    best = int(scores.argmax())
+    return float(scores[best]), sorted(order[: best + 1].tolist()) if counts.any() else []
+
+
+def mean_label_entropy(labels: np.ndarray) -> float:
+    """The lowest binary cross-entropy loss of a model that ignores its input, with several labels per example, in nats.
+
+    It is the mean over labels of the entropy of "has it, or not", as `BCEWithLogitsLoss` takes the mean over labels.
+
+    Args:
+        labels: (n, L), 0 or 1.
+    """
+    on = np.asarray(labels).sum(0)
+    return float(label_entropy(np.stack([on, len(labels) - on], -1)).mean())
+
+
 def r_squared(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Share of the labels' variance that the predictions explain: `1 - SSE / SST`.
 

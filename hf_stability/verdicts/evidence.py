@@ -17,6 +17,7 @@ from ..errors import InputError
 from .constants import (
     IGNORED_LABEL,
     at_or_below,
+    best_constant_set,
     class_counts,
     constant_accuracy,
     defined,
@@ -25,6 +26,10 @@ from .constants import (
     label_entropy,
     r_squared,
 )
+
+
+N_BOOT = 500
+"""Draws of a bootstrap over examples."""
 
 
 # ---- predictions ----------------------------------------------------------------------------------------------------
@@ -172,7 +177,6 @@ def accuracy_evidence(
     outputs: np.ndarray,
     labels: np.ndarray,
     num_labels: int | None,
-    constant: np.ndarray | None,
     alpha: float,
     one_class_at: float,
 ) -> dict[str, Any]:
@@ -182,7 +186,6 @@ def accuracy_evidence(
         outputs: (n, K) logits or (n,) class ids.
         labels: (n,) class ids. `IGNORED_LABEL` does not count.
         num_labels: K; None for the highest class seen, plus 1.
-        constant: (n,), the best constant prediction, if it is not one class for all examples; else None.
         alpha: level of McNemar's test.
         one_class_at: a run predicts one class if the share of that class is at least this.
     """
@@ -200,18 +203,6 @@ def accuracy_evidence(
     correct = classes == labels
     share, predicted = one_class_share(classes)
     accuracy = correct.sum() / len(labels)
-    if constant is not None:
-        right = np.asarray(constant).reshape(-1)[counted] == labels
-        p = float(mcnemar_exact(correct, right))
-        return {
-            "examples": len(labels),
-            "accuracy": accuracy,
-            "constant_accuracy": right.sum() / len(labels),
-            "mcnemar_p": p,
-            "within_noise": p >= alpha,
-            "one_class": bool((classes == np.asarray(constant).reshape(-1)[counted]).all()),
-            "several_labels": True,
-        }
     constants = constant_accuracy(labels, num_labels)
     best = np.flatnonzero(constants == constants.max())
     p = max(float(mcnemar_exact(correct, labels == k)) for k in best)
@@ -226,6 +217,50 @@ def accuracy_evidence(
         "predicted_class": predicted,
         "predicted_share": share,
         "one_class": share >= one_class_at,
+    }
+
+
+def label_set_evidence(outputs: np.ndarray, labels: np.ndarray, alpha: float) -> dict[str, Any]:
+    """With several labels per example: the micro-F1, and its baseline, that of the best constant set of labels.
+
+    The interval of their difference has the percentiles of a paired bootstrap over examples, with the constant set fixed.
+
+    Args:
+        outputs: (n, L), 0 and 1, or logits: an example gets the labels with a logit above 0.
+        labels: (n, L), 0 or 1.
+        alpha: 1 minus the level of the interval.
+    """
+    labels = np.asarray(labels)
+    if outputs.shape != labels.shape or labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
+        raise InputError(
+            f"evaluation predictions of shape {outputs.shape}, labels of shape {labels.shape}: several labels per example need "
+            "(n, L) each, with labels of 0 and 1"
+        )
+    answers, labels = outputs > 0, labels.astype(bool)
+    baseline, constant = best_constant_set(labels)
+    hits = (answers & labels).sum(1), labels[:, constant].sum(1)
+    given, positives = answers.sum(1), labels.sum(1)
+    parts = np.stack([*hits, given, positives], -1)
+
+    def scores(
+        sums: np.ndarray,
+    ) -> np.ndarray:  # (..., 4) sums over n examples: F1 of the run, and of the constant set
+        below = np.stack([sums[..., 2], np.full(sums.shape[:-1], len(labels) * len(constant))], -1) + sums[..., 3:]
+        return 2 * sums[..., :2] / np.maximum(below, 1)
+
+    random = np.random.default_rng(0)
+    draws = np.stack([parts[random.integers(len(parts), size=len(parts))].sum(0) for _ in range(N_BOOT)])
+    own, fixed = scores(draws).T
+    low, high = np.quantile(own - fixed, [alpha / 2, 1 - alpha / 2])
+    return {
+        "examples": len(labels),
+        "labels": labels.shape[1],
+        "micro_f1": scores(parts.sum(0))[0],
+        "constant_micro_f1": baseline,
+        "constant_labels": constant,
+        "lead": [low, high],
+        "within_noise": low <= 0,
+        "one_answer": bool((answers == answers[0]).all()),
     }
 
 
@@ -330,8 +365,8 @@ def train_class_evidence(
 
 
 def labels_of_one_class(evidence: dict[str, Any]) -> bool:
-    """Whether all evaluation labels are of one class. Then accuracy cannot show a failure."""
-    return evidence.get("constant_accuracy") == 1
+    """Whether all evaluation labels are of one class, or all examples have the same labels. Then no score shows a failure."""
+    return evidence.get("constant_accuracy") == 1 or evidence.get("constant_micro_f1") in (0, 1)
 
 
 def explains_variance(evidence: dict[str, Any]) -> bool:

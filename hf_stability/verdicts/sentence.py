@@ -5,6 +5,7 @@ This file computes no figure. `headline_relation` and the other questions about 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from .evidence import explains_variance, headline_relation, labels_of_one_class,
 
 NOTHING_RECORDED = "unknown: there is no evaluation to judge by and no record of the training."
 BASELINE = "the majority-class baseline"
+SET_BASELINE = "the best constant set of labels"
 NOT_COUNTED = "not counted as failed, because its end is unknown"
 TWO_DECIMALS_FROM = 0.1
 """A p-value of this or more gets two decimals instead of three."""
@@ -38,12 +40,13 @@ def verdict_sentence(
     """
     head = status
     if status == "ok" and evidence.get("within_noise") and "paper_rule" not in evidence:
-        head = f"ok, but within sampling noise of {BASELINE}"
+        head = f"ok, but within sampling noise of {SET_BASELINE if 'micro_f1' in evidence else BASELINE}"
     clauses = [
         evidence.get("half_precision", "").rstrip("."),
         _training_only_clause(status, basis, evidence),
         _nonfinite_clause(evidence, total_steps),
         _accuracy_clause(status, evidence, label_names),
+        _label_set_clause(status, evidence, label_names),
         _lead_clause(evidence),
         _r2_clause(evidence),
         _headline_clause(status, basis, evidence),
@@ -86,19 +89,38 @@ def _accuracy_clause(status: str, evidence: dict, names: Sequence[str] | None) -
     if labels_of_one_class(evidence):
         return f"all {evidence['examples']} evaluation labels are of one class, so accuracy cannot show a failure"
     accuracy, constant = _apart(evidence["accuracy"], evidence["constant_accuracy"])
-    unit = "labels (several per example)" if "several_labels" in evidence else "examples"
-    text = f"accuracy {accuracy} on {evidence['examples']} {unit}"
+    text = f"accuracy {accuracy} on {evidence['examples']} {evidence.get('unit', 'examples')}"
     p = p_text(evidence["mcnemar_p"], TWO_DECIMALS_FROM)
     if evidence["accuracy"] > evidence["constant_accuracy"]:
         if status == "ok" and evidence["within_noise"]:
             return f"{text}, baseline {constant} (exact McNemar test: {p})"
         return f"{text}, above {BASELINE} {constant} ({p})"
-    several = "several_labels" in evidence
-    always = "each label's majority" if several else f"always {_label(evidence['constant_class'], names)}"
+    always = f"always {_label(evidence['constant_class'], names)}"
     if evidence["accuracy"] == evidence["constant_accuracy"]:
         return f"{text} equals {BASELINE} ({constant}, {always})"
     test = "" if evidence["one_class"] else f"; exact McNemar test: {p}"
     return f"{text} is below {BASELINE} ({constant}, {always}{test})"
+
+
+def _label_set_clause(status: str, evidence: dict, names: Sequence[str] | None) -> str:
+    if "micro_f1" not in evidence:
+        return ""
+    if labels_of_one_class(evidence):
+        return (
+            f"all {evidence['examples']} evaluation examples have the same labels, so micro-F1 cannot show a failure"
+        )
+    score, constant = _apart(evidence["micro_f1"], evidence["constant_micro_f1"])
+    text = f"micro-F1 {score} on {evidence['examples']} examples"
+    low, high = evidence["lead"]
+    interval = f"95% interval of the difference: {low:.3f} to {high:.3f}"
+    if status == "ok":
+        return f"{text}, {'baseline' if evidence['within_noise'] else f'above {SET_BASELINE}'} {constant} ({interval})"
+    always = f"{constant}, always {joined(_label(label, names) for label in evidence['constant_labels'])}"
+    if evidence["micro_f1"] == evidence["constant_micro_f1"]:
+        text = f"{text} equals {SET_BASELINE} ({always})"
+    else:
+        text = f"{text} is below {SET_BASELINE} ({always})"
+    return f"{text}; predicts the same labels for every example" if evidence["one_answer"] else text
 
 
 def _lead_clause(evidence: dict) -> str:
@@ -125,6 +147,7 @@ def _r2_clause(evidence: dict) -> str:
 def _headline_clause(status: str, basis: str, evidence: dict) -> str:
     name = evidence.get("metric", "score")
     told = basis == "eval_accuracy" and name == "accuracy"
+    told |= math.isclose(evidence.get("micro_f1", math.nan), evidence.get("score", 0.0), rel_tol=1e-6)
     if "score" not in evidence or told or evidence.get("headline_lead", {}).get("metric") == name:
         return ""
     if "baseline" not in evidence:
@@ -139,7 +162,7 @@ def _headline_clause(status: str, basis: str, evidence: dict) -> str:
 
 
 def _one_class_clause(status: str, evidence: dict, names: Sequence[str] | None) -> str:
-    if status not in ("failed", "unknown") or "several_labels" in evidence or labels_of_one_class(evidence):
+    if status not in ("failed", "unknown") or "micro_f1" in evidence or labels_of_one_class(evidence):
         return ""
     evaluated = "one_class" in evidence
     kind, predicts = (

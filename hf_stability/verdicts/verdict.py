@@ -7,6 +7,8 @@ or below the majority-class baseline: the accuracy of the best constant predicti
 - Accuracy decides even if the headline metric is F1 or Matthews correlation. On MRPC an accuracy of 0.78 is above the
   majority-class baseline (0.684), while the F1 of the same run can be below its baseline (0.812, always "positive").
 - For a regression the rule becomes R2 <= 0: no better than always predicting the mean.
+- With several labels per example, micro-F1 decides. Its baseline is that of the best constant set: the same labels for every
+  example.
 - There is one exception, for unbalanced classes. A run is `ok` if its accuracy equals the majority-class baseline, within
   sampling noise, and its F1 or Matthews correlation is clearly above its own baseline. The evidence then keeps the result
   of the paper's rule.
@@ -30,7 +32,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..utils.files import finite, plain
-from .constants import first_output
+from .constants import at_or_below, first_output
 from .evidence import (
     accuracy_evidence,
     check_steps,
@@ -38,6 +40,7 @@ from .evidence import (
     finite_outputs,
     headline_evidence,
     headline_relation,
+    label_set_evidence,
     labels_of_one_class,
     loss_evidence,
     nonfinite_evidence,
@@ -63,7 +66,7 @@ CENSORED = ("stopped", "stopped early")
 NO_FINAL = (*CENSORED, "unknown")
 """Statuses that do not show whether a run failed."""
 
-BASES = ("eval_accuracy", "eval_r2", "baseline", "training_only")
+BASES = ("eval_accuracy", "eval_micro_f1", "eval_r2", "baseline", "training_only")
 """The bases of a verdict, strongest first. On the last one a run is `unknown` or `diverged`."""
 
 
@@ -118,7 +121,7 @@ def judge(
     eval_predictions: Any = None,
     num_labels: int | None = None,
     regression: bool = False,
-    eval_constant: np.ndarray | None = None,
+    several: bool = False,
     score: float | None = None,
     baseline: float | None = None,
     metric: str | None = None,
@@ -137,6 +140,7 @@ def judge(
     weights_finite: bool | None = None,
     trained: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
+    unit: str = "examples",
     half_precision: str = "",
     alpha: float = 0.05,
     one_class_at: float = 0.99,
@@ -162,16 +166,17 @@ def judge(
 
     - `eval_accuracy`: the accuracy of the evaluation predictions is at or below the majority-class baseline, and the
       headline metric does not clear the run (`headline_lead`). Whole examples are compared, without rounding.
+    - `eval_micro_f1`: with several labels per example, the micro-F1 is at or below that of the best constant set of labels.
     - `eval_r2`: for a regression, R2 <= 0.
     - `baseline`: `score` is no better than `baseline`. Both are in the headline metric. NaN counts as 0.
 
-    `unknown`: the only basis is the training (`training_only`), or all evaluation labels are of one class, so that always
-    predicting this class is right everywhere. The sentence tells what the training looked like.
+    `unknown`: the only basis is the training (`training_only`), or all evaluation labels are of one class (all examples have
+    the same labels), so that a constant prediction is right everywhere. The sentence tells what the training looked like.
 
     The rest of the evidence does not decide:
 
     - the exact McNemar test against the constant prediction. If p >= `alpha`, an `ok` run is within sampling noise. If
-      several constants are equally good, the one with the largest p counts.
+      several constants are equally good, the one with the largest p counts. For micro-F1 it is a bootstrap.
     - one predicted class.
     - failed optimisation, or failed generalisation.
     - vanished gradients. They do not count in warmup, if the warmup is unknown, or if the run has fitted its data: then
@@ -183,8 +188,8 @@ def judge(
             counts by its first element.
         num_labels: K; default: the highest class seen, plus 1.
         regression: whether labels are values.
-        eval_constant: (n,), the best constant prediction, if it is not one class for all examples. With several labels per
-            example each label has its own majority.
+        several: whether an example has several labels. Then `eval_labels` are (n, L) of 0 and 1, and `eval_predictions` such
+            answers or logits; a logit above 0 gives the label.
         score: the headline metric's last value.
         baseline: the best score of a constant prediction in this metric.
         metric: its name.
@@ -208,6 +213,7 @@ def judge(
             the weights; `since` and `until`, the first or last update step of layers that were unfrozen or frozen later. With
             adapters, gradients do not count as vanished.
         label_names: K names for the sentence.
+        unit: what each label is of, for the sentence: `examples` or `tokens`.
         half_precision: a sentence on weights in half precision, which comes first in the verdict; empty for none.
         alpha: level of McNemar's test.
         one_class_at: a run predicts one class if the share of that class is at least this.
@@ -219,8 +225,10 @@ def judge(
     Returns:
         the verdict. Its evidence has the keys that are known for this run:
 
-            - on classes: `examples`, `accuracy`, `constant_accuracy`, `constant_class`, `mcnemar_p`, `within_noise`,
+            - on classes: `examples`, `unit` (if it is not `examples`), `accuracy`, `constant_accuracy`, `constant_class`, `mcnemar_p`, `within_noise`,
               `predicted_class`, `predicted_share`, `one_class`;
+            - on several labels: `examples`, `labels`, `micro_f1`, `constant_micro_f1`, `constant_labels` (ids), `lead` (95%
+              interval of the difference), `within_noise`, `one_answer`;
             - on values: `examples`, `r2`, `one_value`;
             - on the headline metric: `metric`, `score`, `baseline`;
             - on the training: `train_loss`, `constant_loss`, `optimisation` (`stuck`, `between`, `learned`, `fitted`),
@@ -246,7 +254,7 @@ def judge(
     if total_steps is None and steps is not None:
         total_steps = int(steps[-1])
 
-    basis = _basis(eval_predictions, regression, score, baseline)
+    basis = _basis(eval_predictions, regression, several, score, baseline)
     if basis == "training_only" and all(
         x is None for x in (losses, layer_norms, train_predicted_counts, weights_finite)
     ):
@@ -262,8 +270,11 @@ def judge(
         pass
     elif regression:
         evidence |= regression_evidence(outputs, eval_labels)
+    elif several:
+        evidence |= label_set_evidence(outputs, eval_labels, alpha)
     else:
-        evidence |= accuracy_evidence(outputs, eval_labels, num_labels, eval_constant, alpha, one_class_at)
+        evidence |= accuracy_evidence(outputs, eval_labels, num_labels, alpha, one_class_at)
+        evidence |= {} if unit == "examples" else {"unit": unit}
     evidence |= headline_evidence(score, baseline, metric, smaller_is_better, examples)
     if half_precision:
         evidence["half_precision"] = half_precision
@@ -300,7 +311,7 @@ def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
     | `losses`, `layer_norms` | `(S, T)` and `(S, T, L)`, or a list of `S` if runs differ in length | |
     | `train_predicted_counts` | `(S, K)` | |
     | `score`, `weights_finite` | `(S,)` | |
-    | `eval_labels` | `(S, n)` | `(n,)` |
+    | `eval_labels` | `(S, n)` | `(n,)`; `(n, L)` with `several` |
     | `steps` | `(S, T)`, or a list of `S` | `(T,)` |
     | `train_label_counts` | `(S, K)` | `(K,)` |
     | `baseline`, `constant_loss`, `warmup_steps`, `total_steps` | `(S,)` | a number |
@@ -319,8 +330,9 @@ def judge_seeds(num_seeds: int, **evidence: Any) -> list[Verdict]:
     for name, value in evidence.items():
         if name == "eval_predictions" and isinstance(value, tuple):
             value = value[0]
+        alike = 2 if name == "eval_labels" and evidence.get("several") else _SHARED_AXES.get(name, math.inf)
         axes = 1 + np.ndim(value[0]) if isinstance(value, list) and value else np.ndim(value)
-        shared = value is None or axes <= _SHARED_AXES.get(name, math.inf)
+        shared = value is None or axes <= alike
         if not shared and (axes == 0 or len(value) != num_seeds):
             raise InputError(f"{name} of shape {np.shape(value)}: need {num_seeds} seeds on its first axis")
         for seed, given in enumerate(seeds):
@@ -358,9 +370,9 @@ def pruned(verdict: Verdict, step: int, total_steps: int) -> Verdict:
     return replace(verdict, status="stopped", sentence=pruned_sentence(verdict.sentence, step, total_steps))
 
 
-def _basis(eval_predictions: Any, regression: bool, score: float | None, baseline: float | None) -> str:
+def _basis(eval_predictions: Any, regression: bool, several: bool, score: float | None, baseline: float | None) -> str:
     if eval_predictions is not None:
-        return "eval_r2" if regression else "eval_accuracy"
+        return "eval_r2" if regression else "eval_micro_f1" if several else "eval_accuracy"
     return "training_only" if score is None or baseline is None else "baseline"
 
 
@@ -372,6 +384,8 @@ def _status(basis: str, evidence: dict) -> str:
     if basis == "eval_accuracy":
         # exact, as both are fractions of the same n
         failed = evidence["accuracy"] <= evidence["constant_accuracy"] and "paper_rule" not in evidence
+    elif basis == "eval_micro_f1":
+        failed = at_or_below(evidence["micro_f1"], evidence["constant_micro_f1"])
     elif basis == "eval_r2":
         failed = not explains_variance(evidence)
     else:
@@ -385,9 +399,7 @@ def _is_cleared(basis: str, evidence: dict, lead: Mapping[str, Any]) -> bool:
     """Whether the headline metric is clearly above its baseline, while the accuracy only equals the majority-class baseline."""
     if basis != "eval_accuracy" or "accuracy" not in evidence or evidence["accuracy"] > evidence["constant_accuracy"]:
         return False
-    equal = evidence["accuracy"] == evidence["constant_accuracy"] or evidence["within_noise"]
-    # With several labels per example, a good run may have a lower accuracy than a run that never predicts a label.
-    return (equal or "several_labels" in evidence) and lead["low"] > 0
+    return (evidence["accuracy"] == evidence["constant_accuracy"] or evidence["within_noise"]) and lead["low"] > 0
 
 
 def _gradients_count(status: str, basis: str, evidence: dict) -> bool:

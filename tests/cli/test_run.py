@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -23,6 +24,7 @@ from hf_stability.recipe import recipe_names
 from hf_stability.study.describe import describe_methods
 from hf_stability.tasks.demo.data import demo_model_path
 from hf_stability.tasks.glue import GLUE_TASKS
+from tests.conftest import GOOD, OTHER
 from tests.events import Events
 
 
@@ -756,3 +758,40 @@ def test_a_dry_run_has_the_rates_of_all_layers_where_they_differ():
     assert words[:3] == ["learning rates: classifier 8e-05", "pooler 8e-05", "layer_11 4e-05"]
     assert words[-1] == "embeddings 9.77e-09" and len(words) == 15  # 12 layers and the embeddings: 0.5^13
     assert describe_methods(SimpleNamespace(args={}, methods=()), "") == []
+
+
+# --- other data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_several_labels_per_example_from_a_data_set(run, tiny_model, tmp_path):
+    """All of it: the study, its report, a rescue's and a diagnosis's view of the same data."""
+    words = [word for word in (*GOOD, *OTHER) for _ in range(2)]
+    several = [
+        {"text": f"{word} {words[-i]}", "label": ["a b"] * (i % 2) + ["c"] * (i % 3 == 0)}
+        for i, word in enumerate(words)
+    ]
+    for split in ("train", "dev"):
+        Dataset.from_list(several).to_parquet(tmp_path / "data" / "plain" / f"{split}.parquet")
+    card = "configs:\n- config_name: plain\n  data_files:\n  - {split: train, path: plain/train*}\n  - {split: dev, path: plain/dev*}\n"
+    (tmp_path / "data" / "README.md").write_text(f"---\n{card}---\n")
+    data = ["--dataset_name", "data", "--dataset_config_name", "plain", "--validation_split_name", "dev"]
+    model = ["--model_name_or_path", tiny_model()]
+    code, out, err = run(
+        *model, *data, "--max_steps", "4", "--workers", "0", "--seeds", "2", "--use_cpu", "--output_dir", "out"
+    )
+    assert code == 0, err
+    assert "several labels per example" in out and "f1_micro at the end of training" in out
+    verdict = json.loads((tmp_path / "out" / "runs" / "mosbach2021" / "seed-001" / "verdict.json").read_text())
+    assert verdict["basis"] == "eval_micro_f1" and "best constant set of labels" in verdict["sentence"]
+    assert verdict["evidence"]["constant_loss"] > 0
+    code, out, err = run("report", "out")
+    assert code == 0, err
+    for analysis in ("churn", "ensemble"):
+        code, _, err = run("analyze", analysis, "out")
+        assert code == 2 and "No run in out has a predictions.npz with one label per example" in err, err
+    run_folder = "out/runs/mosbach2021/seed-001"
+    code, out, err = run("diagnose", run_folder, *model, *data)
+    assert code == 0 and "micro-F1" in out, err
+    code, _, err = run(*model, *data, "--recipe", "mosbach2021+r_drop", "--dry_run")
+    assert code == 2 and "several labels per example" in err and err.count("\n") == 1

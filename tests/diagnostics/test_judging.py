@@ -100,9 +100,49 @@ def test_rare_classes_are_cleared_by_the_headline_metric(metric, wanted):
 
 def test_several_labels_an_example():
     labels = np.random.default_rng(0).integers(0, 2, (40, 3))
-    assert verdict_of({"eval_f1": 1.0}, labels * 2.0 - 1, labels.astype(float))[0].status == "ok"
-    majority = np.broadcast_to((labels.mean(0) > 0.5) * 2.0 - 1, labels.shape)
-    assert verdict_of({"eval_f1": 0.6}, majority, labels.astype(float))[0].status == "failed"
+    verdict, baseline = verdict_of({"eval_f1": 1.0}, labels * 2.0 - 1, labels.astype(float))
+    assert verdict.status == "ok" and baseline == {"score": verdict.evidence["constant_micro_f1"]}
+    every = np.ones(labels.shape)
+    macro = float(np.mean([2 * p / (1 + p) for p in labels.mean(0)]))
+    verdict, baseline = verdict_of({"eval_f1_macro": macro}, every, labels.astype(float))
+    assert verdict.status == "failed" and baseline == {"score": pytest.approx(macro)}
+    assert verdict_of({"eval_f1": 0.1}, every, labels.astype(float))[1] is None  # neither F1
+    assert verdict_of({"eval_f1": 0.1}, np.full(labels.shape, np.nan), labels.astype(float))[0].status == "diverged"
+
+
+def test_the_train_loss_of_several_labels_is_compared_with_their_mean_entropy():
+    labels = np.array([[1.0, 0.0], [0.0, 0.0]] * 20)
+    record = {
+        "step": np.arange(1, 41), "loss": np.full(40, np.log(2) / 2, "f4"), "layers": ["classifier"],
+        "layer_norms": np.ones((40, 1)), "labels": np.full((40, 2), np.nan), "predicted": np.full((40, 2), np.nan),
+        "info": {"max_steps": 40, "warmup_steps": 4},
+    }  # fmt: skip
+    facts = RunFacts(
+        train_dataset=Dataset.from_dict({"label": labels.tolist()}), problem_type="multi_label_classification"
+    )
+    never = judge_run(record, Evaluation({}, labels - 2, labels), facts)[0]
+    assert (
+        never.evidence["constant_loss"] == pytest.approx(np.log(2) / 2) and never.evidence["optimisation"] == "stuck"
+    )
+    assert never.evidence["failure"] == "failed optimisation"
+
+
+def test_a_label_of_each_token_without_padding():
+    labels = np.array([[0, 1, 0, -100], [0, 0, -100, -100], [1, 0, 0, 0]])
+    train = Dataset.from_dict({"labels": [[0, 0, -100], [0, 1], [-100]]})
+    record = {
+        "step": np.arange(1, 41), "loss": np.full(40, 0.56, "f4"), "layers": ["classifier"],
+        "layer_norms": np.ones((40, 1)), "labels": np.zeros((40, 0)), "predicted": np.zeros((40, 0)),
+        "info": {"max_steps": 40, "warmup_steps": 4},
+    }  # fmt: skip
+    stuck = np.tile([1.0, 0.0], (3, 4, 1))
+    verdict = judge_run(record, Evaluation({"eval_accuracy": 7 / 9}, stuck, labels), RunFacts(train_dataset=train))[0]
+    assert verdict.status == "failed" and verdict.evidence["examples"] == 9
+    assert "accuracy 0.778 on 9 tokens equals the majority-class baseline (0.778, always class 0)" in verdict.sentence
+    assert verdict.evidence["constant_loss"] == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+    assert verdict.evidence["failure"] == "failed optimisation"
+    right = np.eye(2)[np.maximum(labels, 0)]
+    assert judge_run(record, Evaluation({}, right, labels), RunFacts())[0].status == "ok"
 
 
 def test_a_custom_loss_is_no_evidence_on_the_optimisation():
@@ -178,13 +218,13 @@ def test_equal_values_decide_nothing():
     assert verdict_of({"eval_mse": 0.0}, np.ones(40), np.ones(40), problem_type="regression")[0].status != "failed"
 
 
-def test_rare_labels_per_example_are_cleared_by_their_f1():
+def test_rare_labels_per_example_are_judged_by_their_f1():
     rng = np.random.default_rng(1)
     labels = (rng.random((200, 10)) < 0.05).astype(int)
     found = np.where(rng.random(labels.shape) < 0.1, 1 - labels, labels)  # more mistakes than there are positives
     f1 = 2 * (labels * found).sum() / (labels.sum() + found.sum())
     verdict, _ = verdict_of({"eval_f1": f1}, found * 2.0 - 1, labels.astype(float))
-    assert verdict.evidence["accuracy"] < verdict.evidence["constant_accuracy"] and verdict.status == "ok"
+    assert verdict.status == "ok" and verdict.evidence["micro_f1"] == pytest.approx(f1)
     assert verdict_of({"eval_f1": 0.0}, labels * 0.0 - 1, labels.astype(float))[0].status == "failed"
 
 

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,9 @@ from hf_stability.tasks.table import EXTENSIONS
 
 def write(path: Path, rows: list[dict]) -> Path:
     """Rows in the format of the path's extension."""
+    if path.suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+        return path
     if path.suffix == ".json":
         text = json.dumps(rows)
     elif path.suffix == ".jsonl":
@@ -142,7 +146,7 @@ def test_label_names(tmp_path):
         (labelled("a", "b"), labelled("a", "c"), "--validation_file .*, line 3: label 'c', expected one of a, b"),
         (labelled(0.5, 1.5), labelled(0.5, "c"), "--validation_file .*, line 3: label 'c', expected a number"),
         (labelled(0.5, "nan"), None, "line 3: label 'nan', expected a number"),
-        (labelled(1, ""), None, "line 3: label '', expected a class or a number"),
+        (labelled(1, ""), None, r"line 3: no label \(''\); remove the row, or write one"),
         (labelled("a", "a"), None, r"--train_file .*train.csv: all rows \(2\) have the label 'a'"),
         (labelled(1, 1), None, r"all rows \(2\) have the label '1'"),
         ([{"sentence": "a", "y": "1"}], None, "--train_file .*: no column 'label', only sentence, y"),
@@ -171,14 +175,16 @@ def test_wrong_json(tmp_path):
     assert "record 2: columns sentence, but sentence, label" in message(
         '[{"sentence": "a", "label": 1}, {"sentence": "b"}]'
     )
-    assert "record 1: column 'sentence' is None" in message('[{"sentence": null, "label": 1}]')
-    assert "record 1: label None" in message('[{"sentence": "a", "label": null}]')
-    assert "record 1: label [1]" in message('[{"sentence": "a", "label": [1]}]')
+    assert "record 1: no text in column 'sentence'" in message('[{"sentence": null, "label": 1}]')
+    assert "record 1: no label (None); remove the row, or write one" in message('[{"sentence": "a", "label": null}]')
+    assert "record 1: label {'a': 1}, expected a class or a number" in message(
+        '[{"sentence": "a", "label": {"a": 1}}]'
+    )
     assert "record 1: half a surrogate pair" in message('[{"sentence": "a\\ud800", "label": 1}]')
     mixed = '[{"sentence": "a", "label": "x"}, {"sentence": "b", "label": 2}]'
     assert "record 2: label 2 among words" in message(mixed)
     floats = '[{"sentence": "a", "label": 0.5}, {"sentence": "b", "label": NaN}]'
-    assert "record 2: label nan, expected a number" in message(floats)
+    assert "record 2: no label (nan)" in message(floats)
 
 
 def test_regression_refused(tmp_path):
@@ -195,7 +201,7 @@ def test_regression_refused(tmp_path):
         (
             "train.txt",
             b"label",
-            "extension '.txt' is not supported; give a file with one of .csv, .tsv, .json, .jsonl",
+            "extension '.txt' is not supported; give a file with one of .csv, .tsv, .json, .jsonl, .parquet",
         ),
         ("train", b"label", "extension '' is not supported"),
         ("train.csv", b" \n", "the file is empty"),
@@ -205,6 +211,7 @@ def test_regression_refused(tmp_path):
         ("train.csv", b"label,label\n1,1\n", "line 1: two columns are named 'label'"),
         ("train.csv", b'sentence,label\n"a,1\n', "line 2: unexpected end of data"),
         ("train.tsv", b"sentence\tlabel\na\n", "line 2: 1 columns, expected 2"),
+        ("train.parquet", b"sentence,label\na,1\n", "not a parquet file"),
     ],
 )
 def test_wrong_files(name, content, message, tmp_path):
@@ -416,3 +423,68 @@ def test_text_that_is_none_is_warned_of(warnings_of):
     (warning,) = warnings_of('sentence\tlabel\n"say ""no"""\tx\n"b"\ty\n', ".tsv")
     assert "2 of 2 texts in column sentence begin and end with" in warning and "save the file as .csv" in warning
     assert warnings_of('sentence,label\n"say ""no""",x\n"b",y\n') == []
+
+
+# --- several labels per example --------------------------------------------------------------------------------------
+
+
+SETS = labelled(["b", "a c"], [], ["b"])
+
+
+def test_lists_are_several_labels(tmp_path):
+    data = load(tmp_path, SETS, extension=".jsonl")
+    assert data.task.multi_label and data.task.label_names == ("a c", "b") and data.task.num_labels == 2
+    assert data.task.metrics == ("f1_micro", "f1_macro")
+    assert data.train["label"][:] == data.validation["validation"]["label"][:] == [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
+    assert load(tmp_path, SETS, extension=".parquet").train[:] == data.train[:]
+    numbers = load(tmp_path, labelled([10], [9, 2]), extension=".jsonl")
+    assert numbers.task.label_names == ("2", "9", "10") and numbers.train["label"][:] == [[0, 0, 1], [1, 1, 0]]
+
+
+def test_a_column_for_each_label(tmp_path):
+    rows = [{"text": f"text {i}", "toxic": i % 2, "Rude": ["0.0", "true", "1"][i], "other": i} for i in range(3)]
+    data = load(tmp_path, rows, label_column_name="toxic,rude")
+    assert data.task.label_names == ("toxic", "rude") and data.task.text_columns == ("text",)
+    assert data.train["label"][:] == [[0, 0], [1, 1], [0, 1]] and data.label_column == "toxic,rude"
+    with pytest.raises(InputError, match="line 4: '2' in the label's column 'other', expected 0 or 1"):
+        load(tmp_path, rows, label_column_name="toxic,other")
+    with pytest.raises(
+        InputError, match="--label_column_name toxic,x: --train_file .* has no column 'x', only text, "
+    ):
+        load(tmp_path, rows, label_column_name="toxic,x")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        (SETS, labelled(["b", "d"]), "--validation_file .*, line 1: label 'd', expected one of a c, b"),
+        (SETS, labelled("b"), "--validation_file .*, line 1: label 'b' among lists; write each as a list"),
+        (labelled("a", "b"), labelled(["a"]), r"--validation_file .*: label \['a'\] among single ones"),
+        (labelled(["a"], None), None, r"line 2: no label \(None\)"),
+        (labelled(["a"], ["b", None]), None, "line 2: label None, expected a class"),
+        (labelled(["a"], [0.5]), None, "line 2: label 0.5, expected a class"),
+        (
+            labelled([0, 1, 1], [0, 0, 0]),
+            None,
+            r"line 1: a label twice in \[0, 1, 1\]; list the names .* a column per label",
+        ),
+        (labelled(["a", "b"], ["b", "a"]), None, r"all rows \(2\) have the labels \['a', 'b'\]"),
+        (labelled(["a"], []), None, "lists of one label only, 'a'; write 1 and 0 instead of lists"),
+    ],
+)
+def test_wrong_lists_of_labels(train, validation, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        load(tmp_path, train, validation, extension=".jsonl")
+    assert "\n" not in str(error.value)
+
+
+def test_names_joined_by_commas(tmp_path):
+    """As Hugging Face's run_classification.py takes them."""
+    assert load(tmp_path, ROWS, text_column_names="title,text", label_column_name="y").task.text_columns == (
+        "title",
+        "text",
+    )
+    assert load(tmp_path, ROWS, text_column_names=["title,text"], label_column_name="y").task.text_columns == (
+        "title",
+        "text",
+    )

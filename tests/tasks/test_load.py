@@ -87,7 +87,7 @@ def make(task: Task, lengths: list[int], labels: list | None = None) -> TaskData
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give --task_name, or --train_file with --validation_file"),
+        ({}, "give --task_name, --train_file with --validation_file, or --dataset_name"),
         ({"task_name": "rte", "train_file": "a.csv"}, "--task_name rte: give either this or --train_file"),
         ({"train_file": "a.csv"}, "--train_file a.csv: --validation_file is missing"),
         ({"validation_file": "a.csv"}, "--validation_file a.csv: --train_file is missing"),
@@ -405,3 +405,17 @@ def test_trainer_takes_it(task, tokenizer, tmp_path):
     assert np.isfinite(trainer.train().training_loss)
     metrics = trainer.evaluate()
     assert all(0 <= abs(metrics[f"eval_{name}"]) <= 1 for name in task.metrics)
+
+
+def test_several_labels_per_example(tokenizer, tmp_path):
+    task = Task("several", ("sentence",), ("a", "b"), ("f1_micro", "f1_macro"), multi_label=True)
+    data = make(task, [3, 4, 5, 6], [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    assert data_fingerprint(data) != data_fingerprint(make(task, [3, 4, 5, 6], [[1.0, 0.0]] * 4))
+    tokens = tokenize(half_of_validation(subsample(data, 2), "both"), tokenizer)
+    tokens.save(tmp_path / "saved")
+    loaded = TokenizedData.load(tmp_path / "saved")
+    assert loaded.task == task and list(loaded.validation) == ["first", "second"]
+    assert loaded.train["label"][:] == [[1.0, 0.0], [0.0, 1.0]]
+    sorted_rows = make(task, [3, 4], [[1.0, 0.0], [0.0, 1.0]])
+    with pytest.raises(InputError, match="this half lacks a class of the whole validation set"):
+        half_of_validation(sorted_rows, "first")

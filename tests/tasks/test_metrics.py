@@ -222,3 +222,15 @@ def test_many_processes_share_a_fresh_cache(tmp_path):
     copies = list((home / "modules").rglob("glue_metric.py"))
     assert [copy.read_text() for copy in copies] == [(METRIC_FOLDER / "glue_metric.py").read_text()]
     assert not list(home.rglob("*.arrow")) and not [path for path in (home / "metrics").rglob("*") if path.is_file()]
+
+
+def test_several_labels_per_example():
+    task = Task("custom", ("text",), ("a", "b", "c"), ("f1_micro", "f1_macro"), multi_label=True)
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=np.float32)
+    logits = np.array([[2.0, -1, -1], [1, -1, 3], [-1, -1, -1]])
+    scores = build_compute_metrics(task)(EvalPrediction(predictions=logits, label_ids=labels))
+    assert scores == {"f1_micro": pytest.approx(2 * 2 / (3 + 3)), "f1_macro": pytest.approx(1 / 3)}
+    nothing = build_compute_metrics(task)(EvalPrediction(predictions=np.full((3, 3), np.nan), label_ids=labels))
+    assert nothing == {"f1_micro": 0.0, "f1_macro": 0.0}
+    with pytest.raises(ValueError, match=r"expected \(num_examples, 3\)"):
+        to_predictions(task, np.zeros((3, 2)))

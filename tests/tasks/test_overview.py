@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from datasets import Dataset
 
@@ -89,3 +91,19 @@ def test_doubts(case, message):
 )
 def test_no_doubts(case):
     assert doubts(case) == []
+
+
+def test_several_labels_per_example():
+    def several(train: list, validation: list) -> TaskData:
+        made = data(train, ("a", "b c"), validation=validation)
+        return replace(made, task=replace(made.task, multi_label=True))
+
+    found = several([[1, 1], [0, 0], [1, 0]], [[1, 0], [0, 0]])
+    assert columns_and_classes(found).endswith(
+        "examples in train / validation (several labels per example): a 2 / 1, 'b c' 1 / 0"
+    )
+    assert doubts(found) == []
+    (same,) = doubts(several([[1, 0], [0, 1]], [[1, 0], [1, 0]]))
+    assert "all 2 examples have the same labels. No run can beat the best constant answer" in same
+    (unknown,) = doubts(several([[1, 0], [0, 0]], [[1, 1], [0, 0]]))
+    assert "1 of 2 examples are of the class 'b c', which has no training examples" in unknown

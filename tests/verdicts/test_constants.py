@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
@@ -14,9 +16,11 @@ from hf_stability.errors import InputError
 from hf_stability.verdicts.constants import (
     at_or_below,
     best_constant_score,
+    best_constant_set,
     constant_accuracy,
     label_entropy,
     majority_accuracy,
+    mean_label_entropy,
     r_squared,
 )
 from tests.verdicts.made_up_runs import LN2, MRPC, RTE, compute_glue
@@ -150,3 +154,37 @@ def test_constants_of_several_seeds_equal_a_loop(seeds, entropy):
     ]
     for together, one_by_one in pairs:
         np.testing.assert_array_equal(together, np.stack(one_by_one))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
+def test_no_constant_set_of_labels_is_better_than_the_most_frequent_ones(examples, width, seed, share):
+    """Against all 2^L sets."""
+    labels = (np.random.default_rng(seed).random((examples, width)) < share).astype(int)
+    sets = [np.array(one) for one in itertools.product((0, 1), repeat=width)]
+    scores = [micro_f1(labels, np.broadcast_to(one, labels.shape)) for one in sets]
+    score, best = best_constant_set(labels)
+    assert score == pytest.approx(max(scores), abs=1e-12)
+    own = np.isin(np.arange(width), best).astype(int)
+    assert micro_f1(labels, np.broadcast_to(own, labels.shape)) == pytest.approx(score, abs=1e-12)
+    assert len(best) == min(one.sum() for one, its in zip(sets, scores, strict=True) if its >= score - 1e-12)
+
+
+def micro_f1(labels, answers):
+    return 2 * (labels * answers).sum() / max((labels + answers).sum(), 1)
+
+
+def test_the_label_entropy_of_several_labels_is_the_least_binary_cross_entropy():
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]])
+    logits = torch.zeros(3, requires_grad=True)  # a constant prediction
+    loss = torch.nn.BCEWithLogitsLoss()
+    optimizer = torch.optim.LBFGS([logits], max_iter=200)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(logits.expand(4, 3), torch.tensor(labels, dtype=torch.float32))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert mean_label_entropy(labels) == pytest.approx(float(closure().detach()), abs=1e-3)

@@ -38,6 +38,7 @@ def sentences() -> list[str]:
     losses = np.full(188, 0.6)
     losses[60:] = np.nan
     healed = {"lasting": False, "layers": layers[1:7], "first_step": 27, "last_step": 27, "healed_step": 102}
+    topics = {"eval_labels": np.array([[1, 0], [1, 0], [1, 1], [0, 0]] * 10), "label_names": ["sport", "money"]}
     good = judge(**names, eval_predictions=answers(RTE, 220))
     return [
         verdict_sentence("failed", "eval_accuracy", demo, RTE_NAMES),
@@ -53,6 +54,7 @@ def sentences() -> list[str]:
         judge(**names, eval_predictions=answers(RTE, 220), losses=losses).sentence,
         judge(eval_labels=np.zeros(50, int), eval_predictions=np.zeros(50, int)).sentence,
         verdict_sentence("failed", "eval_r2", {"r2": -0.004, "examples": 1500, "one_value": False}, regression=True),
+        judge(**topics, eval_predictions=np.zeros((40, 2)), several=True).sentence,
         judge(score=0.2, baseline=0.12, metric="mse", smaller_is_better=True).sentence,
         judge(score=0.7, baseline=0.5, metric="accuracy", examples=40).sentence,
         judge(train_predicted_counts=[700, 0], label_names=RTE_NAMES).sentence,

@@ -124,14 +124,38 @@ def test_a_headline_metric_clears_a_run_with_the_accuracy_of_the_baseline():
     assert judge(eval_labels=labels, eval_predictions=predicted, headline_lead=lead).status == "failed"
 
 
-def test_several_labels_an_example_have_a_majority_each():
+def test_several_labels_an_example_are_judged_by_micro_f1():
     labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0]] * 10)
-    constant = np.broadcast_to([1, 0], labels.shape)
-    parts = {"eval_labels": labels.ravel(), "eval_constant": constant.ravel(), "num_labels": 2}
-    always = judge(eval_predictions=constant.ravel(), **parts)
-    assert always.status == "failed" and always.evidence["constant_accuracy"] == 0.75
-    perfect = judge(eval_predictions=labels.ravel(), **parts)
-    assert perfect.status == "ok" and "on 80 labels (several per example)" in perfect.sentence
+    given = {"eval_labels": labels, "several": True, "label_names": ["a b", "c"]}
+    always = judge(eval_predictions=np.broadcast_to([1, 0], labels.shape), **given)
+    assert always.status == "failed" and always.basis == "eval_micro_f1"
+    assert always.evidence["micro_f1"] == always.evidence["constant_micro_f1"] == 0.75
+    assert always.sentence == (
+        "failed: micro-F1 0.750 on 40 examples equals the best constant set of labels (0.750, always 'a b'); predicts the same "
+        "labels for every example."
+    )
+    never = judge(eval_predictions=np.full(labels.shape, -1.5), **given)  # logits
+    assert (
+        never.status == "failed" and "micro-F1 0.000 on 40 examples is below the best constant set" in never.sentence
+    )
+    perfect = judge(eval_predictions=labels, **given)
+    assert perfect.status == "ok" and not perfect.evidence["within_noise"]
+    assert (
+        "micro-F1 1.000 on 40 examples, above the best constant set of labels 0.750 (95% interval" in perfect.sentence
+    )
+    one_more = np.array([[1, 0]] * 39 + [[0, 0]])
+    near = judge(eval_predictions=one_more, **given)
+    assert near.sentence.startswith(
+        "ok, but within sampling noise of the best constant set of labels: micro-F1 0.759 on 40"
+    )
+    assert judge(eval_predictions=np.full(labels.shape, np.nan), **given).status == "diverged"
+    for same in (np.ones((5, 2), int), np.zeros((5, 2), int)):  # a constant is right everywhere, or nothing is
+        verdict = judge(eval_labels=same, eval_predictions=same, several=True)
+        assert verdict.status == "unknown" and "5 evaluation examples have the same labels" in verdict.sentence
+    both = judge_seeds(2, eval_labels=labels, eval_predictions=np.stack([labels, one_more]), several=True)
+    assert [one.evidence["micro_f1"] for one in both] == [1, near.evidence["micro_f1"]]
+    with pytest.raises(InputError, match="several labels per example need"):
+        judge(eval_labels=labels, eval_predictions=labels[:, :1], several=True)
 
 
 def test_inputs_that_do_not_fit_are_named():

@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
-DESCRIPTION = """Accuracy, F1 and Matthews correlation; with the configuration `regression`, Pearson and Spearman correlation.
-Greater is better for all. An undefined metric (constant predictions or labels) is 0.
+DESCRIPTION = """Accuracy, F1 and Matthews correlation; with the configuration `regression`, Pearson and Spearman correlation; with
+`multi_label`, micro-F1 and macro-F1. Greater is better for all. An undefined metric (constant predictions or labels) is 0.
 """
 
 
@@ -35,6 +35,8 @@ def _measure(name: str, predictions: Any, references: Any) -> float:
         return float(accuracy_score(references, predictions))
     if name == "f1":
         return float(f1_score(references, predictions, zero_division=0.0))
+    if name in ("f1_micro", "f1_macro"):
+        return float(f1_score(references, predictions, average=name[3:], zero_division=0.0))
     if name == "acc_and_f1":
         return (_measure("accuracy", predictions, references) + _measure("f1", predictions, references)) / 2
     if name == "matthews_correlation":
@@ -52,17 +54,19 @@ def _measure(name: str, predictions: Any, references: Any) -> float:
 class GlueMetric(evaluate.Metric):
     """`compute(predictions=, references=, metrics=)`: two arrays of shape (num_examples,), and the names of metrics.
 
-    Configurations: `classification` (int class ids), `regression` (floats).
+    Configurations: `classification` (int class ids), `regression` (floats), `multi_label` (arrays of 0 and 1, of shape
+    (num_examples, num_labels)).
     """
 
     def _info(self) -> Any:
-        dtype = "float64" if self.config_name == "regression" else "int64"
+        value = datasets.Value("float64" if self.config_name == "regression" else "int64")
+        feature = datasets.Sequence(value) if self.config_name == "multi_label" else value
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation="",
             inputs_description="",
             # No `format="numpy"`: with it, `datasets` rounds floats to 32 bits.
-            features=datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}),
+            features=datasets.Features({"predictions": feature, "references": feature}),
         )
 
     def _compute(self, predictions: Any, references: Any, metrics: Any) -> dict[str, float]:

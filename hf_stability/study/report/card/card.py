@@ -15,6 +15,7 @@ from typing import Any
 
 from ....errors import InputError
 from ....tasks.demo.data import DEMO_TASKS
+from ....tasks.files import MULTI_LABEL
 from ....tasks.glue import GLUE_TASKS, HUB_DATASET
 from ....utils.files import write_text
 from ....utils.text import decimal, joined, markdown_table
@@ -208,6 +209,8 @@ def _notes(source: CardSource) -> list[str]:
         notes.append("This is not the whole development set of GLUE, nor a half of it.")
     if run.baseline is not None:
         rule = "its R2 is 0 or less" if run.accuracy is None else "its accuracy is not above that of one class for all"
+        if run.metric == MULTI_LABEL[0]:
+            rule = "its micro-F1 is not above this score"
         notes.append(f"The best constant prediction scores {decimal(run.baseline)}. A run has failed if {rule}.")
     if figures["failed"] and not censored(figures):
         notes.append("Mean, median and std of all runs include the failed ones.")

@@ -49,7 +49,7 @@ def rerun_section(job: Job, runs: Sequence[RunRecord], model: str = "MODEL") -> 
     lines.append("- A recipe that hf_stability does not package is a YAML file. The table above has its values.")
     unknown = NOT_RECORDED if not halves else NOT_RECORDED.replace(", --validation_half", "")
     if job.task not in (*GLUE_TASKS, *DEMO_TASKS):
-        unknown += ", --text_column_names, --label_column_name"
+        unknown += ", --text_column_names, --label_column_name, --dataset_name"
     lines.append(f"- The records do not have these flags: {unknown}. Add them if they were given.")
     if job.processes > 1:
         lines.append(

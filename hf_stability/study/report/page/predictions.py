@@ -51,6 +51,7 @@ MOST_NUMBERS = 50_000_000
 
 ONE_RUN = "there are fewer than two runs"
 ONE_CLASS = "all runs predict the same class for every example"
+SEVERAL = "several labels per example"
 NO_CLASSES = "the task is a regression: its predictions are values, not classes"
 BY_CLASS = ("disagreement", "fleiss_kappa", "jensen_shannon", "wrong_in_every_run", "wrong_in_half", "classes")
 """Figures of a group that a regression does not have."""
@@ -80,7 +81,7 @@ def prediction_report(
     | `recipe`, `task`, `metric` | names; `metric` is the headline metric |
     | `examples`, `runs` | number of examples, and of runs with predictions for them |
     | `statuses` | number of these runs by their verdict |
-    | `left_out` | number of other runs by the reason: `crashed`, `unfinished`, `stopped`, `stopped early`, `without predictions`, `other examples` (or in another order) |
+    | `left_out` | number of other runs by the reason: `crashed`, `unfinished`, `stopped`, `stopped early`, `without predictions`, `several labels per example` (not supported), `other examples` (or in another order) |
     | `all`, `ok` | figures of all these runs, and of those with the verdict ok |
     | `hard_examples` | examples that at least half of the ok runs get wrong (of all runs, if none is ok): those with most wrong runs first, at most `most_examples` |
     | `hard_examples_of`, `hard_examples_found` | `ok` or `all`; their number before the cut |
@@ -176,6 +177,8 @@ class _Predictions:
 
     def add(self, run: RunRecord) -> str:
         """Read a run. Returns why it is left out; empty if it is not."""
+        if self.labels is not None and self.labels.ndim > 1:
+            return SEVERAL
         read = read_predictions(self.folder / "runs" / run.name / PREDICTIONS)
         if read is None:
             return "without predictions"
