@@ -16,6 +16,7 @@ from .prior_decay import PriorDecayArguments, PriorDecayMethod
 from .r3f import R3F, R3FArguments
 from .r_drop import RDrop, RDropArguments
 from .reinit import Reinit, ReinitArguments
+from .update_clip import UpdateClip, UpdateClipArguments
 
 
 METHODS: tuple[type[Method], ...] = (
@@ -28,12 +29,14 @@ METHODS: tuple[type[Method], ...] = (
     RDrop,
     R3F,
     ChildTuningMethod,
+    UpdateClip,
 )
 """The packaged methods, in the order in which a trainer calls their hooks."""
 
 
 @dataclasses.dataclass
 class MethodArguments(
+    UpdateClipArguments,
     ChildTuningArguments,
     R3FArguments,
     RDropArguments,
