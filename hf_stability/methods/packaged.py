@@ -10,6 +10,7 @@ from .adamw import BiasCorrection, BiasCorrectionArguments
 from .base import Method
 from .child_tuning import ChildTuningArguments, ChildTuningMethod
 from .component_clip import ComponentClip, ComponentClipArguments
+from .gi_adam import GIAdamArguments, GIAdamMethod
 from .layerwise_lr import LayerwiseLR, LayerwiseLRArguments
 from .mixout import Mixout, MixoutArguments
 from .prior_decay import PriorDecayArguments, PriorDecayMethod
@@ -21,6 +22,7 @@ from .update_clip import UpdateClip, UpdateClipArguments
 
 METHODS: tuple[type[Method], ...] = (
     BiasCorrection,
+    GIAdamMethod,
     Reinit,
     Mixout,
     PriorDecayMethod,
@@ -45,6 +47,7 @@ class MethodArguments(
     PriorDecayArguments,
     MixoutArguments,
     ReinitArguments,
+    GIAdamArguments,
     BiasCorrectionArguments,
 ):
     """The arguments of all packaged methods: METHODS backwards, because a dataclass takes the fields of its last base first.
