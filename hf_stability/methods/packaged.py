@@ -11,6 +11,7 @@ from .base import Method
 from .child_tuning import ChildTuningArguments, ChildTuningMethod
 from .component_clip import ComponentClip, ComponentClipArguments
 from .gi_adam import GIAdamArguments, GIAdamMethod
+from .head_first import HeadFirst, HeadFirstArguments
 from .layerwise_lr import LayerwiseLR, LayerwiseLRArguments
 from .mixout import Mixout, MixoutArguments
 from .prior_decay import PriorDecayArguments, PriorDecayMethod
@@ -25,6 +26,7 @@ METHODS: tuple[type[Method], ...] = (
     GIAdamMethod,
     Reinit,
     Mixout,
+    HeadFirst,
     PriorDecayMethod,
     LayerwiseLR,
     ComponentClip,
@@ -45,6 +47,7 @@ class MethodArguments(
     ComponentClipArguments,
     LayerwiseLRArguments,
     PriorDecayArguments,
+    HeadFirstArguments,
     MixoutArguments,
     ReinitArguments,
     GIAdamArguments,
