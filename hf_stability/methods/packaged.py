@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .adamw import BiasCorrection, BiasCorrectionArguments
+from .averaging import Averaging, AveragingArguments
 from .base import Method
 from .child_tuning import ChildTuningArguments, ChildTuningMethod
 from .component_clip import ComponentClip, ComponentClipArguments
@@ -34,12 +35,14 @@ METHODS: tuple[type[Method], ...] = (
     R3F,
     ChildTuningMethod,
     UpdateClip,
+    Averaging,
 )
 """The packaged methods, in the order in which a trainer calls their hooks."""
 
 
 @dataclasses.dataclass
 class MethodArguments(
+    AveragingArguments,
     UpdateClipArguments,
     ChildTuningArguments,
     R3FArguments,

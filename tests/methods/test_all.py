@@ -149,6 +149,10 @@ def without(tmp_path_factory):
 @pytest.mark.parametrize("setting", TOGETHER)
 @pytest.mark.parametrize("name", METHODS)
 def test_it_goes_with_the_rest(name, setting, without, tmp_path):
+    if (name, setting) == ("gi_adam", "no correction"):
+        with pytest.raises(InputError, match="--gi_adam with --bias_correction false"):
+            train(tmp_path, **METHODS[name][0], **TOGETHER[setting])
+        return
     with_it = train(tmp_path, **METHODS[name][0], **TOGETHER[setting])
     assert torch.isfinite(toy.weights(with_it)).all()
     assert not torch.equal(toy.weights(with_it), without[setting])
@@ -157,7 +161,7 @@ def test_it_goes_with_the_rest(name, setting, without, tmp_path):
 
 
 # No dropout, so that a step's examples can be split; the others draw for each micro-batch.
-WITHOUT_DRAWS = ("prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f")
+WITHOUT_DRAWS = ("prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f", "head_first", "swa")
 WITHOUT_DROPOUT = toy.config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 ONE_BATCH = {"total_train_batch_size": 16, "optim": "sgd", "learning_rate": 0.1}
 
@@ -171,7 +175,7 @@ def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     torch.testing.assert_close(toy.weights(parts), toy.weights(whole), rtol=1e-4, atol=1e-6)
 
 
-NEED_ADAMW = ("stable_adamw",)
+NEED_ADAMW = ("stable_adamw", "gi_adam")
 QUICK = ("component_clip",)
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK]
 
