@@ -67,7 +67,7 @@ class GIAdamMethod(Method):
         - Try it in place of a warmup, or with one, where early steps are too large.
         - Give the learning rate time: with beta2 0.999, a run of 200 steps ends at 0.43 of Adam's step.
         - It works with torch's AdamW only (`optim` `adamw_torch` or `adamw_torch_fused`) and with bias correction. The recipe
-          sets `bias_correction` to true.
+          sets both `gi_adam` and `bias_correction` to true.
 
     Cost:
         None in time and memory.

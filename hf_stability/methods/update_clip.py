@@ -70,8 +70,7 @@ class UpdateClip(Method):
         Time: two more passes over the weights per update step. Memory: one copy of the weights, during the step.
 
     Differences:
-        The Trainer's `--optim stable_adamw` is the same step, from the package torch-optimi, which this needs not. The paper
-        has beta2 0.95 to 0.99. The recipe keeps that of the base recipe.
+        The Trainer's `--optim stable_adamw` is the same step, from the package torch-optimi, which this needs not.
 
     Measured here:
         Not run yet. [The protocol](remedies.md#not-run-yet) says how it will be.
