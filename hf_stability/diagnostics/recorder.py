@@ -110,7 +110,7 @@ class Recorder:
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
         warmup = args.get_warmup_steps(state.max_steps)
         if quiet_share:  # the warmup of all weights comes after it
-            warmup = math.ceil(quiet_share * state.max_steps + (1 - quiet_share) * warmup)
+            warmup = math.ceil(quiet_share * state.max_steps + (1 - quiet_share) * warmup - 1e-9)
         info = {"max_steps": state.max_steps, "warmup_steps": warmup}
         try:
             # Every process needs a record, even if the file cannot be written: the others would wait for it.

@@ -20,6 +20,11 @@ AVERAGE, LAST = "average", "last_weights"
 """Names in the optimizer's state of a parameter: the average so far; after the last update step, the last weights."""
 
 
+def first_step(share: float, max_steps: int) -> int:
+    """The share of training in update steps, rounded up."""
+    return math.ceil(share * max_steps - 1e-9)  # 0.1 x 30 is 3.0000000000000004
+
+
 @torch.no_grad()
 def add_to_average(
     averages: Sequence[Tensor], weights: Sequence[Tensor], count: int, form: str, decay: float = 0.999
@@ -123,7 +128,7 @@ class Averaging(Method):
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
         own, total = self.settings, self.max_steps()
-        count = steps_done - math.ceil(own.average_from * total)
+        count = steps_done - first_step(own.average_from, total)
         if count < 0:
             return
         # A parameter without a gradient has not moved. Its state must stay empty until the optimizer fills it.

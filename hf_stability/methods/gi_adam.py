@@ -47,8 +47,8 @@ class GIAdamMethod(Method):
     """GI-Adam: Adam's second moment starts at the square of the first gradient, so that early steps are small.
 
     Adam starts v at 0, and its bias correction makes up for that. GI-Adam starts v at g_0^2 and leaves the correction as it
-    is. Now v / c2 is too large at first, by 1 / c2, and steps are too small, by sqrt(c2). This is a warmup of 1 / (1 - beta2)
-    steps that needs no tuning. Paper: Kalra & Barkeshli, "Why Warmup the Learning Rate? Underlying Mechanisms and
+    is. Now v / c2 is too large at first, by 1 / c2, and steps are too small, by sqrt(c2). This is a warmup of about 1 / (1 -
+    beta2) steps that needs no tuning. Paper: Kalra & Barkeshli, "Why Warmup the Learning Rate? Underlying Mechanisms and
     Improvements" (NeurIPS 2024, [arXiv 2406.09405](https://arxiv.org/abs/2406.09405)).
 
     Equation:

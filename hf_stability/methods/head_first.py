@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
+from .averaging import first_step
 from .base import Method, Range
 from .prior_decay import pretrained_parameters
 
 
 def head_steps(share: float, max_steps: int) -> int:
     """Number of update steps that train the head alone: the share, rounded up. One step is left for all weights."""
-    return max(0, min(math.ceil(share * max_steps), max_steps - 1))
+    return max(0, min(first_step(share, max_steps), max_steps - 1))
 
 
 def two_schedules(

@@ -70,7 +70,7 @@ class UpdateClip(Method):
         Time: two more passes over the weights per update step. Memory: one copy of the weights, during the step.
 
     Differences:
-        The Trainer's `--optim stable_adamw` is the same step, from the package torch-optimi, which this needs not.
+        The Trainer's `--optim stable_adamw` takes the same steps, with the package torch-optimi. This needs no package.
 
     Measured here:
         Not run yet. [The protocol](remedies.md#not-run-yet) says how it will be.
@@ -79,7 +79,7 @@ class UpdateClip(Method):
     Arguments = UpdateClipArguments
     ranges = {"update_clip": Range()}
     needs_whole_gradients = True
-    before: list[tuple[dict[str, Any], Tensor, Tensor]]  # group, parameter, its values before the step
+    before: list[tuple[dict[str, Any], Any, Tensor]]  # group, parameter, its values before the step
 
     def check(self, args: Mapping[str, Any]) -> None:
         check_optim("--update_clip", "leave out --update_clip", args)

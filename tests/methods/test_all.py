@@ -65,6 +65,19 @@ METHODS = {
     "mixout_all": ({"mixout": 0.6, "mixout_where": "all", "mixout_rescale_grad": True}, {"mixout_where": "all"}),
 }
 ARCHITECTURES = ("bert", "roberta", "albert")
+LEAN = ("stable_adamw", "gi_adam", "head_first", "ema", "swa")  # nothing in them depends on the architecture
+
+
+def crossed(values, quick):
+    """Each method with each value. Those of `LEAN` are slow tests, except with `quick`."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(name, value, marks=slow if name in LEAN and value != quick else ())
+        for name in METHODS
+        for value in values
+    ]
+
+
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "max_steps": 4, "eval_strategy": "no", "weight_decay": 0.1}
 
 
@@ -101,8 +114,7 @@ def test_neutral_values_leave_the_training_bit_for_bit(name, plain, tmp_path):
     assert torch.equal(toy.weights(train(tmp_path, **METHODS[name][1])), plain["bert"])
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "architecture"), crossed(ARCHITECTURES, "bert"))
 def test_it_acts_and_what_is_saved_is_a_plain_model(name, architecture, plain, tmp_path):
     if not works_on(name, architecture):
         with pytest.raises(InputError, match="--reinit_layers: albert uses one layer many times over"):
@@ -146,8 +158,7 @@ def without(tmp_path_factory):
     return {name: toy.weights(train(folder / name, **values)) for name, values in TOGETHER.items()}
 
 
-@pytest.mark.parametrize("setting", TOGETHER)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "setting"), crossed(TOGETHER, "clipping"))
 def test_it_goes_with_the_rest(name, setting, without, tmp_path):
     if (name, setting) == ("gi_adam", "no correction"):
         with pytest.raises(InputError, match="--gi_adam with --bias_correction false"):
@@ -161,12 +172,14 @@ def test_it_goes_with_the_rest(name, setting, without, tmp_path):
 
 
 # No dropout, so that a step's examples can be split; the others draw for each micro-batch.
-WITHOUT_DRAWS = ("prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f", "head_first", "swa")
+WITHOUT_DRAWS = ("prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f", "head_first")
 WITHOUT_DROPOUT = toy.config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 ONE_BATCH = {"total_train_batch_size": 16, "optim": "sgd", "learning_rate": 0.1}
 
 
-@pytest.mark.parametrize("name", WITHOUT_DRAWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LEAN else ()) for name in WITHOUT_DRAWS]
+)
 def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setitem(toy.CONFIGS, "bert", WITHOUT_DROPOUT)
     values = {**METHODS[name][0], **ONE_BATCH}

@@ -12,7 +12,7 @@ from tests import toy
 
 def test_the_share_is_rounded_up_and_leaves_a_step_for_all_weights():
     assert [head_steps(share, 10) for share in (0.0, 0.01, 0.2, 0.21, 0.999)] == [0, 1, 2, 3, 9]
-    assert head_steps(0.5, 1) == 0
+    assert head_steps(0.5, 1) == 0 and head_steps(0.1, 30) == 3
 
 
 def test_each_part_has_the_whole_schedule():

@@ -233,7 +233,9 @@ def arguments(folder, values, max_norm, rate):
 
 
 @pytest.mark.parametrize("clipping", CLIPPING)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "ema" else ()) for name in METHODS]
+)
 def test_update_steps_are_the_equations(name, clipping, tmp_path):
     values, data = METHODS[name], toy.data(24)
     model = toy_model(known_dropout=name == "r_drop")
