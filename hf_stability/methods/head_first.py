@@ -129,7 +129,7 @@ class HeadFirst(Method):
         rate, own = trainer.args.learning_rate, self.settings.head_first_lr
         factor = own / rate if own and rate else 1.0
 
-        def in_two(shape: Callable[[float], float]) -> Callable[[int], float]:
+        def in_two(shape: Callable[..., float]) -> Callable[[int], float]:
             return lambda done: two_schedules(shape, done, self._steps(trainer), trainer.state.max_steps, factor)
 
         return LambdaLR(scheduler.optimizer, [in_two(shape) for shape in scheduler.lr_lambdas])
