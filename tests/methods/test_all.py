@@ -38,6 +38,7 @@ TOY = {
     "r_drop": {"r_drop": 1.0},
     "r3f": {"r3f_eps": 0.1},
     "stable_adamw": {"update_clip": 0.2},
+    "swa": {"average_from": 0.0},  # two weights at least, also in two steps
 }
 # Neutral values, where these are not the switch's default alone.
 NEUTRAL = {
