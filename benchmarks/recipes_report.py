@@ -2,10 +2,11 @@
 
     python benchmarks/recipes_report.py --output_dir studies
     python benchmarks/recipes_report.py --from_csv    # make the tables again from the committed runs.csv, without the studies
+    python benchmarks/recipes_report.py --newer --output_dir studies    # the newer recipes: recipes_study/newer_results.md ...
 
 Writes recipes_study/results.md (all columns), runs.csv and a picture of the scores per table. Puts the pictures and narrower
 tables between the two marks in docs/remedies.md. With --from_csv, runs.csv and the pictures stay as they are, and costs come from
-seconds rounded to tenths.
+seconds rounded to tenths. With --newer the page stays as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -94,13 +96,19 @@ class Arm:
 # ---- the runs -------------------------------------------------------------------------------------------------------
 
 
-def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple[float, ...]]) -> dict[str, Arm]:
+def read_arms(
+    folder: Path,
+    rates: Mapping[str, float],
+    grid: Mapping[str, tuple[float, ...]],
+    which: study.Comparison = study.FIRST,
+) -> dict[str, Arm]:
     """The arms of a part.
 
     Args:
         folder: the part's study of a task.
         rates: by recipe, its planned learning rate.
-        grid: by recipe, the learning rates it was chosen from.
+        grid: by recipe, the learning rates it was chosen from. A recipe without one was not at an edge.
+        which: the comparison, which has the seeds.
 
     Raises:
         SystemExit: runs are missing, were not planned, or have another learning rate.
@@ -108,7 +116,7 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
     runs: dict[str, list[RunRecord]] = {}
     for run in read_runs(folder):
         runs.setdefault(run.recipe.partition("+at_")[0], []).append(run)
-    seeds = tuple(parse_seeds(study.SEEDS))
+    seeds = tuple(parse_seeds(which.seeds))
     arms = {}
     for recipe, rate in rates.items():
         own = sorted(runs.get(recipe, []), key=lambda run: run.seed)
@@ -130,7 +138,7 @@ def read_arms(folder: Path, rates: Mapping[str, float], grid: Mapping[str, tuple
             recipe,
             own[0].metric,
             rate,
-            rate in (min(grid[recipe]), max(grid[recipe])),
+            recipe in grid and rate in (min(grid[recipe]), max(grid[recipe])),
             seeds,
             _scores([run.last for run in own]),
             _scores([run.report for run in own]),
@@ -310,7 +318,7 @@ def arm_row(arm: Arm, base: Arm, p: float | None) -> dict[str, str]:
 
 def cost_of(arm: Arm, base: Arm) -> float:
     """Cost of a run in runs of the base, without a stage."""
-    return WORK.get(arm.recipe, float(np.median(arm.seconds) / np.median(base.seconds)))
+    return WORK.get(arm.recipe.partition("+")[0], float(np.median(arm.seconds) / np.median(base.seconds)))
 
 
 def equal_compute_table(arms: Mapping[str, Arm]) -> str:
@@ -381,6 +389,18 @@ def control_table(studies: Mapping[tuple[str, str], Mapping[str, Arm]], on_page:
     return "\n\n".join([title, filled(text), table_of(rows, on_page)])
 
 
+def corrected_table(confirm: Mapping[str, Mapping[str, Arm]]) -> str:
+    """Part `confirm` of the newer recipes: those that also switch bias correction on, beside bias correction alone."""
+    rows = []
+    for task, arms in confirm.items():
+        base = arms[study.CORRECTED]
+        for name in study.ALSO_CORRECTED:
+            difference = difference_text(*paired_difference(arms[name].report, base.report))
+            rows.append([f"`{task}`", f"`{name}`", difference])
+    header = ["task", "recipe", f"mean - `{study.CORRECTED}`'s (95% interval)"]
+    return f"## Beside bias correction alone\n\n{markdown_table(header, rows)}\n\nPaired by seed. Not tested."
+
+
 def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else decimal(p)
 
@@ -398,12 +418,12 @@ def picture(name: str) -> str:
     return f"![Scores of the next table, a mark per run]({FROM_PAGE}{name}.png)"
 
 
-def draw_scores(arms: Mapping[str, Arm], name: str, title: str) -> None:
+def draw_scores(arms: Mapping[str, Arm], path: Path, title: str) -> None:
     """Draw the scores of a table: a box per recipe, a mark per run."""
     with own_style():
         title += "; second half of the development set"
         figure = scores_figure({recipe: records_of(arm, title) for recipe, arm in arms.items()}, in_a_row=IN_A_ROW)
-        figure.savefig(study.HERE / f"{name}.png", dpi=100, facecolor="white", metadata={"Software": None})
+        figure.savefig(path, dpi=100, facecolor="white", metadata={"Software": None})
 
 
 COLUMNS = (
@@ -455,19 +475,19 @@ def parts_from_csv(path: Path) -> dict[str, dict[str, Arm]]:
     return parts
 
 
-def parts_from_studies(folder: Path) -> dict[str, dict[str, Arm]]:
+def parts_from_studies(folder: Path, which: study.Comparison = study.FIRST) -> dict[str, dict[str, Arm]]:
     """The arms of each part, from the studies' folders."""
     confirm = {}
     for task in study.TASKS:
-        grid = {name: tuple(own) for name, own in study.mean_scores(folder / "choose" / task).items()}
-        confirm[task] = read_arms(folder / "confirm" / task, study.chosen_rates(task), grid)
+        grid = {name: tuple(own) for name, own in study.mean_scores(folder / "choose" / task, which=which).items()}
+        confirm[task] = read_arms(folder / "confirm" / task, study.chosen_rates(task, which), grid, which)
     first = confirm[study.TASKS[0]]
-    left = study.not_at_failing_rate()
+    left = study.not_at_failing_rate(which)
     at_failing_rate = dict.fromkeys(left, (study.FAILING_RATE,))
-    others = read_arms(folder / SAME_RATE / study.TASKS[0], left, at_failing_rate) if left else {}
+    others = read_arms(folder / SAME_RATE / study.TASKS[0], left, at_failing_rate, which) if left else {}
     parts = {f"confirm {task}": arms for task, arms in confirm.items()}
-    parts[SAME_RATE] = {name: others.get(name, first[name]) for name in study.recipe_names()}
-    for part, task, rate in study.control_places():
+    parts[SAME_RATE] = {name: others[name] if name in others else first[name] for name in which.at_one_rate}
+    for part, task, rate in study.control_places() if which is study.FIRST else ():
         parts[f"{part} {task}"] = read_arms(folder / part / task, {study.CONTROL: rate}, {study.CONTROL: (rate,)})
     return parts
 
@@ -477,35 +497,44 @@ def all_tables(parts: Mapping[str, Mapping[str, Arm]], on_page: bool = False) ->
     confirm, same = {task: parts[f"confirm {task}"] for task in study.TASKS}, parts[SAME_RATE]
     controls = {}
     for part, task, _ in study.control_places():
-        planned = same if part.endswith(SAME_RATE) else confirm[task]
-        arms = {BASE: planned[BASE], **parts[f"{part} {task}"], study.CONTROLLED: planned[study.CONTROLLED]}
-        controls[part, task] = arms
+        if f"{part} {task}" in parts:
+            planned = same if part.endswith(SAME_RATE) else confirm[task]
+            arms = {BASE: planned[BASE], **parts[f"{part} {task}"], study.CONTROLLED: planned[study.CONTROLLED]}
+            controls[part, task] = arms
     tables = [task_tables(confirm, on_page), same_rate_table(same, on_page)]
-    return "\n\n".join([*(reversed(tables) if on_page else tables), control_table(controls, on_page)]) + "\n"
+    newer = study.CORRECTED in confirm[study.TASKS[0]]
+    control = [corrected_table(confirm) if newer else control_table(controls, on_page)]
+    return "\n\n".join([*(reversed(tables) if on_page else tables), *control]) + "\n"
 
 
 def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("results/recipes_study"), help="folder of the studies")
+    parser.add_argument("--newer", action="store_true", help="the newer recipes alone")
     parser.add_argument(
         "--from_csv", action="store_true", help="read the committed runs.csv, not the studies' folders"
     )
     arguments = parser.parse_args()
+    which = study.NEWER if arguments.newer else study.FIRST
     if arguments.from_csv:
-        parts = parts_from_csv(study.HERE / "runs.csv")
+        parts = parts_from_csv(which.file("runs.csv"))
     else:
-        parts = parts_from_studies(arguments.output_dir)
+        parts = parts_from_studies(arguments.output_dir / which.name, which)
         for task in study.TASKS:
-            draw_scores(parts[f"confirm {task}"], task, f"{task}, each recipe at its own learning rate")
+            title = f"{task}, each recipe at its own learning rate"
+            draw_scores(parts[f"confirm {task}"], which.file(f"{task}.png"), title)
         title = f"{study.TASKS[0]}, all at {study.rate_text(study.FAILING_RATE)}"
-        draw_scores(parts[SAME_RATE], SAME_RATE, title)
-        write_text(study.HERE / "runs.csv", runs_csv(parts))
+        draw_scores(parts[SAME_RATE], which.file(f"{SAME_RATE}.png"), title)
+        write_text(which.file("runs.csv"), runs_csv(parts))
     text = all_tables(parts).replace(FROM_PAGE, "")
-    write_text(study.HERE / "results.md", f"# All recipes on the same ground\n\n{text}")
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
-    write_text(PAGE, f"{before}{MARKS[0]}\n{all_tables(parts, on_page=True)}{MARKS[1]}{after}")
+    text = re.sub(r"\((\w+\.(?:png|csv)|chosen\.md)\)", lambda found: f"({which.file(found[1]).name})", text)
+    title = "The newer recipes on the same ground" if arguments.newer else "All recipes on the same ground"
+    write_text(which.file("results.md"), f"# {title}\n\n{text}")
+    if not arguments.newer:
+        page = PAGE.read_text(encoding="utf-8")
+        before, after = page.partition(MARKS[0])[0], page.partition(MARKS[1])[2]
+        write_text(PAGE, f"{before}{MARKS[0]}\n{all_tables(parts, on_page=True)}{MARKS[1]}{after}")
     print(text)
     return 0
 

@@ -173,12 +173,14 @@ def _recipes() -> dict[str, dict]:
 
 
 def _recipes_of(method: type) -> list[str]:
-    """Names of the add-on recipes that switch the method on: those that set its first argument and extend nothing."""
-    switch = dataclasses.fields(method.Arguments)[0].name
+    """Names of the add-on recipes that switch the method on: those that change its first argument and extend nothing."""
+    switch = dataclasses.fields(method.Arguments)[0]
     return [
         name
         for name, recipe in _recipes().items()
-        if switch in recipe.get("args", {}) and "num_train_epochs" not in recipe["args"] and "extends" not in recipe
+        if recipe.get("args", {}).get(switch.name, switch.default) != switch.default
+        and "num_train_epochs" not in recipe["args"]
+        and "extends" not in recipe
     ]
 
 
@@ -191,9 +193,7 @@ def _how_to(method: type) -> str:
 
 
 def _measured(names: Sequence[str]) -> str:
-    """The rows of the results' tables with these add-ons, and devlin2019's beside each."""
-    if not names:
-        return ""
+    """The rows of the results' tables with these add-ons, and devlin2019's beside each; empty if none of them was run."""
     shown = {"`devlin2019`", *(f"`devlin2019+{name}`" for name in names)}
     rows, table, columns = [], "", []
     for line in (ROOT / RESULTS).read_text(encoding="utf-8").split("\n"):
@@ -206,7 +206,7 @@ def _measured(names: Sequence[str]) -> str:
             row = dict(zip(columns, cells, strict=True))
             failed = next(value for name, value in row.items() if name.startswith("failed"))
             rows.append(f"| {table} | {cells[0]} | {failed} | {row['mean']} | {row['std']} |")
-    return "\n".join(rows)
+    return "\n".join(rows) if any("`devlin2019+" in row for row in rows) else ""
 
 
 # ---- the table of training arguments --------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ class StabilityCallback(Readings, TrainerCallback):
         meter (GradientMeter | None): measures the gradients. None without a training.
         guard (Guard): catches errors of the callback. `guard.off` names the parts that raised.
         adds_loss_terms (bool): set by a trainer that adds a method's terms to the model's own loss.
+        quiet_share (float): set by a trainer that freezes layers for this share of training. No alarm is raised in it.
         monitor (Monitor): follows the current training, or the last one.
 
     Raises:
@@ -151,8 +152,7 @@ class StabilityCallback(Readings, TrainerCallback):
         if isinstance(baseline, str) and baseline != "compute_metrics":
             raise InputError(f"baseline {baseline!r}: must be a number or 'compute_metrics'.")
         self.compute_metrics = compute_metrics
-        self.baseline = baseline
-        self.metric = metric
+        self.baseline, self.metric = baseline, metric
         self.output_dir = output_dir
         self.tensorboard = tensorboard
         self.tensorboard_dir = tensorboard_dir
@@ -162,9 +162,9 @@ class StabilityCallback(Readings, TrainerCallback):
         self.diagnostics = diagnostics
         make_probes(diagnostics or ())  # refuses a wrong name
         self.heat_map, self.preflight = heat_map, known_choice(preflight)
-        self.on_alarm = on_alarm
-        self.audited = audited
+        self.on_alarm, self.audited = on_alarm, audited
         self.adds_loss_terms = self.stopped_early = False
+        self.quiet_share = 0.0
         self.said: set[str] = set()  # the lines of the preflight so far
         self.verdicts: list[Verdict] = []
         self.trainers_tensorboard: TensorBoardCallback | None = None  # see share_tensorboard

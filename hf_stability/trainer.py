@@ -71,7 +71,7 @@ class StabilityMixin(_Trainer):
         if self.model_init is None:
             seed = self.args.init_seed if getattr(self.args, "seed_streams", False) else None
             self.model = self.model_wrapped = self._prepare_model(self.model, seed)
-        self.stability.adds_loss_terms = self.methods.change_loss
+        self.methods.inform(self.stability)
 
     # ---- model, optimizer, schedule ------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class StabilityMixin(_Trainer):
         if trial is not None and self.model_init is not None:
             check_methods(vars(self.args), methods_of(self.args))
             self.model = self.model_wrapped = self._prepare_model(self.model)
-            self.stability.adds_loss_terms = self.methods.change_loss
+            self.methods.inform(self.stability)
 
     @classmethod
     def get_optimizer_cls_and_kwargs(cls, args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -214,7 +214,7 @@ class StabilityMixin(_Trainer):
     def _train_once(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self._final_history = None
         self.stability.share_tensorboard(self)
-        self.stability.adds_loss_terms = self.methods.change_loss
+        self.methods.inform(self.stability)
         if self.model_init is None:
             self.methods.begin_training(self.model)
         self._begins_training = True

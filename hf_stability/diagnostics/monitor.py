@@ -142,7 +142,7 @@ class Monitor:
             self.guard.run(f"the removal of an earlier {name}", (self.folder / name).unlink, True)
         path = self.folder / "steps.rec" if self.folder else None
         given = self.model, self.args, self.state, optimizer, probes, path, self.guard, self._loop
-        recorder = Recorder(*given, checks_loss=not self.callback.adds_loss_terms)
+        recorder = Recorder(*given, not self.callback.adds_loss_terms, self.callback.quiet_share)
         recorder.on_rows = lambda rows: self.sinks.rows(recorder.record.columns, rows)
         return recorder
 

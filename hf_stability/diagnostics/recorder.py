@@ -54,6 +54,8 @@ class Recorder:
         guard: catches errors of the parts.
         loop: the training. None if it is not known.
         checks_loss: whether to check that the loss is the model's plain cross entropy (see `own_loss`).
+        quiet_share: share of training, from its start, in which layers are frozen. It counts as warmup, and so does the
+            warmup after it.
 
     Attributes:
         record: the `StepRecord`.
@@ -76,6 +78,7 @@ class Recorder:
         guard: Guard,
         loop: TrainingLoop | None = None,
         checks_loss: bool = True,
+        quiet_share: float = 0.0,
     ) -> None:
         self.model, self.args, self.state, self.probes, self.guard, self.loop = model, args, state, probes, guard, loop
         self.thread = threading.get_ident()
@@ -106,7 +109,10 @@ class Recorder:
         groups = getattr(optimizer, "param_groups", [])
         self.encoder_group = encoder_group(groups, model)
         self._group_columns = [f"learning_rate/{i}" for i in range(len(groups))] if rates_differ(groups) else []
-        info = {"max_steps": state.max_steps, "warmup_steps": args.get_warmup_steps(state.max_steps)}
+        warmup = args.get_warmup_steps(state.max_steps)
+        if quiet_share:  # the warmup of all weights comes after it
+            warmup = math.ceil(quiet_share * state.max_steps + (1 - quiet_share) * warmup - 1e-9)
+        info = {"max_steps": state.max_steps, "warmup_steps": warmup}
         if (parts := trained_parts(model)) is not None:
             info["trained"] = parts
         try:

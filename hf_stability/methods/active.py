@@ -50,9 +50,9 @@ class ActiveMethods:
             if method.is_on:
                 method.check(values)
 
-    def having(self, hook: str) -> list[Method]:
-        """The methods that are on at present and define a hook."""
-        return [method for method in self.methods if method.defines(hook) and method.is_on]
+    def having(self, *hooks: str) -> list[Method]:
+        """The methods that are on at present and define one of these hooks."""
+        return [method for method in self.methods if method.is_on and any(map(method.defines, hooks))]
 
     def prepare_model(self, model: nn.Module, seed: int | None) -> nn.Module:
         """The model as methods changed or wrapped it. Random numbers come from the seed; None: torch's global stream."""
@@ -125,11 +125,11 @@ class ActiveMethods:
         ]
 
     def attach_to_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Call `before_step` in the optimizer's steps, and let methods check the optimizer."""
+        """Call `before_step` and `after_step` in the optimizer's steps, and let methods check the optimizer."""
         for handle in self._step_hooks:  # of an earlier training with this optimizer
             handle.remove()
-        hooks = self.having("before_step")
-        self._step_hooks = [method.attach(optimizer, lambda: self.trainer.state.global_step) for method in hooks]
+        hooked = self.having("before_step", "after_step")
+        self._step_hooks = [method.attach(optimizer, lambda: self.trainer.state.global_step) for method in hooked]
         for method in self.having("check_optimizer"):
             method.check_optimizer(optimizer)
 
@@ -145,6 +145,11 @@ class ActiveMethods:
     def change_loss(self) -> bool:
         """Whether a method that is on changes the loss."""
         return bool(self.having("loss"))
+
+    def inform(self, callback: Any) -> None:
+        """Tell a `StabilityCallback` what the methods do to its diagnostics."""
+        callback.adds_loss_terms = self.change_loss
+        callback.quiet_share = max((method.quiet_share for method in self.methods if method.is_on), default=0.0)
 
     def loss(self, compute_loss: ComputeLoss, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """The loss with the terms of the methods, that of the first one innermost. See `Method.loss`."""

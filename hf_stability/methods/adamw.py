@@ -184,6 +184,16 @@ def _check_group(group: dict[str, Any]) -> None:
             )
 
 
+def check_optim(flag: str, way_out: str, args: Mapping[str, Any]) -> None:
+    """Refuse training arguments with another optimizer than torch's AdamW: `flag` does not work with it."""
+    optim = args.get("optim", TORCH_ADAMW[0])
+    if optim not in TORCH_ADAMW:
+        raise InputError(
+            f"--optim {getattr(optim, 'value', optim)}: {flag} works only with torch's AdamW. "
+            f"Give --optim {' or '.join(TORCH_ADAMW)}, or {way_out}."
+        )
+
+
 @dataclass
 class BiasCorrectionArguments:
     """The arguments of `BiasCorrection`."""
@@ -258,12 +268,7 @@ class BiasCorrection(Method):
             )
 
     def check(self, args: Mapping[str, Any]) -> None:
-        optim = args.get("optim", TORCH_ADAMW[0])
-        if optim not in TORCH_ADAMW:
-            raise InputError(
-                f"--optim {getattr(optim, 'value', optim)}: --bias_correction false works only with torch's AdamW. "
-                f"Give --optim {' or '.join(TORCH_ADAMW)}, or --bias_correction true."
-            )
+        check_optim("--bias_correction false", "--bias_correction true", args)
 
     def change_optimizer(self, optimizer_cls: Any, kwargs: dict[str, Any], args: Any) -> tuple[Any, dict[str, Any]]:
         if optimizer_cls is not torch.optim.AdamW:

@@ -74,6 +74,18 @@ def defaults_of(arguments: type) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class StepHooks:
+    """Hooks of an optimizer's step."""
+
+    handles: tuple[RemovableHandle, ...]
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self.handles:
+            handle.remove()
+
+
 class Method:
     """A change to training that arguments switch on: of the model, the optimizer, the loss, the gradients or the step.
 
@@ -93,6 +105,7 @@ class Method:
     | `add_gradients` | in each update step, before gradient norms are measured |
     | `clip` | in each update step, after they are measured, before `max_grad_norm` clips all gradients together |
     | `before_step` | in each update step, directly before the optimizer's own step |
+    | `after_step` | in each update step, directly after it; the gradients are still there |
 
     Attributes:
         Arguments: a dataclass. Its fields are the method's training arguments and flags, with `help` (and `choices`) in their
@@ -140,6 +153,11 @@ class Method:
         switch, default = next(iter(defaults_of(self.Arguments).items()), (None, None))
         return switch is None or getattr(self.settings, switch) != default
 
+    @property
+    def quiet_share(self) -> float:
+        """Share of training, from its start, in which layers are frozen. The early warning does not look there."""
+        return 0.0
+
     def defines(self, hook: str) -> bool:
         """Whether this class overrides the hook."""
         return getattr(type(self), hook) is not getattr(Method, hook)
@@ -153,14 +171,16 @@ class Method:
             if field.name in self.ranges:
                 self.ranges[field.name].check(field.name, value)
 
-    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] = lambda: 0) -> RemovableHandle:
-        """Call `before_step` in every `optimizer.step()`. The handle's `remove()` ends that.
+    def attach(self, optimizer: torch.optim.Optimizer, steps_done: Callable[[], int] = lambda: 0) -> StepHooks:
+        """Call `before_step` and `after_step` in every `optimizer.step()`. The result's `remove()` ends that.
 
         Args:
             optimizer: any of torch's.
-            steps_done: returns the number of finished update steps.
+            steps_done: returns the number of finished update steps, without the one that is being made.
         """
-        return optimizer.register_step_pre_hook(lambda *_: self.before_step(optimizer, steps_done()))
+        before = optimizer.register_step_pre_hook(lambda *_: self.before_step(optimizer, steps_done()))
+        after = optimizer.register_step_post_hook(lambda *_: self.after_step(optimizer, steps_done()))
+        return StepHooks((before, after))
 
     # ---- the hooks -----------------------------------------------------------------------------------------------------
 
@@ -267,6 +287,14 @@ class Method:
 
     def before_step(self, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
         """Change gradients or weights directly before the optimizer's own step, after clipping.
+
+        Args:
+            optimizer: the optimizer, unwrapped.
+            steps_done: number of update steps before this one.
+        """
+
+    def after_step(self, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
+        """Change weights directly after the optimizer's own step.
 
         Args:
             optimizer: the optimizer, unwrapped.

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .adamw import BiasCorrection, BiasCorrectionArguments
+from .averaging import Averaging, AveragingArguments
 from .base import Method
 from .child_tuning import ChildTuningArguments, ChildTuningMethod
 from .component_clip import ComponentClip, ComponentClipArguments
+from .gi_adam import GIAdamArguments, GIAdamMethod
+from .head_first import HeadFirst, HeadFirstArguments
 from .layerwise_lr import LayerwiseLR, LayerwiseLRArguments
 from .lora import LoRA, LoRAArguments
 from .mixout import Mixout, MixoutArguments
@@ -17,12 +20,15 @@ from .prior_decay import PriorDecayArguments, PriorDecayMethod
 from .r3f import R3F, R3FArguments
 from .r_drop import RDrop, RDropArguments
 from .reinit import Reinit, ReinitArguments
+from .update_clip import UpdateClip, UpdateClipArguments
 
 
 METHODS: tuple[type[Method], ...] = (
     BiasCorrection,
+    GIAdamMethod,
     Reinit,
     Mixout,
+    HeadFirst,
     PriorDecayMethod,
     LoRA,
     LayerwiseLR,
@@ -30,12 +36,16 @@ METHODS: tuple[type[Method], ...] = (
     RDrop,
     R3F,
     ChildTuningMethod,
+    UpdateClip,
+    Averaging,
 )
 """The packaged methods, in the order in which a trainer calls their hooks."""
 
 
 @dataclasses.dataclass
 class MethodArguments(
+    AveragingArguments,
+    UpdateClipArguments,
     ChildTuningArguments,
     R3FArguments,
     RDropArguments,
@@ -43,8 +53,10 @@ class MethodArguments(
     LayerwiseLRArguments,
     LoRAArguments,
     PriorDecayArguments,
+    HeadFirstArguments,
     MixoutArguments,
     ReinitArguments,
+    GIAdamArguments,
     BiasCorrectionArguments,
 ):
     """The arguments of all packaged methods: METHODS backwards, because a dataclass takes the fields of its last base first.

@@ -55,6 +55,56 @@ def test_every_recipe_of_the_protocol_loads_with_the_grid_and_with_a_rate(tmp_pa
         assert {recipe.name.partition("+rates,")[0] for recipe in loaded} == {name}
 
 
+def test_the_newer_recipes_load_and_are_in_the_amendment(tmp_path):
+    amendment = (recipes.HERE / "PROTOCOL.md").read_text().partition("## Amendment: the newer")[2]
+    part = recipes.write_part(tmp_path, "at", {"args": {"learning_rate": 1e-4}, "replaces": ["learning_rate"]})
+    for name in (*recipes.NEWER.known, *recipes.NEWER.chosen):
+        base, _, add_on = name.partition("+")
+        assert f"`{base}`" in amendment and (f"`{add_on}`" in amendment or f"`{name}`" in amendment)
+        loaded = load_recipes(recipes.composed(name, tmp_path, part))
+        assert [recipe.name for recipe in loaded] == [f"{name}+at"]
+    for name in recipes.ALSO_CORRECTED:
+        assert load_recipes(recipes.composed(name, tmp_path, part))[0].args["bias_correction"]
+    assert f"Holm over {len(recipes.NEWER.known) + len(recipes.NEWER.chosen) - 1} arms x 2 tasks" in amendment
+
+
+def test_the_newer_recipes_have_files_seeds_and_rates_of_their_own(tmp_path, monkeypatch):
+    first, newer = recipes.FIRST, recipes.NEWER
+    assert not set(recipes.parse_seeds(first.seeds)) & set(recipes.parse_seeds(newer.seeds))
+    assert newer.file("chosen.json").name == "newer_chosen.json" and first.file("chosen.json").name == "chosen.json"
+    monkeypatch.setattr(recipes, "HERE", tmp_path)
+    own = {task: dict.fromkeys(newer.chosen, recipes.FAILING_RATE) for task in recipes.TASKS}
+    (tmp_path / "chosen.json").write_text(
+        json.dumps({task: {"devlin2019": 4e-5, "mosbach2021": 1e-4} for task in own})
+    )
+    with pytest.raises(SystemExit, match="newer_chosen.json is missing"):
+        recipes.chosen_rates("demo_pair", newer)
+    (tmp_path / "newer_chosen.json").write_text(json.dumps(own))
+    rates = recipes.chosen_rates("demo_pair", newer)
+    assert set(rates) == {*newer.known, *newer.chosen} and rates["devlin2019"] == 4e-5
+    assert recipes.not_at_failing_rate(newer) == {"devlin2019": recipes.FAILING_RATE}
+
+
+def test_the_plan_counts_runs_and_hours():
+    rows = [line.split("|")[1:5] for line in recipes.plan(recipes.NEWER).splitlines()[2:]]
+    counts = {(part.strip(), task.strip()): int(runs) for part, task, runs, _ in rows}
+    assert counts["choose", "demo_pair"] == 13 * 3 * 3 and counts["confirm", "demo_cola"] == 15 * 20
+    assert counts["same_rate, at most", "demo_pair"] == 12 * 20
+    assert 5 < sum(float(hours) for part, *_, hours in rows if "further" not in part) < 8
+
+
+def test_the_newer_recipes_tables_have_every_arm(monkeypatch):
+    monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
+    monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
+    names = [*recipes.NEWER.known, *recipes.NEWER.chosen]
+    arms = {name: made_arm(name, 0.3, i) for i, name in enumerate(names)}
+    same = {name: arms[name] for name in recipes.NEWER.at_one_rate}
+    parts = {"confirm demo_pair": arms, "confirm demo_cola": arms, "same_rate": same}
+    text = recipes_report.all_tables(parts)
+    assert all(text.count(f"| `{name}` ") >= 2 for name in names)
+    assert "Holm's correction for 28 comparisons" in " ".join(text.split()) and "Beside bias correction alone" in text
+
+
 def test_rates_and_differences_are_written_as_one_would():
     assert [recipes.rate_text(rate) for rate in (1e-4, 2.5e-4, 3.75e-3)] == ["1e-4", "2.5e-4", "3.75e-3"]
     assert recipes_report.difference_text(0.0121, -0.0004, 0.0271) == "+0.012 (0.000 to +0.027)"
@@ -171,8 +221,8 @@ def studies(tmp_path, monkeypatch):
     """Made studies of all three parts, of three recipes; the better the lower the rate, as far as 4e-5."""
     monkeypatch.setattr(recipes, "HERE", tmp_path)
     monkeypatch.setattr(recipes_report, "PAGE", tmp_path / "remedies.md")
-    monkeypatch.setattr(recipes, "ADD_ONS", ("stilts_demo",))
-    monkeypatch.setattr(recipes, "BASES", ("devlin2019", "mosbach2021"))
+    for part in ("chosen", "at_one_rate"):
+        monkeypatch.setattr(recipes.FIRST, part, ("devlin2019", "mosbach2021", "devlin2019+stilts_demo"))
     monkeypatch.setattr(recipes, "CONTROLLED", "devlin2019+stilts_demo")
     monkeypatch.setattr(recipes_report, "POWER_DRAWS", 20)
     monkeypatch.setattr(recipes_report, "RESTARTS_RESAMPLES", 50)
@@ -253,12 +303,12 @@ def test_runs_of_another_rate_and_parts_that_are_not_whole_are_refused(studies):
 
 def test_the_grid_is_extended_twice_at_most_where_an_edge_is_best(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(recipes, "at_grid", lambda folder, task, rates, more: asked.append(tuple(rates)) or 0)
+    monkeypatch.setattr(recipes, "at_grid", lambda folder, task, rates, more, which: asked.append(tuple(rates)) or 0)
 
-    monkeypatch.setattr(recipes, "missing", lambda runs, rates: ["all"])
+    monkeypatch.setattr(recipes, "missing", lambda runs, rates, which: ["all"])
 
     def means(*best):  # one recipe for each, the better the nearer to its best rate
-        return lambda folder, rates: {one: {rate: -abs(np.log(rate / one)) for rate in rates} for one in best}
+        return lambda folder, rates, which: {one: {rate: -abs(np.log(rate / one)) for rate in rates} for one in best}
 
     for best, expected in (
         ([2.5e-4], []),

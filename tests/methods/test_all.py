@@ -38,6 +38,8 @@ TOY = {
     "component_clip": {"component_clip": 0.02},
     "r_drop": {"r_drop": 1.0},
     "r3f": {"r3f_eps": 0.1},
+    "stable_adamw": {"update_clip": 0.2},
+    "swa": {"average_from": 0.0},  # two weights at least, also in two steps
 }
 # Neutral values, where these are not the switch's default alone.
 NEUTRAL = {
@@ -65,6 +67,19 @@ METHODS = {
     "mixout_all": ({"mixout": 0.6, "mixout_where": "all", "mixout_rescale_grad": True}, {"mixout_where": "all"}),
 }
 ARCHITECTURES = ("bert", "roberta", "albert")
+LEAN = ("stable_adamw", "gi_adam", "head_first", "ema", "swa", "lora")  # nothing in them depends on the architecture
+
+
+def crossed(names, values, quick):
+    """Each of these methods with each value. Those of `LEAN` are slow tests, except with `quick`."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(name, value, marks=slow if name in LEAN and value != quick else ())
+        for name in names
+        for value in values
+    ]
+
+
 FAST = {**toy.QUIET, "learning_rate": 1e-3, "max_steps": 4, "eval_strategy": "no", "weight_decay": 0.1}
 
 
@@ -101,8 +116,10 @@ def test_neutral_values_leave_the_training_bit_for_bit(name, plain, tmp_path):
     assert torch.equal(toy.weights(train(tmp_path, **METHODS[name][1])), plain["bert"])
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "lora"])  # it saves adapters: test_lora.py
+PLAIN = [name for name in METHODS if name != "lora"]  # it saves adapters: test_lora.py
+
+
+@pytest.mark.parametrize(("name", "architecture"), crossed(PLAIN, ARCHITECTURES, "bert"))
 def test_it_acts_and_what_is_saved_is_a_plain_model(name, architecture, plain, tmp_path):
     if not works_on(name, architecture):
         with pytest.raises(InputError, match="--reinit_layers: albert uses one layer many times over"):
@@ -146,11 +163,12 @@ def without(tmp_path_factory):
     return {name: toy.weights(train(folder / name, **values)) for name, values in TOGETHER.items()}
 
 
-@pytest.mark.parametrize("setting", TOGETHER)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "lora" else name for name in METHODS]
-)
+@pytest.mark.parametrize(("name", "setting"), crossed(METHODS, TOGETHER, "clipping"))
 def test_it_goes_with_the_rest(name, setting, without, tmp_path):
+    if (name, setting) == ("gi_adam", "no correction"):
+        with pytest.raises(InputError, match="--gi_adam with --bias_correction false"):
+            train(tmp_path, **METHODS[name][0], **TOGETHER[setting])
+        return
     with_it = train(tmp_path, **METHODS[name][0], **TOGETHER[setting])
     assert torch.isfinite(toy.weights(with_it)).all()
     assert not torch.equal(toy.weights(with_it), without[setting])
@@ -159,12 +177,14 @@ def test_it_goes_with_the_rest(name, setting, without, tmp_path):
 
 
 # No dropout, so that a step's examples can be split; the others draw for each micro-batch.
-WITHOUT_DRAWS = ("prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f")
+WITHOUT_DRAWS = ("prior_decay", "l2_sp", "layerwise_lr", "component_clip", "child_tuning_f", "head_first")
 WITHOUT_DROPOUT = toy.config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 ONE_BATCH = {"total_train_batch_size": 16, "optim": "sgd", "learning_rate": 0.1}
 
 
-@pytest.mark.parametrize("name", WITHOUT_DRAWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LEAN else ()) for name in WITHOUT_DRAWS]
+)
 def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setitem(toy.CONFIGS, "bert", WITHOUT_DROPOUT)
     values = {**METHODS[name][0], **ONE_BATCH}
@@ -173,6 +193,7 @@ def test_accumulation_changes_nothing(name, tmp_path, monkeypatch):
     torch.testing.assert_close(toy.weights(parts), toy.weights(whole), rtol=1e-4, atol=1e-6)
 
 
+NEED_ADAMW = ("stable_adamw", "gi_adam")
 QUICK = ("component_clip",)
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK]
 
@@ -181,7 +202,10 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name n
 def test_torch_compile(name, tmp_path, monkeypatch):
     monkeypatch.setitem(toy.CONFIGS, "bert", toy.config(num_hidden_layers=1))  # compiled sooner
     torch._dynamo.reset()
-    steps = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.1}
+    steps = {
+        "max_steps": 2,
+        **({"learning_rate": 1e-3} if name in NEED_ADAMW else {"optim": "sgd", "learning_rate": 0.1}),
+    }
     values, neutral = ({**steps, **own} for own in METHODS[name])
     compiled = train(tmp_path / "a", torch_compile=True, torch_compile_backend="aot_eager", **values)
     assert isinstance(compiled.model_wrapped, OptimizedModule)

@@ -86,10 +86,13 @@ class Twist(Method):
     def before_step(self, optimizer, steps_done):
         CALLS.append(f"before_step {steps_done}")
 
+    def after_step(self, optimizer, steps_done):
+        CALLS.append(f"after_step {steps_done}")
+
 
 FAST = {**toy.QUIET, "max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "learning_rate": 0.01}
 QUIET = {"heat_map": False, "tensorboard": False}
-EACH_STEP = ["loss", "add_gradients", "clip", "before_step"]
+EACH_STEP = ["loss", "add_gradients", "clip", "before_step", "after_step"]
 
 
 def train(tmp_path, args=None, **more):
@@ -123,7 +126,7 @@ def check_calls():
         "change_scheduler False",
     ]
     steps = [call for call in CALLS if call.split()[0] in EACH_STEP]
-    assert steps == [*EACH_STEP[:3], "before_step 0", *EACH_STEP[:3], "before_step 1"]
+    assert steps == [*EACH_STEP[:3], "before_step 0", "after_step 0", *EACH_STEP[:3], "before_step 1", "after_step 1"]
 
 
 def test_a_method_passed_to_the_trainer_has_all_hooks_called(tmp_path, stock):

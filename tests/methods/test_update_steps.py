@@ -6,6 +6,7 @@ as wrong in the weights; two micro-batches a step, weight decay, with clipping a
 """
 
 import copy
+import math
 import re
 
 import pytest
@@ -35,6 +36,9 @@ METHODS = {
     "r3f_normal": {"r3f": 3.0, "r3f_eps": 0.2, "r3f_noise": "normal"},
     "child_tuning_f": {"child_tuning": "F", "child_tuning_share": 0.4},
     "child_tuning_d": {"child_tuning": "D", "child_tuning_share": 0.4},
+    "head_first": {"head_first": 0.5, "head_first_lr": 0.02},
+    "ema": {"average": "ema", "average_from": 0.1, "average_decay": 0.7},
+    "swa": {"average": "swa", "average_from": 0.1},
 }
 
 
@@ -154,6 +158,8 @@ def train_slowly(model, micro_batches, data, values, max_norm, rate):
         put_mixout(model, values["mixout"], where, exact)
     form, share = values.get("child_tuning"), values.get("child_tuning_share")
     masks = fisher_masks(model, data, share, max_norm) if form == "D" else None
+    head_steps = math.ceil(values.get("head_first", 0) * STEPS)
+    seen = []
     for step in range(STEPS):
         model.zero_grad()
         for k in (2 * step, 2 * step + 1):
@@ -171,20 +177,39 @@ def train_slowly(model, micro_batches, data, values, max_norm, rate):
             gradients = {
                 name: clipped(gradient, gradient.norm().item(), limit) for name, gradient in gradients.items()
             }
+        if step < head_steps:  # the encoder stays as it is, and has no part in the norm
+            gradients = {name: gradient for name, gradient in gradients.items() if not is_body[name]}
         total = sum(gradient.square().sum().item() for gradient in gradients.values()) ** 0.5
         assert total > max_norm
         generator = torch.Generator().manual_seed(42 * 1_000_003 + step + 1)
         for name, p in model.named_parameters():
+            if name not in gradients:
+                continue
             gradient, w = clipped(gradients[name], total, max_norm), p.detach().clone()
             if form == "F":
                 gradient *= torch.empty_like(gradient).bernoulli_(share, generator=generator) / share
             elif form == "D" and name in masks:
                 gradient *= masks[name]
             own_rate = rate_of(name, rate, values.get("layerwise_lr_decay", 1.0))
+            own_rate = values["head_first_lr"] if step < head_steps else own_rate
             if prior and "prior_decay_form" not in values and is_body[name] and is_decayed[name]:
                 w -= own_rate * prior * (w - start[name])
             p.data = w - own_rate * (gradient + WEIGHT_DECAY * is_decayed[name] * w)
-    return toy.weights(model)
+        seen.append(toy.weights(model).clone())
+    return averaged(seen, values)
+
+
+def averaged(seen, values):
+    """The weights that a run ends with, from those after each step."""
+    if "average" not in values:
+        return seen[-1]
+    seen = seen[math.ceil(values["average_from"] * STEPS) :]
+    if values["average"] == "swa":
+        return torch.stack(seen).mean(0)
+    mean = seen[0]
+    for weights in seen[1:]:
+        mean = values["average_decay"] * mean + (1 - values["average_decay"]) * weights
+    return mean
 
 
 # ---- the tests ------------------------------------------------------------------------------------------------------
@@ -208,7 +233,9 @@ def arguments(folder, values, max_norm, rate):
 
 
 @pytest.mark.parametrize("clipping", CLIPPING)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "ema" else ()) for name in METHODS]
+)
 def test_update_steps_are_the_equations(name, clipping, tmp_path):
     values, data = METHODS[name], toy.data(24)
     model = toy_model(known_dropout=name == "r_drop")
