@@ -12,6 +12,8 @@ from importlib import import_module
 from ..errors import FolderLost, InputError, nearest
 from ..study.executors.server import early_server
 from ..study.stop import signals_noted
+from ..utils.recipe_files import recipe_names, recipe_parts
+from .plain_parser import words_after
 from .program import PROG, is_first_on_its_machine, is_first_process
 
 
@@ -34,8 +36,8 @@ COMMANDS = {
 """The subcommands and their purpose. Each is a module here with a function `main(argv)`."""
 
 
-NO_RUNS = {"-h", "--help", "--help_all", "--dry_run"}
-"""Flags of commands that run nothing."""
+HELP = {"-h", "--help", "--help_all"}
+"""Flags of commands that only show help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         with signals_noted(signal.SIGTERM):  # batch systems end a job this way
-            with early_server() if _trains(argv) and not NO_RUNS & set(argv) else nullcontext():
+            trains = _trains(argv) and not HELP & set(argv)
+            if trains:  # a misspelt name is refused at once: the imports take seconds
+                for name in words_after(argv, "recipe")["recipe"]:
+                    recipe_parts(name)
+            with early_server() if trains and "--dry_run" not in argv else nullcontext():
                 return _command(argv)
     except InputError as error:
         if is_first_on_its_machine():
@@ -91,8 +97,6 @@ def _command(argv: list[str]) -> int:
         return run(argv, COMMANDS)
     name, *rest = argv
     if name not in COMMANDS:
-        from ..recipe import recipe_names
-
         hint = f"; recipes go after --recipe: --recipe {name}" if name in recipe_names() else nearest(name, COMMANDS)
         raise InputError(f"{name}: no such command{hint}. Commands: {', '.join(COMMANDS)}")
     return import_module(f".{name}", __package__).main(rest)

@@ -15,7 +15,7 @@ from ..methods import METHODS, argument_names, load_method
 from ..recipe import load_recipes
 from ..training_args import StableTrainingArguments, arguments_class
 from .flags import DIAGNOSTICS, DataArguments, ModelArguments, method_flags, names_of
-from .plain_parser import WIDTH, Help, Texts
+from .plain_parser import WIDTH, Help, Texts, words_after
 from .program import PROG
 
 
@@ -158,12 +158,9 @@ def study_parser(
 
 def _training_class(argv: Sequence[str]) -> type[StableTrainingArguments]:
     """The class of the training arguments, with those of the user's own methods in `--method` or in recipe files."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--method", nargs="*", default=[])
-    first.add_argument("--recipe", nargs="*", default=[])
-    named, _ = first.parse_known_args(argv)
-    files = [recipe for name in named.recipe if ".y" in name for recipe in load_recipes(name)]
-    names = dict.fromkeys([*named.method, *(name for recipe in files for name in recipe.methods)])
+    given = words_after(argv, "method", "recipe")
+    files = [recipe for name in given["recipe"] if ".y" in name for recipe in load_recipes(name)]
+    names = dict.fromkeys([*given["method"], *(name for recipe in files for name in recipe.methods)])
     return arguments_class([load_method(name) for name in names])
 
 

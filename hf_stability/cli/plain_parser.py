@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import InputError, nearest
+from ..utils.recipe_files import recipe_names
 from .program import PROG
 
 
@@ -103,7 +104,7 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]
         name = unknown[0].split("=")[0]
         if name.startswith("-"):
             hint = nearest(name, flags)
-        elif "--recipe" in flags and _is_recipe(name):
+        elif "--recipe" in flags and name in recipe_names():
             hint = f"; recipes go after --recipe: --recipe {name}"
         else:
             hint = "; a flag begins with --"
@@ -113,7 +114,9 @@ def parse(known: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]
     return vars(namespace)
 
 
-def _is_recipe(name: str) -> bool:
-    from ..recipe import recipe_names  # takes seconds to import
-
-    return name in recipe_names()
+def words_after(argv: Sequence[str], *names: str) -> dict[str, list[str]]:
+    """The words after these flags: field name -> words. It reads no other flags, and refuses none."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        first.add_argument(f"--{name}", nargs="*", default=[])
+    return vars(first.parse_known_args(argv)[0])

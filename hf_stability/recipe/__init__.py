@@ -4,7 +4,8 @@
 `extends`, grids). `resolve` decides which value is in force and records where it came from.
 """
 
-from .load import describe_recipe, load_recipe, load_recipes, recipe_dir, recipe_names
+from ..utils.recipe_files import recipe_dir, recipe_names
+from .load import describe_recipe, load_recipe, load_recipes
 from .resolve import Resolved
 from .schema import Recipe, Stage
 

@@ -11,27 +11,12 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, nearest
+from ..utils.recipe_files import existing_file, is_packaged, recipe_file, recipe_names, recipe_parts
 from .compose import compose, expand, extend
 from .schema import Recipe, parse_recipe
 
 
 MAX_NAME = 255  # bytes that all common file systems allow in a folder's name
-
-
-def recipe_dir() -> Path:
-    """The folder of the packaged recipes.
-
-    When installed, they are the package `hf_stability.recipes`. In a clone they are in `recipes/`, beside the package. The
-    clone's folder wins where it shadows an installed package.
-    """
-    package = Path(__file__).parents[1]
-    in_clone = (package.parent / "setup.cfg").is_file() and (package.parent / "recipes").is_dir()
-    return (package.parent if in_clone else package) / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Names of the packaged recipes, sorted."""
-    return sorted(path.stem for path in recipe_dir().glob("*.yaml"))
 
 
 def describe_recipe(name: str) -> str:
@@ -62,7 +47,7 @@ def is_add_on(name: str) -> bool:
 
 
 def _opening_comment(name: str) -> str:
-    lines = _text_of(_path_of(name, name)).splitlines()
+    lines = _text_of(existing_file(name, name)).splitlines()
     return " ".join(line.strip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
@@ -100,12 +85,8 @@ def load_recipes(name: str) -> list[Recipe]:
         InputError: no such recipe; errors in a file (all at once, each with file, key and the nearest valid name); parts
             that contradict each other; or no such recipe in the grid.
     """
-    if not isinstance(name, str):
-        raise InputError(f"--recipe {name!r}: give a recipe's name or the path of a .yaml file, as a string")
-    whole, chosen = (name, "") if _is_file(name) else name.partition(",")[::2]
-    words = [whole] if _is_file(whole) else whole.split("+")
-    recipe = compose([_read(_path_of(word, name)) for word in words])
-    recipes = expand(recipe, chosen.split(",") if chosen else [])
+    files, chosen = recipe_parts(name)
+    recipes = expand(compose([_read(path) for path in files]), chosen)
     too_long = max((r.name for r in recipes), key=_bytes)
     if _bytes(too_long) > MAX_NAME:
         raise InputError(
@@ -113,10 +94,6 @@ def load_recipes(name: str) -> list[Recipe]:
             "vary fewer arguments in one grid, or shorten the files' names"
         )
     return recipes
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith((".yaml", ".yml")) and Path(name).is_file()
 
 
 def _bytes(name: str) -> int:
@@ -132,18 +109,6 @@ class _UniqueKeys(yaml.SafeLoader):
             if keys.count(key.value) > 1:
                 raise yaml.YAMLError(f"the key {key.value!r} comes twice,{key.start_mark}")
         return super().construct_mapping(node, deep)
-
-
-def _path_of(word: str, name: str) -> Path:
-    """The file of the recipe `word`, which is `name` or a part of it."""
-    path = Path(word) if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
-    if not path.is_file():
-        known = recipe_names()
-        which = "" if word == name else f" {word!r}"
-        raise InputError(
-            f"--recipe {name}: no such recipe{which}{nearest(word, known)}. Give a .yaml file or one of {', '.join(known)}."
-        )
-    return path
 
 
 def _text_of(path: Path) -> str:
@@ -162,7 +127,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> Recipe:
     base = None
     if isinstance(content, Mapping) and "extends" in content:
         base = _read(_extended(content["extends"], (*below, path)), (*below, path))
-    own = parse_recipe(content, path, path.resolve().parent == recipe_dir().resolve(), base)
+    own = parse_recipe(content, path, is_packaged(path), base)
     return own if base is None else extend(base, own)
 
 
@@ -172,7 +137,7 @@ def _extended(word: Any, chain: tuple[Path, ...]) -> Path:
     where = f"{path}: extends: {word}"
     if not isinstance(word, str) or not word.strip():
         raise InputError(f"{path}: extends: expected the name of a recipe or a .yaml file, found {word!r}")
-    found = path.parent / word if word.endswith((".yaml", ".yml")) else recipe_dir() / f"{word}.yaml"
+    found = recipe_file(word, path.parent)
     if not found.is_file():
         if "+" in word or "," in word:
             raise InputError(

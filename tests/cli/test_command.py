@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hf_stability import cli
+from hf_stability.cli import command
 from hf_stability.cli.command import COMMANDS
 from hf_stability.cli.flags import PolicyArguments, StudyArguments
 from hf_stability.cli.parser import study_parser
@@ -102,6 +105,33 @@ def test_a_typo_is_one_line_with_the_nearest_name(capsys, argv, message):
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("hf-stability: error: ") and err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    ["--recipe {}", "run --seeds 2 --recipe devlin2019 {} --use_cpu", "rescue --recipe={}", "--dry_run --recipe {}"],
+)
+@pytest.mark.parametrize("name", ["devlin", "reinit+devlin", "devlin,learning_rate=1", "devlin.yaml"])
+def test_an_unknown_recipe_is_refused_before_anything_is_imported(capsys, monkeypatch, argv, name):
+    monkeypatch.setattr(command, "_command", lambda argv: pytest.fail("too late"))
+    monkeypatch.setattr(command, "early_server", lambda: pytest.fail("too late"))
+    assert cli.main(argv.format(name).split()) == 2
+    assert capsys.readouterr().err.startswith(f"hf-stability: error: --recipe {name}: no such recipe")
+
+
+def test_what_refuses_it_imports_nothing_heavy():
+    code = """
+import sys
+from hf_stability.cli import main
+main(["--recipe", "nonesuch"])
+print(sorted({"torch", "transformers", "datasets", "pandas", "scipy", "matplotlib"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n" and "--recipe nonesuch" in done.stderr
+
+
+def test_help_comes_before_an_unknown_recipe(capsys):
+    assert help_of(capsys, "--recipe", "nonesuch", "--help") == help_of(capsys, "--help")
 
 
 def test_a_parser_takes_the_arguments_of_a_users_own_method():

@@ -494,16 +494,19 @@ def test_all_errors_of_a_recipe_are_told_at_once(run, tiny, tmp_path):
     ]
 
 
-def test_from_a_shell_it_is_one_line_and_no_traceback(tmp_path):
-    """Through the script, with whatever the libraries print on import."""
+@pytest.mark.parametrize(
+    "flag", ["--recipe", pytest.param("--task_name", marks=pytest.mark.slow)], ids=["before", "after"]
+)
+def test_from_a_shell_it_is_one_line_and_no_traceback(tmp_path, flag):
+    """Through the script: refused before the libraries are imported, and after, with whatever they print."""
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "run_glue_stable.py"), "--task_name", "rte", "--recipe", "nonesuch"],
+        [sys.executable, str(ROOT / "run_glue_stable.py"), "--model_name_or_path", "mine", flag, "nonesuch"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert ended.returncode == 2 and ended.stdout == ""
-    assert ended.stderr.startswith("hf-stability: error: --recipe nonesuch") and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"hf-stability: error: {flag} nonesuch") and ended.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -85,7 +85,7 @@ def test_a_tasks_preset_is_over_what_is_packaged_and_under_what_the_user_wrote(t
     base = tmp_path / "packaged"
     base.mkdir()
     (base / "base.yaml").write_text("args: {learning_rate: 1, weight_decay: 1, adam_beta1: 0.5}")
-    monkeypatch.setattr("hf_stability.recipe.load.recipe_dir", lambda: base)
+    monkeypatch.setattr("hf_stability.utils.recipe_files.recipe_dir", lambda: base)
     (base if packaged else tmp_path).joinpath("mine.yaml").write_text("extends: base\nargs: {weight_decay: 2}")
     recipe = load_recipe("mine" if packaged else str(tmp_path / "mine.yaml"))
     assert recipe.is_packaged == packaged

@@ -12,7 +12,7 @@ from tests.recipe.files import files, write
 @pytest.mark.parametrize("packaged", [True, False])
 def test_command_line_over_preset_over_model_type_over_recipe_over_study_default(tmp_path, monkeypatch, packaged):
     if packaged:
-        monkeypatch.setattr("hf_stability.recipe.load.recipe_dir", lambda: tmp_path)
+        monkeypatch.setattr("hf_stability.utils.recipe_files.recipe_dir", lambda: tmp_path)
     text = """
 args: {learning_rate: 1, weight_decay: 1, adam_beta2: 1, max_steps: 1}
 model_types: {roberta: {args: {weight_decay: 2, adam_beta2: 2, max_steps: 2}}}
@@ -45,7 +45,7 @@ def test_each_part_keeps_its_own_place_beside_the_tasks_preset(tmp_path, monkeyp
     packaged = tmp_path / "packaged"
     packaged.mkdir()
     (packaged / "base.yaml").write_text("args: {learning_rate: 1, weight_decay: 1}")
-    monkeypatch.setattr("hf_stability.recipe.load.recipe_dir", lambda: packaged)
+    monkeypatch.setattr("hf_stability.utils.recipe_files.recipe_dir", lambda: packaged)
     mine = write(tmp_path, "args: {adam_beta2: 0.5, adam_beta1: 0.5}")
     for name in (f"base+{mine}", f"{mine}+base"):
         values = resolve(load_recipe(name), None, {"learning_rate": 3.0, "adam_beta2": 3.0}, given={"adam_beta1": 4.0})
@@ -61,7 +61,8 @@ def test_a_grid_goes_over_the_tasks_preset_and_nothing_can_be_given_over_it(tmp_
     """Otherwise all its recipes would be the same, under names that say something else."""
     path = write(tmp_path, "grid: {learning_rate: [1e-5, 2e-5]}")
     for packaged in (True, False):
-        monkeypatch.setattr("hf_stability.recipe.load.recipe_dir", lambda: tmp_path if packaged else tmp_path / "none")  # noqa: B023
+        folder = tmp_path if packaged else tmp_path / "none"
+        monkeypatch.setattr("hf_stability.utils.recipe_files.recipe_dir", lambda folder=folder: folder)
         recipe = load_recipe(f"{path},learning_rate=2e-05")
         assert recipe.is_packaged == packaged
         assert resolve(recipe, preset={"learning_rate": 1.0})["learning_rate"].value == 2e-5

@@ -16,8 +16,8 @@ def cases():
         for run in RUNS:
             for kind in KINDS:
                 if getattr(situation, run) is not None:
-                    stuck_again = run == "stuck" and situation.group in (EVALUATIONS, TRAINING, MODELS, ACCIDENTS)
-                    marks = [pytest.mark.slow] if situation.slow or stuck_again else []
+                    again = situation.group in (EVALUATIONS, TRAINING, MODELS, ACCIDENTS) or kind == "stable"
+                    marks = [pytest.mark.slow] if situation.slow or (run == "stuck" and again) else []
                     yield pytest.param(
                         situation, run == "learns", kind, id=f"{situation.name}-{run}-{kind}", marks=marks
                     )
