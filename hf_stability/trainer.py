@@ -17,6 +17,7 @@ from .callback import StabilityCallback
 from .diagnostics.history import best_evaluation, evaluations_of
 from .methods import Method, check_methods, make_methods, methods_of
 from .methods.active import ActiveMethods
+from .packed.forward import use_step
 from .restarting.attempts import callback_of
 from .restarting.trainer import train_stable_trainer
 from .training_args import warn_of_another_config
@@ -46,7 +47,6 @@ class StabilityMixin(_Trainer):
     - Each method of `hf_stability.methods` is switched on by its argument (`mixout` ...). `methods` takes your own. Methods
       change a model after each call of `model_init`, or, if you pass a ready `model`, once in `__init__`. The weights at that
       time count as the pretrained ones: in a study with stages, those of the last stage.
-
     - With `args.on_alarm` "restart", a run begins again after an alarm, NaN or Inf: see the page "A run that mends itself".
 
     If the arguments set none of these, the weights are those of the stock Trainer, bit for bit.
@@ -80,6 +80,7 @@ class StabilityMixin(_Trainer):
         warn_of_another_config(self.args, model)
         self.methods = ActiveMethods(self, self._passed_methods)
         model = self.methods.prepare_model(model, seed)
+        use_step(model, getattr(self.args, "step", "hf"), self.args.n_gpu)
         if getattr(self, "_begins_training", False):
             self.methods.begin_training(model)
         return model
@@ -161,7 +162,6 @@ class StabilityMixin(_Trainer):
         return own and "ForSequenceClassification" in type(self.model).__name__
 
     # ---- gradient norms before clipping --------------------------------------------------------------------------------
-    #
     # The Trainer calls _clip_grad_norm -> accelerator.clip_grad_norm_ -> torch.nn.utils.clip_grad_norm_. That computes the norm of
     # each parameter, the norm of these, and then multiplies. Here the norms of the parameters are kept and grouped by layer. The
     # kernels and their order are the same, so that weights stay bitwise those of the Trainer. With max_grad_norm 0 the Trainer

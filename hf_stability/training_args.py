@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from .diagnostics.probes import make_probes
 from .errors import InputError
 from .methods import Method, check_methods, load_method, methods_of
+from .packed.support import check_arguments
 from .recipe import load_recipe
 from .recipe.arguments import GENTLE, SEED, StabilityArguments, argument_types
 from .recipe.resolve import resolve, resolve_model_config
@@ -43,8 +44,8 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
 
     Raises:
         InputError: `total_train_batch_size` cannot be divided, or `per_device_train_batch_size` contradicts it;
-            `on_alarm`, `audit_alarms`, `max_restarts`, `restart_with`, `preflight` or `diagnostics` has a value that is not
-            allowed; or a method's argument is out of its range or contradicts another argument.
+            `on_alarm`, `audit_alarms`, `max_restarts`, `restart_with`, `preflight`, `step` or `diagnostics` has a value that is
+            not allowed; a method's argument is out of its range or contradicts another argument; or `step` does.
     """
 
     base_class: ClassVar[type[StableTrainingArguments]]
@@ -69,6 +70,7 @@ class StableTrainingArguments(StabilityArguments, TrainingArguments):
         if not 0 <= self.audit_alarms <= 1:
             raise InputError(f"--audit_alarms {self.audit_alarms}: give a probability from 0 to 1")
         check_restarts(self.max_restarts, self.restart_with)
+        check_arguments(vars(self))
         try:
             make_probes(self.diagnostics or ())
         except InputError as error:

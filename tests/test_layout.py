@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "version",
     "utils",
+    "packed",
     "statistics",
     "verdicts",
     "methods",

@@ -54,6 +54,7 @@ def test_only_our_own_fields_are_added():
         "audit_alarms",
         "diagnostics",
         "preflight",
+        "step",
     }
 
 

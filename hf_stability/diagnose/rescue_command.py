@@ -24,7 +24,7 @@ TRAINING_ARGS = (
     "total_train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "label_smoothing_factor",
     "neftune_noise_alpha",
-    "train_sampling_strategy", "bf16", "fp16", *argument_names(),
+    "train_sampling_strategy", "bf16", "fp16", "step", *argument_names(),
 )  # fmt: skip
 """Arguments that change training and that a study accepts. The command names those that differ from the Trainer's
 defaults."""

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from ..diagnostics.probes import PROBES
 from ..errors import InputError
 from ..methods import Method, MethodArguments
+from ..packed.support import HF, STEPS
 
 
 SEED, GENTLE = "seed", "gentle"
@@ -89,6 +90,15 @@ class StabilityArguments(MethodArguments):
             "help": "Before the first step, log a line for each setting that often makes runs fail: or none. A study says these "
             "lines in --dry_run. Default: warn.",
             "choices": ["warn", "none"],
+        },
+    )
+    step: str = field(
+        default=HF,
+        metadata={
+            "help": "The forward pass of a sequence classifier. hf: Hugging Face's. packed: the same function without padding, and "
+            "with the last layer for [CLS] only, for BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and ALBERT. It is faster. It draws "
+            "dropout in another order, so single runs differ. Default: hf.",
+            "choices": list(STEPS),
         },
     )
 

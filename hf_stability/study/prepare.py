@@ -18,6 +18,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import InputError
 from ..methods import METHODS, Method, argument_names, load_method, source_hash
+from ..packed.support import PACKED, check_config
 from ..recipe import Recipe, Resolved, load_recipe, recipe_names
 from ..recipe.arguments import GENTLE, SEED, argument_types
 from ..recipe.resolve import resolve, resolve_model_config
@@ -293,6 +294,8 @@ def job_values(
     given, methods = {name: r.value for name, r in settings.items()}, methods or {}
     active = {name: method for name, method in methods.items() if method.from_arguments(given).is_on}
     _check_methods_on(own_config, task, given, [*METHODS, *active.values()])
+    if given.get("step") == PACKED:
+        check_config(own_config)
     off = argument_names([method for name, method in methods.items() if name not in active])
     settings = {name: r for name, r in settings.items() if name not in off}  # the arguments of methods that are off
     sources = {name: r.source for name, r in settings.items()}

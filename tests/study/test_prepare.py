@@ -193,6 +193,17 @@ def test_what_a_method_would_refuse_in_every_run_is_refused_before(name, archite
     prepare.job_values(load_recipe("devlin2019"), model, pretrained.load_config(model), task, settings.args)
 
 
+def test_the_packed_step_is_part_of_the_id_and_refused_before_any_run(tiny_jobs, tmp_path):
+    packed, other = (tiny_jobs(tmp_path, **values)[0] for values in ({"step": "packed"}, {}))
+    assert packed.args["step"] == "packed" and packed.id != other.id
+    recipe, model = load_recipe("devlin2019"), str(tmp_path / "distilbert")
+    config = toy.config("distilbert")
+    config.save_pretrained(model)
+    settings = prepare.resolved_settings(recipe, "distilbert", {}, {"step": "packed"})
+    with pytest.raises(InputError, match="--step packed: a distilbert model has no packed step; bert, roberta"):
+        prepare.job_values(recipe, model, config, SINGLE, settings.args)
+
+
 @pytest.mark.parametrize("name", ["devlin2019", "devlin2019+mixout"])
 def test_mixout_on_top_of_dropout_is_said(name, tiny_model, caplog):
     recipe, model = load_recipe(name), tiny_model()

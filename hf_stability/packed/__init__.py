@@ -1,0 +1,1 @@
+"""The packed step: an encoder's forward pass without padding, `--step packed`."""
