@@ -60,13 +60,13 @@ from benchmarks.floor import floor_seconds  # noqa: E402
 
 
 DEMO, REAL = "demo_pair", ("cola", "mrpc", "rte")
-PADDED, TRAINER, STUDY, BF16 = "padded", "trainer", "study", "bf16"
-STUDIES: dict[str, list[str]] = {STUDY: [], BF16: ["--bf16"]}
+PADDED, TRAINER, STUDY, PACKED, BF16 = "padded", "trainer", "study", "packed", "bf16"
+STUDIES: dict[str, list[str]] = {STUDY: [], PACKED: ["--step", "packed"], BF16: ["--step", "packed", "--bf16"]}
 """The arms that are studies, each with its flags."""
 ARMS = (PADDED, TRAINER, *STUDIES)
 BARS = {
-    (STUDY, TRAINER): dict.fromkeys(REAL, 1.4) | {DEMO: 1.3},
-    (STUDY, PADDED): dict.fromkeys(REAL, 8.0),
+    (PACKED, TRAINER): dict.fromkeys(REAL, 1.4) | {DEMO: 1.3},
+    (PACKED, PADDED): dict.fromkeys(REAL, 8.0),
     (BF16, TRAINER): dict.fromkeys(REAL, 2.0),
 }
 """(arm, peer) -> task -> how many times as many seeds per hour the arm must make."""
@@ -74,7 +74,8 @@ TITLES = {
     PADDED: "stock script, one process per seed, padded to 128",
     TRAINER: "stock Trainer, dynamic padding, one-thread processes",
     STUDY: "this package's study",
-    BF16: "this package's study, `--bf16`",
+    PACKED: "this package's study, `--step packed`",
+    BF16: "this package's study, `--step packed --bf16`",
 }
 RECIPE = "transformers_default"  # the Trainer's defaults: the rest is given by flags
 SETTINGS = {"epochs": 1, "batch_size": 16, "eval_batch_size": 32, "learning_rate": 5e-5, "max_seq_length": 128}
@@ -395,8 +396,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     options = parsed(argv)
     adopt_orphans()
-    folder = options.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := options.output_dir).mkdir(parents=True, exist_ok=True)
     kept = folder / "parts.json"
     settings = {
         **SETTINGS,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import floor, seeds_per_hour, stock_glue
-from benchmarks.seeds_per_hour import BF16, DEMO, PADDED, REAL, STUDY, TRAINER
+from benchmarks.seeds_per_hour import BF16, DEMO, PACKED, PADDED, REAL, STUDY, TRAINER
 from hf_stability.study.api import run_study
 from tests.conftest import tiny_sentence
 
@@ -77,12 +77,12 @@ def made_up(*seconds: dict[str, float], tasks=("cola",)) -> dict:
 
 def test_the_ratios_are_of_the_same_round_and_the_bars_count(options):
     options.quick = False
-    good = {PADDED: 90.0, TRAINER: 15.0, STUDY: 10.0, BF16: 5.0}
+    good = {PADDED: 90.0, TRAINER: 15.0, STUDY: 12.0, PACKED: 10.0, BF16: 5.0}
     slower = {arm: 2 * value for arm, value in good.items()}  # the machine, for a round: no ratio changes
     text, missed = seeds_per_hour.report(made_up(good, slower), options)
-    assert "| study / trainer | 1.50 (1.50 to 1.50) | 1.4 |" in text and not missed
+    assert "| packed / trainer | 1.50 (1.50 to 1.50) | 1.4 |" in text and not missed
     assert (
-        "| study / padded | 9.00 (9.00 to 9.00) | 8.0 |" in text
+        "| packed / padded | 9.00 (9.00 to 9.00) | 8.0 |" in text
         and "| bf16 / trainer | 3.00 (3.00 to 3.00) | 2.0 |" in text
     )
     assert "| 1.0 | 33% |" in text and "bit for bit" in text
@@ -91,7 +91,7 @@ def test_the_ratios_are_of_the_same_round_and_the_bars_count(options):
     text, missed = seeds_per_hour.report(content, options)
     assert [line.partition(": ")[0] for line in missed] == [
         "cola",
-        "cola, study / trainer",
+        "cola, packed / trainer",
     ] and "the bar is 1.4" in missed[1]
     options.quick = True
     assert seeds_per_hour.report(content, options)[1] == content["different"]
