@@ -99,7 +99,7 @@ NEWER = Comparison(
     "newer",
     (*_NEWER, "mosbach2021+no_dropout", "mosbach2021+mixout"),
     ("devlin2019", "mosbach2021"),
-    ("8001-8020",),
+    ("9101-9120",),
     ("devlin2019", *_NEWER),
 )
 

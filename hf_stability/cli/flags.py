@@ -77,8 +77,8 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Instead of files: a data set on the hub, or a local folder that `datasets` reads (csv, json, parquet, "
-            "or saved with save_to_disk). No code of the data set is run."
+            "help": "Instead of files: a data set on the hub, or a folder that `datasets` reads. That is a folder of csv, json or "
+            "parquet files, or one of save_to_disk. No code of the data set is run."
         },
     )
     dataset_config_name: str | None = field(
@@ -123,9 +123,9 @@ class StudyArguments:
     recipe: list[str] = field(
         default_factory=lambda: ["mosbach2021"],
         metadata={
-            "help": f"One recipe, or several to compare: {', '.join(recipe_names())}, a .yaml file, or parts joined by + "
-            "(a+b). Default: mosbach2021. Without data and model: the demo's three. A grid means all its recipes; "
-            "a,learning_rate=2e-05 picks some of them. See hf-stability recipes, and docs/recipes.md."
+            "help": "One recipe, or several to compare: names (hf-stability recipes lists them), .yaml files, parts joined by + "
+            f"(a+b). Default: mosbach2021. Packaged: {', '.join(recipe_names())}. Without data and model: the demo's three. "
+            "A grid means all its recipes; a,learning_rate=2e-05 picks some of them. See docs/recipes.md."
         },
     )
     method: list[str] | None = field(

@@ -17,7 +17,8 @@ from .run import SHOWN, run_given
 
 TEXTS = Texts(
     """hf-stability rescue [--model_name_or_path M] [--task_name T | --dataset_name D |
-       --train_file F --validation_file F] [--recipe R] [--seeds N] [--min_steps N] [--output_dir D] [any argument of the Trainer]""",
+       --train_file F --validation_file F] [--recipe R] [--seeds N] [--min_steps N]
+       [--output_dir D] [any argument of the Trainer]""",
     """A run failed: compare four settings over 3 seeds each, and see which does not fail. Give the settings of the failed
 run with --recipe and flags. The four settings:
   same           as the failed run

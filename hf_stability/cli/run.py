@@ -72,9 +72,8 @@ The same command continues an interrupted study. More --seeds add runs. A flag o
 """
 
 SHOWN = (
-    "model_name_or_path", "task_name", "train_file", "validation_file", "recipe",
-    "seeds", "workers", "keep_model", "dry_run", "output_dir", "learning_rate",
-    "num_train_epochs", "on_alarm",
+    "model_name_or_path", "task_name", "train_file", "validation_file", "dataset_name", "recipe", "seeds",
+    "workers", "keep_model", "dry_run", "output_dir", "learning_rate", "num_train_epochs", "on_alarm",
 )  # fmt: skip
 """The flags that `--help` shows."""
 

@@ -165,8 +165,10 @@ class LoRA(Method):
         h = W x + (alpha / r) B A x
 
         W        a pretrained matrix, frozen
-        A        r rows, drawn as torch draws a linear layer: U(-1/n, 1/n) with n = sqrt(columns)
-        B        r columns, 0 at the start, so that a run starts from the pretrained model
+        A        r rows, drawn as torch draws a linear layer:
+                 U(-1/n, 1/n) with n = sqrt(columns)
+        B        r columns, 0 at the start, so that a run starts
+                 from the pretrained model
         r        lora_r
         alpha    lora_alpha
 

@@ -61,7 +61,11 @@ def longest_first(dataset: Any) -> np.ndarray:
 
 
 def _at(indices: np.ndarray, values: Any) -> Any:
-    """Arrays of one row per example, or tuples of them, with their rows at these indices."""
+    """Arrays of one row per example, or tuples of them, with their rows at these indices. All else stays as it is.
+
+    With `--label_names` that a batch lacks, the Trainer counts the loss among the predictions: it has no row per example.
+    """
     if isinstance(values, (tuple, list)):
         return type(values)(_at(indices, value) for value in values)
-    return values[indices] if values is not None else None
+    has_rows = np.ndim(values) > 0 and len(values) == len(indices)
+    return values[indices] if has_rows else values
