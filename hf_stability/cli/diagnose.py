@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..diagnose import report as diagnosis
 from ..diagnose.environment import environment
-from ..diagnose.inputs import DATA_FLAGS
 from ..errors import InputError
+from ..tasks.load import DATA_FLAGS
 from ..utils.files import write_json
 from .flags import DataArguments, ModelArguments
 from .parser import study_parser, take

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..study.api import Arms, StudyResult, plan_study
 from ..study.study import StageFailed, is_main_process
+from ..tasks.load import DATA_FLAGS
 from ..tasks.overview import columns_and_classes
 from .flags import ExecutionArguments, PolicyArguments, StudyArguments, names_of
 from .parser import study_parser
@@ -79,10 +80,7 @@ SHOWN = (
 
 # The study that runs without model and data. It takes less than five minutes on two cores.
 DEMO = {"task_name": "demo_pair", "recipe": ["transformers_default", "devlin2019", "mosbach2021"], "seeds": ["4"]}
-NAMES_DATA = (
-    "task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name", "dataset_name",
-    "dataset_config_name", "train_split_name", "validation_split_name", "model_name_or_path",
-)  # fmt: skip
+NAMES_DATA = (*DATA_FLAGS, "model_name_or_path")
 
 
 def main(argv: Sequence[str], commands: Mapping[str, str] | None = None) -> int:

@@ -13,6 +13,7 @@ import torch
 from ..errors import InputError
 from ..study.model import load_model, model_config
 from ..study.pretrained import DTYPES, load_config, load_tokenizer
+from ..tasks.load import DATA_FLAGS
 from ..verdicts.constants import IGNORED_LABEL
 from .files import Run
 from .finding import Checked, Fault, Finding
@@ -21,11 +22,6 @@ from .words import finding_of
 
 
 MAX_SEQ_LENGTH = 128  # tokens; the study's default
-
-DATA_FLAGS = (
-    "task_name", "data_dir", "train_file", "validation_file", "text_column_names", "label_column_name", "dataset_name",
-    "dataset_config_name", "train_split_name", "validation_split_name",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

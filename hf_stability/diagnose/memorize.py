@@ -37,8 +37,7 @@ def memorize(
 
     AdamW with bias correction, no weight decay, a constant rate after 10 steps of warmup, no dropout, float32. Training
     ends once all examples are right in two passes in a row (R2 of 0.95 for a regression; with several labels per example, all
-    labels). If `rate` fails, a third of it
-    is tried from the same weights.
+    labels). If `rate` fails, a third of it is tried from the same weights.
 
     Args:
         model: a classifier, or a regression, that returns its loss; frozen parameters stay as they are.

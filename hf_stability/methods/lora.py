@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ from ..utils.adapters import adapter_kind, new_modules
 from ..utils.layers import base_model, without_weights
 from .base import Method, Range
 
-
-logger = logging.getLogger(__name__)
 
 QUERY_VALUE, ALL_LINEAR = "query_value", "all-linear"
 QUERY_VALUE_NAMES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -30,7 +31,6 @@ from .task import Task, TaskData
 
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
@@ -107,6 +107,10 @@ def load_task_data(
         return load_demo_data(name)
     known = [*GLUE_TASKS, *DEMO_TASKS]
     raise InputError(f"--task_name {task_name}: no such task{nearest(name, known)}. Give one of {', '.join(known)}")
+
+
+DATA_FLAGS = tuple(inspect.signature(load_task_data).parameters)
+"""The flags that say which data a model is trained on."""
 
 
 def _first_given(flags: Mapping[str, Any]) -> str | None:

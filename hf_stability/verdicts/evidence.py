@@ -242,9 +242,8 @@ def label_set_evidence(outputs: np.ndarray, labels: np.ndarray, alpha: float) ->
     given, positives = answers.sum(1), labels.sum(1)
     parts = np.stack([*hits, given, positives], -1)
 
-    def scores(
-        sums: np.ndarray,
-    ) -> np.ndarray:  # (..., 4) sums over n examples: F1 of the run, and of the constant set
+    def scores(sums: np.ndarray) -> np.ndarray:
+        """F1 of the run, and of the constant set, from sums over n examples `(..., 4)`."""
         below = np.stack([sums[..., 2], np.full(sums.shape[:-1], len(labels) * len(constant))], -1) + sums[..., 3:]
         return 2 * sums[..., :2] / np.maximum(below, 1)
 

@@ -30,7 +30,7 @@ def cola(tmp_path_factory):
 
 @pytest.fixture
 def options(cola, tiny_model, tmp_path):
-    """Of a command with the tiny model, two update steps per seed."""
+    """Options of a command with the tiny model and two update steps per seed."""
     words = ["--quick", "--tasks", "cola", "--data_dir", str(cola), "--model", tiny_model()]
     return seeds_per_hour.parsed([*words, "--output_dir", str(tmp_path)])
 

@@ -1,4 +1,4 @@
-"""What the packed step refuses, by name."""
+"""The packed step refuses by name."""
 
 import pytest
 import torch
